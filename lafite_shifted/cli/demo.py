@@ -1,0 +1,37 @@
+"""`demo`: the whole chain on the shipped pictures, in minutes, on a laptop."""
+
+from pathlib import Path
+
+import click
+
+from lafite_shifted.cli import options
+
+
+@click.command("demo")
+@click.option("--out", default="demo", type=options.FolderPath, help="Folder for everything the demo makes.")
+@click.option("--kimg", default=None, type=float, help="Length of the GAN's training.  [default: about 4 minutes' worth]")
+@options.seed_option
+@options.device_option
+def command(out: Path, kimg: float | None, seed: int, device: str) -> None:
+    """Embed 512 shipped pictures, train a tiny prior and a tiny GAN on them, and make pictures from 8 sentences.
+
+    The same command again goes on where it stopped.
+    """
+    from training.demo import DemoConfig, run_demo
+
+    chosen = options.resolve_device(device)
+    config = DemoConfig(seed=seed) if kimg is None else DemoConfig(seed=seed, gan_kimg=kimg)
+
+    def section(title: str) -> None:
+        click.echo(f"\n== {title}")
+
+    with options.plain_warnings():
+        result = run_demo(out, config, device=chosen, section=section, show=options.show_progress)
+    click.echo("")
+    for line in result.table:
+        click.echo(line)
+    click.echo(f"\nPictures: {result.grid}")
+    click.echo("They are blobs of the right colour and shape: four minutes, 512 pictures, 32 pixels.")
+    click.echo("\nGo on with your own pictures:")
+    for line in result.next_commands:
+        click.echo(f"    {line}")

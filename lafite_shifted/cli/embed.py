@@ -1,0 +1,36 @@
+"""`embed`: CLIP embeddings of a folder of pictures."""
+
+from pathlib import Path
+
+import click
+
+from lafite_shifted.cli import options
+
+
+@click.command("embed")
+@click.argument("pictures", type=options.FolderPath)
+@options.out_option("shards, index.jsonl and report.jsonl")
+@options.clip_option
+@options.device_option
+@options.positive_int("--batch", default=64, help="Pictures a forward pass.")
+@options.max_bad_option
+@options.max_megapixels_option
+def command(
+    pictures: Path, out: Path, clip: str, device: str, batch: int, max_bad: float, max_megapixels: float
+) -> None:
+    """Embed PICTURES (and captions, where metadata.jsonl or .txt files hold them) with a CLIP.
+
+    What is done already is skipped; every unreadable picture is listed in report.jsonl.
+    """
+    from lafite_shifted.clip import ClipEncoder
+    from training.embeddings import embed_folder
+    from training.images import ImageSource
+
+    chosen = options.resolve_device(device)
+    source = ImageSource(pictures)
+    encoder = ClipEncoder.load(clip, device=chosen)
+    with options.plain_warnings(), options.progress_bar("embedding", "img") as progress:
+        report = embed_folder(
+            source, out, encoder, batch=batch, max_bad=max_bad, max_megapixels=max_megapixels, progress=progress
+        )
+    options.report_embedding(report, out)

@@ -1,0 +1,74 @@
+"""`generate`: pictures from sentences."""
+
+from pathlib import Path
+
+import click
+
+from lafite_shifted.cli import options
+
+
+@click.command("generate")
+@click.argument("texts", nargs=-1, required=True)
+@click.option("--model", required=True, help="Model folder (see `pack`), or a Hugging Face Hub id.")
+@options.out_option("the pictures and grid.png")
+@options.positive_int("--num", default=4, help="Pictures a sentence; picture i uses seed + i.")
+@options.seed_option
+@options.device_option
+@options.positive_int("--batch", default=16, help="Pictures a forward pass.")
+@options.positive_int("--steps", default=8, help="Sampling steps of the prior.")
+@click.option("--guidance", default=1.0, help="Of the prior; 1 is none.")
+@click.option("--truncation", default=1.0, help="Pulls w towards its mean below 1.")
+@click.option("--no-prior", is_flag=True, help="Condition on the text embedding itself.")
+@click.option("--clip", help="Where the model's CLIP lies, if not where it was trained with.")
+def command(
+    texts: tuple[str, ...],
+    model: str,
+    out: Path,
+    num: int,
+    seed: int,
+    device: str,
+    batch: int,
+    steps: int,
+    guidance: float,
+    truncation: float,
+    no_prior: bool,
+    clip: str | None,
+) -> None:
+    """Make pictures of TEXTS with a trained model, such as: generate "a red apple" "a cat" --model M --out DIR."""
+    from lafite_shifted.errors import InputError
+    from lafite_shifted.pipeline import TextToImage
+    from training.grids import labelled_rows
+    from training.pictures import save_png, slug
+
+    if any(not text.strip() for text in texts):
+        raise InputError('A text is empty. Give a sentence, such as: generate "a red apple" --model M --out DIR.')
+    options.resolve_device(device)
+    with options.plain_warnings():
+        pipeline = TextToImage.from_pretrained(model, device=device, clip=clip)
+        if pipeline.prior is None and not no_prior:
+            click.echo(
+                f"{model} has no prior: conditioning on the text embedding itself. Add one with `pack --prior`.", err=True
+            )
+        if pipeline.prior is not None and steps > pipeline.prior.prior.schedule.num_steps:
+            raise InputError(f"--steps {steps}: at most {pipeline.prior.prior.schedule.num_steps}. Give fewer.")
+        rows = []
+        for text in texts:
+            made = pipeline.pictures(
+                text,
+                num_images=num,
+                seed=seed,
+                batch=batch,
+                use_prior=not no_prior,
+                steps=steps,
+                guidance=guidance,
+                truncation=truncation,
+            )
+            images = []
+            for number, image in made:
+                metadata = {"prompt": text, "seed": str(number), "model": pipeline.hash}
+                save_png(out / f"{slug(text)}-{number:04d}.png", image, metadata)
+                images.append(image)
+            rows.append((text, images))
+        scale = max(1, 96 // rows[0][1][0].width)
+        save_png(out / "grid.png", labelled_rows(rows, scale=scale), {"model": pipeline.hash})
+    click.echo(f"{num * len(texts)} pictures and grid.png in {out}")

@@ -1,0 +1,79 @@
+"""The command `lafite-shifted`: finds the verb, and turns what went wrong into one message and an exit code."""
+
+import errno
+import importlib
+import sys
+
+import click
+
+from lafite_shifted import __version__
+from lafite_shifted.errors import DivergedError, InputError, InterruptedRunError
+
+VERBS = {  # name -> module; a module is imported when its verb is used or listed, and stays free of torch until it runs
+    "demo": "demo",
+    "dataset": "dataset",
+    "train-clip": "train_clip",
+    "embed": "embed",
+    "stats": "stats",
+    "train-gan": "train_gan",
+    "train-prior": "train_prior",
+    "pack": "pack",
+    "generate": "generate",
+    "doctor": "doctor",
+}
+
+_DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full. Free some space",
+    errno.EDQUOT: "your disk quota is used up. Free some space",
+    errno.EROFS: "the file system is read-only. Choose another --out",
+    errno.EACCES: "permission denied. Choose another folder, or change its permissions",
+    errno.EPERM: "permission denied. Choose another folder, or change its permissions",
+    errno.ENOTDIR: "a part of the path is a file, not a folder. Choose another path",
+    errno.EISDIR: "it is a folder, not a file. Choose another path",
+}
+
+
+class VerbGroup(click.Group):
+    """Imports the module of a verb when it is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        return importlib.import_module(f"lafite_shifted.cli.{VERBS[cmd_name]}").command
+
+
+@click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(__version__, prog_name="lafite-shifted")
+def group() -> None:
+    """Train a text-to-image model on a folder of pictures, without one caption.
+
+    First steps: `lafite-shifted demo`, or `lafite-shifted train-gan PHOTOS --out RUN`.
+    """
+
+
+def main() -> None:
+    """Entry point of the console script. Bugs keep their traceback."""
+    try:
+        group(standalone_mode=False)
+    except click.exceptions.Abort:
+        _leave("Interrupted.", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (InputError, DivergedError, InterruptedRunError) as error:
+        _leave(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _leave("Interrupted.", 130)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _leave(f"{where}{_DISK_ERRORS[error.errno]} and run the same command again.", 2)
+
+
+def _leave(message: str, code: int) -> None:
+    click.echo(f"lafite-shifted: {message}", err=True)
+    sys.exit(code)

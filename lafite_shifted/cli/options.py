@@ -1,0 +1,114 @@
+"""Flags and helpers that verbs share: the same flag has the same name everywhere."""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lafite_shifted.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.embeddings import EmbedReport
+    from training.loop import Progress
+
+FolderPath = click.Path(path_type=Path, file_okay=True)
+
+clip_option = click.option(
+    "--clip", default="starter", help="`starter`, MODEL/PRETRAINED (open_clip), hf-hub:ORG/REPO, or a folder."
+)
+device_option = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+seed_option = click.option("--seed", default=0, help="Of all randomness.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+max_bad_option = click.option(
+    "--max-bad", default=0.05, type=click.FloatRange(0, 1), help="Stop (exit 3) if a larger share cannot be read."
+)
+max_megapixels_option = click.option(
+    "--max-megapixels", default=100.0, type=click.FloatRange(min=0, min_open=True), help="Larger pictures are bad ones."
+)
+set_option = click.option(
+    "--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Change any field of the configuration."
+)
+
+
+def out_option(what: str) -> Callable[[Any], Any]:
+    return click.option("--out", required=True, type=FolderPath, help=f"Folder for {what}.")
+
+
+def positive_int(name: str, *, default: int | None, help: str) -> Callable[[Any], Any]:
+    return click.option(name, default=default, type=click.IntRange(min=1), help=help)
+
+
+def resolve_device(name: str) -> "torch.device":
+    """--device; InputError where it is not available."""
+    from torch_utils.device import pick_device
+
+    try:
+        return pick_device(name)
+    except ValueError as error:
+        raise InputError(f"--device {name}: {error}. Use --device cpu or --device auto.") from error
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Our own warnings as one line on stderr."""
+
+    def show(message, category, filename, lineno, file=None, line=None):  # noqa: ANN001 (signature of warnings)
+        if issubclass(category, UserWarning):
+            click.echo(f"warning: {message}", err=True)
+
+    previous = warnings.showwarning
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = previous
+
+
+@contextmanager
+def progress_bar(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A callable (done, total) that draws a bar with rate and time left on stderr."""
+    from tqdm import tqdm
+
+    with tqdm(desc=description, unit=unit, file=sys.stderr, dynamic_ncols=True, leave=True, disable=None) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield update
+
+
+def report_embedding(report: "EmbedReport", out: Path) -> None:
+    """Say what was embedded, converted and left out, by name and reason."""
+    click.echo(f"{report.num_embedded} pictures embedded, {report.num_reused} reused, in {out}", err=True)
+    if report.conversions:
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(report.conversions.items()))
+        click.echo(f"converted to RGB: {counts}", err=True)
+    if report.bad:
+        click.echo(f"{len(report.bad)} pictures left out (all in {out / 'report.jsonl'}):", err=True)
+        for name, reason in report.bad[:10]:
+            click.echo(f"  {name}: {reason}", err=True)
+
+
+def show_progress(progress: "Iterator[Progress]", description: str) -> dict[str, float]:
+    """Draw a bar over a training, print every logged line; the last logged values."""
+    from tqdm import tqdm
+
+    last: dict[str, float] = {}
+    with tqdm(desc=description, unit="img", file=sys.stderr, dynamic_ncols=True, unit_scale=True, disable=None) as bar:
+        for step in progress:
+            bar.total = step.total_samples
+            if bar.n == 0:
+                bar.initial = step.samples
+            bar.update(step.samples - bar.n)
+            if step.logged:
+                last = step.logged
+                values = "  ".join(f"{name} {value:.4g}" for name, value in last.items())
+                tqdm.write(f"{step.samples / 1000:8.1f} kimg  {values}", file=sys.stdout)
+    return last

@@ -1,0 +1,48 @@
+"""`train-clip`: a small CLIP from scratch, as the shipped `starter` was made."""
+
+from pathlib import Path
+
+import click
+
+from lafite_shifted.cli import options
+
+
+@click.command("train-clip")
+@click.argument("folders", nargs=-1, required=True, type=options.FolderPath)
+@options.out_option("the run; RUN/clip is what --clip takes")
+@click.option("--kimg", type=float, help="Length in thousands of pictures.  [default: 600]")
+@options.positive_int("--batch", default=None, help="Pictures a step.  [default: 256]")
+@options.seed_option
+@options.device_option
+@options.set_option
+def command(
+    folders: tuple[Path, ...],
+    out: Path,
+    kimg: float | None,
+    batch: int | None,
+    seed: int,
+    device: str,
+    assignments: tuple[str, ...],
+) -> None:
+    """Train a small CLIP on captioned FOLDERS (see `dataset`). The same command again goes on where it stopped."""
+    import dataclasses
+
+    from training.clip_data import describe, load_captioned_set
+    from training.clip_loop import ClipTrainConfig, ClipTrainer
+    from training.config import override
+    from training.loop import run_loop
+    from training.run_folder import RunFolder
+
+    chosen = options.resolve_device(device)
+    flags = [f"seed={seed}"]
+    if kimg is not None:
+        flags += [f"run.kimg={kimg}", f"schedule_kimg={kimg}"]
+    if batch is not None:
+        flags.append(f"batch={batch}")
+    config = override(ClipTrainConfig(), [*flags, *assignments])
+    click.echo("decoding pictures ...", err=True)
+    data = load_captioned_set(folders, resolution=config.model.image_size)
+    run = RunFolder(out, kind="clip", description={"config": dataclasses.asdict(config), "data": describe(folders, data)})
+    trainer = ClipTrainer(config, data, device=chosen)
+    options.show_progress(run_loop(trainer, config.run, run), "train-clip")
+    click.echo(f"CLIP in {out / 'clip'}. Use it with --clip {out / 'clip'}")

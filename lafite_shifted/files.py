@@ -1,0 +1,151 @@
+"""Files that are either whole or absent: everything is written beside its target, flushed, fsynced and renamed.
+
+Tensors are stored as safetensors, everything else as JSON; nothing is ever pickled.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from lafite_shifted.errors import InputError
+
+
+def _fsync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path`; it becomes `path` when the block ends, and is removed if the block raises.
+
+    Raises OSError (disk full, read-only) with the old content of `path` intact.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _fsync_directory(path.parent)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Fill a temporary folder beside `path`; it becomes `path` (replacing it) when the block ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    retired = path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
+        temporary.mkdir()
+        yield temporary
+        _fsync_directory(temporary)
+        if path.exists():
+            path.replace(retired)
+        temporary.replace(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if retired.exists() and not path.exists():
+            retired.replace(path)
+        raise
+    _fsync_directory(path.parent)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` atomically."""
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_json_lines(path: Path, rows: list[Any]) -> None:
+    """Write one JSON value a line, atomically."""
+    write_bytes(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in `path`; InputError if it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist. Check the path.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}). Restore it or make it again.") from error
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """The JSON values in `path`, one a line; InputError names the line that is none."""
+    rows = []
+    try:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            if line.strip():
+                rows.append(json.loads(line))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist. Check the path.") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {number}, is not valid JSON ({error.msg}). Mend that line.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+    return rows
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write `tensors` as safetensors, atomically, with `metadata` (any JSON values) in the header."""
+    content = safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        {name: json.dumps(value) for name, value in metadata.items()},
+    )
+    write_bytes(path, content)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors (CPU) and metadata written by `save_tensors`; InputError if missing, truncated or foreign."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist. Check the path.")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
+    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"{path} is truncated or not a safetensors file of ours ({error}). Copy or download it again."
+        ) from error
+
+
+def check_format(metadata: Mapping[str, Any], *, kind: str, version: int, path: Path) -> None:
+    """InputError unless `metadata` says that `path` holds `kind` in format `version`."""
+    if metadata.get("kind") != kind:
+        raise InputError(f"{path} holds {metadata.get('kind', 'something else')!r}, not {kind!r}. Check the path.")
+    if metadata.get("format") != version:
+        raise InputError(
+            f"{path} has format {metadata.get('format')}, this version reads {version}. "
+            f"Make it again, or install the version of lafite-shifted that wrote it."
+        )
+
+
+def sha256_of(content: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(content).hexdigest()

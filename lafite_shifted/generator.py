@@ -1,0 +1,186 @@
+"""The decoder: StyleGAN2 synthesis (arXiv:1912.04958) conditioned on a CLIP image embedding as Lafite does
+(arXiv:2111.13792, section 3.2): each layer's own two small FC layers see the condition, their output joins w.
+
+Shape letters: N batch, Z latent, V w space, D embedding, C H W activation.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lafite_shifted.layers import EqualLinear, ModulatedConv2d, upsample
+from torch_utils.ops import synthesis_epilogue
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Architecture of the generator."""
+
+    resolution: int = 64  # pixels, a power of two from 8
+    condition_dim: int = 128  # D
+    channel_base: int = 16384  # channels at resolution r: min(channel_base / r, channel_max)
+    channel_max: int = 512
+    z_dim: int = 512
+    w_dim: int = 512
+    mapping_layers: int = 8
+    mapping_lr_multiplier: float = 0.01
+    condition_lr_multiplier: float = 0.01  # of the per-layer condition layers
+
+    def __post_init__(self) -> None:
+        check_resolution(self.resolution)
+        if min(self.channel_base // self.resolution, self.channel_max, self.z_dim, self.w_dim) < 1:
+            raise ValueError("channel_base / resolution, channel_max, z_dim and w_dim must be at least 1")
+
+    def channels(self, resolution: int) -> int:
+        return min(self.channel_base // resolution, self.channel_max)
+
+
+def check_resolution(resolution: int) -> None:
+    """ValueError unless `resolution` is a power of two from 8 to 4096."""
+    if not (8 <= resolution <= 4096 and resolution & (resolution - 1) == 0):
+        raise ValueError(f"resolution must be a power of two from 8 to 4096, not {resolution}")
+
+
+class Mapping(nn.Module):
+    """z [N, Z] -> w [N, V]; z is normalised to unit second moment. Tracks the average w for truncation."""
+
+    w_average: Tensor
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        dims = [config.z_dim] + [config.w_dim] * config.mapping_layers
+        rate = config.mapping_lr_multiplier
+        self.layers = nn.ModuleList(
+            EqualLinear(i, o, activation="leaky_relu", learning_rate_multiplier=rate)
+            for i, o in zip(dims, dims[1:], strict=False)
+        )
+        self.register_buffer("w_average", torch.zeros(config.w_dim))
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    @torch.no_grad()
+    def track(self, w: Tensor, *, decay: float = 0.995) -> None:
+        """Move the average towards this batch's w."""
+        self.w_average.lerp_(w.mean(dim=0), 1 - decay)
+
+
+class ConditionedStyle(nn.Module):
+    """Joins w with a layer's own view of the condition: [N, V] and [N, D] -> [N, 2 V]."""
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        rate = config.condition_lr_multiplier
+        hidden = (config.condition_dim + config.w_dim) // 2
+        self.first = EqualLinear(
+            config.condition_dim, hidden, activation="leaky_relu", learning_rate_multiplier=rate
+        )
+        self.second = EqualLinear(hidden, config.w_dim, activation="leaky_relu", learning_rate_multiplier=rate)
+
+    def forward(self, w: Tensor, condition: Tensor) -> Tensor:
+        return torch.cat([w, self.second(self.first(condition))], dim=1)
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated 3x3 convolution, demodulation, noise, bias, leaky ReLU."""
+
+    noise_buffer: Tensor
+
+    def __init__(self, config: GeneratorConfig, num_inputs: int, resolution: int, *, up: bool):
+        super().__init__()
+        num_outputs = config.channels(resolution)
+        self.resolution = resolution
+        self.style = ConditionedStyle(config)
+        self.conv = ModulatedConv2d(num_inputs, num_outputs, style_dim=2 * config.w_dim, kernel=3, up=up)
+        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(num_outputs))
+        self.register_buffer("noise_buffer", torch.randn(1, 1, resolution, resolution))
+
+    def forward(self, x: Tensor, w: Tensor, condition: Tensor, noise: Tensor | None) -> Tensor:
+        """`noise` [N, 1, H, W], or None for the fixed buffer."""
+        y, demodulation = self.conv(x, self.style(w, condition))
+        noise = self.noise_buffer if noise is None else noise
+        return synthesis_epilogue(y, demodulation, noise, self.noise_strength, self.bias)
+
+
+class ToRgb(nn.Module):
+    """Modulated 1x1 convolution to three channels, without demodulation."""
+
+    def __init__(self, config: GeneratorConfig, num_inputs: int):
+        super().__init__()
+        self.style = ConditionedStyle(config)
+        self.conv = ModulatedConv2d(num_inputs, 3, style_dim=2 * config.w_dim, kernel=1)
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: Tensor, w: Tensor, condition: Tensor) -> Tensor:
+        y, _ = self.conv(x, self.style(w, condition))
+        return y.float() + self.bias[:, None, None]
+
+
+class Generator(nn.Module):
+    """Latents z [N, Z] and standardised conditions [N, D] -> pictures [N, 3, R, R], about [-1, 1].
+
+    A condition of zeros is "no condition" (the mean embedding). `compute_dtype` is the dtype of activations.
+    """
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        self.config = config
+        self.compute_dtype = torch.float32
+        self.mapping = Mapping(config)
+        channels = config.channels(4)
+        self.constant = nn.Parameter(torch.randn(1, channels, 4, 4))
+        layers, to_rgbs = [SynthesisLayer(config, channels, 4, up=False)], [ToRgb(config, channels)]
+        resolution = 8
+        while resolution <= config.resolution:
+            layers.append(SynthesisLayer(config, channels, resolution, up=True))
+            channels = config.channels(resolution)
+            layers.append(SynthesisLayer(config, channels, resolution, up=False))
+            to_rgbs.append(ToRgb(config, channels))
+            resolution *= 2
+        self.layers = nn.ModuleList(layers)
+        self.to_rgbs = nn.ModuleList(to_rgbs)
+
+    @property
+    def num_noise(self) -> int:
+        """Numbers of synthesis noise that one picture takes."""
+        return sum(layer.resolution**2 for layer in self.layers)  # type: ignore[misc, operator]
+
+    def forward(self, z: Tensor, condition: Tensor, *, noise: Tensor | None = None, truncation: float = 1.0) -> Tensor:
+        """`noise` [N, num_noise] standard normal, or None for the fixed buffers; `truncation` pulls w to its mean."""
+        w = self.mapping(z)  # [N, V]
+        if truncation != 1.0:
+            w = self.mapping.w_average.lerp(w, truncation)
+        return self.synthesise(w, condition, noise=noise)
+
+    def synthesise(self, w: Tensor, condition: Tensor, *, noise: Tensor | None = None) -> Tensor:
+        """The part after the mapping network."""
+        noises = self._split(noise)
+        x = self.constant.expand(len(w), -1, -1, -1).to(self.compute_dtype, memory_format=torch.channels_last)
+        x = self.layers[0](x, w, condition, noises[0])
+        rgb = self.to_rgbs[0](x, w, condition)  # [N, 3, H, W] float32
+        for block, to_rgb in enumerate(self.to_rgbs[1:]):  # type: ignore[misc]
+            first, second = 2 * block + 1, 2 * block + 2
+            x = self.layers[first](x, w, condition, noises[first])
+            x = self.layers[second](x, w, condition, noises[second])
+            rgb = upsample(rgb) + to_rgb(x, w, condition)
+        return rgb
+
+    def _split(self, noise: Tensor | None) -> list[Tensor | None]:
+        if noise is None:
+            return [None] * len(self.layers)
+        sizes = [layer.resolution for layer in self.layers]
+        parts = noise.split([size**2 for size in sizes], dim=1)  # type: ignore[operator]
+        return [part.view(-1, 1, size, size) for part, size in zip(parts, sizes, strict=True)]  # type: ignore
+
+
+def to_uint8(pictures: Tensor) -> Tensor:
+    """[N, 3, H, W] in [-1, 1] -> [N, H, W, 3] uint8 on the CPU."""
+    levels = (pictures.float() * 127.5 + 127.5).round().clamp(0, 255)
+    return levels.to("cpu", torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+

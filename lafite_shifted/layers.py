@@ -1,0 +1,111 @@
+"""Layers with equalised learning rate (arXiv:1710.10196, section 4.1), and StyleGAN2's modulated convolution.
+
+A weight is stored as N(0, 1) and scaled by 1 / sqrt(fan_in) where it is used. Activations may be bfloat16; weights and
+statistics stay float32 and are cast at the line.
+
+Shape letters: N batch, I inputs, O outputs, H W picture, K kernel.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torch_utils.ops import bias_act, upfirdn2d
+from torch_utils.ops.bias_act import Activation
+
+TAPS = (1 / 8, 3 / 8, 3 / 8, 1 / 8)  # StyleGAN2's low-pass filter, normalised
+
+
+def upsample(x: Tensor) -> Tensor:
+    """[N, C, H, W] -> [N, C, 2H, 2W], low-pass filtered; gain 4 makes up for the inserted zeros."""
+    return upfirdn2d(x, TAPS, up=2, padding=(2, 1), gain=4.0)
+
+
+class EqualLinear(nn.Module):
+    """y = activation(x W^T + b), float32."""
+
+    def __init__(
+        self,
+        num_inputs: int,
+        num_outputs: int,
+        *,
+        activation: Activation = "linear",
+        bias_init: float = 0.0,
+        learning_rate_multiplier: float = 1.0,
+    ):
+        super().__init__()
+        self.activation: Activation = activation
+        self.multiplier = learning_rate_multiplier
+        self.weight = nn.Parameter(torch.randn(num_outputs, num_inputs) / learning_rate_multiplier)
+        self.bias = nn.Parameter(torch.full((num_outputs,), bias_init / learning_rate_multiplier))
+        self.weight_gain = learning_rate_multiplier / math.sqrt(num_inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x @ (self.weight * self.weight_gain).T  # [N, O]
+        return bias_act(y, self.bias * self.multiplier, activation=self.activation)
+
+
+class EqualConv2d(nn.Module):
+    """Convolution, bias and activation; with `down` a low-pass filter first, then stride 2."""
+
+    def __init__(
+        self,
+        num_inputs: int,
+        num_outputs: int,
+        *,
+        kernel: int,
+        activation: Activation = "leaky_relu",
+        bias: bool = True,
+        down: bool = False,
+    ):
+        super().__init__()
+        self.activation: Activation = activation
+        self.down = down
+        self.weight = nn.Parameter(torch.randn(num_outputs, num_inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(num_outputs)) if bias else None
+        self.weight_gain = 1 / math.sqrt(num_inputs * kernel**2)
+
+    def forward(self, x: Tensor, *, gain: float = 1.0) -> Tensor:
+        """`gain` multiplies the result, on top of the activation's own gain."""
+        weight = (self.weight * self.weight_gain).to(x.dtype)  # [O, I, K, K]
+        kernel = weight.shape[-1]
+        if self.down and kernel == 1:
+            x = F.conv2d(upfirdn2d(x, TAPS, down=2, padding=(1, 1)), weight)
+        elif self.down:
+            x = F.conv2d(upfirdn2d(x, TAPS, padding=(2, 2)), weight, stride=2)
+        else:
+            x = F.conv2d(x, weight, padding=kernel // 2)
+        own = math.sqrt(2) if self.activation == "leaky_relu" else 1.0
+        return bias_act(x, self.bias, activation=self.activation, gain=own * gain)
+
+
+class ModulatedConv2d(nn.Module):
+    """Convolution whose input channels are scaled per sample by a style (arXiv:1912.04958, section 2.2).
+
+    Scaling activations instead of weights gives the same result without one weight tensor per sample. The scale of
+    demodulation is returned beside the convolution, for the epilogue to apply in its one pass.
+    """
+
+    def __init__(self, num_inputs: int, num_outputs: int, *, style_dim: int, kernel: int, up: bool = False):
+        super().__init__()
+        self.up = up
+        self.to_scale = EqualLinear(style_dim, num_inputs, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(num_outputs, num_inputs, kernel, kernel))
+        self.weight_gain = 1 / math.sqrt(num_inputs * kernel**2)
+
+    def forward(self, x: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
+        """x [N, I, H, W], style [N, S] -> convolution [N, O, H', W'], demodulation [N, O] (float32)."""
+        scale = self.to_scale(style)  # [N, I]
+        weight = self.weight * self.weight_gain  # [O, I, K, K]
+        variance = scale.square() @ weight.square().sum(dim=(2, 3)).T  # [N, O], for unit-variance input
+        x = x * scale.to(x.dtype)[:, :, None, None]
+        kernel = weight.to(x.dtype)
+        if self.up:
+            # stride-2 transposed convolution gives 2H + 1 samples; the filter's padding brings them to 2H
+            y = F.conv_transpose2d(x, kernel.transpose(0, 1), stride=2)
+            y = upfirdn2d(y, TAPS, padding=(1, 1), gain=4.0)
+        else:
+            y = F.conv2d(x, kernel, padding=kernel.shape[-1] // 2)
+        return y, (variance + 1e-8).rsqrt()

@@ -1,0 +1,116 @@
+"""The public API: words in, pictures out.
+
+    model = TextToImage.from_pretrained("my-model")
+    images = model("a red apple", num_images=4, seed=0)
+
+Shape letters: N pictures, D embedding.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lafite_shifted.clip import ClipEncoder
+from lafite_shifted.encoder_id import check_same_encoder
+from lafite_shifted.errors import InputError
+from lafite_shifted.generator import to_uint8
+from lafite_shifted.model_folder import (
+    LoadedGenerator,
+    LoadedPrior,
+    load_generator,
+    load_prior,
+    model_hash,
+)
+from torch_utils import seeds
+from torch_utils.device import pick_device
+
+
+class TextToImage:
+    """A generator with its CLIP and, if there is one, its prior. `hash` identifies the weights."""
+
+    def __init__(self, clip: ClipEncoder, generator: LoadedGenerator, prior: LoadedPrior | None, *, hash: str = ""):
+        for what, part in (("The generator", generator), ("The prior", prior)):
+            if part is not None:
+                check_same_encoder(part.encoder_id, clip.id, what=what, remedy="Give the CLIP it was trained with.")
+        self.clip, self.generator, self.prior, self.hash = clip, generator, prior, hash
+        self.device = clip.device
+
+    @staticmethod
+    def from_pretrained(path: str | Path, *, device: str = "auto", clip: str | None = None) -> "TextToImage":
+        """Load a model folder, or a Hugging Face Hub id such as "someone/model" where no such folder exists.
+
+        `clip` overrides the name of the CLIP, for weights that lie elsewhere now. Raises InputError.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            folder = _download(str(path))
+        chosen = pick_device(device)
+        generator = load_generator(folder / "generator", device=chosen)
+        prior = load_prior(folder / "prior", device=chosen) if (folder / "prior").is_dir() else None
+        encoder = ClipEncoder.load(clip or generator.encoder_id.model, device=chosen)
+        return TextToImage(encoder, generator, prior, hash=model_hash(folder))
+
+    def embed(
+        self, texts: Sequence[str], *, seeds: Sequence[int], use_prior: bool = True, steps: int = 8, guidance: float = 1.0
+    ) -> Tensor:
+        """Image embeddings [N, D] for N texts; without a prior, the text embeddings themselves."""
+        text = self.clip.embed_texts(texts)
+        if not use_prior or self.prior is None:
+            return text.embedding
+        return self.prior.prior.sample(text, sample_seeds=seeds, num_steps=steps, guidance=guidance)
+
+    @torch.no_grad()
+    def decode(self, embeddings: Tensor, *, seeds: Sequence[int], truncation: float = 1.0) -> Tensor:
+        """Pictures [N, R, R, 3] uint8 of unit image embeddings [N, D]; z of row i comes from `seeds[i]` alone."""
+        network = self.generator.network
+        z = latents(seeds, network.config.z_dim).to(self.device)
+        condition = self.generator.gaussian.standardise(embeddings.to(self.device))
+        return to_uint8(network(z, condition, truncation=truncation))
+
+    def pictures(
+        self,
+        text: str,
+        *,
+        num_images: int = 1,
+        seed: int = 0,
+        batch: int = 16,
+        use_prior: bool = True,
+        steps: int = 8,
+        guidance: float = 1.0,
+        truncation: float = 1.0,
+    ) -> Iterator[tuple[int, Image.Image]]:
+        """(seed, picture) pairs; picture i uses seed + i, with separate streams for prior and z."""
+        if num_images < 1 or batch < 1:
+            raise InputError(f"num_images and batch must be at least 1, not {num_images} and {batch}.")
+        for start in range(0, num_images, batch):
+            part = range(seed + start, seed + min(start + batch, num_images))
+            embeddings = self.embed([text] * len(part), seeds=part, use_prior=use_prior, steps=steps, guidance=guidance)
+            for number, array in zip(part, self.decode(embeddings, seeds=part, truncation=truncation), strict=True):
+                yield number, Image.fromarray(array.numpy())
+
+    def __call__(self, text: str, *, num_images: int = 1, seed: int = 0, use_prior: bool = True) -> list[Image.Image]:
+        """`num_images` pictures of `text`; the same seed gives the same pictures."""
+        return [image for _, image in self.pictures(text, num_images=num_images, seed=seed, use_prior=use_prior)]
+
+
+def latents(sample_seeds: Sequence[int], dim: int) -> Tensor:
+    """z [N, Z] whose row i depends on `sample_seeds[i]` alone."""
+    return seeds.normal_per_sample((dim,), key=("z",), indices=sample_seeds)
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if name.count("/") != 1:
+        raise InputError(f"{name} is no folder. Give a model folder (see `lafite-shifted pack`) or a Hub id ORG/MODEL.")
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.md"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{name} is no folder here, and the Hub has not given it ({reason}). Check the name and the network."
+        ) from error

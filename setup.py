@@ -1,0 +1,45 @@
+"""Packaging of lafite_shifted; build requirements and tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="lafite-shifted",
+    version="0.1.0",
+    description="Text-to-image models trained on pictures alone: a StyleGAN2 decoder of CLIP embeddings, and a shifted "
+    "diffusion prior",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=find_packages(
+        include=["lafite_shifted*", "torch_utils*", "ops_cuda*", "training*"],
+    ),
+    package_data={"lafite_shifted": ["assets/*", "assets/*/*"]},
+    install_requires=[
+        "torch>=2.10",
+        "torchvision",  # open_clip imports it
+        "open_clip_torch>=3.0",
+        "ninja",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "click>=8.1",
+        "pillow>=10.1",
+        "tensorboard>=2.15",
+        "safetensors>=0.4.3",
+        "huggingface_hub>=0.24",
+        "pydantic>=2.5",  # parses and checks configurations
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "hypothesis>=6"],
+        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "basedpyright>=1.20", "pre-commit>=3.5"],
+    },
+    entry_points={"console_scripts": ["lafite-shifted = lafite_shifted.cli.main:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

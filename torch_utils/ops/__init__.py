@@ -1,0 +1,7 @@
+"""Operators of the networks, each with a pure-PyTorch reference; twice differentiable."""
+
+from torch_utils.ops.bias_act import bias_act
+from torch_utils.ops.synthesis_epilogue import synthesis_epilogue
+from torch_utils.ops.upfirdn2d import upfirdn2d
+
+__all__ = ["bias_act", "synthesis_epilogue", "upfirdn2d"]

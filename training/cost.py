@@ -1,0 +1,103 @@
+"""What a GAN configuration costs: parameters, multiply-accumulates, memory, and time from a short probe.
+
+Shape letters: N batch, R resolution.
+"""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lafite_shifted.clip import ClipEncoder
+from lafite_shifted.discriminator import Discriminator, conditional_logit
+from lafite_shifted.generator import Generator
+from torch_utils.device import pick_dtype
+from training.gan_data import GanData
+from training.gan_loop import GanTrainConfig, GanTrainer
+
+LONG_PROBE_SECONDS = 20.0  # a first step that takes this long is itself the measurement
+
+
+@dataclass(frozen=True)
+class GanCost:
+    """Figures of one configuration on one device."""
+
+    generator_parameters: int
+    discriminator_parameters: int
+    generator_gmac: float  # a picture, forward
+    discriminator_gmac: float
+    training_gib: float
+    seconds_per_kimg: float
+    probe_pictures: int
+
+
+def measure_gan(config: GanTrainConfig, encoder: ClipEncoder, *, device: torch.device) -> GanCost:
+    """Count on the meta device (no memory), then time real steps at a small batch."""
+    with torch.device("meta"):
+        generator, discriminator = Generator(config.generator), Discriminator(config.discriminator)
+        dtype = pick_dtype(config.dtype, device)
+        generator.compute_dtype = discriminator.compute_dtype = dtype
+        size, dim = config.generator.resolution, config.generator.condition_dim
+        z, condition = torch.empty(1, config.generator.z_dim), torch.empty(1, dim)
+        pictures = torch.empty(1, 3, size, size)
+        g_gmac = _gmac(lambda: generator(z, condition))
+        d_gmac = _gmac(lambda: discriminator(pictures))
+        saved = _saved_bytes(lambda: conditional_logit(*discriminator(generator(z, condition)), condition))
+    parameters = [sum(p.numel() for p in network.parameters()) for network in (generator, discriminator)]
+    # weights, gradients and two Adam moments of both, one averaged copy of G
+    state_bytes = 4 * (4 * sum(parameters) + parameters[0])
+    seconds, pictures_timed = _probe(config, encoder, device)
+    return GanCost(
+        *parameters, g_gmac, d_gmac, (state_bytes + saved * config.batch) / 2**30, seconds * 1000, pictures_timed
+    )
+
+
+def _gmac(run) -> float:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run()
+    return counter.get_total_flops() / 2e9
+
+
+def _saved_bytes(run) -> float:
+    """Bytes that autograd keeps for one picture, parameters left out; each storage counted once."""
+    seen: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            seen[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = run()
+    del result
+    return float(sum(seen.values()))
+
+
+def _probe(config: GanTrainConfig, encoder: ClipEncoder, device: torch.device) -> tuple[float, int]:
+    """(seconds a picture, pictures timed) of training steps on grey pictures, one in r1_every of them with R1."""
+    batch = min(config.batch, 32 if config.generator.resolution <= 64 else 4 if config.generator.resolution <= 256 else 1)
+    small = dataclasses.replace(config, batch=batch)
+    size, num = config.generator.resolution, max(2 * batch, 4)
+    generator = torch.Generator().manual_seed(0)
+    embeddings = nn.functional.normalize(torch.randn(num, encoder.id.dim, generator=generator), dim=1)
+    pixels = torch.full((num, 3, size, size), 128, dtype=torch.uint8)
+    data = GanData(pixels, embeddings, pixels[:0], embeddings[:0], encoder.id, [str(i) for i in range(num)])
+    trainer = GanTrainer(small, data, encoder, device=device)
+
+    def timed(step: int) -> float:
+        start = time.perf_counter()
+        trainer.step(step * batch)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    first = timed(1)
+    if first > LONG_PROBE_SECONDS:
+        return first / batch, batch
+    plain = min(timed(2), timed(3))
+    with_r1 = timed(config.r1_every)
+    return (plain + max(with_r1 - plain, 0.0) / config.r1_every) / batch, 4 * batch

@@ -1,0 +1,279 @@
+"""CLIP embeddings of a folder on disk: float16 shards and an index, made once, reused by every verb.
+
+    shard-00000.safetensors   image [n, D]; with captions also text [m, D], caption_image [m],
+                              text_tokens [sum of lengths, F], text_offsets [m + 1]
+    index.jsonl               {"file_name", "size", "mtime_ns", "sha256", "shard", "row", "captions", "split_key"}
+    report.jsonl              {"file_name", "reason"} for every picture that cannot be read
+
+Shape letters: n pictures, m captions, D embedding, L tokens, F width of the text tower.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lafite_shifted.clip import ClipEncoder, TextFeatures
+from lafite_shifted.encoder_id import EncoderId, check_same_encoder
+from lafite_shifted.errors import InputError
+from lafite_shifted.files import (
+    check_format,
+    load_tensors,
+    read_json_lines,
+    save_tensors,
+    sha256_of,
+    write_json_lines,
+)
+from lafite_shifted.stats import EmbeddingStats
+from training.images import (
+    DEFAULT_MAX_MEGAPIXELS,
+    ImageSource,
+    UnreadablePictureError,
+    bad_picture_rows,
+    check_share_of_bad,
+    decode,
+)
+from training.split import is_held_out, split_key
+
+FORMAT = 1
+SHARD_SIZE = 2048  # pictures
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """What `embed_folder` found and did."""
+
+    num_embedded: int
+    num_reused: int
+    bad: list[tuple[str, str]]  # (file name, reason)
+    conversions: Counter[str]  # of the pictures embedded now
+
+
+@dataclass(frozen=True)
+class _Item:
+    row: dict
+    prepared: Tensor  # [3, S, S], preprocessed for the CLIP: small, whatever the picture's size
+
+
+class EmbeddingSet:
+    """Embeddings of a folder in memory, rows in the order of the index; unit float32."""
+
+    def __init__(self, folder: Path):
+        index_path = folder / "index.jsonl"
+        if not index_path.is_file():
+            raise InputError(f"{folder} holds no embeddings. Make them with `lafite-shifted embed PICTURES --out {folder}`.")
+        self.rows = read_json_lines(index_path)
+        shards = {name: load_shard(folder / name) for name in sorted({row["shard"] for row in self.rows})}
+        if not shards:
+            raise InputError(f"{folder} lists no pictures. Embed a folder that holds some.")
+        ids = {name: EncoderId.from_json(metadata["encoder"]) for name, (_, metadata) in shards.items()}
+        self.encoder_id = next(iter(ids.values()))
+        for name, encoder_id in ids.items():
+            check_same_encoder(
+                encoder_id, self.encoder_id, what=str(folder / name), remedy=f"Delete {folder} and embed again."
+            )
+        self.image = _unit(torch.stack([shards[row["shard"]][0]["image"][row["row"]] for row in self.rows]))
+        self._gather_captions({name: tensors for name, (tensors, _) in shards.items()})
+
+    def _gather_captions(self, shards: dict[str, dict[str, Tensor]]) -> None:
+        captions_of: dict[tuple[str, int], list[int]] = {}
+        for name, tensors in shards.items():
+            for caption, image in enumerate(tensors.get("caption_image", torch.empty(0)).tolist()):
+                captions_of.setdefault((name, int(image)), []).append(caption)
+        text, image_index, states, self.captions = [], [], [], list[str]()
+        for index, row in enumerate(self.rows):
+            tensors = shards[row["shard"]]
+            for number, caption in enumerate(captions_of.get((row["shard"], row["row"]), [])):
+                start, end = tensors["text_offsets"][caption : caption + 2].tolist()
+                text.append(tensors["text"][caption])
+                states.append(tensors["text_tokens"][start:end])
+                image_index.append(index)
+                self.captions.append(row["captions"][number])
+        self.caption_image = torch.tensor(image_index, dtype=torch.long)  # [m]
+        self.text = _unit(torch.stack(text)) if text else torch.empty(0, self.image.shape[1])
+        self._states = states
+
+    @property
+    def names(self) -> list[str]:
+        return [row["file_name"] for row in self.rows]
+
+    @property
+    def held_out(self) -> Tensor:
+        """[n] bool: the side of the split."""
+        return torch.tensor([is_held_out(row["split_key"]) for row in self.rows])
+
+    def stats(self, rows: Tensor | None = None) -> EmbeddingStats:
+        """Statistics of all pictures, or of those that `rows` (indices or a mask) picks."""
+        return EmbeddingStats.of(self.image if rows is None else self.image[rows], self.encoder_id)
+
+    def text_features(self, captions: Tensor, *, length: int | None = None) -> TextFeatures:
+        """Text features of the captions with these indices, tokens padded to `length` or the longest."""
+        states = [self._states[i].float() for i in captions.tolist()]
+        lengths = torch.tensor([len(state) for state in states])
+        longest = length or int(lengths.max())
+        tokens = torch.stack([F.pad(state, (0, 0, 0, longest - len(state))) for state in states])
+        return TextFeatures(self.text[captions], tokens, lengths)
+
+
+def _unit(stored: Tensor) -> Tensor:
+    return F.normalize(stored.float(), dim=1)
+
+
+def load_shard(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and metadata of one shard; InputError if damaged or of another format."""
+    tensors, metadata = load_tensors(path)
+    check_format(metadata, kind="embeddings", version=FORMAT, path=path)
+    return tensors, metadata
+
+
+def embed_folder(
+    source: ImageSource,
+    out: Path,
+    clip: ClipEncoder,
+    *,
+    batch: int = 64,
+    max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
+    max_bad: float = 0.05,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> EmbedReport:
+    """Embed every picture of `source` (and its captions) that `out` does not hold already.
+
+    Whole shards and the index are written as it goes, so a stopped run loses at most one shard. Every unreadable
+    picture is listed in report.jsonl. Raises InputError (another encoder's embeddings in `out`) and
+    TooManyBadPicturesError (share above `max_bad`, after the report is written).
+    """
+    known = _reusable_rows(out, source, clip.id)
+    fresh = [name for name in source.names if name not in known]
+    bad = [(name, "listed in metadata.jsonl, but the file does not exist") for name in source.missing()]
+    conversions: Counter[str] = Counter()
+    rows = list(known.values())
+    number = 1 + max((int(path.stem.split("-")[1]) for path in out.glob("shard-*.safetensors")), default=-1)
+    shard, waiting = _Shard(clip), list[_Item]()
+    for done, (name, item, converted) in enumerate(_decoded(source, fresh, clip, max_megapixels), start=1):
+        if isinstance(item, str):
+            bad.append((name, item))
+        else:
+            waiting.append(item)
+            conversions.update(converted)
+        last = done == len(fresh)
+        if len(waiting) == batch or (last and waiting):
+            shard.add(waiting)
+            waiting = []
+        if len(shard.rows) >= SHARD_SIZE or (last and shard.rows):
+            rows += shard.write(out, number)
+            write_json_lines(out / "index.jsonl", sorted(rows, key=lambda row: row["file_name"]))
+            shard, number = _Shard(clip), number + 1
+        progress(done, len(fresh))
+    write_json_lines(out / "index.jsonl", sorted(rows, key=lambda row: row["file_name"]))
+    write_json_lines(out / "report.jsonl", bad_picture_rows(bad))
+    check_share_of_bad(bad, len(source) + len(source.missing()), max_share=max_bad)
+    return EmbedReport(len(rows) - len(known), len(known), bad, conversions)
+
+
+def _reusable_rows(out: Path, source: ImageSource, encoder_id: EncoderId) -> dict[str, dict]:
+    """Index rows whose picture and captions have not changed since."""
+    if not (out / "index.jsonl").is_file():
+        return {}
+    rows = read_json_lines(out / "index.jsonl")
+    for shard in sorted({row["shard"] for row in rows}):
+        check_same_encoder(
+            EncoderId.from_json(load_shard(out / shard)[1]["encoder"]),
+            encoder_id,
+            what=f"{out}",
+            remedy="Choose another --out, or delete that folder.",
+        )
+    names = set(source.names)
+    kept = {}
+    for row in rows:
+        name = row["file_name"]
+        if name not in names or row["captions"] != source.captions.get(name, []):
+            continue
+        status = source.path(name).stat()
+        if status.st_size != row["size"]:
+            continue
+        if status.st_mtime_ns != row["mtime_ns"] and sha256_of(source.path(name).read_bytes()) != row["sha256"]:
+            continue
+        kept[name] = row | {"mtime_ns": status.st_mtime_ns}
+    return kept
+
+
+def _decoded(
+    source: ImageSource, names: list[str], clip: ClipEncoder, max_megapixels: float
+) -> Iterator[tuple[str, _Item | str, tuple[str, ...]]]:
+    """Each name with its decoded picture, or the reason why there is none; decoding runs ahead in threads."""
+
+    def read(name: str) -> tuple[str, _Item | str, tuple[str, ...]]:
+        path = source.path(name)
+        try:
+            decoded = decode(path, max_megapixels=max_megapixels)
+        except UnreadablePictureError as error:
+            return name, str(error), ()
+        captions = source.captions.get(name, [])
+        status, digest = path.stat(), sha256_of(path.read_bytes())
+        key = split_key(name, caption=captions[0] if captions else "", content_sha256=digest)
+        row = {
+            "file_name": name,
+            "size": status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+            "sha256": digest,
+            "captions": captions,
+            "split_key": key,
+        }
+        pixels = torch.from_numpy(np.asarray(decoded.image).copy()).permute(2, 0, 1)
+        with torch.no_grad():
+            return name, _Item(row, clip.preprocess(pixels[None])[0]), decoded.conversions
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        ahead = 16  # pictures in flight: enough to hide decoding, few enough for 100-megapixel ones
+        waiting = [pool.submit(read, name) for name in names[:ahead]]
+        for position in range(len(names)):
+            result = waiting.pop(0).result()
+            if position + ahead < len(names):
+                waiting.append(pool.submit(read, names[position + ahead]))
+            yield result
+
+
+class _Shard:
+    """Embeddings that wait to be written as one file."""
+
+    def __init__(self, clip: ClipEncoder):
+        self.clip = clip
+        self.rows: list[dict] = []
+        self.image: list[Tensor] = []
+        self.text: list[Tensor] = []
+        self.states: list[Tensor] = []  # of each caption, [L, F] float16
+        self.caption_image: list[int] = []
+
+    @torch.no_grad()
+    def add(self, items: list[_Item]) -> None:
+        """Embed a batch of pictures and their captions."""
+        captions = [(len(self.rows) + i, text) for i, item in enumerate(items) for text in item.row["captions"]]
+        self.rows += [item.row for item in items]
+        self.image.append(self.clip.embed_prepared(torch.stack([item.prepared for item in items])).cpu().half())
+        for start in range(0, len(captions), 256):
+            part = captions[start : start + 256]
+            features = self.clip.embed_texts([text for _, text in part])
+            self.text.append(features.embedding.cpu().half())
+            lengths = features.lengths.tolist()
+            self.states += [state[:n].cpu().half() for state, n in zip(features.tokens, lengths, strict=True)]
+            self.caption_image += [image for image, _ in part]
+
+    def write(self, out: Path, number: int) -> list[dict]:
+        """Write the shard; the index rows of its pictures."""
+        tensors = {"image": torch.cat(self.image)}
+        if self.caption_image:
+            tensors |= {
+                "text": torch.cat(self.text),
+                "caption_image": torch.tensor(self.caption_image),
+                "text_tokens": torch.cat(self.states),
+                "text_offsets": torch.tensor([0, *np.cumsum([len(state) for state in self.states]).tolist()]),
+            }
+        name = f"shard-{number:05d}.safetensors"
+        save_tensors(out / name, tensors, {"kind": "embeddings", "format": FORMAT, "encoder": self.clip.id.to_json()})
+        return [item | {"shard": name, "row": row} for row, item in enumerate(self.rows)]

@@ -1,0 +1,74 @@
+"""Pictures and embeddings of a GAN's training set, in memory. Shape letters: M pictures, R resolution, D embedding."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lafite_shifted.encoder_id import EncoderId
+from lafite_shifted.errors import InputError
+from torch_utils import seeds
+from training.embeddings import EmbeddingSet
+from training.images import DEFAULT_MAX_MEGAPIXELS, ImageSource, UnreadablePictureError, decode, to_square
+
+
+@dataclass(frozen=True)
+class GanData:
+    """Training pictures with their embeddings, and the held-out ones."""
+
+    pixels: Tensor  # [M, 3, R, R] uint8
+    embeddings: Tensor  # [M, D] unit float32
+    held_out_pixels: Tensor
+    held_out_embeddings: Tensor
+    encoder_id: EncoderId
+    names: list[str]
+
+    def describe(self) -> dict:
+        """What config.json records of the data, to notice when it changes."""
+        return {
+            "num_training": len(self.pixels),
+            "num_held_out": len(self.held_out_pixels),
+            "fingerprint": f"{seeds.seed_of(*self.names):016x}",
+        }
+
+
+def load_gan_data(
+    source: ImageSource,
+    embeddings: EmbeddingSet,
+    *,
+    resolution: int,
+    hold_out: bool,
+    max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> GanData:
+    """Decode every embedded picture to `resolution` (centre crop, Lanczos)."""
+
+    def read(name: str) -> np.ndarray:
+        try:
+            return to_square(decode(source.path(name), max_megapixels=max_megapixels).image, resolution)
+        except UnreadablePictureError as error:
+            raise InputError(
+                f"{source.path(name)} was readable when it was embedded, but is not now: {error}. "
+                f"Restore it, or remove it and run the same command again."
+            ) from error
+
+    arrays = []
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        for done, array in enumerate(pool.map(read, embeddings.names), start=1):
+            arrays.append(array)
+            progress(done, len(embeddings.names))
+    pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+    held_out = embeddings.held_out if hold_out else torch.zeros(len(pixels), dtype=torch.bool)
+    if int((~held_out).sum()) < 2:
+        raise InputError(f"{source.folder} leaves {int((~held_out).sum())} pictures to train on. Add more pictures.")
+    return GanData(
+        pixels[~held_out],
+        embeddings.image[~held_out],
+        pixels[held_out],
+        embeddings.image[held_out],
+        embeddings.encoder_id,
+        [name for name, out in zip(embeddings.names, held_out.tolist(), strict=True) if not out],
+    )

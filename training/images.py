@@ -1,0 +1,176 @@
+"""A folder of pictures, captions optional: listing, decoding, squaring, and an honest account of what is broken.
+
+Every legal picture becomes 8-bit RGB (16-bit, CMYK, palette, grey, transparent and animated ones are converted and
+counted); every other one raises `UnreadablePictureError` with a reason, which callers collect into `report.jsonl`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lafite_shifted.errors import InputError, TooManyBadPicturesError
+from lafite_shifted.files import read_json_lines
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # the only decoders that Pillow may use
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
+DEFAULT_MAX_MEGAPIXELS = 100.0
+WHITE = (255, 255, 255)
+
+Image.MAX_IMAGE_PIXELS = None  # `decode` has a limit of its own, checked before any pixel is decoded
+
+
+class UnreadablePictureError(Exception):
+    """One picture cannot be used; the message is the reason, in words for `report.jsonl`."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An 8-bit RGB picture, and what had to be converted to get it."""
+
+    image: Image.Image
+    conversions: tuple[str, ...]
+
+
+def decode(
+    path: Path,
+    *,
+    max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
+    background: tuple[int, int, int] = WHITE,
+    shrink_to: int | None = None,
+) -> Decoded:
+    """Read a picture as upright RGB, transparency shown on `background`, the first frame of an animation.
+
+    `shrink_to` bounds the longer side before the conversions, which saves copies of huge pictures. Raises UnreadablePictureError (broken, not a picture, or above `max_megapixels`).
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            megapixels = image.width * image.height / 1e6
+            if megapixels > max_megapixels:
+                raise UnreadablePictureError(
+                    f"{image.width} x {image.height} is {megapixels:.0f} megapixels, the limit is {max_megapixels:g} "
+                    f"(--max-megapixels)"
+                )
+            conversions = _conversions(image)
+            image.load()
+            if shrink_to and image.mode in ("RGB", "RGBA", "L"):
+                image.thumbnail((shrink_to, shrink_to))
+            upright = ImageOps.exif_transpose(image)
+            rgb = _to_rgb(upright, background)
+            if shrink_to:
+                rgb.thumbnail((shrink_to, shrink_to))
+            return Decoded(rgb, conversions)
+    except UnidentifiedImageError:
+        raise UnreadablePictureError(f"not a picture in a supported format ({', '.join(FORMATS)})") from None
+    except FileNotFoundError:
+        raise UnreadablePictureError("the file does not exist") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow's decoders raise on broken files
+        raise UnreadablePictureError(f"broken: {error}") from error
+
+
+def _conversions(image: Image.Image) -> tuple[str, ...]:
+    """Names of the conversions that `_to_rgb` is about to make; must be asked before the pixels are loaded."""
+    raw_modes = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
+    found = {
+        "16-bit": image.mode.startswith(("I", "F")) or ";16" in raw_modes,
+        "CMYK": image.mode == "CMYK",
+        "palette": image.mode in ("P", "PA"),
+        "grey": image.mode in ("1", "L", "LA", "La"),
+        "animated": getattr(image, "is_animated", False),
+        "transparent": image.has_transparency_data,
+    }
+    return tuple(name for name, present in found.items() if present)
+
+
+def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    if image.mode.startswith(("I", "F")):  # 16 bits a sample: keep the upper eight
+        samples = np.asarray(image).astype(np.float64)
+        scale = 257.0 if samples.max(initial=0) > 255 else 1.0
+        image = Image.fromarray(np.clip(np.rint(samples / scale), 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        canvas = Image.new("RGBA", image.size, (*background, 255))
+        canvas.alpha_composite(image.convert("RGBA"))
+        image = canvas
+    return image.convert("RGB")
+
+
+def to_square(image: Image.Image, resolution: int) -> np.ndarray:
+    """Centre crop to a square, then Lanczos to [resolution, resolution, 3] uint8."""
+    return np.asarray(ImageOps.fit(image, (resolution, resolution), method=Image.Resampling.LANCZOS))
+
+
+class ImageSource:
+    """A folder of pictures, nested folders included, in sorted order, with captions where the folder has them.
+
+    Captions come from `metadata.jsonl` ({"file_name", "text"}; "text" may be a list) or from a .txt of the same name,
+    one caption a line. Raises InputError when the folder is missing, or holds nothing usable.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        if not folder.is_dir():
+            what = "is a file, not a folder" if folder.exists() else "does not exist"
+            raise InputError(f"{folder} {what}. Give a folder of pictures ({', '.join(sorted(SUFFIXES))}).")
+        files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+        pictures = [p for p in files if p.suffix.lower() in SUFFIXES]
+        if not pictures:
+            found = sorted({p.suffix or p.name for p in files})[:5]
+            holds = f"only {len(files)} other files ({', '.join(found)})" if files else "nothing"
+            raise InputError(
+                f"{folder} holds no pictures: {holds}. Give a folder with pictures ({', '.join(sorted(SUFFIXES))})."
+            )
+        self.names = [p.relative_to(folder).as_posix() for p in pictures]
+        self.metadata = self._read_metadata()
+        self.captions = self._read_captions()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def missing(self) -> list[str]:
+        """Names that metadata.jsonl lists and the folder lacks."""
+        return sorted(set(self.metadata) - set(self.names))
+
+    def _read_metadata(self) -> dict[str, dict]:
+        path = self.folder / "metadata.jsonl"
+        if not path.is_file():
+            return {}
+        rows = read_json_lines(path)
+        for number, row in enumerate(rows, start=1):
+            if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+                raise InputError(f'{path}, line {number}, lacks "file_name". Each line needs "file_name" and "text".')
+        return {row["file_name"]: row for row in rows}
+
+    def _read_captions(self) -> dict[str, list[str]]:
+        captions = {}
+        for name in self.names:
+            text = self.metadata.get(name, {}).get("text")
+            side_file = self.path(name).with_suffix(".txt")
+            if text is None and side_file.is_file():
+                text = side_file.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = [text] if isinstance(text, str) else list(text or [])
+            lines = [str(line).strip() for line in lines if str(line).strip()]
+            if lines:
+                captions[name] = lines
+        return captions
+
+
+def bad_picture_rows(bad: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    """Rows for `report.jsonl`: one {"file_name", "reason"} an unreadable picture."""
+    return [{"file_name": name, "reason": reason} for name, reason in bad]
+
+
+def check_share_of_bad(bad: list[tuple[str, str]], total: int, *, max_share: float) -> None:
+    """TooManyBadPicturesError when more than `max_share` of `total` pictures, or all of them, could not be read."""
+    if len(bad) < total and len(bad) <= max_share * total:
+        return
+    listed = "".join(f"\n  {name}: {reason}" for name, reason in bad[:20])
+    more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
+    raise TooManyBadPicturesError(
+        f"{len(bad)} of {total} pictures cannot be read, more than --max-bad {max_share:.0%} allows. "
+        f"Remove or replace them, or raise --max-bad:{listed}{more}"
+    )

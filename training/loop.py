@@ -1,0 +1,136 @@
+"""The loop that every training shares: resume, log, evaluate, checkpoint, stop at signals. What a step does is the
+trainer's business.
+"""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lafite_shifted.errors import DivergedError, InterruptedRunError
+from training.config import RunConfig
+from training.run_folder import Checkpoint, RunFolder, flatten_state, restore_state
+
+
+class Trainer(Protocol):
+    """What `run_loop` needs of a training."""
+
+    batch: int  # samples a step
+
+    def parts(self) -> Mapping[str, nn.Module | Optimizer]:
+        """Everything with state, by name."""
+        ...
+
+    def step(self, samples_seen: int) -> Mapping[str, Tensor]:
+        """Train on the samples [samples_seen, samples_seen + batch); scalars to log."""
+        ...
+
+    def evaluate(self, samples_seen: int, folder: Path) -> Mapping[str, float]:
+        """Held-out metrics; may write sample grids into `folder`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step done; `logged` holds the averages when a line was written."""
+
+    samples: int
+    total_samples: int
+    logged: dict[str, float] | None
+
+
+class _Interrupts:
+    """Remembers the first SIGINT, SIGTERM or SIGUSR1; a second SIGINT interrupts at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "_Interrupts":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+
+def _due(before: int, after: int, every_kimg: float) -> bool:
+    every = max(round(every_kimg * 1000), 1)
+    return before // every != after // every
+
+
+def run_loop(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[Progress]:
+    """Train until `config.kimg`, from the latest checkpoint if there is one; yields after every step.
+
+    The thread count belongs to the state, because float sums depend on it. Raises InterruptedRunError after a signal,
+    with a checkpoint saved, and DivergedError when a logged value is not finite (the last checkpoint stays).
+    """
+    checkpoint = folder.latest_checkpoint()
+    samples, pending = 0, dict[str, list[float]]()
+    if checkpoint is not None:
+        restore_state(trainer.parts(), checkpoint.tensors)
+        samples, pending = checkpoint.samples, checkpoint.state["pending"]
+        torch.set_num_threads(checkpoint.state["threads"])
+    folder.cut_back(samples)
+    total = math.ceil(config.kimg * 1000 / trainer.batch) * trainer.batch
+    started, first_samples = time.perf_counter(), samples
+
+    def save() -> None:
+        state = {"pending": pending, "threads": torch.get_num_threads()}
+        tensors = flatten_state(trainer.parts())
+        folder.save_checkpoint(Checkpoint(samples, tensors, state), keep=config.keep_checkpoints)
+
+    with _Interrupts() as interrupts:
+        while samples < total:
+            for name, value in trainer.step(samples).items():
+                sums = pending.setdefault(name, [0.0, 0.0])
+                sums[0] += float(value)
+                sums[1] += 1.0
+            before, samples = samples, samples + trainer.batch
+            last, logged = samples >= total, None
+            evaluate_now = last or _due(before, samples, config.evaluate_kimg)
+            if evaluate_now or _due(before, samples, config.log_kimg):
+                logged = {name: total_value / count for name, (total_value, count) in pending.items()}
+                pending.clear()
+                _check_finite(logged, samples)
+                logged["seconds_per_kimg"] = (time.perf_counter() - started) / (samples - first_samples) * 1000
+                if evaluate_now:
+                    logged |= trainer.evaluate(samples, folder.path)
+                folder.log(samples, logged)
+            if last or interrupts.received or _due(before, samples, config.checkpoint_kimg):
+                save()
+            if interrupts.received and not last:
+                name = signal.Signals(interrupts.received).name
+                raise InterruptedRunError(
+                    f"Stopped by {name} at {samples / 1000:.1f} of {total / 1000:.1f} kimg; the checkpoint is saved. "
+                    f"Run the same command again to go on.",
+                    interrupts.received,
+                )
+            yield Progress(samples, total, logged)
+    folder.close()
+
+
+def _check_finite(values: Mapping[str, float], samples: int) -> None:
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+        raise DivergedError(
+            f"Training diverged at {samples / 1000:.1f} kimg: {', '.join(bad)} not finite. The last checkpoint is intact; "
+            f"start a new run with a lower learning rate or a higher R1 gamma."
+        )

@@ -1,0 +1,37 @@
+"""Metrics in CLIP space that need no other network. Shape letters: N rows, D embedding, S sentences."""
+
+import torch
+from torch import Tensor
+
+from lafite_shifted.stats import EmbeddingStats, frechet_distance
+
+
+def mean_cosine(a: Tensor, b: Tensor) -> float:
+    """Mean cosine of unit rows [N, D] that belong together."""
+    return float((a * b).sum(dim=1).mean())
+
+
+def pairwise_cosine(a: Tensor) -> float:
+    """Mean cosine over pairs of different unit rows [N, D]: low is diverse."""
+    return float((a.sum(dim=0).square().sum() - len(a)) / (len(a) * (len(a) - 1)))
+
+
+def set_distance(a: Tensor, b: Tensor) -> float:
+    """Frechet distance between two sets of embeddings; compare only at equal counts."""
+    return frechet_distance(EmbeddingStats.of(a), EmbeddingStats.of(b))
+
+
+def recall_of_sentence(images: Tensor, texts: Tensor, wanted: Tensor) -> float:
+    """Share of unit image embeddings [N, D] whose closest of the texts [S, D] is the `wanted` [N] one."""
+    return float(((images @ texts.T).argmax(dim=1) == wanted.to(images.device)).float().mean())
+
+
+def recall_at(similarity: Tensor, k: int) -> float:
+    """Share of rows of [M, M] whose diagonal entry is among their k largest; ties count against it."""
+    rank = (similarity >= similarity.diagonal()[:, None]).sum(dim=1)
+    return float((rank <= k).float().mean())
+
+
+def nearest(rows: Tensor, among: Tensor) -> Tensor:
+    """Index into `among` [M, D] of the closest unit vector to each of `rows` [N, D]."""
+    return torch.argmax(rows @ among.T, dim=1)

@@ -1,0 +1,66 @@
+"""Sizes that are known to work, as constants: what `--preset` chooses from."""
+
+import dataclasses
+
+from lafite_shifted.discriminator import DiscriminatorConfig
+from lafite_shifted.errors import InputError
+from lafite_shifted.generator import GeneratorConfig
+from lafite_shifted.prior import PriorConfig
+from training.config import RunConfig
+from training.gan_loop import GanTrainConfig
+from training.prior_loop import PriorTrainConfig
+
+
+def _gan(
+    resolution: int,
+    channel_base: int,
+    channel_max: int,
+    *,
+    latent: int,
+    mapping_layers: int,
+    batch: int,
+    kimg: float,
+    **changes: float,
+) -> GanTrainConfig:
+    generator = GeneratorConfig(
+        resolution=resolution,
+        channel_base=channel_base,
+        channel_max=channel_max,
+        z_dim=latent,
+        w_dim=latent,
+        mapping_layers=mapping_layers,
+    )
+    discriminator = DiscriminatorConfig(resolution=resolution, channel_base=channel_base, channel_max=channel_max)
+    config = GanTrainConfig(generator=generator, discriminator=discriminator, batch=batch, run=RunConfig(kimg=kimg))
+    return dataclasses.replace(config, **changes)
+
+
+# For laptops, with an R1 weight that suits hundreds of pictures and short runs.
+_SMALL_DATA = {"r1_gamma": 0.3, "r1_every": 8}
+
+GAN_PRESETS: dict[str, GanTrainConfig] = {
+    "tiny": _gan(32, 1024, 96, latent=96, mapping_layers=2, batch=32, kimg=100, **_SMALL_DATA),
+    "small": _gan(64, 2048, 128, latent=128, mapping_layers=2, batch=32, kimg=300, **_SMALL_DATA),
+    "256": _gan(256, 16384, 512, latent=512, mapping_layers=8, batch=64, kimg=25000),
+    "512": _gan(512, 16384, 512, latent=512, mapping_layers=8, batch=64, kimg=25000),
+    "1024": _gan(1024, 32768, 512, latent=512, mapping_layers=8, batch=32, kimg=25000),
+}
+
+PRIOR_PRESETS: dict[str, PriorTrainConfig] = {
+    "tiny": PriorTrainConfig(
+        prior=PriorConfig(width=192, depth=4, heads=6),
+        run=RunConfig(kimg=300, log_kimg=5, evaluate_kimg=50, checkpoint_kimg=50),
+        batch=128,
+        learning_rate=1e-3,
+        warmup_kimg=10,
+        ema_half_life_kimg=20,
+    ),
+    "base": PriorTrainConfig(prior=PriorConfig(width=512, depth=8, heads=8)),
+}
+
+
+def choose(presets: dict, name: str):
+    """The preset called `name`; InputError lists the names."""
+    if name not in presets:
+        raise InputError(f"--preset {name}: not known. Choose one of {', '.join(presets)}.")
+    return presets[name]

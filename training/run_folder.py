@@ -1,0 +1,165 @@
+"""The folder of one training run: config.json, log.jsonl, TensorBoard events, sample grids, checkpoints.
+
+A checkpoint is one directory, written under a temporary name, fsynced and renamed whole. On resume the log and the
+TensorBoard events are cut back to it, so that a killed run leaves the same files as an unbroken one.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lafite_shifted.errors import InputError
+from lafite_shifted.files import (
+    atomic_directory,
+    load_tensors,
+    read_json,
+    read_json_lines,
+    save_tensors,
+    write_json,
+    write_json_lines,
+)
+from training.config import differences
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run stood: all tensors, the counters, and the samples seen."""
+
+    samples: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+class RunFolder:
+    """Opens or creates the folder of a run.
+
+    `description` (configuration, data, encoder) is what must not change when a run goes on; its "run" part (length and
+    logging) may. Raises InputError naming the differences.
+    """
+
+    def __init__(self, path: Path, *, kind: str, description: Mapping[str, Any]):
+        self.path = path
+        record = {"kind": kind, "format": FORMAT, **json.loads(json.dumps(description))}
+        config_path = path / "config.json"
+        if config_path.is_file():
+            _check_unchanged(read_json(config_path), record, path)
+        elif path.exists() and any(p.name != "embeddings" and not p.name.startswith(".") for p in path.iterdir()):
+            raise InputError(f"{path} is not empty and is no run folder. Choose another --out.")
+        write_json(config_path, record)
+        self._writer = None
+
+    # --- checkpoints
+
+    def _checkpoint_paths(self) -> list[Path]:
+        return sorted((self.path / "checkpoints").glob("samples-*"))
+
+    def save_checkpoint(self, checkpoint: Checkpoint, *, keep: int) -> None:
+        """Write a checkpoint, then remove the oldest beyond `keep`."""
+        target = self.path / "checkpoints" / f"samples-{checkpoint.samples:010d}"
+        with atomic_directory(target) as folder:
+            save_tensors(folder / "state.safetensors", checkpoint.tensors, {"kind": "checkpoint", "format": FORMAT})
+            write_json(folder / "state.json", {"samples": checkpoint.samples, **checkpoint.state})
+        for old in self._checkpoint_paths()[:-keep]:
+            for file in old.iterdir():
+                file.unlink()
+            old.rmdir()
+
+    def latest_checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint, or None for a new run."""
+        paths = self._checkpoint_paths()
+        if not paths:
+            return None
+        tensors, _ = load_tensors(paths[-1] / "state.safetensors")
+        state = read_json(paths[-1] / "state.json")
+        return Checkpoint(state.pop("samples"), tensors, state)
+
+    # --- log
+
+    def cut_back(self, samples: int) -> None:
+        """Forget everything logged after `samples`."""
+        log = self.path / "log.jsonl"
+        if log.is_file():
+            write_json_lines(log, [row for row in _whole_lines(log) if row["samples"] <= samples])
+        from torch.utils.tensorboard import SummaryWriter  # slow import, needed only once a run starts
+
+        self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=samples + 1)
+
+    def log(self, samples: int, values: Mapping[str, float]) -> None:
+        """Append a line to log.jsonl and the same scalars to TensorBoard."""
+        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"samples": samples, **values}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, samples)
+            self._writer.flush()
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """All logged lines so far."""
+        log = self.path / "log.jsonl"
+        return read_json_lines(log) if log.is_file() else []
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _whole_lines(log: Path) -> list[dict[str, Any]]:
+    """Rows of a log whose last line may have been cut off by a kill."""
+    rows = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _check_unchanged(old: dict, new: dict, path: Path) -> None:
+    old, new = json.loads(json.dumps(old)), json.loads(json.dumps(new))
+    for record in (old, new):
+        record.get("config", {}).pop("run", None)
+    changed = differences(old, new)
+    if changed:
+        raise InputError(
+            f"{path} holds a run with another configuration: {'; '.join(changed)}. "
+            f"Repeat the first command to go on with it, or choose another --out."
+        )
+
+
+def flatten_state(parts: Mapping[str, nn.Module | Optimizer]) -> dict[str, Tensor]:
+    """Tensors of modules and optimizers under dotted names, ready for safetensors."""
+    tensors = {}
+    for name, part in parts.items():
+        state = part.state_dict()
+        if isinstance(part, Optimizer):
+            for index, values in state["state"].items():
+                for key, value in values.items():
+                    tensors[f"{name}.{index}.{key}"] = torch.as_tensor(value)
+        else:
+            tensors |= {f"{name}.{key}": value for key, value in state.items()}
+    return tensors
+
+
+def restore_state(parts: Mapping[str, nn.Module | Optimizer], tensors: Mapping[str, Tensor]) -> None:
+    """Inverse of `flatten_state`, in place."""
+    for name, part in parts.items():
+        own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        if isinstance(part, Optimizer):
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in own.items():
+                index, _, field = key.partition(".")
+                state.setdefault(int(index), {})[field] = value
+            part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
+        else:
+            part.load_state_dict(own)

@@ -1,0 +1,165 @@
+"""From flags to a trainer and its run folder: the functions behind `train-gan` and `train-prior`, used by `demo` too."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from lafite_shifted.clip import ClipEncoder
+from training.config import override
+from training.cost import measure_gan
+from training.embeddings import EmbeddingSet, EmbedReport, embed_folder
+from training.gan_data import load_gan_data
+from training.gan_loop import GanTrainConfig, GanTrainer
+from training.images import ImageSource
+from training.prior_loop import PriorTrainConfig, PriorTrainer
+from training.run_folder import RunFolder
+
+Progress = Callable[[int, int], None]
+
+
+def _silent(_done: int, _total: int) -> None:
+    pass
+
+
+def gan_config(
+    preset: GanTrainConfig,
+    *,
+    resolution: int | None = None,
+    kimg: float | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+    assignments: Sequence[str] = (),
+) -> GanTrainConfig:
+    """The preset with the common flags, then `--set`, applied; InputError for an unknown field or a bad value."""
+    flags = [f"seed={seed}"]
+    if kimg is not None:
+        flags += [f"run.kimg={kimg}", *_log_fields(kimg)]
+    if batch is not None:
+        flags.append(f"batch={batch}")
+    if resolution is not None:
+        flags += [f"{part}.resolution={resolution}" for part in ("generator", "discriminator")]
+    return override(preset, [*flags, *assignments])
+
+
+def prior_config(
+    preset: PriorTrainConfig,
+    *,
+    process: str | None = None,
+    kimg: float | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+    assignments: Sequence[str] = (),
+) -> PriorTrainConfig:
+    """The preset with the common flags, then `--set`, applied; InputError for an unknown field or a bad value."""
+    flags = [f"seed={seed}"]
+    if process is not None:
+        flags.append(f"prior.process={process}")
+    if kimg is not None:
+        flags += [f"run.kimg={kimg}", *_log_fields(kimg)]
+    if batch is not None:
+        flags.append(f"batch={batch}")
+    return override(preset, [*flags, *assignments])
+
+
+def _log_fields(kimg: float) -> list[str]:
+    """A run shorter than the preset's still logs, evaluates and saves a few times."""
+    return [f"run.log_kimg={kimg / 50}", f"run.evaluate_kimg={kimg / 5}", f"run.checkpoint_kimg={kimg / 10}"]
+
+
+def embeddings_for(
+    pictures: Path,
+    out: Path,
+    clip: str,
+    *,
+    device: torch.device,
+    max_bad: float,
+    max_megapixels: float,
+    progress: Progress = _silent,
+) -> tuple[EmbeddingSet, EmbedReport | None]:
+    """Embeddings of a folder of pictures, made or reused in `out`/embeddings; or those that `pictures` already holds."""
+    if (pictures / "index.jsonl").is_file():
+        return EmbeddingSet(pictures), None
+    source = ImageSource(pictures)
+    encoder = ClipEncoder.load(clip, device=device)
+    folder = out / "embeddings"
+    report = embed_folder(
+        source, folder, encoder, max_bad=max_bad, max_megapixels=max_megapixels, progress=progress
+    )
+    return EmbeddingSet(folder), report
+
+
+def open_prior_run(
+    config: PriorTrainConfig, data: EmbeddingSet, out: Path, *, device: torch.device
+) -> tuple[PriorTrainer, Callable[[], RunFolder]]:
+    """A trainer for `data`, its network sized for that data's encoder, and a function that opens the run folder."""
+    token_width = data.text_features(torch.tensor([0])).tokens.shape[2]
+    longest = max(64, int(data.text_features(torch.arange(len(data.captions))).lengths.max()))
+    prior = dataclasses.replace(
+        config.prior, embed_dim=data.image.shape[1], token_width=token_width, context_length=longest
+    )
+    config = dataclasses.replace(config, prior=prior)
+    description = {
+        "config": dataclasses.asdict(config),
+        "encoder": data.encoder_id.to_json(),
+        "data": {"num_pictures": len(data.rows), "num_captions": len(data.captions)},
+    }
+    return PriorTrainer(config, data, device=device), lambda: RunFolder(out, kind="prior", description=description)
+
+
+def open_gan_run(
+    config: GanTrainConfig,
+    pictures: Path,
+    out: Path,
+    encoder: ClipEncoder,
+    *,
+    device: torch.device,
+    max_bad: float = 0.05,
+    max_megapixels: float = 100.0,
+    progress: Progress = _silent,
+) -> tuple[GanTrainer, RunFolder, EmbedReport]:
+    """Embed `pictures` into `out`/embeddings where that is not done, and open trainer and run folder."""
+    source = ImageSource(pictures)
+    folder = out / "embeddings"
+    report = embed_folder(source, folder, encoder, max_bad=max_bad, max_megapixels=max_megapixels, progress=progress)
+    data = load_gan_data(
+        source,
+        EmbeddingSet(folder),
+        resolution=config.generator.resolution,
+        hold_out=config.hold_out,
+        max_megapixels=max_megapixels,
+    )
+    config = _for_encoder(config, encoder)
+    description = {
+        "config": dataclasses.asdict(config),
+        "encoder": encoder.id.to_json(),
+        "data": data.describe(),
+        "device": device.type,
+    }
+    run = RunFolder(out, kind="gan", description=description)
+    return GanTrainer(config, data, encoder, device=device), run, report
+
+
+def _for_encoder(config: GanTrainConfig, encoder: ClipEncoder) -> GanTrainConfig:
+    dim = encoder.id.dim
+    return dataclasses.replace(
+        config,
+        generator=dataclasses.replace(config.generator, condition_dim=dim),
+        discriminator=dataclasses.replace(config.discriminator, condition_dim=dim),
+    )
+
+
+def gan_cost(config: GanTrainConfig, encoder: ClipEncoder, *, device: torch.device) -> list[str]:
+    """Lines for --dry-run: parameters, GMAC, memory and the time that the run would take here."""
+    cost = measure_gan(_for_encoder(config, encoder), encoder, device=device)
+    hours = cost.seconds_per_kimg * config.run.kimg / 3600
+    return [
+        f"resolution     {config.generator.resolution} px, batch {config.batch}, {config.run.kimg:g} kimg",
+        f"parameters     G {cost.generator_parameters / 1e6:.2f} M, D {cost.discriminator_parameters / 1e6:.2f} M",
+        f"work           G {cost.generator_gmac:.2f} GMAC, D {cost.discriminator_gmac:.2f} GMAC a picture, forward",
+        f"memory         about {cost.training_gib:.2f} GiB while training at this batch (estimated from the shapes)",
+        f"time           {cost.seconds_per_kimg:.1f} s/kimg on {device}, {hours:.1f} h for the run "
+        f"(from a probe of {cost.probe_pictures} pictures)",
+        f"R1 gamma       {config.gamma:.4g} ({'set' if config.r1_gamma is not None else '0.0002 resolution^2 / batch'})",
+    ]
