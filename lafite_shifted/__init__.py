@@ -1,4 +1,6 @@
-"""Text-to-image models trained on pictures alone: a StyleGAN2 decoder of CLIP embeddings and a shifted diffusion prior."""
+"""Text-to-image models trained on pictures alone: a StyleGAN2 decoder of CLIP embeddings and a
+shifted diffusion prior.
+"""
 
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING

@@ -1,4 +1,5 @@
-"""CLIP (arXiv:2103.00020) through open_clip: embeddings of pictures and texts, and the identity of what made them.
+"""CLIP (arXiv:2103.00020) through open_clip: embeddings of pictures and texts, and the identity of
+what made them.
 
 Shape letters: N batch, C H W image, D embedding, L tokens, F width of the text tower.
 """
@@ -11,12 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import safetensors
 import torch
 import torch.nn.functional as F
+from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg
+from open_clip.utils import to_2tuple
 from torch import Tensor, nn
 
 from lafite_shifted.encoder_id import EncoderBlock, EncoderId
@@ -30,7 +34,7 @@ class TextFeatures:
     """What a prior sees of N texts."""
 
     embedding: Tensor  # [N, D] unit float32
-    tokens: Tensor  # [N, L, F] float32, states after the tower's final norm, zero behind the end of the text
+    tokens: Tensor  # [N, L, F] float32, states after the final norm, zero behind the end of text
     lengths: Tensor  # [N] int64, tokens up to and including end-of-text
 
     def __len__(self) -> int:
@@ -40,58 +44,79 @@ class TextFeatures:
         return TextFeatures(self.embedding[index], self.tokens[index], self.lengths[index])
 
     def to(self, device: torch.device) -> "TextFeatures":
-        return TextFeatures(self.embedding.to(device), self.tokens.to(device), self.lengths.to(device))
+        return TextFeatures(
+            self.embedding.to(device), self.tokens.to(device), self.lengths.to(device)
+        )
 
 
 class ClipEncoder:
-    """One open_clip model with its tokenizer and preprocessing, frozen, in evaluation mode, float32.
+    """One open_clip model with its tokenizer and preprocessing, frozen, in evaluation mode,
+    float32.
 
-    `load` accepts "starter", "MODEL/PRETRAINED" (an open_clip tag or a local weights file), "hf-hub:ORG/REPO", or a
-    folder that holds open_clip_config.json and weights.
+    `load` accepts "starter", "MODEL/PRETRAINED" (an open_clip tag or a local weights file),
+    "hf-hub:ORG/REPO", or a folder that holds open_clip_config.json and weights.
     """
 
-    def __init__(self, model: nn.Module, tokenizer, *, name: str, device: torch.device):
+    def __init__(self, model: CLIP | CustomTextCLIP, tokenizer, *, name: str, device: torch.device):
         self.model = model.to(device).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.device = device
         self.preprocess_config = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
-        self.context_length: int = model.context_length
-        self.id = EncoderId((_block(model, self.preprocess_config, name),))
+        self.context_length = model.context_length
+        blank = torch.zeros(1, 3, *to_2tuple(self.preprocess_config.size), device=device)
+        dim = model.encode_image(blank).shape[1]
+        self.id = EncoderId((_block(model, self.preprocess_config, name=name, dim=dim),))
         self._warned_about_length = False
 
     @staticmethod
     def load(name: str, *, device: torch.device | str = "cpu") -> "ClipEncoder":
-        """Load the CLIP called `name`; InputError says what is wrong with the name, the file or the network."""
+        """Load the CLIP called `name`; InputError says what is wrong with the name, the file or the
+        network.
+        """
         model_name, pretrained = _resolve(name)
         if pretrained is not None:
             _refuse_torchscript(Path(pretrained))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)
-                model = open_clip.create_model(model_name, pretrained=pretrained, require_pretrained=True)
+                model = open_clip.create_model(
+                    model_name, pretrained=pretrained, require_pretrained=True
+                )
                 tokenizer = open_clip.get_tokenizer(model_name)
         except safetensors.SafetensorError as error:
             raise InputError(
-                f"--clip {name}: the weights file is truncated or damaged ({error}). Copy or download it again."
+                f"--clip {name}: the weights file is truncated or damaged ({error}). Copy or "
+                "download it again."
             ) from error
-        except (RuntimeError, ValueError, OSError) as error:  # what open_clip raises for files, tags and downloads
+        except (
+            RuntimeError,
+            ValueError,
+            OSError,
+        ) as error:  # what open_clip raises for files, tags and downloads
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
-                f"--clip {name}: cannot be loaded ({reason[:300]}). Check the name, the file, or the network; "
+                f"--clip {name}: cannot be loaded ({reason[:300]}). Check the name, the file, or "
+                "the network; "
                 f"`--clip starter` needs none."
             ) from error
+        assert isinstance(model, CLIP | CustomTextCLIP)
         return ClipEncoder(model, tokenizer, name=name, device=torch.device(device))
 
     # --- pictures
 
     def preprocess(self, pictures: Tensor) -> Tensor:
-        """Pictures [N, 3, H, W], uint8 or float in [-1, 1], of any size -> the model's input [N, 3, S, S].
+        """Pictures [N, 3, H, W], uint8 or float in [-1, 1], of any size -> the model's input [N, 3,
+        S, S].
 
-        Differentiable, on the pictures' device; equals open_clip's own transform to 2/255 of a pixel.
+        Differentiable, on the pictures' device; equals open_clip's own transform to 2/255 of a
+        pixel.
         """
         config = self.preprocess_config
-        levels = pictures.float() if pictures.dtype == torch.uint8 else (pictures.float() + 1) * 127.5
-        size = (config.size, config.size) if isinstance(config.size, int) else tuple(config.size)
+        levels = (
+            pictures.float() if pictures.dtype == torch.uint8 else (pictures.float() + 1) * 127.5
+        )
+        height, width = to_2tuple(config.size)
+        size = (height, width)
         resized = _resize(levels, size, mode=config.resize_mode, interpolation=config.interpolation)
         unit = _centre(resized.clamp(0, 255), size, fill=float(config.fill_color)) / 255
         mean = torch.tensor(config.mean, device=unit.device).view(3, 1, 1)
@@ -99,11 +124,14 @@ class ClipEncoder:
         return (unit - mean) / std
 
     def embed_images(self, pictures: Tensor | Sequence[Tensor]) -> Tensor:
-        """Unit embeddings [N, D] float32 of a batch [N, 3, H, W], or of pictures [3, H, W] of various sizes.
+        """Unit embeddings [N, D] float32 of a batch [N, 3, H, W], or of pictures [3, H, W] of
+        various sizes.
 
         Gradients flow to float pictures; wrap in torch.no_grad() where none are wanted.
         """
-        batches = [pictures] if isinstance(pictures, Tensor) else [picture[None] for picture in pictures]
+        batches = (
+            [pictures] if isinstance(pictures, Tensor) else [picture[None] for picture in pictures]
+        )
         prepared = torch.cat([self.preprocess(batch.to(self.device)) for batch in batches])
         return self.embed_prepared(prepared)
 
@@ -115,15 +143,21 @@ class ClipEncoder:
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> TextFeatures:
-        """Features of N texts. A text beyond the context length is cut, with one warning per encoder."""
+        """Features of N texts. A text beyond the context length is cut, with one warning per
+        encoder.
+        """
         if not texts or any(not isinstance(text, str) or not text.strip() for text in texts):
             raise InputError("A text is empty. Give a sentence, such as `generate 'a red apple'`.")
-        ids = self.tokenizer(list(texts), context_length=self.context_length).to(self.device)  # [N, L]
+        ids = self.tokenizer(list(texts), context_length=self.context_length).to(
+            self.device
+        )  # [N, L]
         lengths = _lengths(self.model, ids)
         self._warn_if_cut(texts, lengths)
         embedding, states = _text_states(self.model, ids)
         inside = torch.arange(states.shape[1], device=ids.device) < lengths[:, None]  # [N, L]
-        return TextFeatures(F.normalize(embedding.float(), dim=1), states.float() * inside[..., None], lengths)
+        return TextFeatures(
+            F.normalize(embedding.float(), dim=1), states.float() * inside[..., None], lengths
+        )
 
     def _warn_if_cut(self, texts: Sequence[str], lengths: Tensor) -> None:
         if self._warned_about_length:
@@ -131,10 +165,13 @@ class ClipEncoder:
         for text, length in zip(texts, lengths.tolist(), strict=True):
             if length < self.context_length:
                 continue
-            encode = getattr(self.tokenizer, "encode", None)  # the byte-pair tokenizer can tell the true length
+            encode = getattr(
+                self.tokenizer, "encode", None
+            )  # the byte-pair tokenizer can tell the true length
             if encode is None or len(encode(text)) > self.context_length - 2:
                 warnings.warn(
-                    f"The text {text[:40]!r}... is longer than the {self.context_length} tokens that {self.id.model} "
+                    f"The text {text[:40]!r}... is longer than the {self.context_length} tokens "
+                    f"that {self.id.model} "
                     f"reads; the rest is ignored.",
                     UserWarning,
                     stacklevel=3,
@@ -160,8 +197,10 @@ def _resolve(name: str) -> tuple[str, str | None]:
     model, slash, pretrained = name.partition("/")
     if not slash or not pretrained or model not in open_clip.list_models():
         raise InputError(
-            f"--clip {name}: not known. Give `starter`, MODEL/PRETRAINED such as ViT-B-32/laion2b_s34b_b79k (or "
-            f"ViT-B-32/path/to/weights.safetensors), hf-hub:ORG/REPO, or a folder with open_clip_config.json."
+            f"--clip {name}: not known. Give `starter`, MODEL/PRETRAINED such as "
+            "ViT-B-32/laion2b_s34b_b79k (or "
+            "ViT-B-32/path/to/weights.safetensors), hf-hub:ORG/REPO, or a folder with "
+            "open_clip_config.json."
         )
     tags = open_clip.list_pretrained_tags_by_model(model)
     if pretrained not in tags and not Path(pretrained).is_file():
@@ -177,10 +216,13 @@ def _refuse_torchscript(path: Path) -> None:
     if path.is_file() and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(entry.endswith("constants.pkl") for entry in archive.namelist()):
-                raise InputError(f"{path} is a TorchScript archive, which can run code. Use safetensors weights instead.")
+                raise InputError(
+                    f"{path} is a TorchScript archive, which can run code. Use safetensors "
+                    "weights instead."
+                )
 
 
-def _block(model: nn.Module, config: PreprocessCfg, name: str) -> EncoderBlock:
+def _block(model: nn.Module, config: PreprocessCfg, *, name: str, dim: int) -> EncoderBlock:
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode())
@@ -195,16 +237,21 @@ def _block(model: nn.Module, config: PreprocessCfg, name: str) -> EncoderBlock:
         },
         separators=(",", ":"),
     )
-    output = model.visual.output_dim if hasattr(model.visual, "output_dim") else model.text_projection.shape[-1]
-    return EncoderBlock(model=name, weights=digest.hexdigest()[:16], preprocess=preprocess, dim=int(output))
+    return EncoderBlock(name, digest.hexdigest()[:16], preprocess, dim)
 
 
 def _resize(levels: Tensor, size: tuple[int, int], *, mode: str, interpolation: str) -> Tensor:
-    """Resize [N, 3, H, W] as open_clip's transform does: by the shortest side, the longest side, or both."""
+    """Resize [N, 3, H, W] as open_clip's transform does: by the shortest side, the longest side, or
+    both.
+    """
     height, width = levels.shape[-2:]
     if mode == "shortest":
         short = min(size)
-        target = (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
+        target = (
+            (short, int(short * width / height))
+            if height <= width
+            else (int(short * height / width), short)
+        )
     elif mode == "longest":
         ratio = max(height / size[0], width / size[1])
         target = (round(height / ratio), round(width / ratio))
@@ -221,14 +268,18 @@ def _centre(levels: Tensor, size: tuple[int, int], *, fill: float) -> Tensor:
     height, width = levels.shape[-2:]
     pad_y, pad_x = max(size[0] - height, 0), max(size[1] - width, 0)
     if pad_y or pad_x:
-        levels = F.pad(levels, (pad_x // 2, (pad_x + 1) // 2, pad_y // 2, (pad_y + 1) // 2), value=fill)
+        levels = F.pad(
+            levels, (pad_x // 2, (pad_x + 1) // 2, pad_y // 2, (pad_y + 1) // 2), value=fill
+        )
         height, width = levels.shape[-2:]
     top, left = round((height - size[0]) / 2.0), round((width - size[1]) / 2.0)
     return levels[..., top : top + size[0], left : left + size[1]]
 
 
 def _lengths(model: nn.Module, ids: Tensor) -> Tensor:
-    """Tokens up to and including end-of-text. The byte-pair vocabulary has its largest id there; others pad."""
+    """Tokens up to and including end-of-text. The byte-pair vocabulary has its largest id there;
+    others pad.
+    """
     text = getattr(model, "text", model)
     pool = getattr(text, "pool_type", getattr(text, "text_pool_type", None))
     if pool == "argmax":
@@ -237,7 +288,7 @@ def _lengths(model: nn.Module, ids: Tensor) -> Tensor:
     return (ids != pad).sum(dim=1)
 
 
-def _text_states(model: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
+def _text_states(model: CLIP | CustomTextCLIP, ids: Tensor) -> tuple[Any, Any]:
     """Projected text embedding [N, D] and token states [N, L, F] after the final norm."""
     text = getattr(model, "text", None)
     if text is not None and not hasattr(text, "forward_intermediates"):  # a Hugging Face tower

@@ -1,9 +1,10 @@
 """Shifted diffusion (arXiv:2211.15388), one process and one sampler for every Gaussian.
 
-The forward step is q(z_t | z_{t-1}) = N(sqrt(alpha_t) z_{t-1} + (1 - sqrt(alpha_t)) mu, beta_t Sigma) (eq. 3 with the
-shift s_t of section 3.2). In x = z - mu it is DDPM (arXiv:2006.11239) with noise coloured by Sigma^{1/2}, so every
-linear sampler of DDPM runs here unchanged; no inverse of Sigma is needed. The baseline of DALL-E 2 (arXiv:2204.06125)
-is the same code with mu = 0 and Sigma = I / D.
+The forward step is q(z_t | z_{t-1}) = N(sqrt(alpha_t) z_{t-1} + (1 - sqrt(alpha_t)) mu, beta_t
+Sigma) (eq. 3 with the shift s_t of section 3.2). In x = z - mu it is DDPM (arXiv:2006.11239) with
+noise coloured by Sigma^{1/2}, so every linear sampler of DDPM runs here unchanged; no inverse of
+Sigma is needed. The baseline of DALL-E 2 (arXiv:2204.06125) is the same code with mu = 0 and Sigma
+= I / D.
 
 Shape letters: N batch, D embedding, T steps. Time t counts from 1 (least noise) to T.
 """
@@ -11,6 +12,7 @@ Shape letters: N batch, D embedding, T steps. Time t counts from 1 (least noise)
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -66,9 +68,15 @@ class Schedule:
 
 
 def diffuse(z0: Tensor, t: Tensor, noise: Tensor, gaussian: Gaussian, schedule: Schedule) -> Tensor:
-    """z_t [N, D] from z_0 in one jump: mean sqrt(abar) z_0 + (1 - sqrt(abar)) mu, covariance (1 - abar) Sigma."""
+    """z_t [N, D] from z_0 in one jump: mean sqrt(abar) z_0 + (1 - sqrt(abar)) mu, covariance (1 -
+    abar) Sigma.
+    """
     abar = schedule.abar.to(z0.device)[t].to(z0.dtype)[:, None]  # [N, 1]
-    return gaussian.mean + abar.sqrt() * (z0 - gaussian.mean) + (1 - abar).sqrt() * gaussian.color(noise)
+    return (
+        gaussian.mean
+        + abar.sqrt() * (z0 - gaussian.mean)
+        + (1 - abar).sqrt() * gaussian.color(noise)
+    )
 
 
 @dataclass(frozen=True)
@@ -81,8 +89,9 @@ class LinearStep:
 
 
 def ddim_step(schedule: Schedule, t: int, s: int, *, eta: float) -> LinearStep:
-    """Step from time t to s < t (arXiv:2010.02502, eq. 12 and 16). eta = 0 is deterministic; eta = 1 is ancestral
-    sampling: over neighbouring times it is the posterior q(z_{t-1} | z_t, z_0) of the paper.
+    """Step from time t to s < t (arXiv:2010.02502, eq. 12 and 16). eta = 0 is deterministic; eta =
+    1 is ancestral sampling: over neighbouring times it is the posterior q(z_{t-1} | z_t, z_0) of
+    the paper.
     """
     abar_t, abar_s = float(schedule.abar[t]), float(schedule.abar[s])
     variance = eta**2 * (1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s)
@@ -106,7 +115,7 @@ def sample(
     """
     x = gaussian.color(noise(0))
     times = [*schedule.subset(num_steps), 0]
-    for number, (t, s) in enumerate(zip(times, times[1:], strict=False), start=1):
+    for number, (t, s) in enumerate(pairwise(times), start=1):
         x0 = denoise(gaussian.mean + x, t) - gaussian.mean
         step = ddim_step(schedule, t, s, eta=eta)
         x = step.on_x0 * x0 + step.on_xt * x
@@ -116,9 +125,11 @@ def sample(
 
 
 def guide(with_text: Tensor, without_text: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance of a z_0 prediction, rescaled to the norm of the conditional one (arXiv:2207.12598).
+    """Classifier-free guidance of a z_0 prediction, rescaled to the norm of the conditional one
+    (arXiv:2207.12598).
 
-    Predictions early in the chain rightly have norms below 1, so the norm kept is the conditional one's, not 1.
+    Predictions early in the chain rightly have norms below 1, so the norm kept is the conditional
+    one's, not 1.
     """
     guided = without_text + scale * (with_text - without_text)
     norm = with_text.norm(dim=1, keepdim=True)

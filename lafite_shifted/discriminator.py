@@ -34,13 +34,17 @@ class DiscriminatorConfig:
 
 
 class ResidualBlock(nn.Module):
-    """Halves the resolution; both branches are scaled by sqrt(1/2) so that their sum keeps its variance."""
+    """Halves the resolution; both branches are scaled by sqrt(1/2) so that their sum keeps its
+    variance.
+    """
 
     def __init__(self, num_inputs: int, num_outputs: int):
         super().__init__()
         self.first = EqualConv2d(num_inputs, num_inputs, kernel=3)
         self.second = EqualConv2d(num_inputs, num_outputs, kernel=3, down=True)
-        self.skip = EqualConv2d(num_inputs, num_outputs, kernel=1, activation="linear", bias=False, down=True)
+        self.skip = EqualConv2d(
+            num_inputs, num_outputs, kernel=1, activation="linear", bias=False, down=True
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         gain = math.sqrt(0.5)
@@ -48,10 +52,14 @@ class ResidualBlock(nn.Module):
 
 
 def minibatch_standard_deviation(x: Tensor, *, group: int) -> Tensor:
-    """Append one channel: the mean standard deviation over groups of consecutive samples (arXiv:1710.10196, sec. 3)."""
+    """Append one channel: the mean standard deviation over groups of consecutive samples
+    (arXiv:1710.10196, sec. 3).
+    """
     n, _, height, width = x.shape
     size = math.gcd(n, group)
-    spread = x.view(n // size, size, *x.shape[1:]).float().var(dim=1, correction=0)  # [N / G, C, H, W]
+    spread = (
+        x.view(n // size, size, *x.shape[1:]).float().var(dim=1, correction=0)
+    )  # [N / G, C, H, W]
     statistic = (spread + 1e-8).sqrt().mean(dim=(1, 2, 3)).repeat_interleave(size)  # [N]
     return torch.cat([x, statistic.to(x.dtype).view(n, 1, 1, 1).expand(n, 1, height, width)], dim=1)
 
@@ -64,7 +72,9 @@ class Discriminator(nn.Module):
         self.config = config
         self.compute_dtype = torch.float32
         self.from_rgb = EqualConv2d(3, config.channels(config.resolution), kernel=1)
-        sizes = [config.resolution >> level for level in range(int(math.log2(config.resolution)) - 1)]
+        sizes = [
+            config.resolution >> level for level in range(int(math.log2(config.resolution)) - 1)
+        ]
         self.blocks = nn.ModuleList(
             ResidualBlock(config.channels(size), config.channels(size // 2)) for size in sizes[:-1]
         )

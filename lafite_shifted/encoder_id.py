@@ -1,7 +1,8 @@
 """Which CLIP made an embedding: the identity that travels with everything made from it.
 
-An embedding means nothing without the encoder that made it. An `EncoderId` is a list of blocks, one per CLIP (several
-can be concatenated); each block names the model and pins its weights and its preprocessing.
+An embedding means nothing without the encoder that made it. An `EncoderId` is a list of blocks, one
+per CLIP (several can be concatenated); each block names the model and pins its weights and its
+preprocessing.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ from lafite_shifted.errors import InputError
 
 @dataclass(frozen=True)
 class EncoderBlock:
-    """One CLIP. `model` is for people; `weights` and `preprocess` decide whether two blocks are the same."""
+    """One CLIP. `model` is for people; `weights` and `preprocess` decide whether two blocks are the
+    same.
+    """
 
     model: str  # as given to --clip
     weights: str  # first 16 hexadecimal digits of the SHA-256 over all weights
@@ -56,9 +59,12 @@ def check_same_encoder(found: EncoderId, expected: EncoderId, *, what: str, reme
         return
     raise InputError(
         f"{what} was made with the CLIP {found.model} ({_describe(found)}), "
-        f"but {expected.model} ({_describe(expected)}) is in use here. Embeddings of two CLIPs cannot be mixed. {remedy}"
+        f"but {expected.model} ({_describe(expected)}) is in use here. Embeddings of two CLIPs "
+        f"cannot be mixed. {remedy}"
     )
 
 
 def _describe(encoder_id: EncoderId) -> str:
-    return ", ".join(f"weights {b.weights}, {b.dim} dimensions, {b.preprocess}" for b in encoder_id.blocks)
+    return ", ".join(
+        f"weights {b.weights}, {b.dim} dimensions, {b.preprocess}" for b in encoder_id.blocks
+    )

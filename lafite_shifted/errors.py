@@ -1,8 +1,8 @@
-"""What can go wrong because of the input, and the exit codes that the command line turns it into."""
+"""What can go wrong because of the input, and the exit codes that the command line gives it."""
 
 
 class InputError(Exception):
-    """The user's input cannot be used: the message says what is wrong, where, and what to do next."""
+    """The user's input cannot be used; the message says what is wrong, where, and what to do."""
 
     exit_code = 2
 

@@ -1,4 +1,5 @@
-"""Files that are either whole or absent: everything is written beside its target, flushed, fsynced and renamed.
+"""Files that are either whole or absent: everything is written beside its target, flushed, fsynced
+and renamed.
 
 Tensors are stored as safetensors, everything else as JSON; nothing is ever pickled.
 """
@@ -29,7 +30,8 @@ def _fsync_directory(path: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path`; it becomes `path` when the block ends, and is removed if the block raises.
+    """Open a temporary file beside `path`; it becomes `path` when the block ends, and is removed if
+    the block raises.
 
     Raises OSError (disk full, read-only) with the old content of `path` intact.
     """
@@ -49,7 +51,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Fill a temporary folder beside `path`; it becomes `path` (replacing it) when the block ends."""
+    """Fill a temporary folder beside `path`; it replaces `path` when the block ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -93,27 +95,32 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist. Check the path.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}). Restore it or make it again.") from error
+        raise InputError(
+            f"{path} is not valid JSON ({error}). Restore it or make it again."
+        ) from error
 
 
 def read_json_lines(path: Path) -> list[Any]:
     """The JSON values in `path`, one a line; InputError names the line that is none."""
-    rows = []
+    rows, number = [], 0
     try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines, start=1):  # noqa: B007 (the message names the line)
             if line.strip():
                 rows.append(json.loads(line))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist. Check the path.") from None
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {number}, is not valid JSON ({error.msg}). Mend that line.") from error
+        raise InputError(
+            f"{path}, line {number}, is not valid JSON ({error.msg}). Mend that line."
+        ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     return rows
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write `tensors` as safetensors, atomically, with `metadata` (any JSON values) in the header."""
+    """Write `tensors` as safetensors, atomically; `metadata` (any JSON values) in the header."""
     content = safetensors.torch.save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         {name: json.dumps(value) for name, value in metadata.items()},
@@ -122,23 +129,30 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (CPU) and metadata written by `save_tensors`; InputError if missing, truncated or foreign."""
+    """Tensors (CPU) and metadata written by `save_tensors`; InputError if missing, truncated or
+    foreign.
+    """
     if not path.is_file():
         raise InputError(f"{path} does not exist. Check the path.")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
+            names = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, metadata
     except (safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise InputError(
-            f"{path} is truncated or not a safetensors file of ours ({error}). Copy or download it again."
+            f"{path} is truncated or not a safetensors file of ours ({error}). Copy or download "
+            "it again."
         ) from error
 
 
 def check_format(metadata: Mapping[str, Any], *, kind: str, version: int, path: Path) -> None:
     """InputError unless `metadata` says that `path` holds `kind` in format `version`."""
     if metadata.get("kind") != kind:
-        raise InputError(f"{path} holds {metadata.get('kind', 'something else')!r}, not {kind!r}. Check the path.")
+        raise InputError(
+            f"{path} holds {metadata.get('kind', 'something else')!r}, not {kind!r}. Check the "
+            "path."
+        )
     if metadata.get("format") != version:
         raise InputError(
             f"{path} has format {metadata.get('format')}, this version reads {version}. "

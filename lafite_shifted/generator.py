@@ -1,10 +1,12 @@
-"""The decoder: StyleGAN2 synthesis (arXiv:1912.04958) conditioned on a CLIP image embedding as Lafite does
-(arXiv:2111.13792, section 3.2): each layer's own two small FC layers see the condition, their output joins w.
+"""The decoder: StyleGAN2 synthesis (arXiv:1912.04958) conditioned on a CLIP image embedding as
+Lafite does (arXiv:2111.13792, section 3.2): each layer's own two small FC layers see the condition,
+their output joins w.
 
 Shape letters: N batch, Z latent, V w space, D embedding, C H W activation.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +32,9 @@ class GeneratorConfig:
     def __post_init__(self) -> None:
         check_resolution(self.resolution)
         if min(self.channel_base // self.resolution, self.channel_max, self.z_dim, self.w_dim) < 1:
-            raise ValueError("channel_base / resolution, channel_max, z_dim and w_dim must be at least 1")
+            raise ValueError(
+                "channel_base / resolution, channel_max, z_dim and w_dim must be at least 1"
+            )
 
     def channels(self, resolution: int) -> int:
         return min(self.channel_base // resolution, self.channel_max)
@@ -43,7 +47,9 @@ def check_resolution(resolution: int) -> None:
 
 
 class Mapping(nn.Module):
-    """z [N, Z] -> w [N, V]; z is normalised to unit second moment. Tracks the average w for truncation."""
+    """z [N, Z] -> w [N, V]; z is normalised to unit second moment. Tracks the average w for
+    truncation.
+    """
 
     w_average: Tensor
 
@@ -53,7 +59,7 @@ class Mapping(nn.Module):
         rate = config.mapping_lr_multiplier
         self.layers = nn.ModuleList(
             EqualLinear(i, o, activation="leaky_relu", learning_rate_multiplier=rate)
-            for i, o in zip(dims, dims[1:], strict=False)
+            for i, o in pairwise(dims)
         )
         self.register_buffer("w_average", torch.zeros(config.w_dim))
 
@@ -79,7 +85,9 @@ class ConditionedStyle(nn.Module):
         self.first = EqualLinear(
             config.condition_dim, hidden, activation="leaky_relu", learning_rate_multiplier=rate
         )
-        self.second = EqualLinear(hidden, config.w_dim, activation="leaky_relu", learning_rate_multiplier=rate)
+        self.second = EqualLinear(
+            hidden, config.w_dim, activation="leaky_relu", learning_rate_multiplier=rate
+        )
 
     def forward(self, w: Tensor, condition: Tensor) -> Tensor:
         return torch.cat([w, self.second(self.first(condition))], dim=1)
@@ -95,7 +103,9 @@ class SynthesisLayer(nn.Module):
         num_outputs = config.channels(resolution)
         self.resolution = resolution
         self.style = ConditionedStyle(config)
-        self.conv = ModulatedConv2d(num_inputs, num_outputs, style_dim=2 * config.w_dim, kernel=3, up=up)
+        self.conv = ModulatedConv2d(
+            num_inputs, num_outputs, style_dim=2 * config.w_dim, kernel=3, up=up
+        )
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(num_outputs))
         self.register_buffer("noise_buffer", torch.randn(1, 1, resolution, resolution))
@@ -124,7 +134,8 @@ class ToRgb(nn.Module):
 class Generator(nn.Module):
     """Latents z [N, Z] and standardised conditions [N, D] -> pictures [N, 3, R, R], about [-1, 1].
 
-    A condition of zeros is "no condition" (the mean embedding). `compute_dtype` is the dtype of activations.
+    A condition of zeros is "no condition" (the mean embedding). `compute_dtype` is the dtype of
+    activations.
     """
 
     def __init__(self, config: GeneratorConfig):
@@ -150,8 +161,12 @@ class Generator(nn.Module):
         """Numbers of synthesis noise that one picture takes."""
         return sum(layer.resolution**2 for layer in self.layers)  # type: ignore[misc, operator]
 
-    def forward(self, z: Tensor, condition: Tensor, *, noise: Tensor | None = None, truncation: float = 1.0) -> Tensor:
-        """`noise` [N, num_noise] standard normal, or None for the fixed buffers; `truncation` pulls w to its mean."""
+    def forward(
+        self, z: Tensor, condition: Tensor, *, noise: Tensor | None = None, truncation: float = 1.0
+    ) -> Tensor:
+        """`noise` [N, num_noise] standard normal, or None for the fixed buffers; `truncation` pulls
+        w to its mean.
+        """
         w = self.mapping(z)  # [N, V]
         if truncation != 1.0:
             w = self.mapping.w_average.lerp(w, truncation)
@@ -160,7 +175,9 @@ class Generator(nn.Module):
     def synthesise(self, w: Tensor, condition: Tensor, *, noise: Tensor | None = None) -> Tensor:
         """The part after the mapping network."""
         noises = self._split(noise)
-        x = self.constant.expand(len(w), -1, -1, -1).to(self.compute_dtype, memory_format=torch.channels_last)
+        x = self.constant.expand(len(w), -1, -1, -1).to(
+            self.compute_dtype, memory_format=torch.channels_last
+        )
         x = self.layers[0](x, w, condition, noises[0])
         rgb = self.to_rgbs[0](x, w, condition)  # [N, 3, H, W] float32
         for block, to_rgb in enumerate(self.to_rgbs[1:]):  # type: ignore[misc]
@@ -182,5 +199,3 @@ def to_uint8(pictures: Tensor) -> Tensor:
     """[N, 3, H, W] in [-1, 1] -> [N, H, W, 3] uint8 on the CPU."""
     levels = (pictures.float() * 127.5 + 127.5).round().clamp(0, 255)
     return levels.to("cpu", torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-

@@ -1,7 +1,8 @@
-"""Layers with equalised learning rate (arXiv:1710.10196, section 4.1), and StyleGAN2's modulated convolution.
+"""Layers with equalised learning rate (arXiv:1710.10196, section 4.1), and StyleGAN2's modulated
+convolution.
 
-A weight is stored as N(0, 1) and scaled by 1 / sqrt(fan_in) where it is used. Activations may be bfloat16; weights and
-statistics stay float32 and are cast at the line.
+A weight is stored as N(0, 1) and scaled by 1 / sqrt(fan_in) where it is used. Activations may be
+bfloat16; weights and statistics stay float32 and are cast at the line.
 
 Shape letters: N batch, I inputs, O outputs, H W picture, K kernel.
 """
@@ -82,13 +83,17 @@ class EqualConv2d(nn.Module):
 
 
 class ModulatedConv2d(nn.Module):
-    """Convolution whose input channels are scaled per sample by a style (arXiv:1912.04958, section 2.2).
+    """Convolution whose input channels are scaled per sample by a style (arXiv:1912.04958, section
+    2.2).
 
-    Scaling activations instead of weights gives the same result without one weight tensor per sample. The scale of
-    demodulation is returned beside the convolution, for the epilogue to apply in its one pass.
+    Scaling activations instead of weights gives the same result without one weight tensor per
+    sample. The scale of demodulation is returned beside the convolution, for the epilogue to apply
+    in its one pass.
     """
 
-    def __init__(self, num_inputs: int, num_outputs: int, *, style_dim: int, kernel: int, up: bool = False):
+    def __init__(
+        self, num_inputs: int, num_outputs: int, *, style_dim: int, kernel: int, up: bool = False
+    ):
         super().__init__()
         self.up = up
         self.to_scale = EqualLinear(style_dim, num_inputs, bias_init=1.0)
@@ -96,14 +101,19 @@ class ModulatedConv2d(nn.Module):
         self.weight_gain = 1 / math.sqrt(num_inputs * kernel**2)
 
     def forward(self, x: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
-        """x [N, I, H, W], style [N, S] -> convolution [N, O, H', W'], demodulation [N, O] (float32)."""
+        """x [N, I, H, W], style [N, S] -> convolution [N, O, H', W'], demodulation [N, O]
+        (float32).
+        """
         scale = self.to_scale(style)  # [N, I]
         weight = self.weight * self.weight_gain  # [O, I, K, K]
-        variance = scale.square() @ weight.square().sum(dim=(2, 3)).T  # [N, O], for unit-variance input
+        variance = (
+            scale.square() @ weight.square().sum(dim=(2, 3)).T
+        )  # [N, O], for unit-variance input
         x = x * scale.to(x.dtype)[:, :, None, None]
         kernel = weight.to(x.dtype)
         if self.up:
-            # stride-2 transposed convolution gives 2H + 1 samples; the filter's padding brings them to 2H
+            # stride-2 transposed convolution gives 2H + 1 samples; the filter's padding brings them
+            # to 2H
             y = F.conv_transpose2d(x, kernel.transpose(0, 1), stride=2)
             y = upfirdn2d(y, TAPS, padding=(1, 1), gain=4.0)
         else:

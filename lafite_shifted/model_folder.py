@@ -4,7 +4,8 @@
     prior/       the same; optional
     README.md    model card
 
-Each part keeps the statistics of its own training pictures and the id of the CLIP that made its embeddings.
+Each part keeps the statistics of its own training pictures and the id of the CLIP that made its
+embeddings.
 """
 
 import dataclasses
@@ -72,11 +73,15 @@ def _save_part(
             "training": training,
         }
         write_json(target / "config.json", record)
-        save_tensors(target / "weights.safetensors", network.state_dict(), {"kind": kind, "format": FORMAT})
+        save_tensors(
+            target / "weights.safetensors", network.state_dict(), {"kind": kind, "format": FORMAT}
+        )
         stats.save(target / "stats.safetensors")
 
 
-def save_generator(folder: Path, network: Generator, stats: EmbeddingStats, *, training: dict[str, Any]) -> None:
+def save_generator(
+    folder: Path, network: Generator, stats: EmbeddingStats, *, training: dict[str, Any]
+) -> None:
     """Write a generator part, atomically."""
     _save_part(folder, "generator", network.config, network, stats, training)
 
@@ -86,10 +91,15 @@ def save_prior(folder: Path, prior: Prior, *, training: dict[str, Any] | None = 
     _save_part(folder, "prior", prior.config, prior.network, prior.stats, training or {})
 
 
-def _load_part(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch.Tensor], EmbeddingStats]:
+def _load_part(
+    folder: Path, kind: str
+) -> tuple[dict[str, Any], dict[str, torch.Tensor], EmbeddingStats]:
     record = read_json(folder / "config.json")
     if not isinstance(record, dict) or record.get("kind") != kind or record.get("format") != FORMAT:
-        raise InputError(f"{folder} holds no {kind} of format {FORMAT}. Make it again with `lafite-shifted pack`.")
+        raise InputError(
+            f"{folder} holds no {kind} of format {FORMAT}. Make it again with `lafite-shifted "
+            "pack`."
+        )
     tensors, _ = load_tensors(folder / "weights.safetensors")
     return record, tensors, EmbeddingStats.load(folder / "stats.safetensors")
 
@@ -98,7 +108,9 @@ def _fill(network: nn.Module, tensors: dict[str, torch.Tensor], folder: Path) ->
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise InputError(f"{folder}: the weights do not fit config.json. Pack the model again. ({error})") from error
+        raise InputError(
+            f"{folder}: the weights do not fit config.json. Pack the model again. ({error})"
+        ) from error
 
 
 def load_generator(folder: Path, *, device: torch.device) -> LoadedGenerator:
@@ -123,7 +135,9 @@ def load_prior(folder: Path, *, device: torch.device) -> LoadedPrior:
     prior = Prior(PriorConfig(**config), stats)
     _fill(prior.network, tensors, folder)
     prior.eval().requires_grad_(False)
-    return LoadedPrior(prior.to_device(device), EncoderId.from_json(record["encoder"]), record["training"])
+    return LoadedPrior(
+        prior.to_device(device), EncoderId.from_json(record["encoder"]), record["training"]
+    )
 
 
 def model_hash(folder: Path) -> str:
@@ -133,18 +147,28 @@ def model_hash(folder: Path) -> str:
 
 
 def find_part(path: Path, kind: str) -> Path:
-    """The `kind` part of a run folder, a model folder, or a part itself; InputError if there is none."""
+    """The `kind` part of a run folder, a model folder, or a part itself; InputError if there is
+    none.
+    """
     for candidate in (path / kind, path):
         record = candidate / "config.json"
         if record.is_file() and (candidate / "weights.safetensors").is_file():
             return candidate
     if not path.exists():
-        raise InputError(f"{path} does not exist. Give the --out of `train-{'gan' if kind == 'generator' else kind}`.")
-    raise InputError(f"{path} holds no {kind} yet. Let the training reach its first evaluation, or check the path.")
+        raise InputError(
+            f"{path} does not exist. Give the --out of "
+            f"`train-{'gan' if kind == 'generator' else kind}`."
+        )
+    raise InputError(
+        f"{path} holds no {kind} yet. Let the training reach its first evaluation, or check the "
+        "path."
+    )
 
 
 def pack_model(out: Path, *, gan: Path, prior: Path | None) -> None:
-    """Join a generator and an optional prior into one folder; InputError if their CLIPs differ or `out` exists."""
+    """Join a generator and an optional prior into one folder; InputError if their CLIPs differ or
+    `out` exists.
+    """
     generator_part = find_part(gan, "generator")
     prior_part = find_part(prior, "prior") if prior else None
     if out.exists():
@@ -163,12 +187,16 @@ def pack_model(out: Path, *, gan: Path, prior: Path | None) -> None:
                 shutil.copytree(part, folder / name)
                 for file in (folder / name).iterdir():
                     write_bytes(file, file.read_bytes())  # flushed and fsynced
-        write_bytes(folder / "README.md", _model_card(record, has_prior=prior_part is not None).encode())
+        write_bytes(
+            folder / "README.md", _model_card(record, has_prior=prior_part is not None).encode()
+        )
 
 
 def _model_card(record: dict[str, Any], *, has_prior: bool) -> str:
     clip = EncoderId.from_json(record["encoder"]).model
-    training = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in record["training"].items())
+    training = "\n".join(
+        f"- {name.replace('_', ' ')}: {value}" for name, value in record["training"].items()
+    )
     prior = (
         "A shifted diffusion prior turns text into an image embedding first."
         if has_prior
@@ -176,8 +204,11 @@ def _model_card(record: dict[str, Any], *, has_prior: bool) -> str:
     )
     return (
         f"# A text-to-image model made with lafite_shifted\n\n"
-        f"{record['config']['resolution']} x {record['config']['resolution']} pixels, conditioned on the CLIP `{clip}`. "
-        f"{prior}\n\n    lafite-shifted generate \"a red apple\" --model THIS_FOLDER --out pictures\n\n"
+        f"{record['config']['resolution']} x {record['config']['resolution']} pixels, conditioned "
+        f"on the CLIP `{clip}`. "
+        f'{prior}\n\n    lafite-shifted generate "a red apple" --model THIS_FOLDER --out '
+        "pictures\n\n"
         f"## Training\n\n{training}\n\n"
-        f"The licence of the training pictures decides what the pictures made with it may be used for.\n"
+        "The licence of the training pictures decides what the pictures made with it may be used "
+        "for.\n"
     )

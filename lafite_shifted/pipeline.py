@@ -31,18 +31,31 @@ from torch_utils.device import pick_device
 class TextToImage:
     """A generator with its CLIP and, if there is one, its prior. `hash` identifies the weights."""
 
-    def __init__(self, clip: ClipEncoder, generator: LoadedGenerator, prior: LoadedPrior | None, *, hash: str = ""):
+    def __init__(
+        self,
+        clip: ClipEncoder,
+        generator: LoadedGenerator,
+        prior: LoadedPrior | None,
+        *,
+        hash: str = "",
+    ):
         for what, part in (("The generator", generator), ("The prior", prior)):
             if part is not None:
-                check_same_encoder(part.encoder_id, clip.id, what=what, remedy="Give the CLIP it was trained with.")
+                check_same_encoder(
+                    part.encoder_id, clip.id, what=what, remedy="Give the CLIP it was trained with."
+                )
         self.clip, self.generator, self.prior, self.hash = clip, generator, prior, hash
         self.device = clip.device
 
     @staticmethod
-    def from_pretrained(path: str | Path, *, device: str = "auto", clip: str | None = None) -> "TextToImage":
-        """Load a model folder, or a Hugging Face Hub id such as "someone/model" where no such folder exists.
+    def from_pretrained(
+        path: str | Path, *, device: str = "auto", clip: str | None = None
+    ) -> "TextToImage":
+        """Load a model folder, or a Hugging Face Hub id such as "someone/model" where no such
+        folder exists.
 
-        `clip` overrides the name of the CLIP, for weights that lie elsewhere now. Raises InputError.
+        `clip` overrides the name of the CLIP, for weights that lie elsewhere now. Raises
+        InputError.
         """
         folder = Path(path)
         if not folder.is_dir():
@@ -54,7 +67,13 @@ class TextToImage:
         return TextToImage(encoder, generator, prior, hash=model_hash(folder))
 
     def embed(
-        self, texts: Sequence[str], *, seeds: Sequence[int], use_prior: bool = True, steps: int = 8, guidance: float = 1.0
+        self,
+        texts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        use_prior: bool = True,
+        steps: int = 8,
+        guidance: float = 1.0,
     ) -> Tensor:
         """Image embeddings [N, D] for N texts; without a prior, the text embeddings themselves."""
         text = self.clip.embed_texts(texts)
@@ -63,8 +82,12 @@ class TextToImage:
         return self.prior.prior.sample(text, sample_seeds=seeds, num_steps=steps, guidance=guidance)
 
     @torch.no_grad()
-    def decode(self, embeddings: Tensor, *, seeds: Sequence[int], truncation: float = 1.0) -> Tensor:
-        """Pictures [N, R, R, 3] uint8 of unit image embeddings [N, D]; z of row i comes from `seeds[i]` alone."""
+    def decode(
+        self, embeddings: Tensor, *, seeds: Sequence[int], truncation: float = 1.0
+    ) -> Tensor:
+        """Pictures [N, R, R, 3] uint8 of unit image embeddings [N, D]; z of row i comes from
+        `seeds[i]` alone.
+        """
         network = self.generator.network
         z = latents(seeds, network.config.z_dim).to(self.device)
         condition = self.generator.gaussian.standardise(embeddings.to(self.device))
@@ -84,16 +107,29 @@ class TextToImage:
     ) -> Iterator[tuple[int, Image.Image]]:
         """(seed, picture) pairs; picture i uses seed + i, with separate streams for prior and z."""
         if num_images < 1 or batch < 1:
-            raise InputError(f"num_images and batch must be at least 1, not {num_images} and {batch}.")
+            raise InputError(
+                f"num_images and batch must be at least 1, not {num_images} and {batch}."
+            )
         for start in range(0, num_images, batch):
             part = range(seed + start, seed + min(start + batch, num_images))
-            embeddings = self.embed([text] * len(part), seeds=part, use_prior=use_prior, steps=steps, guidance=guidance)
-            for number, array in zip(part, self.decode(embeddings, seeds=part, truncation=truncation), strict=True):
+            embeddings = self.embed(
+                [text] * len(part), seeds=part, use_prior=use_prior, steps=steps, guidance=guidance
+            )
+            for number, array in zip(
+                part, self.decode(embeddings, seeds=part, truncation=truncation), strict=True
+            ):
                 yield number, Image.fromarray(array.numpy())
 
-    def __call__(self, text: str, *, num_images: int = 1, seed: int = 0, use_prior: bool = True) -> list[Image.Image]:
+    def __call__(
+        self, text: str, *, num_images: int = 1, seed: int = 0, use_prior: bool = True
+    ) -> list[Image.Image]:
         """`num_images` pictures of `text`; the same seed gives the same pictures."""
-        return [image for _, image in self.pictures(text, num_images=num_images, seed=seed, use_prior=use_prior)]
+        return [
+            image
+            for _, image in self.pictures(
+                text, num_images=num_images, seed=seed, use_prior=use_prior
+            )
+        ]
 
 
 def latents(sample_seeds: Sequence[int], dim: int) -> Tensor:
@@ -106,11 +142,15 @@ def _download(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     if name.count("/") != 1:
-        raise InputError(f"{name} is no folder. Give a model folder (see `lafite-shifted pack`) or a Hub id ORG/MODEL.")
+        raise InputError(
+            f"{name} is no folder. Give a model folder (see `lafite-shifted pack`) or a Hub id "
+            "ORG/MODEL."
+        )
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.md"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"{name} is no folder here, and the Hub has not given it ({reason}). Check the name and the network."
+            f"{name} is no folder here, and the Hub has not given it ({reason}). Check the name "
+            "and the network."
         ) from error

@@ -1,7 +1,9 @@
-"""The prior: text features -> CLIP image embedding by shifted diffusion (arXiv:2211.15388, section 3).
+"""The prior: text features -> CLIP image embedding by shifted diffusion (arXiv:2211.15388, section
+3).
 
-A causal transformer over [text tokens, text embedding, time, noisy embedding, query] (arXiv:2204.06125, section 2.2)
-sees the noisy embedding whitened and predicts sqrt(D) z_0 at the query. RMSNorm, SwiGLU.
+A causal transformer over [text tokens, text embedding, time, noisy embedding, query]
+(arXiv:2204.06125, section 2.2) sees the noisy embedding whitened and predicts sqrt(D) z_0 at the
+query. RMSNorm, SwiGLU.
 
 Shape letters: N batch, L text tokens, F width of the text tower, S sequence, W width, D embedding.
 """
@@ -38,7 +40,10 @@ class PriorConfig:
 
     def __post_init__(self) -> None:
         if self.width % self.heads or min(self.width, self.depth, self.heads) < 1:
-            raise ValueError(f"width {self.width} must be a positive multiple of heads {self.heads}, depth at least 1")
+            raise ValueError(
+                f"width {self.width} must be a positive multiple of heads {self.heads}, depth at "
+                "least 1"
+            )
 
     def gaussian(self, stats: EmbeddingStats) -> Gaussian:
         """Where the chain starts."""
@@ -93,14 +98,24 @@ class PriorNetwork(nn.Module):
                 nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * config.depth))  # type: ignore[arg-type]
 
     def forward(
-        self, y: Tensor, t: Tensor, embedding: Tensor, tokens: Tensor, lengths: Tensor, has_text: Tensor
+        self,
+        y: Tensor,
+        t: Tensor,
+        embedding: Tensor,
+        tokens: Tensor,
+        lengths: Tensor,
+        has_text: Tensor,
     ) -> Tensor:
-        """y [N, D], t [N], text features (see TextFeatures), has_text [N] bool: False drops tokens and embedding."""
+        """y [N, D], t [N], text features (see TextFeatures), has_text [N] bool: False drops tokens
+        and embedding.
+        """
         n, num_tokens = len(y), tokens.shape[1]
         dim = y.shape[1]
         text = self.from_text(embedding * math.sqrt(dim))
         text = torch.where(has_text[:, None], text, self.no_text)
-        extra = torch.stack([text, self._time(t), self.from_noisy(y), self.query.expand(n, -1)], dim=1)
+        extra = torch.stack(
+            [text, self._time(t), self.from_noisy(y), self.query.expand(n, -1)], dim=1
+        )
         x = torch.cat([self.from_token(tokens), extra], dim=1)  # [N, S, W]
         position = torch.cat([self.position[:num_tokens], self.position[-NUM_EXTRA:]])
         x = x + position
@@ -119,7 +134,9 @@ class PriorNetwork(nn.Module):
 
 
 def attention_mask(lengths: Tensor, num_tokens: int) -> Tensor:
-    """[N, 1, S, S] True where attention may look: causal, never at tokens behind the end of the text."""
+    """[N, 1, S, S] True where attention may look: causal, never at tokens behind the end of the
+    text.
+    """
     size = num_tokens + NUM_EXTRA
     index = torch.arange(size, device=lengths.device)
     causal = index[:, None] >= index[None, :]  # [S, S]
@@ -149,19 +166,31 @@ class Prior(nn.Module):
         """z_0 [N, D] (not normalised) from z_t [N, D] at times t [N]; `text` is a TextFeatures."""
         y = self.gaussian.whiten(z_t)
         scaled = self.network(y, t, text.embedding, text.tokens, text.lengths, has_text)
-        return scaled / math.sqrt(self.config.embed_dim)
+        return scaled.float() / math.sqrt(self.config.embed_dim)
 
     def loss(self, z0: Tensor, text, *, t: Tensor, noise: Tensor, has_text: Tensor) -> Tensor:
-        """Mean square error of sqrt(D) z_0, times 1 - abar_t (P2 weighting, arXiv:2204.00227, gamma 1, k 1), [N]."""
+        """Mean square error of sqrt(D) z_0, times 1 - abar_t (P2 weighting, arXiv:2204.00227, gamma
+        1, k 1), [N].
+        """
         z_t = diffuse(z0, t, noise, self.gaussian, self.schedule)
-        error = (self.predict(z_t, t, text, has_text) - z0).square().mean(dim=1) * self.config.embed_dim
+        error = (self.predict(z_t, t, text, has_text) - z0).square().mean(
+            dim=1
+        ) * self.config.embed_dim
         return error * (1 - self.schedule.abar.to(z0.device)[t].float())
 
     @torch.no_grad()
     def sample(
-        self, text, *, sample_seeds: Sequence[int], num_steps: int = 8, guidance: float = 1.0, eta: float = 1.0
+        self,
+        text,
+        *,
+        sample_seeds: Sequence[int],
+        num_steps: int = 8,
+        guidance: float = 1.0,
+        eta: float = 1.0,
     ) -> Tensor:
-        """Unit image embeddings [N, D] for N texts (a TextFeatures); row i depends on text i and `sample_seeds[i]`."""
+        """Unit image embeddings [N, D] for N texts (a TextFeatures); row i depends on text i and
+        `sample_seeds[i]`.
+        """
         device, dim = text.embedding.device, self.config.embed_dim
         n = len(text)
         yes = torch.ones(n, dtype=torch.bool, device=device)
@@ -169,10 +198,16 @@ class Prior(nn.Module):
         def denoise(z_t: Tensor, t: int) -> Tensor:
             time = torch.full((n,), t, device=device)
             z0 = self.predict(z_t, time, text, yes)
-            return z0 if guidance == 1.0 else guide(z0, self.predict(z_t, time, text, ~yes), guidance)
+            return (
+                z0 if guidance == 1.0 else guide(z0, self.predict(z_t, time, text, ~yes), guidance)
+            )
 
         def noise(step: int) -> Tensor:
-            return seeds.normal_per_sample((dim,), key=("prior", step), indices=sample_seeds).to(device)
+            return seeds.normal_per_sample((dim,), key=("prior", step), indices=sample_seeds).to(
+                device
+            )
 
         z0 = sample(denoise, noise, self.gaussian, self.schedule, num_steps=num_steps, eta=eta)
-        return F.normalize(z0, dim=1)  # once, at the end: early predictions rightly have norms below 1
+        return F.normalize(
+            z0, dim=1
+        )  # once, at the end: early predictions rightly have norms below 1

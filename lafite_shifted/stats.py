@@ -1,7 +1,8 @@
 """Mean and covariance of CLIP embeddings: the module that the prior, the GAN and the metrics share.
 
-`EmbeddingStats` counts in float64, one pass, and merges exactly (Chan, Golub, LeVeque 1979). A `Gaussian` made from it
-whitens, colours and samples with one spectrum, shrunk once and floored once. `frechet_distance` compares two sets.
+`EmbeddingStats` counts in float64, one pass, and merges exactly (Chan, Golub, LeVeque 1979). A
+`Gaussian` made from it whitens, colours and samples with one spectrum, shrunk once and floored
+once. `frechet_distance` compares two sets.
 
 Shape letters: N batch, D embedding.
 """
@@ -38,7 +39,9 @@ class EmbeddingStats:
     def covariance(self) -> Tensor:
         """M2 / (N - 1), [D, D] float64; InputError below two embeddings."""
         if self.count < 2:
-            raise InputError(f"A covariance needs at least 2 embeddings, there is {self.count}. Add pictures.")
+            raise InputError(
+                f"A covariance needs at least 2 embeddings, there is {self.count}. Add pictures."
+            )
         return self.m2 / (self.count - 1)
 
     def update(self, batch: Tensor) -> None:
@@ -92,7 +95,9 @@ class EmbeddingStats:
 
 
 def oas_shrinkage(covariance: Tensor, count: int) -> float:
-    """Weight of the isotropic target by oracle approximating shrinkage (Chen et al., arXiv:0907.4698, eq. 23)."""
+    """Weight of the isotropic target by oracle approximating shrinkage (Chen et al.,
+    arXiv:0907.4698, eq. 23).
+    """
     dim = len(covariance)
     trace = covariance.trace()
     trace_of_square = covariance.square().sum()
@@ -102,7 +107,8 @@ def oas_shrinkage(covariance: Tensor, count: int) -> float:
 
 
 class Gaussian:
-    """N(mean, covariance) with symmetric square roots; covariance = basis diag(eigenvalues) basis^T.
+    """N(mean, covariance) with symmetric square roots; covariance = basis diag(eigenvalues)
+    basis^T.
 
     Computation runs in the dtype and on the device of `to`; float64 on the CPU at first.
     """
@@ -116,12 +122,17 @@ class Gaussian:
 
     @staticmethod
     def from_stats(
-        stats: EmbeddingStats, *, kind: Kind = "full", shrinkage: float | None = None, floor: float = 0.01
+        stats: EmbeddingStats,
+        *,
+        kind: Kind = "full",
+        shrinkage: float | None = None,
+        floor: float = 0.01,
     ) -> "Gaussian":
         """Fit a Gaussian: shrink the covariance towards its mean variance, then floor its spectrum.
 
-        `shrinkage` None chooses the weight by `oas_shrinkage` (full covariance only). `floor` is a share of the mean
-        eigenvalue, so that whitening cannot amplify without bound. Raises InputError below two embeddings.
+        `shrinkage` None chooses the weight by `oas_shrinkage` (full covariance only). `floor` is a
+        share of the mean eigenvalue, so that whitening cannot amplify without bound. Raises
+        InputError below two embeddings.
         """
         covariance = stats.covariance
         if kind == "full":
@@ -134,14 +145,23 @@ class Gaussian:
             eigenvalues = (1 - weight) * eigenvalues + weight * eigenvalues.mean()
         if not eigenvalues.mean() > 0:
             raise InputError(
-                f"All {stats.count} embeddings are the same: they have no spread to learn from. Add different pictures."
+                f"All {stats.count} embeddings are the same: they have no spread to learn from. "
+                "Add different pictures."
             )
-        return Gaussian(stats.mean.clone(), eigenvalues.clamp(min=float(floor * eigenvalues.mean())), basis)
+        return Gaussian(
+            stats.mean.clone(), eigenvalues.clamp(min=float(floor * eigenvalues.mean())), basis
+        )
 
     @staticmethod
     def standard(dim: int) -> "Gaussian":
-        """N(0, I / D), the start of the baseline prior on unit-norm embeddings (DALL-E 2 scales by sqrt(D) instead)."""
-        return Gaussian(torch.zeros(dim, dtype=torch.float64), torch.full((dim,), 1 / dim, dtype=torch.float64), None)
+        """N(0, I / D), the start of the baseline prior on unit-norm embeddings (DALL-E 2 scales by
+        sqrt(D) instead).
+        """
+        return Gaussian(
+            torch.zeros(dim, dtype=torch.float64),
+            torch.full((dim,), 1 / dim, dtype=torch.float64),
+            None,
+        )
 
     @property
     def dim(self) -> int:
@@ -202,11 +222,15 @@ class Gaussian:
 
 
 def frechet_distance(a: EmbeddingStats, b: EmbeddingStats) -> float:
-    """|mu_a - mu_b|^2 + tr(A + B - 2 (A^{1/2} B A^{1/2})^{1/2}) (Dowson & Landau 1982), float64, never below 0."""
+    """|mu_a - mu_b|^2 + tr(A + B - 2 (A^{1/2} B A^{1/2})^{1/2}) (Dowson & Landau 1982), float64,
+    never below 0.
+    """
     values, vectors = torch.linalg.eigh(a.covariance)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0).sqrt().sum()
-    distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * cross
+    distance = (
+        (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * cross
+    )
     return max(float(distance), 0.0)
 
 

@@ -4,14 +4,18 @@ import torch
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is a GPU, else the CPU. Raises ValueError for a device that is not there."""
+    """`auto` is CUDA where there is a GPU, else the CPU. Raises ValueError for a device that is not
+    there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} is not available here: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"device {name!r} is not available here: {str(error).splitlines()[0]}"
+        ) from error
     return device
 
 

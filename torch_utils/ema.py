@@ -12,8 +12,9 @@ Network = TypeVar("Network", bound=nn.Module)
 class Ema(Generic[Network]):
     """Keeps `network`, a frozen copy of the source whose parameters follow it; buffers are copied.
 
-    The half-life grows with training up to `half_life` samples: min(half_life, ramp * samples seen), so that the first
-    random weights are forgotten (arXiv:1912.04958, official configuration: ramp 0.05).
+    The half-life grows with training up to `half_life` samples: min(half_life, ramp * samples
+    seen), so that the first random weights are forgotten (arXiv:1912.04958, official configuration:
+    ramp 0.05).
     """
 
     def __init__(self, source: Network, *, half_life: float, ramp: float = 0.05):

@@ -1,4 +1,5 @@
-"""Randomness keyed by what it is for, so that it depends on nothing else: not on batch size, rank, or what ran before.
+"""Randomness keyed by what it is for, so that it depends on nothing else: not on batch size, rank,
+or what ran before.
 
 A key is a tuple of integers and names, such as (seed, "z", index of the sample).
 """
@@ -30,17 +31,27 @@ def numpy_generator(*key: int | str) -> np.random.Generator:
 
 
 def normal_per_sample(shape: Sequence[int], *, key: Key, indices: Sequence[int]) -> Tensor:
-    """Standard normal [len(indices), *shape], float32 CPU; row i depends on `key` and `indices[i]` alone."""
-    return torch.stack([torch.randn(tuple(shape), generator=generator(*key, index)) for index in indices])
+    """Standard normal [len(indices), *shape], float32 CPU; row i depends on `key` and `indices[i]`
+    alone.
+    """
+    return torch.stack(
+        [torch.randn(tuple(shape), generator=generator(*key, index)) for index in indices]
+    )
 
 
 def uniform_per_sample(shape: Sequence[int], *, key: Key, indices: Sequence[int]) -> Tensor:
-    """Uniform [0, 1) [len(indices), *shape], float32 CPU; row i depends on `key` and `indices[i]` alone."""
-    return torch.stack([torch.rand(tuple(shape), generator=generator(*key, index)) for index in indices])
+    """Uniform [0, 1) [len(indices), *shape], float32 CPU; row i depends on `key` and `indices[i]`
+    alone.
+    """
+    return torch.stack(
+        [torch.rand(tuple(shape), generator=generator(*key, index)) for index in indices]
+    )
 
 
 def epoch_indices(positions: Sequence[int], *, size: int, key: Key) -> list[int]:
-    """Where the data order puts the given global positions: a fresh permutation of `size` items every epoch."""
+    """Where the data order puts the given global positions: a fresh permutation of `size` items
+    every epoch.
+    """
     orders: dict[int, Tensor] = {}
     picked = []
     for position in positions:

@@ -1,7 +1,8 @@
-"""A simple differentiable augmentation: translation, colour and cutout (DiffAugment, arXiv:2006.10738).
+"""A simple differentiable augmentation: translation, colour and cutout (DiffAugment,
+arXiv:2006.10738).
 
-Real and generated pictures pass it alike, so that a discriminator cannot memorise few pictures. Its randomness is an
-argument. Shape letters: N batch, C H W picture.
+Real and generated pictures pass it alike, so that a discriminator cannot memorise few pictures. Its
+randomness is an argument. Shape letters: N batch, C H W picture.
 """
 
 import torch
@@ -13,8 +14,8 @@ NUM_DRAWS = 7  # uniform numbers that one picture takes
 def diff_augment(pictures: Tensor, draws: Tensor, *, strength: float) -> Tensor:
     """Augment [N, 3, H, W] in about [-1, 1] with uniform `draws` [N, NUM_DRAWS] in [0, 1).
 
-    `strength` 1 shifts by up to an eighth, cuts out a square of half the side, and moves brightness, saturation and
-    contrast by up to +-.5; 0 changes nothing.
+    `strength` 1 shifts by up to an eighth, cuts out a square of half the side, and moves
+    brightness, saturation and contrast by up to +-.5; 0 changes nothing.
     """
     if strength == 0:
         return pictures
@@ -39,7 +40,9 @@ def _translate(x: Tensor, u: Tensor) -> Tensor:
     down, right = (u[:, 0] * height / 8).round().long(), (u[:, 1] * width / 8).round().long()
     rows = (torch.arange(height, device=x.device) - down[:, None]).clamp(0, height - 1)  # [N, H]
     columns = (torch.arange(width, device=x.device) - right[:, None]).clamp(0, width - 1)  # [N, W]
-    flat = (rows[:, :, None] * width + columns[:, None, :]).view(n, 1, -1).expand(-1, x.shape[1], -1)
+    flat = (
+        (rows[:, :, None] * width + columns[:, None, :]).view(n, 1, -1).expand(-1, x.shape[1], -1)
+    )
     return x.flatten(2).gather(2, flat).view_as(x)
 
 

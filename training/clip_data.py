@@ -1,4 +1,5 @@
-"""Pictures and captions for training a small CLIP: one caption drawn per picture and step, mild image augmentation.
+"""Pictures and captions for training a small CLIP: one caption drawn per picture and step, mild
+image augmentation.
 
 Shape letters: N batch, R resolution in pixels.
 """
@@ -51,13 +52,17 @@ class CaptionedSet:
         """Up to `limit` held-out pictures, one a name, of names that training never sees."""
         seen = {picture.name for picture in self.training}
         by_name: dict[str, CaptionedPicture] = {}
-        for picture in sorted(self.held_out, key=lambda p: seeds.seed_of("evaluation", p.name, p.style, p.row)):
+        for picture in sorted(
+            self.held_out, key=lambda p: seeds.seed_of("evaluation", p.name, p.style, p.row)
+        ):
             if picture.name not in seen:
                 by_name.setdefault(picture.name, picture)
         return list(by_name.values())[:limit]
 
     def sampling_weights(self) -> np.ndarray:
-        """Probability of each training picture: 1 / sqrt(pictures that share its key), so that no family dominates."""
+        """Probability of each training picture: 1 / sqrt(pictures that share its key), so that no
+        family dominates.
+        """
         counts = Counter(picture.key for picture in self.training)
         weights = np.array([counts[picture.key] ** -0.5 for picture in self.training])
         return weights / weights.sum()
@@ -90,21 +95,31 @@ def load_captioned_set(folders: Sequence[Path], *, resolution: int) -> Captioned
             metadata = source.metadata.get(name, {})
             text = _tidy(source.captions[name][0])
             key = split_key(name, caption=text, content_sha256=name)
-            tags = tuple(dict.fromkeys(_tidy(tag).lower() for tag in metadata.get("tags", []) if tag != "hash"))
-            pictures.append(CaptionedPicture(text, tags, metadata.get("style", ""), key, len(pixels)))
+            tags = tuple(
+                dict.fromkeys(
+                    _tidy(tag).lower() for tag in metadata.get("tags", []) if tag != "hash"
+                )
+            )
+            pictures.append(
+                CaptionedPicture(text, tags, metadata.get("style", ""), key, len(pixels))
+            )
             held_out.append(is_held_out(key))
             pixels.append(result[0])
     if len(pictures) < 100:
         raise InputError(
-            f"Only {len(pictures)} pictures with captions in {', '.join(map(str, folders))}; training a CLIP needs "
-            f"thousands. Build sets with `lafite-shifted dataset emoji --out DIR` and `dataset clipart`."
+            f"Only {len(pictures)} pictures with captions in {', '.join(map(str, folders))}; "
+            "training a CLIP needs "
+            "thousands. Build sets with `lafite-shifted dataset emoji --out DIR` and `dataset "
+            "clipart`."
         )
     training = [p for p, out in zip(pictures, held_out, strict=True) if not out]
-    return CaptionedSet(np.stack(pixels), training, [p for p, out in zip(pictures, held_out, strict=True) if out])
+    return CaptionedSet(
+        np.stack(pixels), training, [p for p, out in zip(pictures, held_out, strict=True) if out]
+    )
 
 
 def draw_caption(picture: CaptionedPicture, rng: np.random.Generator) -> str:
-    """A random wording: the name, the name with tags, or tags alone, at times with a style phrase."""
+    """A random wording: name, name with tags, or tags alone, at times with a style phrase."""
     kind = rng.random()
     tags = list(picture.tags)
     rng.shuffle(tags)
@@ -127,8 +142,8 @@ def draw_caption(picture: CaptionedPicture, rng: np.random.Generator) -> str:
 
 
 def augment(images: Tensor, *, strength: float, generator: torch.Generator) -> Tensor:
-    """Random scale, shift, rotation, brightness, contrast and saturation of [N, 3, R, R] in [-1, 1]; no mirror and no
-    hue, which captions speak of.
+    """Random scale, shift, rotation, brightness, contrast and saturation of [N, 3, R, R] in [-1,
+    1]; no mirror and no hue, which captions speak of.
     """
     n = len(images)
     draw = torch.rand(n, 8, generator=generator)
@@ -138,7 +153,10 @@ def augment(images: Tensor, *, strength: float, generator: torch.Generator) -> T
     scale_y = scale_x * torch.exp(uniform[:, 2] * strength * 0.12)
     shift = uniform[:, 3:5] * strength * 0.2
     cos, sin = angle.cos(), angle.sin()
-    rows = torch.stack([cos * scale_x, -sin * scale_y, shift[:, 0], sin * scale_x, cos * scale_y, shift[:, 1]], dim=1)
+    rows = torch.stack(
+        [cos * scale_x, -sin * scale_y, shift[:, 0], sin * scale_x, cos * scale_y, shift[:, 1]],
+        dim=1,
+    )
     grid = F.affine_grid(rows.view(n, 2, 3), list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     level = uniform[:, 5:8, None, None] * strength

@@ -1,4 +1,5 @@
-"""Training a small CLIP from scratch (arXiv:2103.00020) on captioned drawings: the maker of the shipped `starter`.
+"""Training a small CLIP from scratch (arXiv:2103.00020) on captioned drawings: the maker of the
+shipped `starter`.
 
 Shape letters: N batch, D embedding, R resolution.
 """
@@ -66,7 +67,9 @@ class ClipTrainConfig:
 
     model: ClipModelConfig = field(default_factory=ClipModelConfig)
     run: RunConfig = field(
-        default_factory=lambda: RunConfig(kimg=600, log_kimg=5, evaluate_kimg=50, checkpoint_kimg=25)
+        default_factory=lambda: RunConfig(
+            kimg=600, log_kimg=5, evaluate_kimg=50, checkpoint_kimg=25
+        )
     )
     batch: int = 256
     learning_rate: float = 1e-3
@@ -84,8 +87,12 @@ class ClipTrainConfig:
         positive(self, "batch", "learning_rate", "warmup_kimg", "schedule_kimg", "num_evaluation")
 
 
-def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, *, same: Tensor, smoothing: float) -> Tensor:
-    """Symmetric InfoNCE over unit vectors [N, D]; pairs that `same` [N, N] marks (one name) share the target."""
+def contrastive_loss(
+    images: Tensor, texts: Tensor, scale: Tensor, *, same: Tensor, smoothing: float
+) -> Tensor:
+    """Symmetric InfoNCE over unit vectors [N, D]; pairs that `same` [N, N] marks (one name) share
+    the target.
+    """
     logits = scale * images @ texts.T  # [N, N]
     target = same / same.sum(dim=1, keepdim=True)
     target = (1 - smoothing) * target + smoothing / len(target)
@@ -102,20 +109,24 @@ class ClipTrainer:
         self.batch = config.batch
         torch.manual_seed(seeds.seed_of(config.seed, "clip weights"))
         model = CLIP(**config.model.open_clip_config())
-        self.model = model.to(device, memory_format=torch.channels_last)
+        self.model = model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.ema = Ema(self.model, half_life=config.ema_half_life_kimg * 1000)
         self.tokenizer = open_clip.SimpleTokenizer(context_length=config.model.context_length)
         self.weights = data.sampling_weights()
         self.autocast = torch.autocast(device.type, torch.bfloat16)
         words = [p for name, p in self.model.named_parameters() if name == "token_embedding.weight"]
-        matrices = [p for name, p in self.model.named_parameters() if p.ndim >= 2 and p is not words[0]]
+        matrices = [
+            p for name, p in self.model.named_parameters() if p.ndim >= 2 and p is not words[0]
+        ]
         others = [p for p in self.model.parameters() if p.ndim < 2]
         groups = [
             {"params": words, "weight_decay": config.word_vector_decay},
             {"params": matrices, "weight_decay": config.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
-        self.optimizer = AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
+        self.optimizer = AdamW(
+            groups, lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=True
+        )
 
     def parts(self) -> Mapping[str, nn.Module | Optimizer]:
         return {"model": self.model, "ema": self.ema.network, "optimizer": self.optimizer}
@@ -150,7 +161,9 @@ class ClipTrainer:
             group["lr"] = learning_rate
         self.model.train()
         with self.autocast:
-            image_features = self.model.encode_image(images.contiguous(memory_format=torch.channels_last))
+            image_features = self.model.encode_image(
+                images.contiguous(memory_format=torch.channels_last)
+            )
             text_features = self.model.encode_text(texts)
         scale = self.model.logit_scale.exp().clamp(max=100)
         same = (name_index[:, None] == name_index[None, :]).float()
@@ -170,7 +183,9 @@ class ClipTrainer:
 
     @torch.no_grad()
     def embed(self, pictures: list[CaptionedPicture]) -> tuple[Tensor, Tensor]:
-        """Unit image and text embeddings [M, D] of pictures and their names, by the averaged network."""
+        """Unit image and text embeddings [M, D] of pictures and their names, by the averaged
+        network.
+        """
         images, texts = [], []
         for start in range(0, len(pictures), 250):
             part = pictures[start : start + 250]
@@ -186,12 +201,15 @@ class ClipTrainer:
         return torch.cat(images), torch.cat(texts)
 
     def evaluate(self, samples_seen: int, folder: Path) -> Mapping[str, float]:
-        """Text-to-image recall over held-out pictures, one a name, also without the skin-tone variants; the averaged
-        network is written to `folder/clip` in open_clip's own layout.
+        """Text-to-image recall over held-out pictures, one a name, also without the skin-tone
+        variants; the averaged network is written to `folder/clip` in open_clip's own layout.
         """
         pictures = self.data.evaluation_pictures(self.config.num_evaluation)
         results = {}
-        for suffix, subset in (("", pictures), ("_plain", [p for p in pictures if "skin tone" not in p.name])):
+        for suffix, subset in (
+            ("", pictures),
+            ("_plain", [p for p in pictures if "skin tone" not in p.name]),
+        ):
             images, texts = self.embed(subset)
             similarity = texts @ images.T
             results[f"recall_1{suffix}"] = recall_at(similarity, 1)
@@ -201,13 +219,19 @@ class ClipTrainer:
 
 
 def save_clip(model: nn.Module, config: ClipModelConfig, folder: Path) -> None:
-    """Write float16 weights and open_clip_config.json: a folder that open_clip's `local-dir:` loads."""
+    """Write float16 weights and open_clip_config.json: a folder that open_clip's `local-dir:`
+    loads.
+    """
     tensors = {
-        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
     }
     save_tensors(folder / "open_clip_model.safetensors", tensors, {})
     preprocess = {"size": config.image_size, "mean": MEAN, "std": STD, "interpolation": "bicubic"}
     write_json(
         folder / "open_clip_config.json",
-        {"model_cfg": config.open_clip_config(), "preprocess_cfg": preprocess | {"resize_mode": "shortest"}},
+        {
+            "model_cfg": config.open_clip_config(),
+            "preprocess_cfg": preprocess | {"resize_mode": "shortest"},
+        },
     )

@@ -1,4 +1,5 @@
-"""Configuration: frozen dataclasses, changed by `--set field=value`, stored in and read from config.json.
+"""Configuration: frozen dataclasses, changed by `--set field=value`, stored in and read from
+config.json.
 
 pydantic does the parsing and the type errors; this file only finds the field and words the message.
 """
@@ -49,22 +50,32 @@ def field_paths(config: Any, prefix: str = "") -> list[str]:
 
 
 def override(config: Config, assignments: Sequence[str]) -> Config:
-    """`config` with each "a.b=value" applied; InputError for an unknown field or a value of the wrong type."""
+    """`config` with each "a.b=value" applied; InputError for an unknown field or a value of the
+    wrong type.
+    """
     values = dataclasses.asdict(config)  # type: ignore[call-overload]
     known = field_paths(config)
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
-            raise InputError(f"--set {assignment}: write it as field=value, such as --set {known[0]}=1.")
+            raise InputError(
+                f"--set {assignment}: write it as field=value, such as --set {known[0]}=1."
+            )
         if path not in known:
             close = difflib.get_close_matches(path, known, n=3, cutoff=0.4)
-            hint = f"Did you mean {', '.join(close)}?" if close else f"The fields are: {', '.join(known)}."
+            hint = (
+                f"Did you mean {', '.join(close)}?"
+                if close
+                else f"The fields are: {', '.join(known)}."
+            )
             raise InputError(f"--set {assignment}: there is no field {path!r}. {hint}")
         *parents, leaf = path.split(".")
         target = values
         for parent in parents:
             target = target[parent]
-        target[leaf] = text.split(",") if isinstance(target[leaf], (tuple, list)) else _none_or(text)
+        target[leaf] = (
+            text.split(",") if isinstance(target[leaf], (tuple, list)) else _none_or(text)
+        )
     return parse(type(config), values)
 
 
@@ -73,12 +84,16 @@ def _none_or(text: str) -> str | None:
 
 
 def parse(kind: type[Config], values: Any) -> Config:
-    """A validated dataclass tree from nested dicts (config.json, or strings of the command line)."""
+    """A validated dataclass tree from nested dicts (config.json, or command-line strings)."""
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, e['loc'])) or kind.__name__}: {e['msg']}" for e in error.errors())
-        raise InputError(f"The configuration is not valid: {reasons}. Change the field or the flag.") from error
+        reasons = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or kind.__name__}: {e['msg']}" for e in error.errors()
+        )
+        raise InputError(
+            f"The configuration is not valid: {reasons}. Change the field or the flag."
+        ) from error
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:

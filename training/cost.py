@@ -1,4 +1,5 @@
-"""What a GAN configuration costs: parameters, multiply-accumulates, memory, and time from a short probe.
+"""What a GAN configuration costs: parameters, multiply-accumulates, memory, and time from a short
+probe.
 
 Shape letters: N batch, R resolution.
 """
@@ -45,14 +46,28 @@ def measure_gan(config: GanTrainConfig, encoder: ClipEncoder, *, device: torch.d
         pictures = torch.empty(1, 3, size, size)
         g_gmac = _gmac(lambda: generator(z, condition))
         d_gmac = _gmac(lambda: discriminator(pictures))
-        saved = _saved_bytes(lambda: conditional_logit(*discriminator(generator(z, condition)), condition))
-    parameters = [sum(p.numel() for p in network.parameters()) for network in (generator, discriminator)]
+        saved = _saved_bytes(
+            lambda: _conditional(discriminator, generator(z, condition), condition)
+        )
+    g_parameters = sum(p.numel() for p in generator.parameters())
+    d_parameters = sum(p.numel() for p in discriminator.parameters())
     # weights, gradients and two Adam moments of both, one averaged copy of G
-    state_bytes = 4 * (4 * sum(parameters) + parameters[0])
+    state_bytes = 4 * (4 * (g_parameters + d_parameters) + g_parameters)
     seconds, pictures_timed = _probe(config, encoder, device)
     return GanCost(
-        *parameters, g_gmac, d_gmac, (state_bytes + saved * config.batch) / 2**30, seconds * 1000, pictures_timed
+        g_parameters,
+        d_parameters,
+        g_gmac,
+        d_gmac,
+        (state_bytes + saved * config.batch) / 2**30,
+        seconds * 1000,
+        pictures_timed,
     )
+
+
+def _conditional(discriminator: Discriminator, pictures: Tensor, condition: Tensor) -> Tensor:
+    realness, feature = discriminator(pictures)
+    return conditional_logit(realness, feature, condition)
 
 
 def _gmac(run) -> float:
@@ -78,14 +93,23 @@ def _saved_bytes(run) -> float:
 
 
 def _probe(config: GanTrainConfig, encoder: ClipEncoder, device: torch.device) -> tuple[float, int]:
-    """(seconds a picture, pictures timed) of training steps on grey pictures, one in r1_every of them with R1."""
-    batch = min(config.batch, 32 if config.generator.resolution <= 64 else 4 if config.generator.resolution <= 256 else 1)
+    """(seconds a picture, pictures timed) of training steps on grey pictures, one in r1_every of
+    them with R1.
+    """
+    batch = min(
+        config.batch,
+        32 if config.generator.resolution <= 64 else 4 if config.generator.resolution <= 256 else 1,
+    )
     small = dataclasses.replace(config, batch=batch)
     size, num = config.generator.resolution, max(2 * batch, 4)
     generator = torch.Generator().manual_seed(0)
-    embeddings = nn.functional.normalize(torch.randn(num, encoder.id.dim, generator=generator), dim=1)
+    embeddings = nn.functional.normalize(
+        torch.randn(num, encoder.id.dim, generator=generator), dim=1
+    )
     pixels = torch.full((num, 3, size, size), 128, dtype=torch.uint8)
-    data = GanData(pixels, embeddings, pixels[:0], embeddings[:0], encoder.id, [str(i) for i in range(num)])
+    data = GanData(
+        pixels, embeddings, pixels[:0], embeddings[:0], encoder.id, [str(i) for i in range(num)]
+    )
     trainer = GanTrainer(small, data, encoder, device=device)
 
     def timed(step: int) -> float:

@@ -1,11 +1,11 @@
 """Two real captioned picture sets, built from npm and Debian packages.
 
-emoji    npm emoji-datasource-google (Noto drawings, Apache-2.0), @lobehub/fluent-emoji-3d (Fluent drawings, MIT),
-         emojibase-data (CLDR names, MIT)
+emoji    npm emoji-datasource-google (Noto drawings, Apache-2.0), @lobehub/fluent-emoji-3d
+         (Fluent drawings, MIT), emojibase-data (CLDR names, MIT)
 clipart  Debian openclipart-png and openclipart-svg (public domain)
 
-Each becomes a folder of square PNGs on white, `metadata.jsonl` ({"file_name", "text", "tags", "style"}) and the
-held-out split beside it (`split.json`).
+Each becomes a folder of square PNGs on white, `metadata.jsonl` ({"file_name", "text", "tags",
+"style"}) and the held-out split beside it (`split.json`).
 """
 
 import html
@@ -61,11 +61,16 @@ class Built:
 def _run(*command: str, cwd: Path) -> None:
     if shutil.which(command[0]) is None:
         package = {"npm": "Node.js", "apt-get": "apt", "dpkg": "dpkg"}.get(command[0], command[0])
-        raise InputError(f"`{command[0]}` is not installed. Install {package} and run the same command again.")
+        raise InputError(
+            f"`{command[0]}` is not installed. Install {package} and run the same command again."
+        )
     result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise InputError(f"`{' '.join(command)}` failed: {last}. Check the network and run the same command again.")
+        raise InputError(
+            f"`{' '.join(command)}` failed: {last}. Check the network and run the same command "
+            "again."
+        )
 
 
 def _npm_package(name: str, work: Path) -> Path:
@@ -77,18 +82,25 @@ def _npm_package(name: str, work: Path) -> Path:
 
 
 def _codepoints(name: str) -> str:
-    """Hexadecimal code points without the variation selector, which the packages use inconsistently."""
+    """Hexadecimal code points without the variation selector, which the packages use
+    inconsistently.
+    """
     return "-".join(part for part in name.lower().split("-") if part != "fe0f")
 
 
 def _emoji_entries(work: Path) -> Iterator[Entry]:
     names = {}
-    for entry in json.loads((_npm_package("emojibase-data", work) / "en/data.json").read_text(encoding="utf-8")):
+    for entry in json.loads(
+        (_npm_package("emojibase-data", work) / "en/data.json").read_text(encoding="utf-8")
+    ):
         for variant in [entry, *entry.get("skins", [])]:
             names[_codepoints(variant["hexcode"])] = (variant["label"], entry.get("tags", []))
     flat = _npm_package("emoji-datasource-google", work) / "img/google/64"
     fluent = _npm_package("@lobehub/fluent-emoji-3d", work) / "assets"
-    for style, files in (("flat", sorted(flat.glob("*.png"))), ("3d", sorted(fluent.glob("*.webp")))):
+    for style, files in (
+        ("flat", sorted(flat.glob("*.png"))),
+        ("3d", sorted(fluent.glob("*.webp"))),
+    ):
         for file in files:
             key = _codepoints(file.stem)
             if key in names:
@@ -111,7 +123,9 @@ def _clipart_entries(work: Path) -> Iterator[Entry]:
 
 
 def _svg_title(path: Path) -> tuple[str, list[str]]:
-    """Title and subjects from the Dublin Core block at the head of an SVG (many of them are not well-formed XML)."""
+    """Title and subjects from the Dublin Core block at the head of an SVG (many of them are not
+    well-formed XML).
+    """
     head = path.read_text(encoding="utf-8", errors="ignore")[:20000]
     title = re.search(r"<dc:title>\s*([^<]+?)\s*</dc:title>", head)
     subject = re.search(r"<dc:subject>(.*?)</dc:subject>", head, re.DOTALL)
@@ -130,8 +144,9 @@ def _square_on_white(image: Image.Image, size: int) -> Image.Image:
 def build_dataset(name: str, out: Path, *, size: int, raw: bool = False) -> Built:
     """Download the packages of `name` and write the set to the new folder `out`.
 
-    `raw` copies the files as the packages hold them, broken and huge ones included. Raises InputError when a tool or
-    the network is missing, or `out` is in use already; nothing half-written is left.
+    `raw` copies the files as the packages hold them, broken and huge ones included. Raises
+    InputError when a tool or the network is missing, or `out` is in use already; nothing
+    half-written is left.
     """
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty. Choose another --out, or delete it first.")
@@ -146,12 +161,19 @@ def build_dataset(name: str, out: Path, *, size: int, raw: bool = False) -> Buil
                 if raw:
                     shutil.copyfile(entry.path, target / file_name)
                 else:
-                    picture = decode(entry.path, max_megapixels=MAX_MEGAPIXELS, shrink_to=8 * size).image
+                    picture = decode(
+                        entry.path, max_megapixels=MAX_MEGAPIXELS, shrink_to=8 * size
+                    ).image
                     _square_on_white(picture, size).save(target / file_name)
             except UnreadablePictureError as error:
                 bad.append((entry.path.name, str(error)))
                 continue
-            rows[file_name] = {"file_name": file_name, "text": entry.text, "tags": entry.tags, "style": entry.style}
+            rows[file_name] = {
+                "file_name": file_name,
+                "text": entry.text,
+                "tags": entry.tags,
+                "style": entry.style,
+            }
             content = sha256_of((target / file_name).read_bytes())
             if is_held_out(split_key(file_name, caption=entry.text, content_sha256=content)):
                 held_out.append(file_name)
@@ -162,9 +184,11 @@ def build_dataset(name: str, out: Path, *, size: int, raw: bool = False) -> Buil
 
 
 def build_sample(out: Path) -> None:
-    """The pictures that ship: `out`/pictures, and as many further ones in `out`/reference, none of them held out.
+    """The pictures that ship: `out`/pictures, and as many further ones in `out`/reference, none of
+    them held out.
 
-    Drawings of both styles in an order given by their names' hash; skin-tone variants and keycaps are left out.
+    Drawings of both styles in an order given by their names' hash; skin-tone variants and keycaps
+    are left out.
     """
     with tempfile.TemporaryDirectory() as work, atomic_directory(out) as target:
         emoji = Path(work) / "emoji"
@@ -173,11 +197,19 @@ def build_sample(out: Path) -> None:
         rows = [
             row
             for row in read_json_lines(emoji / "metadata.jsonl")
-            if row["file_name"] not in held_out and "skin tone" not in row["text"] and "keycap" not in row["text"]
+            if row["file_name"] not in held_out
+            and "skin tone" not in row["text"]
+            and "keycap" not in row["text"]
         ]
         rows.sort(key=lambda row: sha256_of(f"sample {row['file_name']}".encode()))
-        for name, part in (("pictures", rows[:SAMPLE_SIZE]), ("reference", rows[SAMPLE_SIZE : 2 * SAMPLE_SIZE])):
+        for name, part in (
+            ("pictures", rows[:SAMPLE_SIZE]),
+            ("reference", rows[SAMPLE_SIZE : 2 * SAMPLE_SIZE]),
+        ):
             for row in part:
-                with Image.open(emoji / row["file_name"]) as picture, atomic_file(target / name / row["file_name"]) as f:
+                with (
+                    Image.open(emoji / row["file_name"]) as picture,
+                    atomic_file(target / name / row["file_name"]) as f,
+                ):
                     picture.save(f, format="PNG", optimize=True)
             write_json_lines(target / name / "metadata.jsonl", part)

@@ -62,15 +62,25 @@ class DemoResult:
 
 
 def run_demo(
-    out: Path, config: DemoConfig, *, device: torch.device, section: Callable[[str], None], show: Show
+    out: Path,
+    config: DemoConfig,
+    *,
+    device: torch.device,
+    section: Callable[[str], None],
+    show: Show,
 ) -> DemoResult:
-    """Embed, describe, train two priors and a GAN, pack, generate and measure; resumes what was interrupted."""
+    """Embed, describe, train two priors and a GAN, pack, generate and measure; resumes what was
+    interrupted.
+    """
     pictures = ASSETS / "pictures"
     clip = ClipEncoder.load("starter", device=device)
 
     section("embedding the 512 shipped pictures")
     gan = gan_config(
-        GAN_PRESETS["tiny"], kimg=config.gan_kimg, seed=config.seed, assignments=["hold_out=false", *DEMO_GAN]
+        GAN_PRESETS["tiny"],
+        kimg=config.gan_kimg,
+        seed=config.seed,
+        assignments=["hold_out=false", *DEMO_GAN],
     )
     trainer, run, report = open_gan_run(gan, pictures, out / "gan", clip, device=device)
     section(f"{report.num_embedded} embedded, {report.num_reused} reused; the cone they fill:")
@@ -83,10 +93,15 @@ def run_demo(
     for process in ("shifted", "baseline"):
         section(f"training a tiny {process} prior (text -> image embedding)")
         prior = prior_config(
-            PRIOR_PRESETS["tiny"], process=process, kimg=config.prior_kimg, seed=config.seed,
+            PRIOR_PRESETS["tiny"],
+            process=process,
+            kimg=config.prior_kimg,
+            seed=config.seed,
             assignments=["hold_out=false"],
         )
-        prior_trainer, open_run = open_prior_run(prior, data, out / f"prior-{process}", device=device)
+        prior_trainer, open_run = open_prior_run(
+            prior, data, out / f"prior-{process}", device=device
+        )
         show(run_loop(prior_trainer, prior_trainer.config.run, open_run()), f"{process} prior")
 
     section("training a tiny GAN (image embedding -> picture), pictures only")
@@ -109,7 +124,11 @@ def run_demo(
         grids[name], figures[name] = _measure(model, use_prior, captions, real)
     figures["real against real"] = {"frechet": set_distance(reference, real)}
     grid = out / "grid.png"
-    drawn = [(f"{text}  ({name})", grids[name][text]) for text in SENTENCES for name in ("shifted", "no prior")]
+    drawn = [
+        (f"{text}  ({name})", grids[name][text])
+        for text in SENTENCES
+        for name in ("shifted", "no prior")
+    ]
     save_png(grid, labelled_rows(drawn, scale=2), {"model": models["shifted"].hash})
     write_json(out / "figures.json", figures)
     return DemoResult(grid, _table(figures), _next_commands(), figures)
@@ -122,9 +141,14 @@ DEMO_GAN: tuple[str, ...] = ()
 def _measure(
     model: TextToImage, use_prior: bool, captions: list[str], real: Tensor
 ) -> tuple[dict[str, list[Image.Image]], dict[str, float]]:
-    """Pictures of every sentence; recall of the right one among the sentences; distance over all captions."""
+    """Pictures of every sentence; recall of the right one among the sentences; distance over all
+    captions.
+    """
     made = {
-        text: [image for _, image in model.pictures(text, num_images=SEEDS_PER_SENTENCE, use_prior=use_prior)]
+        text: [
+            image
+            for _, image in model.pictures(text, num_images=SEEDS_PER_SENTENCE, use_prior=use_prior)
+        ]
         for text in SENTENCES
     }
     pixels = torch.cat([_to_tensor(image) for text in SENTENCES for image in made[text]])
@@ -150,8 +174,10 @@ def _to_tensor(image: Image.Image) -> Tensor:
 
 def _table(figures: dict[str, dict[str, float]]) -> list[str]:
     lines = [
-        f"recall: the right sentence is the closest of {len(SENTENCES)} by CLIP (chance {1 / len(SENTENCES):.1%})",
-        "Frechet distance: between CLIP embeddings of generated and real pictures, 512 each; lower is better",
+        f"recall: the right sentence is the closest of {len(SENTENCES)} by CLIP (chance "
+        f"{1 / len(SENTENCES):.1%})",
+        "Frechet distance: between CLIP embeddings of generated and real pictures, 512 each; "
+        "lower is better",
         "",
         f"{'':20}{'recall':>8}{'Frechet distance':>20}",
     ]

@@ -1,4 +1,6 @@
-"""What a machine offers to a training, and what to do where something lacks: the findings of `doctor`."""
+"""What a machine offers to a training, and what to do where something lacks: the findings of
+`doctor`.
+"""
 
 import importlib
 import os
@@ -14,7 +16,9 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: `broken` means that nothing can run, `missing` that something optional is not there."""
+    """One line: `broken` means that nothing can run, `missing` that something optional is not
+    there.
+    """
 
     name: str
     state: Literal["ok", "missing", "broken"]
@@ -32,7 +36,11 @@ def examine() -> list[Finding]:
         _package("open_clip_torch", "pip install open_clip_torch"),
         _package("torchvision", "pip install torchvision, in the version that fits torch"),
         _starter(),
-        _tool("compiler", ["c++", "g++", "clang++"], "only native operators need it: apt-get install g++"),
+        _tool(
+            "compiler",
+            ["c++", "g++", "clang++"],
+            "only native operators need it: apt-get install g++",
+        ),
         _tool("nvcc", ["nvcc"], "only native CUDA operators need it: install the CUDA toolkit"),
         Finding("operators", "ok", "reference (pure PyTorch)"),
         _shared_memory(),
@@ -43,8 +51,6 @@ def examine() -> list[Finding]:
 
 def _python() -> Finding:
     found = f"{platform.python_version()} in {sys.executable}"
-    if sys.version_info < (3, 10):
-        return Finding("Python", "broken", found, "install Python 3.10 or newer")
     return Finding("Python", "ok", found)
 
 
@@ -64,7 +70,11 @@ def _gpu() -> Finding:
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         return Finding("GPU", "ok", f"{names}; CUDA {torch.version.cuda}")
-    built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is a CPU build"
+    built = (
+        f"torch is built for CUDA {torch.version.cuda}"
+        if torch.version.cuda
+        else "torch is a CPU build"
+    )
     advice = "everything runs on the CPU; for a GPU check the driver with nvidia-smi"
     return Finding("GPU", "missing", f"none that torch can use ({built})", advice)
 
@@ -78,14 +88,22 @@ def _bfloat16() -> Finding:
         return Finding("bfloat16", "missing", "unknown without torch")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fast = has_fast_bfloat16(device)
-    return Finding("bfloat16", "ok", "native: trainings use it" if fast else "not native: trainings use float32")
+    return Finding(
+        "bfloat16",
+        "ok",
+        "native: trainings use it" if fast else "not native: trainings use float32",
+    )
 
 
 def _package(name: str, advice: str) -> Finding:
     module = {"open_clip_torch": "open_clip"}.get(name, name)
     try:
         importlib.import_module(module)
-    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: torchvision beside another torch
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+    ) as error:  # RuntimeError: torchvision beside another torch
         return Finding(module, "broken", f"cannot be imported: {error}", advice)
     return Finding(module, "ok", metadata.version(name))
 
@@ -94,7 +112,12 @@ def _starter() -> Finding:
     folder = Path(__file__).parent.parent / "lafite_shifted" / "assets" / "starter-clip"
     weights = folder / "open_clip_model.safetensors"
     if not weights.is_file():
-        return Finding("starter CLIP", "missing", f"not in {folder}", "install lafite-shifted again, or use --clip")
+        return Finding(
+            "starter CLIP",
+            "missing",
+            f"not in {folder}",
+            "install lafite-shifted again, or use --clip",
+        )
     return Finding("starter CLIP", "ok", f"{weights.stat().st_size / 1e6:.1f} MB")
 
 
@@ -102,8 +125,14 @@ def _tool(name: str, commands: list[str], advice: str) -> Finding:
     for command in commands:
         path = shutil.which(command)
         if path:
-            shown = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-            lines = [line for line in shown.splitlines() if "release" in line] or shown.splitlines() or ["?"]
+            shown = subprocess.run(
+                [path, "--version"], capture_output=True, text=True, check=False
+            ).stdout
+            lines = (
+                [line for line in shown.splitlines() if "release" in line]
+                or shown.splitlines()
+                or ["?"]
+            )
             return Finding(name, "ok", f"{path}: {lines[0].strip()}")
     return Finding(name, "missing", f"none of {', '.join(commands)} on the PATH", advice)
 
@@ -111,23 +140,34 @@ def _tool(name: str, commands: list[str], advice: str) -> Finding:
 def _shared_memory() -> Finding:
     path = Path("/dev/shm")
     if not path.is_dir():
-        return Finding("shared memory", "missing", "no /dev/shm", "pictures are loaded in the training process")
+        return Finding(
+            "shared memory", "missing", "no /dev/shm", "pictures are loaded in the training process"
+        )
     free = shutil.disk_usage(path).free
     if free < 2**30:
         advice = "in a container start it with --shm-size=8g"
-        return Finding("shared memory", "missing", f"{free / 2**20:.0f} MiB free in /dev/shm", advice)
+        return Finding(
+            "shared memory", "missing", f"{free / 2**20:.0f} MiB free in /dev/shm", advice
+        )
     return Finding("shared memory", "ok", f"{free / 2**30:.1f} GiB free in /dev/shm")
 
 
 def _disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free
     if free < 2 * 2**30:
-        return Finding("disk", "missing", f"{free / 2**30:.1f} GiB free here", "a run takes a few GiB: free some space")
+        return Finding(
+            "disk",
+            "missing",
+            f"{free / 2**30:.1f} GiB free here",
+            "a run takes a few GiB: free some space",
+        )
     return Finding("disk", "ok", f"{free / 2**30:.0f} GiB free in {Path.cwd()}")
 
 
 def _shadowing() -> Finding:
-    """`training` and `torch_utils` are common names: another project's folder may come first on the path."""
+    """`training` and `torch_utils` are common names: another project's folder may come first on the
+    path.
+    """
     ours = Path(__file__).resolve().parent.parent
     for name in ("training", "torch_utils", "ops_cuda"):
         for entry in sys.path:
@@ -136,6 +176,11 @@ def _shadowing() -> Finding:
                 continue
             if candidate != ours and (candidate / name / "__init__.py").is_file():
                 advice = f"run from another folder, or remove {candidate} from PYTHONPATH"
-                return Finding("import path", "broken", f"{candidate / name} hides lafite-shifted's {name}", advice)
+                return Finding(
+                    "import path",
+                    "broken",
+                    f"{candidate / name} hides lafite-shifted's {name}",
+                    advice,
+                )
             break
     return Finding("import path", "ok", f"no folder hides {ours}")

@@ -1,8 +1,10 @@
-"""CLIP embeddings of a folder on disk: float16 shards and an index, made once, reused by every verb.
+"""CLIP embeddings of a folder on disk: float16 shards and an index, made once, reused by every
+verb.
 
     shard-00000.safetensors   image [n, D]; with captions also text [m, D], caption_image [m],
                               text_tokens [sum of lengths, F], text_offsets [m + 1]
-    index.jsonl               {"file_name", "size", "mtime_ns", "sha256", "shard", "row", "captions", "split_key"}
+    index.jsonl               {"file_name", "size", "mtime_ns", "sha256", "shard", "row",
+                              "captions", "split_key"}
     report.jsonl              {"file_name", "reason"} for every picture that cannot be read
 
 Shape letters: n pictures, m captions, D embedding, L tokens, F width of the text tower.
@@ -67,18 +69,30 @@ class EmbeddingSet:
     def __init__(self, folder: Path):
         index_path = folder / "index.jsonl"
         if not index_path.is_file():
-            raise InputError(f"{folder} holds no embeddings. Make them with `lafite-shifted embed PICTURES --out {folder}`.")
+            raise InputError(
+                f"{folder} holds no embeddings. Make them with `lafite-shifted embed PICTURES "
+                f"--out {folder}`."
+            )
         self.rows = read_json_lines(index_path)
-        shards = {name: load_shard(folder / name) for name in sorted({row["shard"] for row in self.rows})}
+        shards = {
+            name: load_shard(folder / name) for name in sorted({row["shard"] for row in self.rows})
+        }
         if not shards:
             raise InputError(f"{folder} lists no pictures. Embed a folder that holds some.")
-        ids = {name: EncoderId.from_json(metadata["encoder"]) for name, (_, metadata) in shards.items()}
+        ids = {
+            name: EncoderId.from_json(metadata["encoder"]) for name, (_, metadata) in shards.items()
+        }
         self.encoder_id = next(iter(ids.values()))
         for name, encoder_id in ids.items():
             check_same_encoder(
-                encoder_id, self.encoder_id, what=str(folder / name), remedy=f"Delete {folder} and embed again."
+                encoder_id,
+                self.encoder_id,
+                what=str(folder / name),
+                remedy=f"Delete {folder} and embed again.",
             )
-        self.image = _unit(torch.stack([shards[row["shard"]][0]["image"][row["row"]] for row in self.rows]))
+        self.image = _unit(
+            torch.stack([shards[row["shard"]][0]["image"][row["row"]] for row in self.rows])
+        )
         self._gather_captions({name: tensors for name, (tensors, _) in shards.items()})
 
     def _gather_captions(self, shards: dict[str, dict[str, Tensor]]) -> None:
@@ -113,7 +127,9 @@ class EmbeddingSet:
         return EmbeddingStats.of(self.image if rows is None else self.image[rows], self.encoder_id)
 
     def text_features(self, captions: Tensor, *, length: int | None = None) -> TextFeatures:
-        """Text features of the captions with these indices, tokens padded to `length` or the longest."""
+        """Text features of the captions with these indices, tokens padded to `length` or the
+        longest.
+        """
         states = [self._states[i].float() for i in captions.tolist()]
         lengths = torch.tensor([len(state) for state in states])
         longest = length or int(lengths.max())
@@ -144,18 +160,25 @@ def embed_folder(
 ) -> EmbedReport:
     """Embed every picture of `source` (and its captions) that `out` does not hold already.
 
-    Whole shards and the index are written as it goes, so a stopped run loses at most one shard. Every unreadable
-    picture is listed in report.jsonl. Raises InputError (another encoder's embeddings in `out`) and
-    TooManyBadPicturesError (share above `max_bad`, after the report is written).
+    Whole shards and the index are written as it goes, so a stopped run loses at most one shard.
+    Every unreadable picture is listed in report.jsonl. Raises InputError (another encoder's
+    embeddings in `out`) and TooManyBadPicturesError (share above `max_bad`, after the report is
+    written).
     """
     known = _reusable_rows(out, source, clip.id)
     fresh = [name for name in source.names if name not in known]
-    bad = [(name, "listed in metadata.jsonl, but the file does not exist") for name in source.missing()]
+    bad = [
+        (name, "listed in metadata.jsonl, but the file does not exist") for name in source.missing()
+    ]
     conversions: Counter[str] = Counter()
     rows = list(known.values())
-    number = 1 + max((int(path.stem.split("-")[1]) for path in out.glob("shard-*.safetensors")), default=-1)
+    number = 1 + max(
+        (int(path.stem.split("-")[1]) for path in out.glob("shard-*.safetensors")), default=-1
+    )
     shard, waiting = _Shard(clip), list[_Item]()
-    for done, (name, item, converted) in enumerate(_decoded(source, fresh, clip, max_megapixels), start=1):
+    for done, (name, item, converted) in enumerate(
+        _decoded(source, fresh, clip, max_megapixels), start=1
+    ):
         if isinstance(item, str):
             bad.append((name, item))
         else:
@@ -197,7 +220,10 @@ def _reusable_rows(out: Path, source: ImageSource, encoder_id: EncoderId) -> dic
         status = source.path(name).stat()
         if status.st_size != row["size"]:
             continue
-        if status.st_mtime_ns != row["mtime_ns"] and sha256_of(source.path(name).read_bytes()) != row["sha256"]:
+        if (
+            status.st_mtime_ns != row["mtime_ns"]
+            and sha256_of(source.path(name).read_bytes()) != row["sha256"]
+        ):
             continue
         kept[name] = row | {"mtime_ns": status.st_mtime_ns}
     return kept
@@ -206,7 +232,9 @@ def _reusable_rows(out: Path, source: ImageSource, encoder_id: EncoderId) -> dic
 def _decoded(
     source: ImageSource, names: list[str], clip: ClipEncoder, max_megapixels: float
 ) -> Iterator[tuple[str, _Item | str, tuple[str, ...]]]:
-    """Each name with its decoded picture, or the reason why there is none; decoding runs ahead in threads."""
+    """Each name with its decoded picture, or the reason why there is none; decoding runs ahead in
+    threads.
+    """
 
     def read(name: str) -> tuple[str, _Item | str, tuple[str, ...]]:
         path = source.path(name)
@@ -253,15 +281,23 @@ class _Shard:
     @torch.no_grad()
     def add(self, items: list[_Item]) -> None:
         """Embed a batch of pictures and their captions."""
-        captions = [(len(self.rows) + i, text) for i, item in enumerate(items) for text in item.row["captions"]]
+        captions = [
+            (len(self.rows) + i, text)
+            for i, item in enumerate(items)
+            for text in item.row["captions"]
+        ]
         self.rows += [item.row for item in items]
-        self.image.append(self.clip.embed_prepared(torch.stack([item.prepared for item in items])).cpu().half())
+        self.image.append(
+            self.clip.embed_prepared(torch.stack([item.prepared for item in items])).cpu().half()
+        )
         for start in range(0, len(captions), 256):
             part = captions[start : start + 256]
             features = self.clip.embed_texts([text for _, text in part])
             self.text.append(features.embedding.cpu().half())
             lengths = features.lengths.tolist()
-            self.states += [state[:n].cpu().half() for state, n in zip(features.tokens, lengths, strict=True)]
+            self.states += [
+                state[:n].cpu().half() for state, n in zip(features.tokens, lengths, strict=True)
+            ]
             self.caption_image += [image for image, _ in part]
 
     def write(self, out: Path, number: int) -> list[dict]:
@@ -272,8 +308,14 @@ class _Shard:
                 "text": torch.cat(self.text),
                 "caption_image": torch.tensor(self.caption_image),
                 "text_tokens": torch.cat(self.states),
-                "text_offsets": torch.tensor([0, *np.cumsum([len(state) for state in self.states]).tolist()]),
+                "text_offsets": torch.tensor(
+                    [0, *np.cumsum([len(state) for state in self.states]).tolist()]
+                ),
             }
         name = f"shard-{number:05d}.safetensors"
-        save_tensors(out / name, tensors, {"kind": "embeddings", "format": FORMAT, "encoder": self.clip.id.to_json()})
+        save_tensors(
+            out / name,
+            tensors,
+            {"kind": "embeddings", "format": FORMAT, "encoder": self.clip.id.to_json()},
+        )
         return [item | {"shard": name, "row": row} for row, item in enumerate(self.rows)]

@@ -1,4 +1,6 @@
-"""Pictures and embeddings of a GAN's training set, in memory. Shape letters: M pictures, R resolution, D embedding."""
+"""Pictures and embeddings of a GAN's training set, in memory. Shape letters: M pictures, R
+resolution, D embedding.
+"""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,13 @@ from lafite_shifted.encoder_id import EncoderId
 from lafite_shifted.errors import InputError
 from torch_utils import seeds
 from training.embeddings import EmbeddingSet
-from training.images import DEFAULT_MAX_MEGAPIXELS, ImageSource, UnreadablePictureError, decode, to_square
+from training.images import (
+    DEFAULT_MAX_MEGAPIXELS,
+    ImageSource,
+    UnreadablePictureError,
+    decode,
+    to_square,
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,9 @@ def load_gan_data(
 
     def read(name: str) -> np.ndarray:
         try:
-            return to_square(decode(source.path(name), max_megapixels=max_megapixels).image, resolution)
+            return to_square(
+                decode(source.path(name), max_megapixels=max_megapixels).image, resolution
+            )
         except UnreadablePictureError as error:
             raise InputError(
                 f"{source.path(name)} was readable when it was embedded, but is not now: {error}. "
@@ -63,7 +73,10 @@ def load_gan_data(
     pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
     held_out = embeddings.held_out if hold_out else torch.zeros(len(pixels), dtype=torch.bool)
     if int((~held_out).sum()) < 2:
-        raise InputError(f"{source.folder} leaves {int((~held_out).sum())} pictures to train on. Add more pictures.")
+        raise InputError(
+            f"{source.folder} leaves {int((~held_out).sum())} pictures to train on. Add more "
+            "pictures."
+        )
     return GanData(
         pixels[~held_out],
         embeddings.image[~held_out],

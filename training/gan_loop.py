@@ -1,17 +1,15 @@
-"""Training the decoder on pictures alone: StyleGAN2 (arXiv:1912.04958) with Lafite's conditioning and contrastive
-losses (arXiv:2111.13792), each picture's own CLIP embedding being its condition.
+"""Training the decoder on pictures alone: StyleGAN2 (arXiv:1912.04958) with Lafite's conditioning
+and contrastive losses (arXiv:2111.13792), each picture's own CLIP embedding being its condition.
 
 Shape letters: N batch, D embedding, Z latent, R resolution.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
@@ -50,7 +48,9 @@ class GanTrainConfig:
     clip_weight: float = 0.0  # CLIP-side: CLIP(G) against the condition
     clip_temperature: float = 0.1
     pseudo_text_cosine: float = 0.9  # between an embedding and its pseudo text
-    pseudo_text_shape: Literal["gaussian", "isotropic"] = "gaussian"  # direction from Sigma^{1/2} n, or from n
+    pseudo_text_shape: Literal["gaussian", "isotropic"] = (
+        "gaussian"  # direction from Sigma^{1/2} n, or from n
+    )
     condition_dropout: float = 0.1  # share of samples conditioned on the mean embedding
     augment_strength: float = 1.0  # translation, colour, cutout; 0 switches it off
     ema_half_life_kimg: float | None = None  # None: batch 10 / 32
@@ -59,18 +59,26 @@ class GanTrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive(self, "batch", "learning_rate", "r1_every", "contrast_temperature", "clip_temperature")
+        positive(
+            self, "batch", "learning_rate", "r1_every", "contrast_temperature", "clip_temperature"
+        )
         if not 0 <= self.pseudo_text_cosine <= 1:
             raise ValueError(f"pseudo_text_cosine must be in [0, 1], not {self.pseudo_text_cosine}")
         if not 0 <= self.condition_dropout < 1:
             raise ValueError(f"condition_dropout must be in [0, 1), not {self.condition_dropout}")
         if self.generator.resolution != self.discriminator.resolution:
-            raise ValueError("generator.resolution and discriminator.resolution must agree (use --resolution)")
+            raise ValueError(
+                "generator.resolution and discriminator.resolution must agree (use --resolution)"
+            )
 
     @property
     def gamma(self) -> float:
         """R1 weight: arXiv:2006.06676's heuristic unless it is set."""
-        return 0.0002 * self.generator.resolution**2 / self.batch if self.r1_gamma is None else self.r1_gamma
+        return (
+            0.0002 * self.generator.resolution**2 / self.batch
+            if self.r1_gamma is None
+            else self.r1_gamma
+        )
 
     @property
     def half_life_kimg(self) -> float:
@@ -94,7 +102,9 @@ class Batch:
 class GanTrainer:
     """One step: D on real and generated pictures, lazily R1, then G."""
 
-    def __init__(self, config: GanTrainConfig, data: GanData, clip: ClipEncoder, *, device: torch.device):
+    def __init__(
+        self, config: GanTrainConfig, data: GanData, clip: ClipEncoder, *, device: torch.device
+    ):
         self.config, self.data, self.clip, self.device = config, data, clip, device
         self.batch = config.batch
         torch.manual_seed(seeds.seed_of(config.seed, "gan weights"))
@@ -108,7 +118,12 @@ class GanTrainer:
         self.standardiser = Gaussian.from_stats(self.stats, kind="diagonal").to(device)
         shaped = config.pseudo_text_shape == "gaussian"
         self.noise_shape = Gaussian.from_stats(self.stats).to(device) if shaped else None
-        options = {"lr": config.learning_rate, "betas": (0.0, config.beta2), "eps": 1e-8, "fused": True}
+        options = {
+            "lr": config.learning_rate,
+            "betas": (0.0, config.beta2),
+            "eps": 1e-8,
+            "fused": True,
+        }
         self.g_optimizer = Adam(self.generator.parameters(), **options)
         self.d_optimizer = Adam(self.discriminator.parameters(), **options)
 
@@ -125,14 +140,22 @@ class GanTrainer:
         """The batch of the samples [samples_seen, samples_seen + batch)."""
         config, device = self.config, self.device
         positions = range(samples_seen, samples_seen + self.batch)
-        rows = seeds.epoch_indices(positions, size=len(self.data.pixels), key=(config.seed, "pictures"))
+        rows = seeds.epoch_indices(
+            positions, size=len(self.data.pixels), key=(config.seed, "pictures")
+        )
         h = self.data.embeddings[rows].to(device)
         sizes = [config.generator.z_dim, self.generator.num_noise, h.shape[1]]
-        normal = seeds.normal_per_sample((sum(sizes),), key=(config.seed, "normal"), indices=positions).to(device)
-        uniform = seeds.uniform_per_sample((1 + 2 * NUM_DRAWS,), key=(config.seed, "uniform"), indices=positions)
+        normal = seeds.normal_per_sample(
+            (sum(sizes),), key=(config.seed, "normal"), indices=positions
+        ).to(device)
+        uniform = seeds.uniform_per_sample(
+            (1 + 2 * NUM_DRAWS,), key=(config.seed, "uniform"), indices=positions
+        )
         uniform = uniform.to(device)
         z, noise, perturbation = normal.split(sizes, dim=1)
-        pseudo = pseudo_text(h, perturbation, cosine=config.pseudo_text_cosine, gaussian=self.noise_shape)
+        pseudo = pseudo_text(
+            h, perturbation, cosine=config.pseudo_text_cosine, gaussian=self.noise_shape
+        )
         keep = uniform[:, 0] >= config.condition_dropout
         return Batch(
             real=self.data.pixels[rows].to(device).float() / 127.5 - 1,
@@ -147,7 +170,9 @@ class GanTrainer:
 
     def step(self, samples_seen: int) -> Mapping[str, Tensor]:
         batch = self.draw(samples_seen)
-        logged = self._discriminator_step(batch, regularise=(samples_seen // self.batch) % self.config.r1_every == 0)
+        logged = self._discriminator_step(
+            batch, regularise=(samples_seen // self.batch) % self.config.r1_every == 0
+        )
         logged |= self._generator_step(batch)
         self.ema.update(self.generator, batch=self.batch, samples_seen=samples_seen + self.batch)
         return logged
@@ -158,7 +183,8 @@ class GanTrainer:
             fake = self.generator(batch.z, batch.condition, noise=batch.noise)
             fake = diff_augment(fake, batch.augment_fake, strength=config.augment_strength)
             real = diff_augment(batch.real, batch.augment_real, strength=config.augment_strength)
-        # one pass over both halves would mix them in the minibatch statistics of consecutive samples: N is kept apart
+        # one pass over both halves would mix them in the minibatch statistics of consecutive
+        # samples: N is kept apart
         real_realness, real_feature = self.discriminator(real)
         fake_realness, fake_feature = self.discriminator(fake)
         real_logit = conditional_logit(real_realness, real_feature, batch.condition)
@@ -175,7 +201,8 @@ class GanTrainer:
         }
         if regularise:
             pictures = real.detach().requires_grad_(True)
-            logit = conditional_logit(*self.discriminator(pictures), batch.condition)
+            realness, feature = self.discriminator(pictures)
+            logit = conditional_logit(realness, feature, batch.condition)
             penalty = r1_penalty(logit, pictures).mean()
             (penalty * (config.gamma / 2 * config.r1_every)).backward()
             logged["r1_penalty"] = penalty.detach()
@@ -196,7 +223,9 @@ class GanTrainer:
         logged = {"loss_g": loss.detach(), "contrast_fake": contrast.detach()}
         if config.clip_weight > 0:
             seen = self.clip.embed_images(fake.clamp(-1, 1))
-            terms = info_nce(seen, batch.pseudo, temperature=config.clip_temperature, keep=batch.keep)
+            terms = info_nce(
+                seen, batch.pseudo, temperature=config.clip_temperature, keep=batch.keep
+            )
             total = total + config.clip_weight * terms.mean()
             logged["clip_contrast"] = terms.detach().mean()
         self.g_optimizer.zero_grad(set_to_none=True)
@@ -213,18 +242,22 @@ class GanTrainer:
 
     @torch.no_grad()
     def render(self, embeddings: Tensor, *, first_seed: int = 0) -> Tensor:
-        """Pictures [N, R, R, 3] uint8 of the averaged generator, seeds counting from `first_seed`."""
+        """Pictures [N, R, R, 3] uint8 of the averaged generator, seeds from `first_seed` on."""
         parts = []
         for start in range(0, len(embeddings), 64):
             h = embeddings[start : start + 64].to(self.device)
             indices = range(first_seed + start, first_seed + start + len(h))
-            z = seeds.normal_per_sample((self.config.generator.z_dim,), key=("z",), indices=indices).to(self.device)
+            z = seeds.normal_per_sample(
+                (self.config.generator.z_dim,), key=("z",), indices=indices
+            ).to(self.device)
             parts.append(to_uint8(self.ema.network(z, self.standardiser.standardise(h))))
         return torch.cat(parts)
 
     @torch.no_grad()
     def evaluate(self, samples_seen: int, folder: Path) -> Mapping[str, float]:
-        """Frechet distance in CLIP space and the cosine of CLIP(G(h)) to h; writes a grid and `folder/generator`."""
+        """Frechet distance in CLIP space and the cosine of CLIP(G(h)) to h; writes a grid and
+        `folder/generator`.
+        """
         training = {
             "kimg": round(samples_seen / 1000, 3),
             "num_pictures": len(self.data.pixels),
@@ -236,14 +269,22 @@ class GanTrainer:
         real = (self.data.held_out_embeddings if has_held_out else self.data.embeddings)[:512]
         made = self.render(real)
         shown = min(8, len(real))
-        grid = conditions_grid(real_pixels[:shown].permute(0, 2, 3, 1), [self.render(real[:shown], first_seed=1000 * k) for k in range(3)])
+        grid = conditions_grid(
+            real_pixels[:shown].permute(0, 2, 3, 1),
+            [self.render(real[:shown], first_seed=1000 * k) for k in range(3)],
+        )
         path = folder / "grids" / f"{samples_seen // 1000:06d}-kimg.png"
         with atomic_file(path) as file:
             grid.save(file, format="PNG")
         seen = self._embed_pixels(made)
         where = "held_out" if has_held_out else "training"
-        return {f"{where}_frechet": set_distance(seen, real), f"{where}_cosine": mean_cosine(seen, real)}
+        return {
+            f"{where}_frechet": set_distance(seen, real),
+            f"{where}_cosine": mean_cosine(seen, real),
+        }
 
     def _embed_pixels(self, pictures: Tensor) -> Tensor:
-        parts = [self.clip.embed_images(part.permute(0, 3, 1, 2)).cpu() for part in pictures.split(64)]
+        parts = [
+            self.clip.embed_images(part.permute(0, 3, 1, 2)).cpu() for part in pictures.split(64)
+        ]
         return torch.cat(parts)

@@ -1,7 +1,9 @@
-"""A folder of pictures, captions optional: listing, decoding, squaring, and an honest account of what is broken.
+"""A folder of pictures, captions optional: listing, decoding, squaring, and an honest account of
+what is broken.
 
-Every legal picture becomes 8-bit RGB (16-bit, CMYK, palette, grey, transparent and animated ones are converted and
-counted); every other one raises `UnreadablePictureError` with a reason, which callers collect into `report.jsonl`.
+Every legal picture becomes 8-bit RGB (16-bit, CMYK, palette, grey, transparent and animated ones
+are converted and counted); every other one raises `UnreadablePictureError` with a reason, which
+callers collect into `report.jsonl`.
 """
 
 from collections.abc import Iterable
@@ -19,7 +21,9 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
 DEFAULT_MAX_MEGAPIXELS = 100.0
 WHITE = (255, 255, 255)
 
-Image.MAX_IMAGE_PIXELS = None  # `decode` has a limit of its own, checked before any pixel is decoded
+Image.MAX_IMAGE_PIXELS = (
+    None  # `decode` has a limit of its own, checked before any pixel is decoded
+)
 
 
 class UnreadablePictureError(Exception):
@@ -41,16 +45,19 @@ def decode(
     background: tuple[int, int, int] = WHITE,
     shrink_to: int | None = None,
 ) -> Decoded:
-    """Read a picture as upright RGB, transparency shown on `background`, the first frame of an animation.
+    """Read a picture as upright RGB, transparency shown on `background`, the first frame of an
+    animation.
 
-    `shrink_to` bounds the longer side before the conversions, which saves copies of huge pictures. Raises UnreadablePictureError (broken, not a picture, or above `max_megapixels`).
+    `shrink_to` bounds the longer side before the conversions, which saves copies of huge pictures.
+    Raises UnreadablePictureError (broken, not a picture, or above `max_megapixels`).
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
             megapixels = image.width * image.height / 1e6
             if megapixels > max_megapixels:
                 raise UnreadablePictureError(
-                    f"{image.width} x {image.height} is {megapixels:.0f} megapixels, the limit is {max_megapixels:g} "
+                    f"{image.width} x {image.height} is {megapixels:.0f} megapixels, the limit is "
+                    f"{max_megapixels:g} "
                     f"(--max-megapixels)"
                 )
             conversions = _conversions(image)
@@ -63,15 +70,24 @@ def decode(
                 rgb.thumbnail((shrink_to, shrink_to))
             return Decoded(rgb, conversions)
     except UnidentifiedImageError:
-        raise UnreadablePictureError(f"not a picture in a supported format ({', '.join(FORMATS)})") from None
+        raise UnreadablePictureError(
+            f"not a picture in a supported format ({', '.join(FORMATS)})"
+        ) from None
     except FileNotFoundError:
         raise UnreadablePictureError("the file does not exist") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow's decoders raise on broken files
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+    ) as error:  # what Pillow's decoders raise on broken files
         raise UnreadablePictureError(f"broken: {error}") from error
 
 
 def _conversions(image: Image.Image) -> tuple[str, ...]:
-    """Names of the conversions that `_to_rgb` is about to make; must be asked before the pixels are loaded."""
+    """Names of the conversions that `_to_rgb` is about to make; must be asked before the pixels are
+    loaded.
+    """
     raw_modes = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
     found = {
         "16-bit": image.mode.startswith(("I", "F")) or ";16" in raw_modes,
@@ -98,28 +114,35 @@ def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
 
 def to_square(image: Image.Image, resolution: int) -> np.ndarray:
     """Centre crop to a square, then Lanczos to [resolution, resolution, 3] uint8."""
-    return np.asarray(ImageOps.fit(image, (resolution, resolution), method=Image.Resampling.LANCZOS))
+    return np.asarray(
+        ImageOps.fit(image, (resolution, resolution), method=Image.Resampling.LANCZOS)
+    )
 
 
 class ImageSource:
-    """A folder of pictures, nested folders included, in sorted order, with captions where the folder has them.
+    """A folder of pictures, nested folders included, in sorted order, with captions where the
+    folder has them.
 
-    Captions come from `metadata.jsonl` ({"file_name", "text"}; "text" may be a list) or from a .txt of the same name,
-    one caption a line. Raises InputError when the folder is missing, or holds nothing usable.
+    Captions come from `metadata.jsonl` ({"file_name", "text"}; "text" may be a list) or from a .txt
+    of the same name, one caption a line. Raises InputError when the folder is missing, or holds
+    nothing usable.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
         if not folder.is_dir():
             what = "is a file, not a folder" if folder.exists() else "does not exist"
-            raise InputError(f"{folder} {what}. Give a folder of pictures ({', '.join(sorted(SUFFIXES))}).")
+            raise InputError(
+                f"{folder} {what}. Give a folder of pictures ({', '.join(sorted(SUFFIXES))})."
+            )
         files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
         pictures = [p for p in files if p.suffix.lower() in SUFFIXES]
         if not pictures:
             found = sorted({p.suffix or p.name for p in files})[:5]
             holds = f"only {len(files)} other files ({', '.join(found)})" if files else "nothing"
             raise InputError(
-                f"{folder} holds no pictures: {holds}. Give a folder with pictures ({', '.join(sorted(SUFFIXES))})."
+                f"{folder} holds no pictures: {holds}. Give a folder with pictures "
+                f"({', '.join(sorted(SUFFIXES))})."
             )
         self.names = [p.relative_to(folder).as_posix() for p in pictures]
         self.metadata = self._read_metadata()
@@ -142,7 +165,10 @@ class ImageSource:
         rows = read_json_lines(path)
         for number, row in enumerate(rows, start=1):
             if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-                raise InputError(f'{path}, line {number}, lacks "file_name". Each line needs "file_name" and "text".')
+                raise InputError(
+                    f'{path}, line {number}, lacks "file_name". Each line needs "file_name" and '
+                    '"text".'
+                )
         return {row["file_name"]: row for row in rows}
 
     def _read_captions(self) -> dict[str, list[str]]:
@@ -165,12 +191,15 @@ def bad_picture_rows(bad: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
 
 
 def check_share_of_bad(bad: list[tuple[str, str]], total: int, *, max_share: float) -> None:
-    """TooManyBadPicturesError when more than `max_share` of `total` pictures, or all of them, could not be read."""
+    """TooManyBadPicturesError when more than `max_share` of `total` pictures, or all of them, could
+    not be read.
+    """
     if len(bad) < total and len(bad) <= max_share * total:
         return
     listed = "".join(f"\n  {name}: {reason}" for name, reason in bad[:20])
     more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
     raise TooManyBadPicturesError(
-        f"{len(bad)} of {total} pictures cannot be read, more than --max-bad {max_share:.0%} allows. "
+        f"{len(bad)} of {total} pictures cannot be read, more than --max-bad {max_share:.0%} "
+        "allows. "
         f"Remove or replace them, or raise --max-bad:{listed}{more}"
     )

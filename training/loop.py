@@ -1,5 +1,5 @@
-"""The loop that every training shares: resume, log, evaluate, checkpoint, stop at signals. What a step does is the
-trainer's business.
+"""The loop that every training shares: resume, log, evaluate, checkpoint, stop at signals. What a
+step does is the trainer's business.
 """
 
 import math
@@ -77,10 +77,12 @@ def _due(before: int, after: int, every_kimg: float) -> bool:
 
 
 def run_loop(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[Progress]:
-    """Train until `config.kimg`, from the latest checkpoint if there is one; yields after every step.
+    """Train until `config.kimg`, from the latest checkpoint if there is one; yields after every
+    step.
 
-    The thread count belongs to the state, because float sums depend on it. Raises InterruptedRunError after a signal,
-    with a checkpoint saved, and DivergedError when a logged value is not finite (the last checkpoint stays).
+    The thread count belongs to the state, because float sums depend on it. Raises
+    InterruptedRunError after a signal, with a checkpoint saved, and DivergedError when a logged
+    value is not finite (the last checkpoint stays).
     """
     checkpoint = folder.latest_checkpoint()
     samples, pending = 0, dict[str, list[float]]()
@@ -107,10 +109,14 @@ def run_loop(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator
             last, logged = samples >= total, None
             evaluate_now = last or _due(before, samples, config.evaluate_kimg)
             if evaluate_now or _due(before, samples, config.log_kimg):
-                logged = {name: total_value / count for name, (total_value, count) in pending.items()}
+                logged = {
+                    name: total_value / count for name, (total_value, count) in pending.items()
+                }
                 pending.clear()
                 _check_finite(logged, samples)
-                logged["seconds_per_kimg"] = (time.perf_counter() - started) / (samples - first_samples) * 1000
+                logged["seconds_per_kimg"] = (
+                    (time.perf_counter() - started) / (samples - first_samples) * 1000
+                )
                 if evaluate_now:
                     logged |= trainer.evaluate(samples, folder.path)
                 folder.log(samples, logged)
@@ -119,7 +125,8 @@ def run_loop(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator
             if interrupts.received and not last:
                 name = signal.Signals(interrupts.received).name
                 raise InterruptedRunError(
-                    f"Stopped by {name} at {samples / 1000:.1f} of {total / 1000:.1f} kimg; the checkpoint is saved. "
+                    f"Stopped by {name} at {samples / 1000:.1f} of {total / 1000:.1f} kimg; the "
+                    "checkpoint is saved. "
                     f"Run the same command again to go on.",
                     interrupts.received,
                 )
@@ -131,6 +138,7 @@ def _check_finite(values: Mapping[str, float], samples: int) -> None:
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
         raise DivergedError(
-            f"Training diverged at {samples / 1000:.1f} kimg: {', '.join(bad)} not finite. The last checkpoint is intact; "
+            f"Training diverged at {samples / 1000:.1f} kimg: {', '.join(bad)} not finite. The "
+            "last checkpoint is intact; "
             f"start a new run with a lower learning rate or a higher R1 gamma."
         )

@@ -1,4 +1,6 @@
-"""Losses of the GAN: tensors in, one number a sample out. Shape letters: N batch, D embedding, C H W picture."""
+"""Losses of the GAN: tensors in, one number a sample out. Shape letters: N batch, D embedding, C H
+W picture.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,9 @@ def discriminator_loss(real_logit: Tensor, fake_logit: Tensor) -> Tensor:
 
 
 def r1_penalty(real_logit: Tensor, pictures: Tensor) -> Tensor:
-    """|grad_x D(x)|^2, [N] (arXiv:1801.04406, eq. 9, without gamma / 2); keeps the graph for its own gradient."""
+    """|grad_x D(x)|^2, [N] (arXiv:1801.04406, eq. 9, without gamma / 2); keeps the graph for its
+    own gradient.
+    """
     (gradient,) = torch.autograd.grad(real_logit.sum(), pictures, create_graph=True)
     return gradient.float().square().sum(dim=(1, 2, 3))
 
@@ -24,13 +28,15 @@ def r1_penalty(real_logit: Tensor, pictures: Tensor) -> Tensor:
 def info_nce(a: Tensor, b: Tensor, *, temperature: float, keep: Tensor | None = None) -> Tensor:
     """Cross entropy of <a_i, b_j> / temperature over the batch, both ways, [N] (arXiv:1807.03748).
 
-    a, b [N, D] are normalised here. Rows where `keep` [N] is False are no samples and no negatives: their loss is 0.
+    a, b [N, D] are normalised here. Rows where `keep` [N] is False are no samples and no negatives:
+    their loss is 0.
     """
     similarity = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature  # [N, N]
     target = torch.arange(len(a), device=a.device)
     if keep is not None:
         similarity = similarity.masked_fill(~(keep[:, None] & keep[None, :]), -1e4)
     loss = (
-        F.cross_entropy(similarity, target, reduction="none") + F.cross_entropy(similarity.T, target, reduction="none")
+        F.cross_entropy(similarity, target, reduction="none")
+        + F.cross_entropy(similarity.T, target, reduction="none")
     ) / 2
     return loss if keep is None else torch.where(keep, loss, 0.0)

@@ -1,4 +1,6 @@
-"""Metrics in CLIP space that need no other network. Shape letters: N rows, D embedding, S sentences."""
+"""Metrics in CLIP space that need no other network. Shape letters: N rows, D embedding, S
+sentences.
+"""
 
 import torch
 from torch import Tensor
@@ -22,12 +24,14 @@ def set_distance(a: Tensor, b: Tensor) -> float:
 
 
 def recall_of_sentence(images: Tensor, texts: Tensor, wanted: Tensor) -> float:
-    """Share of unit image embeddings [N, D] whose closest of the texts [S, D] is the `wanted` [N] one."""
+    """Share of unit image embeddings [N, D] whose closest of the texts [S, D] is the `wanted` [N]
+    one.
+    """
     return float(((images @ texts.T).argmax(dim=1) == wanted.to(images.device)).float().mean())
 
 
 def recall_at(similarity: Tensor, k: int) -> float:
-    """Share of rows of [M, M] whose diagonal entry is among their k largest; ties count against it."""
+    """Share of rows of [M, M] with the diagonal among their k largest; ties count against it."""
     rank = (similarity >= similarity.diagonal()[:, None]).sum(dim=1)
     return float((rank <= k).float().mean())
 

@@ -25,5 +25,9 @@ def slug(text: str) -> str:
     words = re.sub(r"[^\w]+", "-", text.lower()).strip("-")
     plain = words[:40].strip("-")
     if plain and plain == words and re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") == words:
-        return plain if text == text.lower().strip() else f"{plain}-{sha256(text.encode()).hexdigest()[:6]}"
+        return (
+            plain
+            if text == text.lower().strip()
+            else f"{plain}-{sha256(text.encode()).hexdigest()[:6]}"
+        )
     return f"{plain or 'text'}-{sha256(text.encode()).hexdigest()[:6]}"

@@ -30,8 +30,12 @@ def _gan(
         w_dim=latent,
         mapping_layers=mapping_layers,
     )
-    discriminator = DiscriminatorConfig(resolution=resolution, channel_base=channel_base, channel_max=channel_max)
-    config = GanTrainConfig(generator=generator, discriminator=discriminator, batch=batch, run=RunConfig(kimg=kimg))
+    discriminator = DiscriminatorConfig(
+        resolution=resolution, channel_base=channel_base, channel_max=channel_max
+    )
+    config = GanTrainConfig(
+        generator=generator, discriminator=discriminator, batch=batch, run=RunConfig(kimg=kimg)
+    )
     return dataclasses.replace(config, **changes)
 
 
@@ -48,9 +52,9 @@ GAN_PRESETS: dict[str, GanTrainConfig] = {
 
 PRIOR_PRESETS: dict[str, PriorTrainConfig] = {
     "tiny": PriorTrainConfig(
-        prior=PriorConfig(width=192, depth=4, heads=6),
+        prior=PriorConfig(width=160, depth=3, heads=5),
         run=RunConfig(kimg=300, log_kimg=5, evaluate_kimg=50, checkpoint_kimg=50),
-        batch=128,
+        batch=64,
         learning_rate=1e-3,
         warmup_kimg=10,
         ema_half_life_kimg=20,

@@ -1,8 +1,11 @@
-"""Training the prior on (text features, image embedding) pairs. Shape letters: N batch, m captions, D embedding."""
+"""Training the prior on (text features, image embedding) pairs. Shape letters: N batch, m captions,
+D embedding.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +15,7 @@ from lafite_shifted.errors import InputError
 from lafite_shifted.model_folder import save_prior
 from lafite_shifted.prior import Prior, PriorConfig
 from torch_utils import seeds
+from torch_utils.device import pick_dtype
 from torch_utils.ema import Ema
 from training.config import RunConfig, positive
 from training.embeddings import EmbeddingSet
@@ -20,11 +24,15 @@ from training.metrics import mean_cosine, set_distance
 
 @dataclass(frozen=True)
 class PriorTrainConfig:
-    """Everything `train-prior` needs besides the embeddings. Defaults follow arXiv:2211.15388, appendix."""
+    """Everything `train-prior` needs besides the embeddings. Defaults follow arXiv:2211.15388,
+    appendix.
+    """
 
     prior: PriorConfig = field(default_factory=PriorConfig)
     run: RunConfig = field(
-        default_factory=lambda: RunConfig(kimg=2000, log_kimg=10, evaluate_kimg=200, checkpoint_kimg=100)
+        default_factory=lambda: RunConfig(
+            kimg=2000, log_kimg=10, evaluate_kimg=200, checkpoint_kimg=100
+        )
     )
     batch: int = 256
     learning_rate: float = 1.2e-4
@@ -36,37 +44,50 @@ class PriorTrainConfig:
     gradient_norm: float = 1.0  # clipped to this
     text_dropout: float = 0.1  # share of pairs trained without text, for guidance
     ema_half_life_kimg: float = 250.0
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the network while training
     hold_out: bool = True  # keep the held-out sixth (training/split.py) for evaluation
     evaluation_steps: int = 8  # sampling steps of the held-out metrics
     max_evaluation: int = 1000
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive(self, "batch", "learning_rate", "evaluation_steps", "max_evaluation", "gradient_norm")
+        positive(
+            self, "batch", "learning_rate", "evaluation_steps", "max_evaluation", "gradient_norm"
+        )
         if not 0 <= self.text_dropout < 1:
             raise ValueError(f"text_dropout must be in [0, 1), not {self.text_dropout}")
 
 
 class PriorTrainer:
-    """One denoising step a batch; statistics come from all training pictures, pairs from the captioned ones."""
+    """One denoising step a batch; statistics come from all training pictures, pairs from the
+    captioned ones.
+    """
 
     def __init__(self, config: PriorTrainConfig, data: EmbeddingSet, *, device: torch.device):
         self.config, self.data, self.device = config, data, device
         self.batch = config.batch
-        training_rows = ~data.held_out if config.hold_out else torch.ones(len(data.rows), dtype=torch.bool)
+        training_rows = (
+            ~data.held_out if config.hold_out else torch.ones(len(data.rows), dtype=torch.bool)
+        )
         is_training = training_rows[data.caption_image]
         self.training = torch.nonzero(is_training).flatten()  # caption indices
-        self.held_out = _one_a_name(data, torch.nonzero(~is_training).flatten())[: config.max_evaluation]
+        self.held_out = _one_a_name(data, torch.nonzero(~is_training).flatten())[
+            : config.max_evaluation
+        ]
         if len(self.training) < 2:
             raise InputError(
-                f"Only {len(self.training)} captioned pictures to train on. Add captions: metadata.jsonl with "
-                f'{{"file_name", "text"}} lines, or a .txt beside each picture, then run `lafite-shifted embed` again.'
+                f"Only {len(self.training)} captioned pictures to train on. Add captions: "
+                "metadata.jsonl with "
+                f'{{"file_name", "text"}} lines, or a .txt beside each picture, then run '
+                "`lafite-shifted embed` again."
             )
         torch.manual_seed(seeds.seed_of(config.seed, "prior weights"))
         self.prior = Prior(config.prior, data.stats(training_rows)).to_device(device)
         self.ema = Ema(self.prior.network, half_life=config.ema_half_life_kimg * 1000)
         self.averaged = Prior(config.prior, self.prior.stats).to_device(device)
         self.averaged.network = self.ema.network
+        dtype = pick_dtype(config.dtype, device)
+        self.autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
         self.optimizer = AdamW(
             self.prior.network.parameters(),
             lr=config.learning_rate,
@@ -86,23 +107,36 @@ class PriorTrainer:
         captions = self.training[order]
         text = self.data.text_features(captions).to(device)
         z0 = self.data.image[self.data.caption_image[captions]].to(device)
-        uniform = seeds.uniform_per_sample((2,), key=(config.seed, "time"), indices=positions).to(device)
-        noise = seeds.normal_per_sample((z0.shape[1],), key=(config.seed, "noise"), indices=positions).to(device)
+        uniform = seeds.uniform_per_sample((2,), key=(config.seed, "time"), indices=positions).to(
+            device
+        )
+        noise = seeds.normal_per_sample(
+            (z0.shape[1],), key=(config.seed, "noise"), indices=positions
+        ).to(device)
         t = 1 + (uniform[:, 0] * self.prior.schedule.num_steps).long()
         has_text = uniform[:, 1] >= config.text_dropout
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * min(1.0, (samples_seen / 1000 + 1e-3) / config.warmup_kimg)
+            group["lr"] = config.learning_rate * min(
+                1.0, (samples_seen / 1000 + 1e-3) / config.warmup_kimg
+            )
         self.prior.network.train()
-        loss = self.prior.loss(z0, text, t=t, noise=noise, has_text=has_text).mean()
+        with self.autocast:
+            loss = self.prior.loss(z0, text, t=t, noise=noise, has_text=has_text).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.prior.network.parameters(), config.gradient_norm)
         self.optimizer.step()
-        self.ema.update(self.prior.network, batch=self.batch, samples_seen=samples_seen + self.batch)
+        self.ema.update(
+            self.prior.network, batch=self.batch, samples_seen=samples_seen + self.batch
+        )
         return {"loss": loss.detach(), "gradient_norm": norm}
 
-    def sample(self, captions: Tensor, *, num_steps: int | None = None, guidance: float = 1.0) -> Tensor:
-        """Embeddings [m, D] on the CPU that the averaged prior draws for these captions, seeds 0..m-1."""
+    def sample(
+        self, captions: Tensor, *, num_steps: int | None = None, guidance: float = 1.0
+    ) -> Tensor:
+        """Embeddings [m, D] on the CPU that the averaged prior draws for these captions, seeds
+        0..m-1.
+        """
         parts = []
         for start in range(0, len(captions), 500):
             part = captions[start : start + 500]
@@ -116,8 +150,9 @@ class PriorTrainer:
         return torch.cat(parts)
 
     def evaluate(self, samples_seen: int, folder: Path) -> Mapping[str, float]:
-        """Cosine to the true image embedding and Frechet distance of the sets, on held-out captions, one a name,
-        beside those of the text embedding itself; writes the averaged prior to `folder/prior`.
+        """Cosine to the true image embedding and Frechet distance of the sets, on held-out
+        captions, one a name, beside those of the text embedding itself; writes the averaged prior
+        to `folder/prior`.
         """
         save_prior(folder / "prior", self.averaged)
         if len(self.held_out) < 3:
@@ -137,4 +172,7 @@ def _one_a_name(data: EmbeddingSet, captions: Tensor) -> Tensor:
     first: dict[str, int] = {}
     for caption in captions.tolist():
         first.setdefault(data.captions[caption], caption)
-    return torch.tensor(sorted(first.values(), key=lambda c: seeds.seed_of("held out", data.captions[c])), dtype=torch.long)
+    return torch.tensor(
+        sorted(first.values(), key=lambda c: seeds.seed_of("held out", data.captions[c])),
+        dtype=torch.long,
+    )

@@ -1,7 +1,9 @@
-"""The folder of one training run: config.json, log.jsonl, TensorBoard events, sample grids, checkpoints.
+"""The folder of one training run: config.json, log.jsonl, TensorBoard events, sample grids,
+checkpoints.
 
-A checkpoint is one directory, written under a temporary name, fsynced and renamed whole. On resume the log and the
-TensorBoard events are cut back to it, so that a killed run leaves the same files as an unbroken one.
+A checkpoint is one directory, written under a temporary name, fsynced and renamed whole. On resume
+the log and the TensorBoard events are cut back to it, so that a killed run leaves the same files as
+an unbroken one.
 """
 
 import json
@@ -42,8 +44,8 @@ class Checkpoint:
 class RunFolder:
     """Opens or creates the folder of a run.
 
-    `description` (configuration, data, encoder) is what must not change when a run goes on; its "run" part (length and
-    logging) may. Raises InputError naming the differences.
+    `description` (configuration, data, encoder) is what must not change when a run goes on; its
+    "run" part (length and logging) may. Raises InputError naming the differences.
     """
 
     def __init__(self, path: Path, *, kind: str, description: Mapping[str, Any]):
@@ -52,7 +54,9 @@ class RunFolder:
         config_path = path / "config.json"
         if config_path.is_file():
             _check_unchanged(read_json(config_path), record, path)
-        elif path.exists() and any(p.name != "embeddings" and not p.name.startswith(".") for p in path.iterdir()):
+        elif path.exists() and any(
+            p.name != "embeddings" and not p.name.startswith(".") for p in path.iterdir()
+        ):
             raise InputError(f"{path} is not empty and is no run folder. Choose another --out.")
         write_json(config_path, record)
         self._writer = None
@@ -66,7 +70,11 @@ class RunFolder:
         """Write a checkpoint, then remove the oldest beyond `keep`."""
         target = self.path / "checkpoints" / f"samples-{checkpoint.samples:010d}"
         with atomic_directory(target) as folder:
-            save_tensors(folder / "state.safetensors", checkpoint.tensors, {"kind": "checkpoint", "format": FORMAT})
+            save_tensors(
+                folder / "state.safetensors",
+                checkpoint.tensors,
+                {"kind": "checkpoint", "format": FORMAT},
+            )
             write_json(folder / "state.json", {"samples": checkpoint.samples, **checkpoint.state})
         for old in self._checkpoint_paths()[:-keep]:
             for file in old.iterdir():
@@ -89,7 +97,9 @@ class RunFolder:
         log = self.path / "log.jsonl"
         if log.is_file():
             write_json_lines(log, [row for row in _whole_lines(log) if row["samples"] <= samples])
-        from torch.utils.tensorboard import SummaryWriter  # slow import, needed only once a run starts
+        from torch.utils.tensorboard import (
+            SummaryWriter,
+        )  # slow import, needed only once a run starts
 
         self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=samples + 1)
 
@@ -151,15 +161,23 @@ def flatten_state(parts: Mapping[str, nn.Module | Optimizer]) -> dict[str, Tenso
     return tensors
 
 
-def restore_state(parts: Mapping[str, nn.Module | Optimizer], tensors: Mapping[str, Tensor]) -> None:
+def restore_state(
+    parts: Mapping[str, nn.Module | Optimizer], tensors: Mapping[str, Tensor]
+) -> None:
     """Inverse of `flatten_state`, in place."""
     for name, part in parts.items():
-        own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        own = {
+            key.removeprefix(f"{name}."): value
+            for key, value in tensors.items()
+            if key.startswith(f"{name}.")
+        }
         if isinstance(part, Optimizer):
             state: dict[int, dict[str, Tensor]] = {}
             for key, value in own.items():
                 index, _, field = key.partition(".")
                 state.setdefault(int(index), {})[field] = value
-            part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
+            part.load_state_dict(
+                {"state": state, "param_groups": part.state_dict()["param_groups"]}
+            )
         else:
             part.load_state_dict(own)

@@ -1,4 +1,6 @@
-"""From flags to a trainer and its run folder: the functions behind `train-gan` and `train-prior`, used by `demo` too."""
+"""From flags to a trainer and its run folder: the functions behind `train-gan` and `train-prior`,
+used by `demo` too.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -32,7 +34,9 @@ def gan_config(
     seed: int = 0,
     assignments: Sequence[str] = (),
 ) -> GanTrainConfig:
-    """The preset with the common flags, then `--set`, applied; InputError for an unknown field or a bad value."""
+    """The preset with the common flags, then `--set`, applied; InputError for an unknown field or a
+    bad value.
+    """
     flags = [f"seed={seed}"]
     if kimg is not None:
         flags += [f"run.kimg={kimg}", *_log_fields(kimg)]
@@ -52,7 +56,9 @@ def prior_config(
     seed: int = 0,
     assignments: Sequence[str] = (),
 ) -> PriorTrainConfig:
-    """The preset with the common flags, then `--set`, applied; InputError for an unknown field or a bad value."""
+    """The preset with the common flags, then `--set`, applied; InputError for an unknown field or a
+    bad value.
+    """
     flags = [f"seed={seed}"]
     if process is not None:
         flags.append(f"prior.process={process}")
@@ -65,7 +71,11 @@ def prior_config(
 
 def _log_fields(kimg: float) -> list[str]:
     """A run shorter than the preset's still logs, evaluates and saves a few times."""
-    return [f"run.log_kimg={kimg / 50}", f"run.evaluate_kimg={kimg / 5}", f"run.checkpoint_kimg={kimg / 10}"]
+    return [
+        f"run.log_kimg={kimg / 50}",
+        f"run.evaluate_kimg={kimg / 5}",
+        f"run.checkpoint_kimg={kimg / 10}",
+    ]
 
 
 def embeddings_for(
@@ -78,7 +88,9 @@ def embeddings_for(
     max_megapixels: float,
     progress: Progress = _silent,
 ) -> tuple[EmbeddingSet, EmbedReport | None]:
-    """Embeddings of a folder of pictures, made or reused in `out`/embeddings; or those that `pictures` already holds."""
+    """Embeddings of a folder of pictures, made or reused in `out`/embeddings; or those that
+    `pictures` already holds.
+    """
     if (pictures / "index.jsonl").is_file():
         return EmbeddingSet(pictures), None
     source = ImageSource(pictures)
@@ -93,7 +105,9 @@ def embeddings_for(
 def open_prior_run(
     config: PriorTrainConfig, data: EmbeddingSet, out: Path, *, device: torch.device
 ) -> tuple[PriorTrainer, Callable[[], RunFolder]]:
-    """A trainer for `data`, its network sized for that data's encoder, and a function that opens the run folder."""
+    """A trainer for `data`, its network sized for that data's encoder, and a function that opens
+    the run folder.
+    """
     token_width = data.text_features(torch.tensor([0])).tokens.shape[2]
     longest = max(64, int(data.text_features(torch.arange(len(data.captions))).lengths.max()))
     prior = dataclasses.replace(
@@ -105,7 +119,9 @@ def open_prior_run(
         "encoder": data.encoder_id.to_json(),
         "data": {"num_pictures": len(data.rows), "num_captions": len(data.captions)},
     }
-    return PriorTrainer(config, data, device=device), lambda: RunFolder(out, kind="prior", description=description)
+    return PriorTrainer(config, data, device=device), lambda: RunFolder(
+        out, kind="prior", description=description
+    )
 
 
 def open_gan_run(
@@ -119,10 +135,14 @@ def open_gan_run(
     max_megapixels: float = 100.0,
     progress: Progress = _silent,
 ) -> tuple[GanTrainer, RunFolder, EmbedReport]:
-    """Embed `pictures` into `out`/embeddings where that is not done, and open trainer and run folder."""
+    """Embed `pictures` into `out`/embeddings where that is not done, and open trainer and run
+    folder.
+    """
     source = ImageSource(pictures)
     folder = out / "embeddings"
-    report = embed_folder(source, folder, encoder, max_bad=max_bad, max_megapixels=max_megapixels, progress=progress)
+    report = embed_folder(
+        source, folder, encoder, max_bad=max_bad, max_megapixels=max_megapixels, progress=progress
+    )
     data = load_gan_data(
         source,
         EmbeddingSet(folder),
@@ -155,11 +175,16 @@ def gan_cost(config: GanTrainConfig, encoder: ClipEncoder, *, device: torch.devi
     cost = measure_gan(_for_encoder(config, encoder), encoder, device=device)
     hours = cost.seconds_per_kimg * config.run.kimg / 3600
     return [
-        f"resolution     {config.generator.resolution} px, batch {config.batch}, {config.run.kimg:g} kimg",
-        f"parameters     G {cost.generator_parameters / 1e6:.2f} M, D {cost.discriminator_parameters / 1e6:.2f} M",
-        f"work           G {cost.generator_gmac:.2f} GMAC, D {cost.discriminator_gmac:.2f} GMAC a picture, forward",
-        f"memory         about {cost.training_gib:.2f} GiB while training at this batch (estimated from the shapes)",
+        f"resolution     {config.generator.resolution} px, batch {config.batch}, "
+        f"{config.run.kimg:g} kimg",
+        f"parameters     G {cost.generator_parameters / 1e6:.2f} M, D "
+        f"{cost.discriminator_parameters / 1e6:.2f} M",
+        f"work           G {cost.generator_gmac:.2f} GMAC, D {cost.discriminator_gmac:.2f} GMAC a "
+        "picture, forward",
+        f"memory         about {cost.training_gib:.2f} GiB while training at this batch "
+        "(estimated from the shapes)",
         f"time           {cost.seconds_per_kimg:.1f} s/kimg on {device}, {hours:.1f} h for the run "
         f"(from a probe of {cost.probe_pictures} pictures)",
-        f"R1 gamma       {config.gamma:.4g} ({'set' if config.r1_gamma is not None else '0.0002 resolution^2 / batch'})",
+        f"R1 gamma       {config.gamma:.4g} "
+        f"({'set' if config.r1_gamma is not None else '0.0002 resolution^2 / batch'})",
     ]

@@ -10,13 +10,19 @@ from lafite_shifted.cli import options
 @click.command("dataset")
 @click.argument("name", type=click.Choice(["emoji", "clipart", "sample"]))
 @options.out_option("the pictures, metadata.jsonl and split.json")
-@options.positive_int("--size", default=None, help="Side in pixels.  [default: emoji 64, clipart 128]")
-@click.option("--raw", is_flag=True, help="Copy the files as the packages hold them, broken and huge ones too.")
+@options.positive_int(
+    "--size", default=None, help="Side in pixels.  [default: emoji 64, clipart 128]"
+)
+@click.option(
+    "--raw",
+    is_flag=True,
+    help="Copy the files as the packages hold them, broken and huge ones too.",
+)
 def command(name: str, out: Path, size: int | None, raw: bool) -> None:
     """Build a captioned picture set from npm and Debian packages.
 
-    emoji: 7,158 drawings in two styles. clipart: 8,121 public-domain drawings. sample: the 512 emoji pictures that
-    lafite-shifted ships, and 512 further ones. Needs npm, or apt-get and dpkg.
+    emoji: 7,158 drawings in two styles. clipart: 8,121 public-domain drawings. sample: the 512
+    emoji pictures that lafite-shifted ships, and 512 further ones. Needs npm, or apt-get and dpkg.
     """
     from training.datasets import DEFAULT_SIZES, build_dataset, build_sample
 
@@ -25,6 +31,9 @@ def command(name: str, out: Path, size: int | None, raw: bool) -> None:
         click.echo(f"512 pictures in {out / 'pictures'}, 512 further ones in {out / 'reference'}")
         return
     built = build_dataset(name, out, size=size or DEFAULT_SIZES[name], raw=raw)
-    click.echo(f"{built.num_pictures} pictures in {out}, {built.num_held_out} of them held out (split.json)")
+    click.echo(
+        f"{built.num_pictures} pictures in {out}, {built.num_held_out} of them held out "
+        "(split.json)"
+    )
     for file_name, reason in built.bad:
         click.echo(f"  unreadable {file_name}: {reason}", err=True)

@@ -8,12 +8,20 @@ from lafite_shifted.cli import options
 
 
 @click.command("demo")
-@click.option("--out", default="demo", type=options.FolderPath, help="Folder for everything the demo makes.")
-@click.option("--kimg", default=None, type=float, help="Length of the GAN's training.  [default: about 4 minutes' worth]")
+@click.option(
+    "--out", default="demo", type=options.FolderPath, help="Folder for everything the demo makes."
+)
+@click.option(
+    "--kimg",
+    default=None,
+    type=float,
+    help="Length of the GAN's training.  [default: about 4 minutes' worth]",
+)
 @options.seed_option
 @options.device_option
 def command(out: Path, kimg: float | None, seed: int, device: str) -> None:
-    """Embed 512 shipped pictures, train a tiny prior and a tiny GAN on them, and make pictures from 8 sentences.
+    """Embed 512 shipped pictures, train a tiny prior and a tiny GAN on them, and make pictures from
+    8 sentences.
 
     The same command again goes on where it stopped.
     """
@@ -31,7 +39,9 @@ def command(out: Path, kimg: float | None, seed: int, device: str) -> None:
     for line in result.table:
         click.echo(line)
     click.echo(f"\nPictures: {result.grid}")
-    click.echo("They are blobs of the right colour and shape: four minutes, 512 pictures, 32 pixels.")
+    click.echo(
+        "They are blobs of the right colour and shape: four minutes, 512 pictures, 32 pixels."
+    )
     click.echo("\nGo on with your own pictures:")
     for line in result.next_commands:
         click.echo(f"    {line}")

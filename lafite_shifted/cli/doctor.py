@@ -10,7 +10,9 @@ from lafite_shifted.cli import options
 @click.command("doctor")
 @options.json_option
 def command(as_json: bool) -> None:
-    """Check Python, torch, CUDA, compiler, open_clip, memory and disk. Exit 0 unless nothing can run."""
+    """Check Python, torch, CUDA, compiler, open_clip, memory and disk. Exit 0 unless nothing can
+    run.
+    """
     import json
     from dataclasses import asdict
 

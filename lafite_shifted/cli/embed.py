@@ -16,7 +16,13 @@ from lafite_shifted.cli import options
 @options.max_bad_option
 @options.max_megapixels_option
 def command(
-    pictures: Path, out: Path, clip: str, device: str, batch: int, max_bad: float, max_megapixels: float
+    pictures: Path,
+    out: Path,
+    clip: str,
+    device: str,
+    batch: int,
+    max_bad: float,
+    max_megapixels: float,
 ) -> None:
     """Embed PICTURES (and captions, where metadata.jsonl or .txt files hold them) with a CLIP.
 
@@ -31,6 +37,12 @@ def command(
     encoder = ClipEncoder.load(clip, device=chosen)
     with options.plain_warnings(), options.progress_bar("embedding", "img") as progress:
         report = embed_folder(
-            source, out, encoder, batch=batch, max_bad=max_bad, max_megapixels=max_megapixels, progress=progress
+            source,
+            out,
+            encoder,
+            batch=batch,
+            max_bad=max_bad,
+            max_megapixels=max_megapixels,
+            progress=progress,
         )
     options.report_embedding(report, out)

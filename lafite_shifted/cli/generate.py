@@ -34,23 +34,31 @@ def command(
     no_prior: bool,
     clip: str | None,
 ) -> None:
-    """Make pictures of TEXTS with a trained model, such as: generate "a red apple" "a cat" --model M --out DIR."""
+    """Make pictures of TEXTS with a trained model, such as: generate "a red apple" "a cat" --model
+    M --out DIR.
+    """
     from lafite_shifted.errors import InputError
     from lafite_shifted.pipeline import TextToImage
     from training.grids import labelled_rows
     from training.pictures import save_png, slug
 
     if any(not text.strip() for text in texts):
-        raise InputError('A text is empty. Give a sentence, such as: generate "a red apple" --model M --out DIR.')
+        raise InputError(
+            'A text is empty. Give a sentence, such as: generate "a red apple" --model M --out DIR.'
+        )
     options.resolve_device(device)
     with options.plain_warnings():
         pipeline = TextToImage.from_pretrained(model, device=device, clip=clip)
         if pipeline.prior is None and not no_prior:
             click.echo(
-                f"{model} has no prior: conditioning on the text embedding itself. Add one with `pack --prior`.", err=True
+                f"{model} has no prior: conditioning on the text embedding itself. Add one with "
+                "`pack --prior`.",
+                err=True,
             )
         if pipeline.prior is not None and steps > pipeline.prior.prior.schedule.num_steps:
-            raise InputError(f"--steps {steps}: at most {pipeline.prior.prior.schedule.num_steps}. Give fewer.")
+            raise InputError(
+                f"--steps {steps}: at most {pipeline.prior.prior.schedule.num_steps}. Give fewer."
+            )
         rows = []
         for text in texts:
             made = pipeline.pictures(

@@ -1,4 +1,6 @@
-"""The command `lafite-shifted`: finds the verb, and turns what went wrong into one message and an exit code."""
+"""The command `lafite-shifted`: finds the verb, and turns what went wrong into one message and an
+exit code.
+"""
 
 import errno
 import importlib
@@ -9,7 +11,8 @@ import click
 from lafite_shifted import __version__
 from lafite_shifted.errors import DivergedError, InputError, InterruptedRunError
 
-VERBS = {  # name -> module; a module is imported when its verb is used or listed, and stays free of torch until it runs
+# name -> module, imported when its verb is used or listed; it stays free of torch until it runs
+VERBS = {
     "demo": "demo",
     "dataset": "dataset",
     "train-clip": "train_clip",
@@ -45,7 +48,9 @@ class VerbGroup(click.Group):
         return importlib.import_module(f"lafite_shifted.cli.{VERBS[cmd_name]}").command
 
 
-@click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(
+    cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
 @click.version_option(__version__, prog_name="lafite-shifted")
 def group() -> None:
     """Train a text-to-image model on a folder of pictures, without one caption.

@@ -20,19 +20,31 @@ if TYPE_CHECKING:
 FolderPath = click.Path(path_type=Path, file_okay=True)
 
 clip_option = click.option(
-    "--clip", default="starter", help="`starter`, MODEL/PRETRAINED (open_clip), hf-hub:ORG/REPO, or a folder."
+    "--clip",
+    default="starter",
+    help="`starter`, MODEL/PRETRAINED (open_clip), hf-hub:ORG/REPO, or a folder.",
 )
 device_option = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 seed_option = click.option("--seed", default=0, help="Of all randomness.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 max_bad_option = click.option(
-    "--max-bad", default=0.05, type=click.FloatRange(0, 1), help="Stop (exit 3) if a larger share cannot be read."
+    "--max-bad",
+    default=0.05,
+    type=click.FloatRange(0, 1),
+    help="Stop (exit 3) if a larger share cannot be read.",
 )
 max_megapixels_option = click.option(
-    "--max-megapixels", default=100.0, type=click.FloatRange(min=0, min_open=True), help="Larger pictures are bad ones."
+    "--max-megapixels",
+    default=100.0,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Larger pictures are bad ones.",
 )
 set_option = click.option(
-    "--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Change any field of the configuration."
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Change any field of the configuration.",
 )
 
 
@@ -58,7 +70,7 @@ def resolve_device(name: str) -> "torch.device":
 def plain_warnings() -> Iterator[None]:
     """Our own warnings as one line on stderr."""
 
-    def show(message, category, filename, lineno, file=None, line=None):  # noqa: ANN001 (signature of warnings)
+    def show(message, category, filename, lineno, file=None, line=None):
         if issubclass(category, UserWarning):
             click.echo(f"warning: {message}", err=True)
 
@@ -75,7 +87,9 @@ def progress_bar(description: str, unit: str) -> Iterator[Callable[[int, int], N
     """A callable (done, total) that draws a bar with rate and time left on stderr."""
     from tqdm import tqdm
 
-    with tqdm(desc=description, unit=unit, file=sys.stderr, dynamic_ncols=True, leave=True, disable=None) as bar:
+    with tqdm(
+        desc=description, unit=unit, file=sys.stderr, dynamic_ncols=True, leave=True, disable=None
+    ) as bar:
 
         def update(done: int, total: int) -> None:
             bar.total = total
@@ -86,12 +100,16 @@ def progress_bar(description: str, unit: str) -> Iterator[Callable[[int, int], N
 
 def report_embedding(report: "EmbedReport", out: Path) -> None:
     """Say what was embedded, converted and left out, by name and reason."""
-    click.echo(f"{report.num_embedded} pictures embedded, {report.num_reused} reused, in {out}", err=True)
+    click.echo(
+        f"{report.num_embedded} pictures embedded, {report.num_reused} reused, in {out}", err=True
+    )
     if report.conversions:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(report.conversions.items()))
         click.echo(f"converted to RGB: {counts}", err=True)
     if report.bad:
-        click.echo(f"{len(report.bad)} pictures left out (all in {out / 'report.jsonl'}):", err=True)
+        click.echo(
+            f"{len(report.bad)} pictures left out (all in {out / 'report.jsonl'}):", err=True
+        )
         for name, reason in report.bad[:10]:
             click.echo(f"  {name}: {reason}", err=True)
 
@@ -101,7 +119,14 @@ def show_progress(progress: "Iterator[Progress]", description: str) -> dict[str,
     from tqdm import tqdm
 
     last: dict[str, float] = {}
-    with tqdm(desc=description, unit="img", file=sys.stderr, dynamic_ncols=True, unit_scale=True, disable=None) as bar:
+    with tqdm(
+        desc=description,
+        unit="img",
+        file=sys.stderr,
+        dynamic_ncols=True,
+        unit_scale=True,
+        disable=None,
+    ) as bar:
         for step in progress:
             bar.total = step.total_samples
             if bar.n == 0:

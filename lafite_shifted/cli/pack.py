@@ -8,8 +8,15 @@ from lafite_shifted.cli import options
 
 
 @click.command("pack")
-@click.option("--gan", required=True, type=options.FolderPath, help="Run folder of train-gan, or a model folder.")
-@click.option("--prior", type=options.FolderPath, help="Run folder of train-prior, or a model folder.")
+@click.option(
+    "--gan",
+    required=True,
+    type=options.FolderPath,
+    help="Run folder of train-gan, or a model folder.",
+)
+@click.option(
+    "--prior", type=options.FolderPath, help="Run folder of train-prior, or a model folder."
+)
 @options.out_option("the model")
 def command(gan: Path, prior: Path | None, out: Path) -> None:
     """Make a model folder that `generate` and `TextToImage.from_pretrained` read."""
@@ -17,4 +24,6 @@ def command(gan: Path, prior: Path | None, out: Path) -> None:
 
     pack_model(out, gan=gan, prior=prior)
     kind = "generator and prior" if prior else "generator without a prior"
-    click.echo(f'{kind} in {out}. Try: lafite-shifted generate "a red apple" --model {out} --out pictures')
+    click.echo(
+        f'{kind} in {out}. Try: lafite-shifted generate "a red apple" --model {out} --out pictures'
+    )

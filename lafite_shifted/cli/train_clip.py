@@ -24,7 +24,9 @@ def command(
     device: str,
     assignments: tuple[str, ...],
 ) -> None:
-    """Train a small CLIP on captioned FOLDERS (see `dataset`). The same command again goes on where it stopped."""
+    """Train a small CLIP on captioned FOLDERS (see `dataset`). The same command again goes on where
+    it stopped.
+    """
     import dataclasses
 
     from training.clip_data import describe, load_captioned_set
@@ -42,7 +44,11 @@ def command(
     config = override(ClipTrainConfig(), [*flags, *assignments])
     click.echo("decoding pictures ...", err=True)
     data = load_captioned_set(folders, resolution=config.model.image_size)
-    run = RunFolder(out, kind="clip", description={"config": dataclasses.asdict(config), "data": describe(folders, data)})
+    run = RunFolder(
+        out,
+        kind="clip",
+        description={"config": dataclasses.asdict(config), "data": describe(folders, data)},
+    )
     trainer = ClipTrainer(config, data, device=chosen)
     options.show_progress(run_loop(trainer, config.run, run), "train-clip")
     click.echo(f"CLIP in {out / 'clip'}. Use it with --clip {out / 'clip'}")

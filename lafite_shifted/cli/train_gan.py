@@ -11,7 +11,9 @@ from lafite_shifted.cli import options
 @click.argument("pictures", type=options.FolderPath)
 @options.out_option("the run")
 @click.option("--preset", default="small", help="tiny (32 px), small (64 px), 256, 512 or 1024.")
-@options.positive_int("--resolution", default=None, help="Pixels, a power of two; overrides the preset's.")
+@options.positive_int(
+    "--resolution", default=None, help="Pixels, a power of two; overrides the preset's."
+)
 @click.option("--kimg", type=float, help="Length in thousands of pictures.")
 @options.positive_int("--batch", default=None, help="Pictures a step.")
 @options.clip_option
@@ -20,7 +22,11 @@ from lafite_shifted.cli import options
 @options.max_bad_option
 @options.max_megapixels_option
 @options.set_option
-@click.option("--dry-run", is_flag=True, help="Print parameters, GMAC, memory and time from a short probe, and stop.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print parameters, GMAC, memory and time from a short probe, and stop.",
+)
 def command(
     pictures: Path,
     out: Path,
@@ -38,7 +44,8 @@ def command(
 ) -> None:
     """Train a decoder on PICTURES, a folder of images; no captions needed.
 
-    Embeddings and statistics are made on the way, into RUN/embeddings. The same command again goes on where it stopped.
+    Embeddings and statistics are made on the way, into RUN/embeddings. The same command again goes
+    on where it stopped.
     """
     from lafite_shifted.clip import ClipEncoder
     from training.loop import run_loop
@@ -47,7 +54,12 @@ def command(
 
     chosen = options.resolve_device(device)
     config = gan_config(
-        choose(GAN_PRESETS, preset), resolution=resolution, kimg=kimg, batch=batch, seed=seed, assignments=assignments
+        choose(GAN_PRESETS, preset),
+        resolution=resolution,
+        kimg=kimg,
+        batch=batch,
+        seed=seed,
+        assignments=assignments,
     )
     encoder = ClipEncoder.load(clip, device=chosen)
     if dry_run:
@@ -67,12 +79,19 @@ def command(
         )
     options.report_embedding(report, out / "embeddings")
     reason = "set" if config.r1_gamma is not None else "0.0002 resolution^2 / batch"
-    click.echo(f"R1 gamma {config.gamma:.4g} ({reason}); EMA half-life {config.half_life_kimg:g} kimg", err=True)
+    click.echo(
+        f"R1 gamma {config.gamma:.4g} ({reason}); EMA half-life {config.half_life_kimg:g} kimg",
+        err=True,
+    )
     if clip == "starter":
         click.echo(
-            "note: the starter CLIP knows drawings and emoji. For photographs give a larger one, such as "
+            "note: the starter CLIP knows drawings and emoji. For photographs give a larger one, "
+            "such as "
             "--clip ViT-B-32/laion2b_s34b_b79k (a download of 600 MB).",
             err=True,
         )
     options.show_progress(run_loop(trainer, config.run, run), "train-gan")
-    click.echo(f"generator in {out}, grids in {out / 'grids'}. Next: lafite-shifted pack --gan {out} --out MODEL")
+    click.echo(
+        f"generator in {out}, grids in {out / 'grids'}. Next: lafite-shifted pack --gan {out} "
+        "--out MODEL"
+    )

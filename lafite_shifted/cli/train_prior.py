@@ -11,7 +11,11 @@ from lafite_shifted.cli import options
 @click.argument("pictures", type=options.FolderPath)
 @options.out_option("the run")
 @click.option("--preset", default="base", help="tiny or base.")
-@click.option("--process", type=click.Choice(["shifted", "baseline"]), help="Start from N(mu, Sigma), or N(0, I / D).")
+@click.option(
+    "--process",
+    type=click.Choice(["shifted", "baseline"]),
+    help="Start from N(mu, Sigma), or N(0, I / D).",
+)
 @click.option("--kimg", type=float, help="Length in thousands of pairs.")
 @options.positive_int("--batch", default=None, help="Pairs a step.")
 @options.clip_option
@@ -41,30 +45,48 @@ def command(
     The same command again goes on where it stopped.
     """
     from lafite_shifted.errors import InputError
+    from training.loop import run_loop
     from training.presets import PRIOR_PRESETS, choose
     from training.runs import embeddings_for, open_prior_run, prior_config
-    from training.loop import run_loop
 
     chosen = options.resolve_device(device)
     config = prior_config(
-        choose(PRIOR_PRESETS, preset), process=process, kimg=kimg, batch=batch, seed=seed, assignments=assignments
+        choose(PRIOR_PRESETS, preset),
+        process=process,
+        kimg=kimg,
+        batch=batch,
+        seed=seed,
+        assignments=assignments,
     )
     with options.plain_warnings(), options.progress_bar("embedding", "img") as progress:
         data, report = embeddings_for(
-            pictures, out, clip, device=chosen, max_bad=max_bad, max_megapixels=max_megapixels, progress=progress
+            pictures,
+            out,
+            clip,
+            device=chosen,
+            max_bad=max_bad,
+            max_megapixels=max_megapixels,
+            progress=progress,
         )
     if report:
         options.report_embedding(report, out / "embeddings")
     if not data.captions:
         raise InputError(
             f"{pictures} has no captions, which a prior learns from. Add metadata.jsonl with "
-            f'{{"file_name", "text"}} lines, or a .txt beside each picture; or train only a GAN and use --no-prior.'
+            f'{{"file_name", "text"}} lines, or a .txt beside each picture; or train only a GAN '
+            "and use --no-prior."
         )
     trainer, run = open_prior_run(config, data, out, device=chosen)
     if dry_run:
         num = sum(p.numel() for p in trainer.prior.network.parameters())
-        click.echo(f"{num / 1e6:.2f} M parameters, {len(trainer.training)} training captions, "
-                   f"{len(trainer.held_out)} held-out ones, {config.run.kimg:g} kimg in batches of {config.batch}")
+        click.echo(
+            f"{num / 1e6:.2f} M parameters, {len(trainer.training)} training captions, "
+            f"{len(trainer.held_out)} held-out ones, {config.run.kimg:g} kimg in batches of "
+            f"{config.batch}"
+        )
         return
     options.show_progress(run_loop(trainer, config.run, run()), "train-prior")
-    click.echo(f"prior in {out}. Join it with a generator: lafite-shifted pack --gan RUN --prior {out} --out MODEL")
+    click.echo(
+        f"prior in {out}. Join it with a generator: lafite-shifted pack --gan RUN --prior {out} "
+        "--out MODEL"
+    )

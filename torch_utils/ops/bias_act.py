@@ -21,7 +21,9 @@ def bias_act(
     gain: float | None = None,
     clamp: float | None = None,
 ) -> Tensor:
-    """Activation of x [N, C, ...] + bias [C], times `gain` (None: the activation's own), clamped to +-`clamp`."""
+    """Activation of x [N, C, ...] + bias [C], times `gain` (None: the activation's own), clamped to
+    +-`clamp`.
+    """
     if bias is not None:
         x = x + bias.to(x.dtype).view(1, -1, *[1] * (x.ndim - 2))
     if activation == "leaky_relu":

@@ -1,4 +1,5 @@
-"""synthesis_epilogue: everything between two convolutions of StyleGAN2's synthesis (arXiv:1912.04958, section 2.2).
+"""synthesis_epilogue: everything between two convolutions of StyleGAN2's synthesis
+(arXiv:1912.04958, section 2.2).
 
 The pure-PyTorch reference. Shape letters: N batch, C H W activation.
 """
@@ -20,7 +21,8 @@ def synthesis_epilogue(
 ) -> Tensor:
     """leaky_relu(x * demodulation + strength * noise + bias) * gain, clamped.
 
-    x [N, C, H, W], demodulation [N, C], noise [N or 1, 1, H, W], strength scalar, bias [C]; the dtype of x throughout.
+    x [N, C, H, W], demodulation [N, C], noise [N or 1, 1, H, W], strength scalar, bias [C]; the
+    dtype of x throughout.
     """
     x = x * demodulation.to(x.dtype)[:, :, None, None]
     x = x + (noise * strength).to(x.dtype)
