@@ -245,22 +245,32 @@ def _resize(levels: Tensor, size: tuple[int, int], *, mode: str, interpolation: 
     both.
     """
     height, width = levels.shape[-2:]
-    if mode == "shortest":
-        short = min(size)
-        target = (
-            (short, int(short * width / height))
-            if height <= width
-            else (int(short * height / width), short)
-        )
-    elif mode == "longest":
-        ratio = max(height / size[0], width / size[1])
+    if mode == "shortest" and size[0] == size[1]:  # torchvision rounds down
+        longer = int(size[0] * max(height, width) / min(height, width))
+        target = (size[0], longer) if height <= width else (longer, size[0])
+    elif mode in ("shortest", "longest"):
+        choose = min if mode == "shortest" else max
+        ratio = choose(height / size[0], width / size[1])
         target = (round(height / ratio), round(width / ratio))
     else:
         target = size
-    if target == (height, width):
-        return levels
-    filter_name = "bilinear" if interpolation == "bilinear" else "bicubic"
-    return F.interpolate(levels, size=target, mode=filter_name, align_corners=False, antialias=True)
+    return _resample(levels, target, mode="bilinear" if interpolation == "bilinear" else "bicubic")
+
+
+def _resample(levels: Tensor, size: tuple[int, int], *, mode: str) -> Tensor:
+    """Resize in two passes with 8-bit levels after each, as Pillow does: without its clipping of
+    overshoots between the passes, hard edges differ by ten levels. Rounding lets gradients through.
+    """
+    height, width = levels.shape[-2:]
+    rows_first = height - size[0] > max(0, 2 * (width - size[1]))  # the order that Pillow 13 takes
+    middle = (size[0], width) if rows_first else (height, size[1])
+    for step in (middle, size):
+        if levels.shape[-2:] != step:
+            levels = F.interpolate(
+                levels, size=step, mode=mode, align_corners=False, antialias=True
+            ).clamp(0, 255)
+            levels = levels + (levels.round() - levels).detach()
+    return levels
 
 
 def _centre(levels: Tensor, size: tuple[int, int], *, fill: float) -> Tensor:

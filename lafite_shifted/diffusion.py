@@ -71,12 +71,9 @@ def diffuse(z0: Tensor, t: Tensor, noise: Tensor, gaussian: Gaussian, schedule: 
     """z_t [N, D] from z_0 in one jump: mean sqrt(abar) z_0 + (1 - sqrt(abar)) mu, covariance (1 -
     abar) Sigma.
     """
-    abar = schedule.abar.to(z0.device)[t].to(z0.dtype)[:, None]  # [N, 1]
-    return (
-        gaussian.mean
-        + abar.sqrt() * (z0 - gaussian.mean)
-        + (1 - abar).sqrt() * gaussian.color(noise)
-    )
+    abar = schedule.abar.to(z0.device)[t][:, None]  # [N, 1], float64: 1 - abar starts at 1e-4
+    signal, spread = abar.sqrt().to(z0.dtype), (1 - abar).sqrt().to(z0.dtype)
+    return gaussian.mean + signal * (z0 - gaussian.mean) + spread * gaussian.color(noise)
 
 
 @dataclass(frozen=True)

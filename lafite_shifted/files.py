@@ -68,8 +68,10 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         if retired.exists() and not path.exists():
             retired.replace(path)
         raise
-    _fsync_directory(path.parent)
-    shutil.rmtree(retired, ignore_errors=True)
+    try:
+        _fsync_directory(path.parent)
+    finally:
+        shutil.rmtree(retired, ignore_errors=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -39,7 +39,7 @@ class PriorConfig:
     heads: int = 8
 
     def __post_init__(self) -> None:
-        if self.width % self.heads or min(self.width, self.depth, self.heads) < 1:
+        if min(self.width, self.depth, self.heads) < 1 or self.width % self.heads:
             raise ValueError(
                 f"width {self.width} must be a positive multiple of heads {self.heads}, depth at "
                 "least 1"
@@ -176,7 +176,7 @@ class Prior(nn.Module):
         error = (self.predict(z_t, t, text, has_text) - z0).square().mean(
             dim=1
         ) * self.config.embed_dim
-        return error * (1 - self.schedule.abar.to(z0.device)[t].float())
+        return error * (1 - self.schedule.abar.to(z0.device)[t]).float()
 
     @torch.no_grad()
     def sample(

@@ -65,12 +65,11 @@ def load_gan_data(
                 f"Restore it, or remove it and run the same command again."
             ) from error
 
-    arrays = []
+    pixels = torch.empty(len(embeddings.names), 3, resolution, resolution, dtype=torch.uint8)
     with ThreadPoolExecutor(max_workers=4) as pool:
-        for done, array in enumerate(pool.map(read, embeddings.names), start=1):
-            arrays.append(array)
-            progress(done, len(embeddings.names))
-    pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+        for index, array in enumerate(pool.map(read, embeddings.names)):
+            pixels[index] = torch.from_numpy(array.copy()).permute(2, 0, 1)
+            progress(index + 1, len(pixels))
     held_out = embeddings.held_out if hold_out else torch.zeros(len(pixels), dtype=torch.bool)
     if int((~held_out).sum()) < 2:
         raise InputError(

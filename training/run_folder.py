@@ -51,13 +51,10 @@ class RunFolder:
     def __init__(self, path: Path, *, kind: str, description: Mapping[str, Any]):
         self.path = path
         record = {"kind": kind, "format": FORMAT, **json.loads(json.dumps(description))}
+        check_usable(path)
         config_path = path / "config.json"
         if config_path.is_file():
             _check_unchanged(read_json(config_path), record, path)
-        elif path.exists() and any(
-            p.name != "embeddings" and not p.name.startswith(".") for p in path.iterdir()
-        ):
-            raise InputError(f"{path} is not empty and is no run folder. Choose another --out.")
         write_json(config_path, record)
         self._writer = None
 
@@ -122,6 +119,18 @@ class RunFolder:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def check_usable(path: Path) -> None:
+    """InputError unless `path` is new, empty, or a run folder (perhaps with embeddings only)."""
+    if path.is_file():
+        raise InputError(f"{path} is a file, not a folder. Choose another --out.")
+    if not path.exists() or (path / "config.json").is_file():
+        return
+    if any(
+        entry.name != "embeddings" and not entry.name.startswith(".") for entry in path.iterdir()
+    ):
+        raise InputError(f"{path} is not empty and is no run folder. Choose another --out.")
 
 
 def _whole_lines(log: Path) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from lafite_shifted.clip import ClipEncoder
+from torch_utils.device import pick_dtype
 from training.config import override
 from training.cost import measure_gan
 from training.embeddings import EmbeddingSet, EmbedReport, embed_folder
@@ -16,7 +17,7 @@ from training.gan_data import load_gan_data
 from training.gan_loop import GanTrainConfig, GanTrainer
 from training.images import ImageSource
 from training.prior_loop import PriorTrainConfig, PriorTrainer
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, check_usable
 
 Progress = Callable[[int, int], None]
 
@@ -69,10 +70,16 @@ def prior_config(
     return override(preset, [*flags, *assignments])
 
 
+def _compute(dtype: str, device: torch.device) -> dict[str, str]:
+    """What the exactness of a resumed run depends on, beside the thread count (in checkpoints)."""
+    resolved = str(pick_dtype(dtype, device)).removeprefix("torch.")
+    return {"device": device.type, "dtype": resolved, "ops": "reference"}
+
+
 def _log_fields(kimg: float) -> list[str]:
     """A run shorter than the preset's still logs, evaluates and saves a few times."""
     return [
-        f"run.log_kimg={kimg / 50}",
+        f"run.log_kimg={kimg / 20}",
         f"run.evaluate_kimg={kimg / 5}",
         f"run.checkpoint_kimg={kimg / 10}",
     ]
@@ -94,6 +101,7 @@ def embeddings_for(
     if (pictures / "index.jsonl").is_file():
         return EmbeddingSet(pictures), None
     source = ImageSource(pictures)
+    check_usable(out)
     encoder = ClipEncoder.load(clip, device=device)
     folder = out / "embeddings"
     report = embed_folder(
@@ -118,6 +126,7 @@ def open_prior_run(
         "config": dataclasses.asdict(config),
         "encoder": data.encoder_id.to_json(),
         "data": {"num_pictures": len(data.rows), "num_captions": len(data.captions)},
+        "compute": _compute(config.dtype, device),
     }
     return PriorTrainer(config, data, device=device), lambda: RunFolder(
         out, kind="prior", description=description
@@ -139,6 +148,7 @@ def open_gan_run(
     folder.
     """
     source = ImageSource(pictures)
+    check_usable(out)
     folder = out / "embeddings"
     report = embed_folder(
         source, folder, encoder, max_bad=max_bad, max_megapixels=max_megapixels, progress=progress
@@ -155,7 +165,7 @@ def open_gan_run(
         "config": dataclasses.asdict(config),
         "encoder": encoder.id.to_json(),
         "data": data.describe(),
-        "device": device.type,
+        "compute": _compute(config.dtype, device),
     }
     run = RunFolder(out, kind="gan", description=description)
     return GanTrainer(config, data, encoder, device=device), run, report
