@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import open_clip
@@ -74,8 +75,8 @@ class ClipEncoder:
         network.
         """
         model_name, pretrained = _resolve(name)
-        if pretrained is not None:
-            _refuse_torchscript(Path(pretrained))
+        for file in _weights_files(model_name, pretrained):
+            _refuse_torchscript(file)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)
@@ -83,16 +84,25 @@ class ClipEncoder:
                     model_name, pretrained=pretrained, require_pretrained=True
                 )
                 tokenizer = open_clip.get_tokenizer(model_name)
-        except safetensors.SafetensorError as error:
+        except (safetensors.SafetensorError, EOFError) as error:
             raise InputError(
                 f"--clip {name}: the weights file is truncated or damaged ({error}). Copy or "
                 "download it again."
+            ) from error
+        except UnpicklingError as error:
+            raise InputError(
+                f"--clip {name}: the weights file is damaged, or holds more than weights, which "
+                "can run code. Download it again, or use safetensors weights."
             ) from error
         except (
             RuntimeError,
             ValueError,
             OSError,
-        ) as error:  # what open_clip raises for files, tags and downloads
+            KeyError,
+            TypeError,
+            AttributeError,
+            AssertionError,
+        ) as error:  # what open_clip raises for files, tags, downloads and configurations
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
                 f"--clip {name}: cannot be loaded ({reason[:300]}). Check the name, the file, or "
@@ -209,6 +219,14 @@ def _resolve(name: str) -> tuple[str, str | None]:
             f"Its tags are: {', '.join(tags) or 'none'}."
         )
     return model, pretrained
+
+
+def _weights_files(model_name: str, pretrained: str | None) -> list[Path]:
+    """Local files that open_clip may unpickle."""
+    if pretrained is not None:
+        return [Path(pretrained)]
+    folder = Path(model_name.removeprefix("local-dir:"))
+    return [*folder.glob("*.bin"), *folder.glob("*.pth")]
 
 
 def _refuse_torchscript(path: Path) -> None:

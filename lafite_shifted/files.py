@@ -104,12 +104,17 @@ def read_json(path: Path) -> Any:
 
 def read_json_lines(path: Path) -> list[Any]:
     """The JSON values in `path`, one a line; InputError names the line that is none."""
+    return [row for _, row in numbered_json_lines(path)]
+
+
+def numbered_json_lines(path: Path) -> list[tuple[int, Any]]:
+    """(line number, JSON value) of every line of `path` that is not blank."""
     rows, number = [], 0
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        for number, line in enumerate(lines, start=1):  # noqa: B007 (the message names the line)
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() cuts at U+2028 too
+        for number, line in enumerate(lines, start=1):
             if line.strip():
-                rows.append(json.loads(line))
+                rows.append((number, json.loads(line)))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist. Check the path.") from None
     except json.JSONDecodeError as error:

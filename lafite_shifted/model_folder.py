@@ -152,7 +152,7 @@ def find_part(path: Path, kind: str) -> Path:
     """
     for candidate in (path / kind, path):
         record = candidate / "config.json"
-        if record.is_file() and (candidate / "weights.safetensors").is_file():
+        if (candidate / "weights.safetensors").is_file() and read_json(record).get("kind") == kind:
             return candidate
     if not path.exists():
         raise InputError(

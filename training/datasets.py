@@ -141,6 +141,11 @@ def _square_on_white(image: Image.Image, size: int) -> Image.Image:
     return canvas.resize((size, size), Image.Resampling.LANCZOS)
 
 
+def _check_unused(out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty. Choose another --out, or delete it first.")
+
+
 def build_dataset(name: str, out: Path, *, size: int, raw: bool = False) -> Built:
     """Download the packages of `name` and write the set to the new folder `out`.
 
@@ -148,8 +153,7 @@ def build_dataset(name: str, out: Path, *, size: int, raw: bool = False) -> Buil
     InputError when a tool or the network is missing, or `out` is in use already; nothing
     half-written is left.
     """
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty. Choose another --out, or delete it first.")
+    _check_unused(out)
     entries = {"emoji": _emoji_entries, "clipart": _clipart_entries}[name]
     rows: dict[str, dict] = {}
     bad: list[tuple[str, str]] = []
@@ -188,8 +192,9 @@ def build_sample(out: Path) -> None:
     them held out.
 
     Drawings of both styles in an order given by their names' hash; skin-tone variants and keycaps
-    are left out.
+    are left out. Raises InputError as `build_dataset` does.
     """
+    _check_unused(out)
     with tempfile.TemporaryDirectory() as work, atomic_directory(out) as target:
         emoji = Path(work) / "emoji"
         build_dataset("emoji", emoji, size=DEFAULT_SIZES["emoji"])

@@ -45,8 +45,8 @@ Show = Callable[[Iterator[Progress], str], dict[str, float]]
 class DemoConfig:
     """How long the demo trains."""
 
-    gan_kimg: float = 30.0
-    prior_kimg: float = 60.0
+    gan_kimg: float = 26.0
+    prior_kimg: float = 40.0
     seed: int = 0
     num_captions: int = 512  # for the Frechet distance
 
@@ -62,36 +62,33 @@ class DemoResult:
 
 
 def run_demo(
-    out: Path,
-    config: DemoConfig,
-    *,
-    device: torch.device,
-    section: Callable[[str], None],
-    show: Show,
+    out: Path, config: DemoConfig, *, device: torch.device, say: Callable[[str], None], show: Show
 ) -> DemoResult:
-    """Embed, describe, train two priors and a GAN, pack, generate and measure; resumes what was
-    interrupted.
+    """Embed, describe, train two priors and a GAN, pack, generate and measure.
+
+    Resumes what was interrupted. `say` gets a line for the user, `show` drains a training and shows
+    its progress.
     """
     pictures = ASSETS / "pictures"
     clip = ClipEncoder.load("starter", device=device)
 
-    section("embedding the 512 shipped pictures")
+    say("\n== 1. embeddings of the 512 shipped pictures")
     gan = gan_config(
         GAN_PRESETS["tiny"],
         kimg=config.gan_kimg,
         seed=config.seed,
-        assignments=["hold_out=false", *DEMO_GAN],
+        assignments=["hold_out=false"],  # none of the shipped pictures is on the held-out side
     )
-    trainer, run, report = open_gan_run(gan, pictures, out / "gan", clip, device=device)
-    section(f"{report.num_embedded} embedded, {report.num_reused} reused; the cone they fill:")
+    gan_trainer, gan_run, report = open_gan_run(gan, pictures, out / "gan", clip, device=device)
     data = EmbeddingSet(out / "gan" / "embeddings")
     shape = cone(data.stats())
-    section(
-        f"norm of the mean {shape.norm_of_mean:.2f}, mean cosine {shape.mean_cosine:.2f}, "
-        f"effective rank {shape.effective_rank:.0f} of {data.image.shape[1]}"
+    say(
+        f"{report.num_embedded} embedded, {report.num_reused} reused. The cone they fill: norm of "
+        f"the mean {shape.norm_of_mean:.2f}, mean cosine {shape.mean_cosine:.2f}, effective rank "
+        f"{shape.effective_rank:.0f} of {data.image.shape[1]}"
     )
-    for process in ("shifted", "baseline"):
-        section(f"training a tiny {process} prior (text -> image embedding)")
+    for number, process in enumerate(("shifted", "baseline"), start=2):
+        say(f"\n== {number}. a tiny {process} prior: text -> image embedding")
         prior = prior_config(
             PRIOR_PRESETS["tiny"],
             process=process,
@@ -99,42 +96,39 @@ def run_demo(
             seed=config.seed,
             assignments=["hold_out=false"],
         )
-        prior_trainer, open_run = open_prior_run(
-            prior, data, out / f"prior-{process}", device=device
-        )
-        show(run_loop(prior_trainer, prior_trainer.config.run, open_run()), f"{process} prior")
+        trainer, open_run = open_prior_run(prior, data, out / f"prior-{process}", device=device)
+        show(run_loop(trainer, trainer.config.run, open_run()), f"{process} prior")
 
-    section("training a tiny GAN (image embedding -> picture), pictures only")
-    show(run_loop(trainer, trainer.config.run, run), "gan")
+    say("\n== 4. a tiny GAN: image embedding -> picture, trained on pictures alone")
+    show(run_loop(gan_trainer, gan_trainer.config.run, gan_run), "gan")
 
-    section("packing, generating, measuring")
-    models = {}
-    for process in ("shifted", "baseline"):
-        folder = out / f"model-{process}"
-        shutil.rmtree(folder, ignore_errors=True)
-        pack_model(folder, gan=out / "gan", prior=out / f"prior-{process}")
-        models[process] = TextToImage.from_pretrained(folder, device=str(device))
-    rows = {"shifted": (models["shifted"], True), "baseline": (models["baseline"], True)}
+    say("\n== 5. pack, generate, measure")
+    models = {process: _packed(out, process, device) for process in ("shifted", "baseline")}
+    rows = {name: (model, True) for name, model in models.items()}
     rows["no prior"] = (models["shifted"], False)
     real = data.image[: config.num_captions]
     captions = [row["captions"][0] for row in data.rows][: config.num_captions]
     reference = EmbeddingSet(ASSETS / "reference").image[: config.num_captions]
-    figures, grids = {}, {}
+    figures, made = {}, {}
     for name, (model, use_prior) in rows.items():
-        grids[name], figures[name] = _measure(model, use_prior, captions, real)
+        made[name], figures[name] = _measure(model, use_prior, captions, real)
     figures["real against real"] = {"frechet": set_distance(reference, real)}
-    grid = out / "grid.png"
     drawn = [
-        (f"{text}  ({name})", grids[name][text])
+        (f"{text}  ({name})", made[name][text])
         for text in SENTENCES
         for name in ("shifted", "no prior")
     ]
+    grid = out / "grid.png"
     save_png(grid, labelled_rows(drawn, scale=2), {"model": models["shifted"].hash})
     write_json(out / "figures.json", figures)
-    return DemoResult(grid, _table(figures), _next_commands(), figures)
+    return DemoResult(grid, _table(figures, len(captions)), _next_commands(), figures)
 
 
-DEMO_GAN: tuple[str, ...] = ()
+def _packed(out: Path, process: str, device: torch.device) -> TextToImage:
+    folder = out / f"model-{process}"
+    shutil.rmtree(folder, ignore_errors=True)
+    pack_model(folder, gan=out / "gan", prior=out / f"prior-{process}")
+    return TextToImage.from_pretrained(folder, device=str(device))
 
 
 @torch.no_grad()
@@ -172,11 +166,11 @@ def _to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None]
 
 
-def _table(figures: dict[str, dict[str, float]]) -> list[str]:
+def _table(figures: dict[str, dict[str, float]], count: int) -> list[str]:
     lines = [
         f"recall: the right sentence is the closest of {len(SENTENCES)} by CLIP (chance "
         f"{1 / len(SENTENCES):.1%})",
-        "Frechet distance: between CLIP embeddings of generated and real pictures, 512 each; "
+        f"Frechet distance: between CLIP embeddings of generated and real pictures, {count} each; "
         "lower is better",
         "",
         f"{'':20}{'recall':>8}{'Frechet distance':>20}",

@@ -94,6 +94,9 @@ class EmbeddingSet:
             torch.stack([shards[row["shard"]][0]["image"][row["row"]] for row in self.rows])
         )
         self._gather_captions({name: tensors for name, (tensors, _) in shards.items()})
+        recorded = [int(metadata.get("context_length", 0)) for _, metadata in shards.values()]
+        # tokens that the text tower reads, however short the captions are
+        self.context_length = max(*recorded, *map(len, self._states), 1)
 
     def _gather_captions(self, shards: dict[str, dict[str, Tensor]]) -> None:
         captions_of: dict[tuple[str, int], list[int]] = {}
@@ -316,6 +319,11 @@ class _Shard:
         save_tensors(
             out / name,
             tensors,
-            {"kind": "embeddings", "format": FORMAT, "encoder": self.clip.id.to_json()},
+            {
+                "kind": "embeddings",
+                "format": FORMAT,
+                "encoder": self.clip.id.to_json(),
+                "context_length": self.clip.context_length,
+            },
         )
         return [item | {"shard": name, "row": row} for row, item in enumerate(self.rows)]

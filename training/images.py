@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lafite_shifted.errors import InputError, TooManyBadPicturesError
-from lafite_shifted.files import read_json_lines
+from lafite_shifted.files import numbered_json_lines
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # the only decoders that Pillow may use
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
@@ -103,8 +103,7 @@ def _conversions(image: Image.Image) -> tuple[str, ...]:
 def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     if image.mode.startswith(("I", "F")):  # 16 bits a sample: keep the upper eight
         samples = np.asarray(image).astype(np.float64)
-        scale = 257.0 if samples.max(initial=0) > 255 else 1.0
-        image = Image.fromarray(np.clip(np.rint(samples / scale), 0, 255).astype(np.uint8))
+        image = Image.fromarray(np.clip(np.rint(samples / 257), 0, 255).astype(np.uint8))
     if image.has_transparency_data:
         canvas = Image.new("RGBA", image.size, (*background, 255))
         canvas.alpha_composite(image.convert("RGBA"))
@@ -162,14 +161,20 @@ class ImageSource:
         path = self.folder / "metadata.jsonl"
         if not path.is_file():
             return {}
-        rows = read_json_lines(path)
-        for number, row in enumerate(rows, start=1):
+        rows = {}
+        for number, row in numbered_json_lines(path):
             if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
                 raise InputError(
                     f'{path}, line {number}, lacks "file_name". Each line needs "file_name" and '
                     '"text".'
                 )
-        return {row["file_name"]: row for row in rows}
+            if not isinstance(row.get("text"), str | list | None):
+                raise InputError(
+                    f'{path}, line {number}: "text" is neither a caption nor a list of captions. '
+                    "Mend that line."
+                )
+            rows[row["file_name"]] = row
+        return rows
 
     def _read_captions(self) -> dict[str, list[str]]:
         captions = {}

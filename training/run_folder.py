@@ -8,6 +8,7 @@ an unbroken one.
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,10 +74,9 @@ class RunFolder:
                 {"kind": "checkpoint", "format": FORMAT},
             )
             write_json(folder / "state.json", {"samples": checkpoint.samples, **checkpoint.state})
-        for old in self._checkpoint_paths()[:-keep]:
-            for file in old.iterdir():
-                file.unlink()
-            old.rmdir()
+        leftovers = target.parent.glob(".samples-*.tmp")  # of a process that was killed meanwhile
+        for old in (*self._checkpoint_paths()[:-keep], *leftovers):
+            shutil.rmtree(old)
 
     def latest_checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint, or None for a new run."""
@@ -145,6 +145,10 @@ def _whole_lines(log: Path) -> list[dict[str, Any]]:
 
 
 def _check_unchanged(old: dict, new: dict, path: Path) -> None:
+    if not isinstance(old, dict) or not isinstance(old.get("config"), dict):
+        raise InputError(
+            f"{path} is no run folder: its config.json is another's. Choose another --out."
+        )
     old, new = json.loads(json.dumps(old)), json.loads(json.dumps(new))
     for record in (old, new):
         record.get("config", {}).pop("run", None)

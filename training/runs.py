@@ -117,9 +117,11 @@ def open_prior_run(
     the run folder.
     """
     token_width = data.text_features(torch.tensor([0])).tokens.shape[2]
-    longest = max(64, int(data.text_features(torch.arange(len(data.captions))).lengths.max()))
     prior = dataclasses.replace(
-        config.prior, embed_dim=data.image.shape[1], token_width=token_width, context_length=longest
+        config.prior,
+        embed_dim=data.image.shape[1],
+        token_width=token_width,
+        context_length=data.context_length,
     )
     config = dataclasses.replace(config, prior=prior)
     description = {

@@ -30,17 +30,15 @@ def command(out: Path, kimg: float | None, seed: int, device: str) -> None:
     chosen = options.resolve_device(device)
     config = DemoConfig(seed=seed) if kimg is None else DemoConfig(seed=seed, gan_kimg=kimg)
 
-    def section(title: str) -> None:
-        click.echo(f"\n== {title}")
-
     with options.plain_warnings():
-        result = run_demo(out, config, device=chosen, section=section, show=options.show_progress)
+        result = run_demo(out, config, device=chosen, say=click.echo, show=options.show_progress)
     click.echo("")
     for line in result.table:
         click.echo(line)
     click.echo(f"\nPictures: {result.grid}")
     click.echo(
-        "They are blobs of the right colour and shape: four minutes, 512 pictures, 32 pixels."
+        "They are blobs of the right colour and shape: a few minutes of training on 512 pictures, "
+        "at 32 pixels. With hours, more pictures and a larger preset it is another matter."
     )
     click.echo("\nGo on with your own pictures:")
     for line in result.next_commands:
