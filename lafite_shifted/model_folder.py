@@ -9,6 +9,7 @@ embeddings.
 """
 
 import dataclasses
+import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,6 @@ from lafite_shifted.files import (
     load_tensors,
     read_json,
     save_tensors,
-    sha256_of,
     write_bytes,
     write_json,
 )
@@ -141,9 +141,16 @@ def load_prior(folder: Path, *, device: torch.device) -> LoadedPrior:
 
 
 def model_hash(folder: Path) -> str:
-    """First 16 hexadecimal digits over the weights of all parts."""
-    files = sorted(folder.glob("*/weights.safetensors"))
-    return sha256_of("".join(sha256_of(file.read_bytes()) for file in files).encode())[:16]
+    """First 16 hexadecimal digits over the weights of all parts (not over the files, whose headers
+    have no fixed order).
+    """
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*/weights.safetensors")):
+        tensors, _ = load_tensors(file)
+        for name, tensor in sorted(tensors.items()):
+            digest.update(f"{file.parent.name}/{name}".encode())
+            digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def find_part(path: Path, kind: str) -> Path:

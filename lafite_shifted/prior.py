@@ -169,8 +169,10 @@ class Prior(nn.Module):
         return scaled.float() / math.sqrt(self.config.embed_dim)
 
     def loss(self, z0: Tensor, text, *, t: Tensor, noise: Tensor, has_text: Tensor) -> Tensor:
-        """Mean square error of sqrt(D) z_0, times 1 - abar_t (P2 weighting, arXiv:2204.00227, gamma
-        1, k 1), [N].
+        """Mean square error of sqrt(D) z_0, times 1 - abar_t, [N].
+
+        The factor is P2's (arXiv:2204.00227, gamma 1, k 1: 1 / (1 + SNR) = 1 - abar_t), here on the
+        z_0 loss as in arXiv:2211.15388, where the paper that proposes it puts it on the noise loss.
         """
         z_t = diffuse(z0, t, noise, self.gaussian, self.schedule)
         error = (self.predict(z_t, t, text, has_text) - z0).square().mean(

@@ -1,10 +1,12 @@
 """Fixtures: the shipped pictures and CLIP are the real input; nothing here needs the network."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the network must fail, not wait
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on busy cores wait for each other
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # who reaches for the network must fail, not wait
 
 import pytest
 import torch
@@ -20,6 +22,14 @@ def clip():
 
 
 @pytest.fixture(scope="session")
+def small_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP with random weights and the layout of a published one, as `--clip` takes it."""
+    from tests.small_clip import save_small_clip
+
+    return save_small_clip(tmp_path_factory.mktemp("clip") / "small")
+
+
+@pytest.fixture(scope="session")
 def shipped_pictures() -> Path:
     return ASSETS / "pictures"
 
@@ -29,11 +39,52 @@ def some_pictures(tmp_path_factory: pytest.TempPathFactory, shipped_pictures: Pa
     """A folder of 48 shipped pictures with captions; read only."""
     folder = tmp_path_factory.mktemp("pictures")
     rows = (shipped_pictures / "metadata.jsonl").read_text(encoding="utf-8").splitlines()[:48]
-    import json
-
     for row in rows:
         shutil.copy(shipped_pictures / json.loads(row)["file_name"], folder)
     (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def some_embeddings(tmp_path_factory: pytest.TempPathFactory, some_pictures: Path) -> Path:
+    """What `embed` makes of `some_pictures`; read only."""
+    from tests.commands import succeed
+
+    folder = tmp_path_factory.mktemp("embeddings") / "out"
+    succeed("embed", some_pictures, "--out", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gan_run(
+    tmp_path_factory: pytest.TempPathFactory, some_pictures: Path, some_embeddings: Path
+) -> Path:
+    """The run folder of a GAN that trained for four steps on `some_pictures`; read only."""
+    from tests.commands import TINY_GAN, succeed
+
+    folder = tmp_path_factory.mktemp("gan") / "run"
+    shutil.copytree(some_embeddings, folder / "embeddings")
+    succeed("train-gan", some_pictures, "--out", folder, *TINY_GAN)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prior_run(tmp_path_factory: pytest.TempPathFactory, some_embeddings: Path) -> Path:
+    """The run folder of a prior that trained for four steps on `some_embeddings`; read only."""
+    from tests.commands import TINY_PRIOR, succeed
+
+    folder = tmp_path_factory.mktemp("prior") / "run"
+    succeed("train-prior", some_embeddings, "--out", folder, *TINY_PRIOR)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, gan_run: Path, prior_run: Path) -> Path:
+    """A packed model of both; read only."""
+    from tests.commands import succeed
+
+    folder = tmp_path_factory.mktemp("model") / "packed"
+    succeed("pack", "--gan", gan_run, "--prior", prior_run, "--out", folder)
     return folder
 
 

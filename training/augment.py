@@ -15,7 +15,7 @@ def diff_augment(pictures: Tensor, draws: Tensor, *, strength: float) -> Tensor:
     """Augment [N, 3, H, W] in about [-1, 1] with uniform `draws` [N, NUM_DRAWS] in [0, 1).
 
     `strength` 1 shifts by up to an eighth, cuts out a square of half the side, and moves
-    brightness, saturation and contrast by up to +-.5; 0 changes nothing.
+    brightness and contrast by up to +-.5, saturation by up to +-1; 0 changes nothing.
     """
     if strength == 0:
         return pictures

@@ -17,6 +17,7 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from lafite_shifted.errors import InputError
 from lafite_shifted.files import save_tensors, write_json
 from torch_utils import seeds
 from torch_utils.ema import Ema
@@ -105,6 +106,11 @@ class ClipTrainer:
     """One contrastive step on a batch drawn with `CaptionedSet.sampling_weights`."""
 
     def __init__(self, config: ClipTrainConfig, data: CaptionedSet, *, device: torch.device):
+        if config.batch > len(data.training):
+            raise InputError(
+                f"--batch {config.batch}: there are only {len(data.training)} pictures with "
+                "captions to train on. Give a smaller --batch, or more pictures."
+            )
         self.config, self.data, self.device = config, data, device
         self.batch = config.batch
         torch.manual_seed(seeds.seed_of(config.seed, "clip weights"))
@@ -210,6 +216,8 @@ class ClipTrainer:
             ("", pictures),
             ("_plain", [p for p in pictures if "skin tone" not in p.name]),
         ):
+            if not subset:
+                continue
             images, texts = self.embed(subset)
             similarity = texts @ images.T
             results[f"recall_1{suffix}"] = recall_at(similarity, 1)

@@ -6,6 +6,7 @@ pydantic does the parsing and the type errors; this file only finds the field an
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -31,10 +32,10 @@ class RunConfig:
 
 
 def positive(config: Any, *fields: str) -> None:
-    """ValueError unless each of `fields` is above zero."""
+    """ValueError unless each of `fields` is above zero, and finite."""
     for field in fields:
-        if not getattr(config, field) > 0:
-            raise ValueError(f"{field} must be above 0, not {getattr(config, field)}")
+        if not 0 < getattr(config, field) < math.inf:
+            raise ValueError(f"{field} must be above 0 and finite, not {getattr(config, field)}")
 
 
 def field_paths(config: Any, prefix: str = "") -> list[str]:

@@ -121,6 +121,7 @@ def run_loop(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator
                     logged |= trainer.evaluate(samples, folder.path)
                 folder.log(samples, logged)
             if last or interrupts.received or _due(before, samples, config.checkpoint_kimg):
+                _check_finite({name: sums[0] for name, sums in pending.items()}, samples)
                 save()
             if interrupts.received and not last:
                 name = signal.Signals(interrupts.received).name

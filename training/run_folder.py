@@ -185,12 +185,24 @@ def restore_state(
             if key.startswith(f"{name}.")
         }
         if isinstance(part, Optimizer):
+            parameters = [p for group in part.param_groups for p in group["params"]]
             state: dict[int, dict[str, Tensor]] = {}
             for key, value in own.items():
                 index, _, field = key.partition(".")
-                state.setdefault(int(index), {})[field] = value
+                state.setdefault(int(index), {})[field] = _laid_out_as(
+                    parameters[int(index)], value
+                )
             part.load_state_dict(
                 {"state": state, "param_groups": part.state_dict()["param_groups"]}
             )
         else:
             part.load_state_dict(own)
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """`value` with the strides of `parameter`: fused optimizers take both for flat memory in one
+    order, and a checkpoint does not keep channels-last.
+    """
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)

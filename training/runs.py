@@ -169,8 +169,8 @@ def open_gan_run(
         "data": data.describe(),
         "compute": _compute(config.dtype, device),
     }
-    run = RunFolder(out, kind="gan", description=description)
-    return GanTrainer(config, data, encoder, device=device), run, report
+    trainer = GanTrainer(config, data, encoder, device=device)  # first: it may refuse the data
+    return trainer, RunFolder(out, kind="gan", description=description), report
 
 
 def _for_encoder(config: GanTrainConfig, encoder: ClipEncoder) -> GanTrainConfig:

@@ -32,6 +32,7 @@ _DISK_ERRORS = {
     errno.EACCES: "permission denied. Choose another folder, or change its permissions",
     errno.EPERM: "permission denied. Choose another folder, or change its permissions",
     errno.ENOTDIR: "a part of the path is a file, not a folder. Choose another path",
+    errno.EEXIST: "it is a file, not a folder. Choose another path",
     errno.EISDIR: "it is a folder, not a file. Choose another path",
 }
 

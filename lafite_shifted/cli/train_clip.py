@@ -44,11 +44,11 @@ def command(
     config = override(ClipTrainConfig(), [*flags, *assignments])
     click.echo("decoding pictures ...", err=True)
     data = load_captioned_set(folders, resolution=config.model.image_size)
+    trainer = ClipTrainer(config, data, device=chosen)  # first: it may refuse the data
     run = RunFolder(
         out,
         kind="clip",
         description={"config": dataclasses.asdict(config), "data": describe(folders, data)},
     )
-    trainer = ClipTrainer(config, data, device=chosen)
     options.show_progress(run_loop(trainer, config.run, run), "train-clip")
     click.echo(f"CLIP in {out / 'clip'}. Use it with --clip {out / 'clip'}")

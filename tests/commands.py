@@ -1,0 +1,55 @@
+"""Running `lafite-shifted` inside the test process, and what must hold after it failed."""
+
+import io
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lafite_shifted.cli.main import main
+
+# a GAN and a prior that train in a second
+TINY_GAN = (
+    *("--preset", "tiny", "--resolution", "16", "--batch", "8", "--kimg", "0.032"),
+    *("--set", "generator.channel_max=8", "--set", "discriminator.channel_max=8"),
+    *("--set", "generator.z_dim=8", "--set", "generator.w_dim=8"),
+)
+TINY_PRIOR = (
+    *("--preset", "tiny", "--batch", "8", "--kimg", "0.032"),
+    *("--set", "prior.width=32", "--set", "prior.depth=1", "--set", "prior.heads=2"),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run_command(*arguments: str | Path) -> Outcome:
+    """`lafite-shifted ARGUMENTS` in this process; a bug's traceback becomes the test's own."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["lafite-shifted", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def succeed(*arguments: str | Path) -> Outcome:
+    """Run a command that must end well."""
+    outcome = run_command(*arguments)
+    assert outcome.code == 0, outcome.err
+    return outcome
+
+
+def half_written(folder: Path) -> list[Path]:
+    """Temporary files and folders below `folder`, which no command may leave."""
+    return [p for p in folder.rglob("*") if p.name.startswith(".") or p.suffix in (".tmp", ".old")]

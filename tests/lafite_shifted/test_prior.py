@@ -1,0 +1,268 @@
+"""The prior: what its network may and may not see, its loss, its sampling, and that it learns.
+
+Shape letters: N batch, L text tokens, F width of the text tower, D embedding.
+"""
+
+import dataclasses
+from typing import Literal
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lafite_shifted.clip import TextFeatures
+from lafite_shifted.diffusion import diffuse
+from lafite_shifted.prior import NUM_EXTRA, Prior, PriorConfig, attention_mask
+from lafite_shifted.stats import EmbeddingStats, Gaussian
+from torch_utils import seeds
+
+TINY = PriorConfig(
+    embed_dim=16, token_width=8, context_length=5, width=64, depth=2, heads=4
+)  # D, F, L
+YES = torch.ones(8, dtype=torch.bool)
+TIMES = torch.tensor([1, 2, 50, 200, 400, 600, 900, 1000])
+
+
+def random_text(seed: int = 1) -> TextFeatures:
+    """Eight texts; each embedding is shared by two, so that only the tokens tell them apart."""
+    generator = torch.Generator().manual_seed(seed)
+    embedding = F.normalize(torch.randn(4, 16, generator=generator), dim=1).repeat(2, 1)
+    lengths = torch.tensor([5, 4, 3, 2, 1, 5, 3, 2])
+    return TextFeatures(embedding, torch.randn(8, 5, 8, generator=generator), lengths)
+
+
+def random_images(seed: int = 2, *, count: int = 8) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(count, 16, generator=generator) + 0.4, dim=1)
+
+
+@pytest.fixture
+def prior() -> Prior:
+    """Untrained, with residual branches large enough for attention to matter."""
+    torch.manual_seed(0)
+    made = Prior(TINY, EmbeddingStats.of(random_images(count=64)))
+    for block in made.network.blocks:
+        torch.nn.init.normal_(block.to_output.weight, std=0.3)
+        torch.nn.init.normal_(block.from_hidden.weight, std=0.3)
+    return made
+
+
+def predict(prior: Prior, text: TextFeatures, has_text: Tensor = YES, t: Tensor = TIMES) -> Tensor:
+    with torch.no_grad():
+        return prior.predict(random_images(3), t, text, has_text)
+
+
+# --- what the network sees
+
+
+def test_no_sample_depends_on_another_in_its_batch(prior: Prior):
+    text = random_text()
+    z_t = random_images(3).requires_grad_()
+    inputs = dataclasses.replace(
+        text,
+        embedding=text.embedding.clone().requires_grad_(),
+        tokens=text.tokens.clone().requires_grad_(),
+    )
+    picked = prior.predict(z_t, TIMES, inputs, YES)[1].sum()
+    for gradient in torch.autograd.grad(picked, [z_t, inputs.embedding, inputs.tokens]):
+        rows = gradient.flatten(1).abs().sum(dim=1)
+        assert rows[1] > 0
+        assert rows[[0, 2, 3, 4, 5, 6, 7]].count_nonzero() == 0
+
+
+def test_tokens_beyond_the_length_do_not_matter(prior: Prior):
+    text = random_text()
+    beyond = torch.arange(5) >= text.lengths[:, None]  # [N, L]
+    noisy = dataclasses.replace(text, tokens=text.tokens + 9 * beyond[..., None])
+    assert predict(prior, noisy).equal(predict(prior, text))
+
+
+def test_every_token_within_the_length_matters(prior: Prior):
+    text = random_text()
+    tokens = text.tokens.clone().requires_grad_()
+    with_tokens = dataclasses.replace(text, tokens=tokens)
+    total = prior.predict(random_images(3), TIMES, with_tokens, YES).square().sum()
+    (gradient,) = torch.autograd.grad(total, tokens)
+    within = torch.arange(5) < text.lengths[:, None]
+    assert (gradient.abs().sum(dim=2) > 0).equal(within)
+
+
+def test_padding_is_free_to_be_shorter(prior: Prior):
+    """Texts cut to the longest of a batch give what they give at the full context length."""
+    text = random_text()[torch.tensor([2, 3, 4, 6])]
+    short = dataclasses.replace(text, tokens=text.tokens[:, :3])
+    z_t, t, yes = random_images(3, count=4), TIMES[:4], YES[:4]
+    with torch.no_grad():
+        long_text, short_text = prior.predict(z_t, t, text, yes), prior.predict(z_t, t, short, yes)
+    torch.testing.assert_close(long_text, short_text, rtol=1e-5, atol=1e-6)
+
+
+def test_dropped_text_has_no_influence(prior: Prior):
+    assert predict(prior, random_text(1), ~YES).equal(predict(prior, random_text(9), ~YES))
+    some = torch.tensor([True, False] * 4)
+    mixed, full = predict(prior, random_text(), some), predict(prior, random_text())
+    dropped = predict(prior, random_text(), ~YES)
+    torch.testing.assert_close(mixed[some], full[some], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(mixed[~some], dropped[~some], rtol=1e-5, atol=1e-6)
+
+
+def test_text_and_time_and_noisy_embedding_matter(prior: Prior):
+    reference = predict(prior, random_text())
+    text = random_text()
+    other_embedding = dataclasses.replace(text, embedding=text.embedding.roll(1, 0))
+    for changed in (
+        predict(prior, other_embedding),
+        predict(prior, text, ~YES),
+        predict(prior, text, t=TIMES.roll(1)),
+    ):
+        assert ((changed - reference).norm(dim=1) > 1e-2).all()
+    with torch.no_grad():
+        moved = prior.predict(random_images(4), TIMES, text, YES)
+    assert ((moved - reference).norm(dim=1) > 1e-2).all()
+
+
+def test_attention_mask_matches_its_rule_written_out():
+    lengths, num_tokens = torch.tensor([0, 2, 4]), 4
+    mask = attention_mask(lengths, num_tokens)
+    size = num_tokens + NUM_EXTRA
+    assert mask.shape == (3, 1, size, size)
+    for n, length in enumerate(lengths.tolist()):
+        for i in range(size):
+            for j in range(size):
+                is_text_or_extra = j < length or j >= num_tokens
+                expected = (j <= i and is_text_or_extra) or i == j
+                assert bool(mask[n, 0, i, j]) == expected
+
+
+def test_the_network_sees_whitened_noise_and_predicts_scaled_embeddings(prior: Prior):
+    seen = {}
+
+    def network(y: Tensor, t: Tensor, *rest: Tensor) -> Tensor:
+        seen["y"] = y
+        return torch.full_like(y, 4.0)
+
+    prior.network.forward = network
+    prediction = predict(prior, random_text())
+    assert prediction.equal(torch.ones(8, 16))  # divided by sqrt(D) = 4
+    assert seen["y"].equal(prior.gaussian.whiten(random_images(3)))
+
+
+@pytest.mark.parametrize("process", ["shifted", "baseline"])
+def test_the_chain_starts_where_the_process_says(process: Literal["shifted", "baseline"]):
+    stats = EmbeddingStats.of(random_images(count=64))
+    gaussian = dataclasses.replace(TINY, process=process).gaussian(stats)
+    expected = Gaussian.standard(16) if process == "baseline" else Gaussian.from_stats(stats)
+    assert gaussian.mean.equal(expected.mean)
+    assert gaussian.covariance.equal(expected.covariance)
+
+
+@pytest.mark.parametrize("changes", [{"heads": 3}, {"depth": 0}, {"heads": 0}])
+def test_impossible_networks_are_refused(changes: dict[str, int]):
+    with pytest.raises(ValueError, match="multiple of heads"):
+        dataclasses.replace(TINY, **changes)
+
+
+# --- learning
+
+
+def test_loss_matches_its_definition_sample_by_sample(prior: Prior):
+    z0, noise, text = random_images(), torch.randn(8, 16), random_text()
+    losses = prior.loss(z0, text, t=TIMES, noise=noise, has_text=YES)
+    for i, t in enumerate(TIMES.tolist()):
+        row = slice(i, i + 1)
+        z_t = diffuse(z0[row], TIMES[row], noise[row], prior.gaussian, prior.schedule)
+        prediction = prior.predict(z_t, TIMES[row], text[row], YES[row])[0]
+        error = sum(
+            float(4 * a - 4 * b) ** 2 for a, b in zip(prediction.detach(), z0[i], strict=True)
+        )
+        expected = error / 16 * (1 - float(prior.schedule.abar[t]))
+        assert float(losses[i].detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_parameter_gets_a_gradient(prior: Prior):
+    has_text = torch.tensor([True] * 6 + [False] * 2)
+    noise = torch.randn(8, 16)
+    prior.loss(
+        random_images(), random_text(), t=TIMES, noise=noise, has_text=has_text
+    ).sum().backward()
+    silent = [n for n, p in prior.network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+    assert prior.network.position.grad.any(dim=1).all()
+
+
+@pytest.mark.parametrize("process", ["shifted", "baseline"])
+def test_it_memorises_eight_pairs(process: Literal["shifted", "baseline"]):
+    torch.manual_seed(0)
+    images, text, rows = random_images(), random_text(), torch.arange(8).repeat(8)
+    prior = Prior(dataclasses.replace(TINY, process=process), EmbeddingStats.of(images))
+    optimizer = torch.optim.Adam(prior.network.parameters(), lr=3e-3)
+    has_text = torch.ones(64, dtype=torch.bool)
+    for _ in range(150):
+        t, noise = torch.randint(1, 1001, (64,)), torch.randn(64, 16)
+        loss = prior.loss(images[rows], text[rows], t=t, noise=noise, has_text=has_text).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    drawn = prior.sample(text, sample_seeds=range(8), num_steps=8)
+    assert (drawn * images).sum(dim=1).min() > 0.9
+    assert ((drawn @ images.T).argmax(dim=1) == torch.arange(8)).all()
+
+
+# --- sampling
+
+
+@pytest.mark.parametrize("num_steps", [1, 8])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_samples_are_unit_float32(prior: Prior, num_steps: int, guidance: float):
+    drawn = prior.sample(
+        random_text(), sample_seeds=range(8), num_steps=num_steps, guidance=guidance
+    )
+    assert drawn.shape == (8, 16)
+    assert drawn.dtype == torch.float32
+    torch.testing.assert_close(drawn.norm(dim=1), torch.ones(8))
+
+
+def test_one_step_is_the_prediction_from_the_start(prior: Prior):
+    noise = seeds.normal_per_sample((16,), key=("prior", 0), indices=range(8))
+    start, last = prior.gaussian.sample(noise), torch.full((8,), 1000)
+    with torch.no_grad():
+        expected = F.normalize(prior.predict(start, last, random_text(), YES), dim=1)
+    drawn = prior.sample(random_text(), sample_seeds=range(8), num_steps=1)
+    torch.testing.assert_close(drawn, expected)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_sample_depends_on_its_text_and_seed_alone(prior: Prior, guidance: float):
+    """Not on the batch, nor on its place in it."""
+    text = random_text()
+    together = prior.sample(text, sample_seeds=range(10, 18), guidance=guidance)
+    for i in (0, 5):
+        alone = prior.sample(text[i : i + 1], sample_seeds=[10 + i], guidance=guidance)
+        torch.testing.assert_close(together[i], alone[0], rtol=1e-4, atol=1e-5)
+    turned = prior.sample(
+        text[torch.arange(7, -1, -1)], sample_seeds=range(17, 9, -1), guidance=guidance
+    )
+    torch.testing.assert_close(turned.flip(0), together, rtol=1e-4, atol=1e-5)
+
+
+def test_seeds_repeat_and_differ(prior: Prior):
+    text = random_text()
+    first = prior.sample(text, sample_seeds=range(8))
+    assert prior.sample(text, sample_seeds=range(8)).equal(first)
+    assert ((prior.sample(text, sample_seeds=range(8, 16)) - first).norm(dim=1) > 1e-3).all()
+
+
+def test_guidance_of_one_never_asks_for_the_prediction_without_text(prior: Prior):
+    asked = []
+    predict_plainly = prior.predict
+
+    def spy(z_t: Tensor, t: Tensor, text: TextFeatures, has_text: Tensor) -> Tensor:
+        asked.append(bool(has_text.all()))
+        return predict_plainly(z_t, t, text, has_text)
+
+    prior.predict = spy
+    prior.sample(random_text(), sample_seeds=range(8), num_steps=3, guidance=1.0)
+    assert asked == [True] * 3
+    prior.sample(random_text(), sample_seeds=range(8), num_steps=3, guidance=2.0)
+    assert asked[3:] == [True, False] * 3

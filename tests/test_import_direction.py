@@ -1,0 +1,167 @@
+"""Imports run downwards only, nothing is pickled, no exception is swallowed: read from the ASTs."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = ("ops_cuda", "torch_utils", "lafite_shifted", "training", "lafite_shifted.cli")  # upwards
+PICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+def module_paths() -> dict[str, Path]:
+    """Dotted name -> file, of every module in the packages."""
+    paths = {}
+    for package in (floor for floor in FLOORS if "." not in floor):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return paths
+
+
+MODULES = module_paths()
+SOURCES = [pytest.param(path, id=name) for name, path in MODULES.items()]
+
+
+def floor_of(module: str) -> int | None:
+    """The highest floor whose package holds `module`; None outside the house."""
+    inside = (
+        number
+        for number, floor in enumerate(FLOORS)
+        if module == floor or module.startswith(f"{floor}.")
+    )
+    return max(inside, default=None)
+
+
+def imported_names(tree: ast.AST, *, module: str, is_package: bool) -> Iterator[str]:
+    """Everything that an import statement anywhere in the tree reaches: modules, then their
+    members.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            origin = node.module or ""
+            if node.level:
+                parts = module.split(".")
+                parents = parts[: len(parts) - node.level + is_package]
+                origin = ".".join([*parents, *filter(None, [node.module])])
+            yield origin
+            yield from (f"{origin}.{alias.name}" for alias in node.names)
+
+
+def upward_imports(source: str, *, module: str, is_package: bool = False) -> list[str]:
+    own = floor_of(module)
+    assert own is not None
+    names = imported_names(ast.parse(source), module=module, is_package=is_package)
+    return [name for name in names if (floor_of(name) or 0) > own]
+
+
+def pickle_uses(source: str) -> list[str]:
+    """Imports of pickling modules, and torch.load in any spelling.
+
+    Catching the error of somebody else's unpickling is no use.
+    """
+    tree = ast.parse(source)
+    names = list(imported_names(tree, module="", is_package=False))
+    names += [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    found = [
+        name
+        for name in names
+        if name.split(".")[0] in PICKLERS or name in ("torch.load", "torch.serialization.load")
+    ]
+    return [] if found == ["pickle", "pickle.UnpicklingError"] else found
+
+
+def broad_handlers(source: str) -> list[int]:
+    """Lines of `except:`, `except Exception`, and of `except BaseException` without a re-raise."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.ExceptHandler):
+            continue
+        caught = ast.walk(node.type) if node.type else iter(())
+        names = {kind.id for kind in caught if isinstance(kind, ast.Name)}
+        last = node.body[-1]
+        cleans_up = isinstance(last, ast.Raise) and last.exc is None
+        if (
+            node.type is None
+            or "Exception" in names
+            or ("BaseException" in names and not cleans_up)
+        ):
+            lines.append(node.lineno)
+    return lines
+
+
+def test_every_floor_is_there():
+    assert {floor_of(name) for name in MODULES} == set(range(len(FLOORS)))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_run_downwards(name: str):
+    path = MODULES[name]
+    source = path.read_text(encoding="utf-8")
+    assert upward_imports(source, module=name, is_package=path.name == "__init__.py") == []
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_nothing_is_pickled(path: Path):
+    assert pickle_uses(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_no_handler_catches_everything(path: Path):
+    assert broad_handlers(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("torch_utils.seeds", "import lafite_shifted.stats"),
+        ("lafite_shifted.stats", "def f():\n    from training import losses"),
+        ("lafite_shifted.stats", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
+         "    from training.losses import info_nce"),
+        ("training.runs", "from lafite_shifted import cli"),
+        ("training.runs", "import lafite_shifted.cli.options as options"),
+        ("lafite_shifted.pipeline", "from .cli import options"),
+        ("lafite_shifted.pipeline", "from . import cli"),
+        ("ops_cuda.build", "import torch_utils"),
+    ],
+)  # fmt: skip
+def test_upward_imports_are_found(module: str, source: str):
+    assert upward_imports(source, module=module)
+
+
+def test_downward_imports_are_allowed():
+    source = "import torch\nfrom lafite_shifted.stats import Gaussian\nfrom torch_utils import ema"
+    assert upward_imports(source, module="training.losses") == []
+    assert upward_imports("from . import options", module="lafite_shifted.cli.demo") == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["import pickle", "from pickle import loads", "import torch\ntorch.load('x')",
+     "from torch import load", "import numpy\nimport _pickle as fast"],
+)  # fmt: skip
+def test_pickle_uses_are_found(source: str):
+    assert pickle_uses(source)
+
+
+def test_an_unpickling_error_may_be_caught():
+    assert pickle_uses("from pickle import UnpicklingError") == []
+    assert pickle_uses("from pickle import UnpicklingError, loads")
+
+
+@pytest.mark.parametrize(
+    "handler",
+    ["except: pass", "except Exception: pass", "except (ValueError, Exception): pass",
+     "except BaseException: pass"],
+)  # fmt: skip
+def test_broad_handlers_are_found(handler: str):
+    assert broad_handlers(f"try:\n    f()\n{handler}")
+
+
+def test_handlers_that_clean_up_or_name_a_type_are_allowed():
+    assert broad_handlers("try:\n    f()\nexcept BaseException:\n    g()\n    raise") == []
+    assert broad_handlers("try:\n    f()\nexcept (OSError, ValueError):\n    g()") == []

@@ -1,0 +1,74 @@
+"""The README's commands run, in its order, on a small folder and for a few steps."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lafite_shifted.cli import main as command_line
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BRIEF_GAN = (
+    "--preset tiny --kimg 0.016 --batch 8 --set generator.channel_base=128 --set generator.z_dim=16"
+    " --set generator.w_dim=16 --set discriminator.channel_base=128"
+)
+BRIEF_PRIOR = "--preset tiny --kimg 0.032 --batch 16 --set prior.width=32 --set prior.heads=2"
+
+
+def readme_commands() -> list[list[str]]:
+    lines = re.findall(r"^    (lafite-shifted .*)$", README, flags=re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def shortened(words: list[str], pictures: Path) -> list[str]:
+    """The same command on `pictures`, with the shipped CLIP and a tiny network."""
+    words = [str(pictures) if word in ("PHOTOS", "CAPTIONED") else word for word in words]
+    if "--clip" in words:
+        words[words.index("--clip") + 1] = "starter"
+    if "--preset" in words:
+        at = words.index("--preset")
+        del words[at : at + 2]
+    brief = {"train-gan": BRIEF_GAN, "train-prior": BRIEF_PRIOR}.get(words[1], "")
+    return [*words, *shlex.split(brief)]
+
+
+def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", words)
+    command_line.main()
+
+
+def test_readme_names_real_make_targets():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^    make (\S+)", README, flags=re.MULTILINE))
+    assert targets == {"demo", "test"}
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+
+
+def test_readme_commands_run(
+    some_pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+):
+    monkeypatch.chdir(tmp_path)
+    commands = readme_commands()
+    verbs = [words[1] for words in commands]
+    assert verbs == ["train-gan", "pack", "generate", "train-prior", "pack"]
+    for words in commands:
+        run(shortened(words, some_pictures), monkeypatch)
+    assert (tmp_path / "pictures" / "grid.png").is_file()
+    snippet = re.search(
+        r"^    from lafite_shifted.*?(?=\n\n)", README, flags=re.MULTILINE | re.DOTALL
+    )
+    assert snippet
+    scope: dict = {}
+    exec("\n".join(line[4:] for line in snippet.group().splitlines()), scope)
+    assert [image.size for image in scope["images"]] == [(32, 32)] * 4
+
+
+def test_readme_paths_exist():
+    for path in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / path).exists(), path

@@ -1,0 +1,366 @@
+"""Pictures: every legal one becomes upright 8-bit RGB and is counted, every other one is named."""
+
+import io
+import json
+import random
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lafite_shifted.errors import InputError, TooManyBadPicturesError
+from training.images import (
+    ImageSource,
+    UnreadablePictureError,
+    check_share_of_bad,
+    decode,
+    to_square,
+)
+
+RAMP = np.linspace(0, 255, 24).round().astype(np.uint8)
+
+
+def gradient(height: int = 16, width: int = 24) -> np.ndarray:
+    """[H, W, 3] uint8: red rises to the right, green downwards, blue is constant."""
+    red = np.linspace(0, 255, width).round()[None, :].repeat(height, axis=0)
+    green = np.linspace(0, 255, height).round()[:, None].repeat(width, axis=1)
+    return np.stack([red, green, np.full_like(red, 40)], axis=2).astype(np.uint8)
+
+
+def write_png16(path: Path, samples: np.ndarray) -> None:
+    """A 16-bit PNG, grey [H, W] or RGB [H, W, 3], written from the specification: Pillow cannot."""
+    height, width = samples.shape[:2]
+    color_type = 2 if samples.ndim == 3 else 0
+    rows = samples.astype(">u2").reshape(height, -1)
+    raw = b"".join(b"\0" + row.tobytes() for row in rows)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
+def pixels(path: Path, **options) -> np.ndarray:
+    decoded = decode(path, **options).image
+    assert decoded.mode == "RGB"
+    return np.asarray(decoded).astype(int)
+
+
+# --- legal pictures
+
+
+def test_plain_rgb_is_not_converted(tmp_path: Path):
+    Image.fromarray(gradient()).save(tmp_path / "a.png")
+    decoded = decode(tmp_path / "a.png")
+    assert decoded.conversions == ()
+    assert np.array_equal(np.asarray(decoded.image), gradient())
+
+
+def test_16_bit_grey(tmp_path: Path):
+    samples = np.linspace(0, 65535, 16 * 24).round().reshape(16, 24)
+    write_png16(tmp_path / "a.png", samples)
+    assert decode(tmp_path / "a.png").conversions == ("16-bit",)
+    expected = (samples / 257)[..., None].repeat(3, axis=2)
+    assert np.abs(pixels(tmp_path / "a.png") - expected).max() <= 1
+
+
+def test_dark_16_bit_grey_stays_dark(tmp_path: Path):
+    """All samples below 256 of 65,535 are black, not an 8-bit picture."""
+    write_png16(tmp_path / "a.png", np.full((16, 24), 255))
+    assert pixels(tmp_path / "a.png").max() <= 1
+
+
+def test_16_bit_rgb(tmp_path: Path):
+    samples = gradient().astype(int) * 257
+    write_png16(tmp_path / "a.png", samples)
+    assert decode(tmp_path / "a.png").conversions == ("16-bit",)
+    assert np.abs(pixels(tmp_path / "a.png") - gradient()).max() <= 1
+
+
+def test_cmyk_jpeg(tmp_path: Path):
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
+    assert decode(tmp_path / "a.jpg").conversions == ("CMYK",)
+    assert np.abs(pixels(tmp_path / "a.jpg") - np.array([255, 0, 0])).max() <= 6
+
+
+def test_palette(tmp_path: Path):
+    blocks = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [9, 9, 9]]], dtype=np.uint8)
+    Image.fromarray(blocks).quantize(8).save(tmp_path / "a.png")
+    assert decode(tmp_path / "a.png").conversions == ("palette",)
+    assert np.array_equal(pixels(tmp_path / "a.png"), blocks)
+
+
+def test_grey(tmp_path: Path):
+    Image.fromarray(RAMP[None].repeat(8, axis=0)).save(tmp_path / "a.png")
+    assert decode(tmp_path / "a.png").conversions == ("grey",)
+    assert np.array_equal(pixels(tmp_path / "a.png")[0, :, 2], RAMP)
+
+
+def test_black_and_white(tmp_path: Path):
+    Image.fromarray(np.eye(8) > 0).save(tmp_path / "a.png")
+    assert decode(tmp_path / "a.png").conversions == ("grey",)
+    assert np.array_equal(pixels(tmp_path / "a.png")[..., 0], 255 * np.eye(8))
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
+def test_animation_shows_its_first_frame(tmp_path: Path, suffix: str):
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "lime", "blue")]
+    path = tmp_path / f"a.{suffix}"
+    options = {"lossless": True} if suffix == "webp" else {}
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=100, **options)
+    assert "animated" in decode(path).conversions
+    assert np.array_equal(pixels(path)[8, 8], [255, 0, 0])
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_transparency_shows_the_background(tmp_path: Path, suffix: str):
+    levels = np.zeros((16, 16, 4), dtype=np.uint8)
+    levels[..., 0] = 200
+    levels[4:, :, 3] = 255
+    levels[:2, :, 3] = 128
+    path = tmp_path / f"a.{suffix}"
+    options = {"lossless": True, "exact": True} if suffix == "webp" else {}
+    Image.fromarray(levels).save(path, **options)
+    assert decode(path).conversions == ("transparent",)
+    found = pixels(path)
+    assert np.array_equal(found[3, 8], [255, 255, 255])
+    assert np.array_equal(found[8, 8], [200, 0, 0])
+    assert np.abs(found[0, 8] - [227, 127, 127]).max() <= 1
+    assert np.array_equal(pixels(path, background=(0, 0, 99))[3, 8], [0, 0, 99])
+
+
+def test_transparent_palette(tmp_path: Path):
+    picture = Image.new("P", (8, 8), 0)
+    picture.putpalette([255, 0, 0, 0, 255, 0])
+    picture.paste(1, (0, 0, 4, 8))
+    picture.save(tmp_path / "a.png", transparency=1)
+    assert set(decode(tmp_path / "a.png").conversions) == {"palette", "transparent"}
+    found = pixels(tmp_path / "a.png")
+    assert np.array_equal(found[0, 0], [255, 255, 255])
+    assert np.array_equal(found[0, 7], [255, 0, 0])
+
+
+def test_grey_with_alpha(tmp_path: Path):
+    Image.new("LA", (8, 8), (50, 0)).save(tmp_path / "a.png")
+    assert set(decode(tmp_path / "a.png").conversions) == {"grey", "transparent"}
+    assert pixels(tmp_path / "a.png").min() == 255
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_exif_rotation_is_applied(tmp_path: Path, suffix: str):
+    picture = Image.new("RGB", (32, 16), "white")
+    picture.paste((255, 0, 0), (0, 0, 16, 16))  # red on the left
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to view
+    picture.save(tmp_path / f"a.{suffix}", exif=exif)
+    found = pixels(tmp_path / f"a.{suffix}")
+    assert found.shape == (32, 16, 3)
+    assert np.abs(found[4, 8] - [255, 0, 0]).max() <= 8  # red at the top
+    assert np.abs(found[28, 8] - 255).max() <= 8
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "png", "webp", "bmp", "gif"])
+def test_every_suffix_of_the_list_decodes(tmp_path: Path, suffix: str):
+    Image.fromarray(gradient()).save(tmp_path / f"a.{suffix}")
+    assert np.abs(pixels(tmp_path / f"a.{suffix}") - gradient()).mean() < 12
+
+
+def test_suffix_does_not_decide_the_format(tmp_path: Path):
+    Image.fromarray(gradient()).save(tmp_path / "a.png", format="WEBP", lossless=True)
+    assert np.array_equal(pixels(tmp_path / "a.png"), gradient())
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "CMYK"])
+def test_shrinking_bounds_the_longer_side(tmp_path: Path, mode: str):
+    suffix = "jpg" if mode == "CMYK" else "png"
+    picture = Image.fromarray(gradient(200, 300)).convert(mode)
+    picture.save(tmp_path / f"a.{suffix}")
+    decoded = decode(tmp_path / f"a.{suffix}", shrink_to=60)
+    assert decoded.image.size == (60, 40)
+
+
+# --- illegal ones
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not a picture in a supported format"),
+        (b"hello", "not a picture in a supported format"),
+        (b"\x89PNG\r\n\x1a\n", "broken|not a picture"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture in a supported format"),
+    ],
+)
+def test_files_that_are_no_pictures_have_a_reason(tmp_path: Path, content: bytes, reason: str):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(UnreadablePictureError, match=reason):
+        decode(tmp_path / "a.png")
+
+
+def test_missing_file_has_a_reason(tmp_path: Path):
+    with pytest.raises(UnreadablePictureError, match="does not exist"):
+        decode(tmp_path / "a.png")
+
+
+def test_formats_off_the_list_are_not_decoded(tmp_path: Path):
+    Image.fromarray(gradient()).save(tmp_path / "a.png", format="TIFF")
+    with pytest.raises(UnreadablePictureError, match=r"supported format \(JPEG, PNG, WEBP"):
+        decode(tmp_path / "a.png")
+
+
+def encoded(suffix: str) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, format={"jpg": "JPEG"}.get(suffix, suffix.upper()))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "gif"])
+def test_truncated_pictures_have_a_reason(tmp_path: Path, suffix: str):
+    content, path = encoded(suffix), tmp_path / f"a.{suffix}"
+    for share in (0.1, 0.5, 0.8):
+        path.write_bytes(content[: int(len(content) * share)])
+        with pytest.raises(UnreadablePictureError):
+            decode(path)
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of what it could mend
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "gif"])
+def test_damaged_bytes_never_raise_anything_else(tmp_path: Path, suffix: str):
+    content, path, chance = encoded(suffix), tmp_path / f"a.{suffix}", random.Random(0)
+    outcomes = set()
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(chance.randint(1, 6)):
+            damaged[chance.randrange(min(len(damaged), 400))] = chance.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            outcomes.add(decode(path, max_megapixels=1).image.mode)
+        except UnreadablePictureError:
+            outcomes.add("unreadable")
+    assert outcomes == {"RGB", "unreadable"}
+
+
+def test_limit_of_megapixels_is_checked_before_decoding(tmp_path: Path):
+    Image.new("1", (10_001, 10_000)).save(tmp_path / "huge.png")
+    content = (tmp_path / "huge.png").read_bytes()
+    (tmp_path / "huge.png").write_bytes(content[:60])  # the pixels are not even there
+    reason = r"10001 x 10000 is 100 megapixels, the limit is 100 \(--max-megapixels\)"
+    with pytest.raises(UnreadablePictureError, match=reason):
+        decode(tmp_path / "huge.png")
+    Image.new("1", (1000, 900)).save(tmp_path / "small.png")
+    assert decode(tmp_path / "small.png", max_megapixels=0.9).image.size == (1000, 900)
+    with pytest.raises(UnreadablePictureError, match=r"the limit is 0\.8"):
+        decode(tmp_path / "small.png", max_megapixels=0.8)
+
+
+# --- squaring
+
+
+def test_square_is_the_centre(tmp_path: Path):
+    picture = Image.new("RGB", (300, 100), "red")
+    picture.paste((0, 0, 255), (100, 0, 200, 100))
+    square = to_square(picture, 50)
+    assert square.shape == (50, 50, 3)
+    assert square.dtype == np.uint8
+    assert np.array_equal(square[:, 3:-3], np.full((50, 44, 3), (0, 0, 255)))
+
+
+# --- folders and captions
+
+
+def folder_with(tmp_path: Path, *names: str) -> Path:
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    return tmp_path
+
+
+def test_folder_is_listed_in_order_with_nested_ones(tmp_path: Path):
+    folder = folder_with(tmp_path, "b.png", "a/z.JPG", "c.webp", ".hidden.png")
+    (folder / "notes.txt").write_text("x", encoding="utf-8")
+    source = ImageSource(folder)
+    assert source.names == ["a/z.JPG", "b.png", "c.webp"]
+    assert len(source) == 3
+    assert source.captions == {}
+
+
+def test_captions_from_metadata_and_text_files(tmp_path: Path):
+    folder = folder_with(tmp_path, "one.png", "two.png", "sub/three.png", "four.png", "five.png")
+    rows = [
+        {"file_name": "one.png", "text": " a cat "},
+        {"file_name": "two.png", "text": ["a dog", "", "an animal"]},
+        {"file_name": "sub/three.png", "text": "a bird", "tags": ["wing"]},
+        {"file_name": "five.png"},
+        {"file_name": "gone.png", "text": "nothing"},
+    ]
+    text = "\n\n".join(json.dumps(row) for row in rows)
+    (folder / "metadata.jsonl").write_text(text, encoding="utf-8")
+    (folder / "four.txt").write_text("a fish\n\n a cod \n", encoding="utf-8")
+    (folder / "one.txt").write_text("not this", encoding="utf-8")
+    source = ImageSource(folder)
+    assert source.captions == {
+        "one.png": ["a cat"],
+        "two.png": ["a dog", "an animal"],
+        "sub/three.png": ["a bird"],
+        "four.png": ["a fish", "a cod"],
+    }
+    assert source.metadata["sub/three.png"]["tags"] == ["wing"]
+    assert source.missing() == ["gone.png"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"text": "x"}', "[1]", '{"file_name": 3}', "not json", '{"file_name": "a.png", "text": 5}'],
+)
+def test_bad_line_of_metadata_is_named(tmp_path: Path, line: str):
+    folder = folder_with(tmp_path, "a.png")
+    good = '{"file_name": "a.png", "text": "x"}'
+    (folder / "metadata.jsonl").write_text(f"{good}\n\n{line}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"metadata\.jsonl, line 3"):
+        ImageSource(folder)
+
+
+def test_missing_empty_and_foreign_folders_say_what_to_give(tmp_path: Path):
+    with pytest.raises(InputError, match=r"does not exist\. Give a folder of pictures"):
+        ImageSource(tmp_path / "none")
+    with pytest.raises(InputError, match=r"holds no pictures: nothing"):
+        ImageSource(tmp_path)
+    (tmp_path / "a.txt").write_text("x", encoding="utf-8")
+    (tmp_path / "b.pdf").write_text("x", encoding="utf-8")
+    with pytest.raises(InputError, match=r"only 2 other files \(\.pdf, \.txt\)"):
+        ImageSource(tmp_path)
+    with pytest.raises(InputError, match=r"a\.txt is a file, not a folder"):
+        ImageSource(tmp_path / "a.txt")
+
+
+# --- the share of bad pictures
+
+
+def test_share_of_bad_pictures():
+    bad = [(f"{number}.png", "broken") for number in range(5)]
+    check_share_of_bad(bad, 100, max_share=0.05)
+    check_share_of_bad([], 1, max_share=0.0)
+    with pytest.raises(TooManyBadPicturesError, match=r"5 of 99 pictures.*--max-bad") as caught:
+        check_share_of_bad(bad, 99, max_share=0.05)
+    assert all(f"{number}.png: broken" in str(caught.value) for number in range(5))
+    assert caught.value.exit_code == 3
+
+
+def test_no_readable_picture_is_always_too_few():
+    with pytest.raises(TooManyBadPicturesError, match="1 of 1"):
+        check_share_of_bad([("a.png", "broken")], 1, max_share=1.0)
+
+
+def test_long_lists_of_bad_pictures_are_cut():
+    bad = [(f"{number:03}.png", "broken") for number in range(50)]
+    with pytest.raises(TooManyBadPicturesError, match=r"019\.png.*\n  and 30 more") as caught:
+        check_share_of_bad(bad, 60, max_share=0.1)
+    assert "020.png" not in str(caught.value)

@@ -1,0 +1,383 @@
+"""The training loop: a run that was stopped, in whatever way, equals one that was not.
+
+Every training is tried: the GAN, the prior and the CLIP; weights, optimizer and log must agree bit
+for bit.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lafite_shifted.clip import ClipEncoder
+from lafite_shifted.errors import DivergedError, InputError, InterruptedRunError
+from lafite_shifted.files import load_tensors
+from tests.commands import TINY_GAN, half_written, run_command, succeed
+from training.clip_data import CaptionedSet, load_captioned_set
+from training.clip_loop import ClipTrainConfig, ClipTrainer
+from training.config import RunConfig, override
+from training.embeddings import EmbeddingSet
+from training.gan_loop import GanTrainer
+from training.loop import Trainer, run_loop
+from training.presets import GAN_PRESETS, PRIOR_PRESETS
+from training.run_folder import RunFolder
+from training.runs import gan_config, open_gan_run, open_prior_run, prior_config
+
+CPU = torch.device("cpu")
+# ten steps of four; a line in the log after 12, 20, 24, 36 and 40 samples, a checkpoint after 16,
+# 32 and 40: the two never fall together before the end
+INTERVALS = [
+    "batch=4",
+    "run.kimg=0.04",
+    "run.log_kimg=0.012",
+    "run.evaluate_kimg=0.02",
+    "run.checkpoint_kimg=0.016",
+    "run.keep_checkpoints=9",
+]
+GAN_FIELDS = [
+    *(f"{part}.{field}" for part in ("generator", "discriminator") for field in ("channel_max=8",)),
+    *("generator.z_dim=8", "generator.w_dim=8", "r1_every=3", "clip_weight=0.5"),
+]
+PRIOR_FIELDS = ["prior.width=32", "prior.depth=1", "prior.heads=2", "ema_half_life_kimg=0.01"]
+CLIP_FIELDS = [
+    *("model.image_size=32", "model.vision_layers=1,1,1,1", "model.vision_width=8"),
+    *("model.text_width=32", "model.text_heads=2", "model.text_layers=1", "model.embed_dim=16"),
+]
+Open = Callable[..., tuple[Trainer, RunConfig, RunFolder]]
+
+
+@pytest.fixture(scope="module")
+def open_gan(some_pictures: Path, some_embeddings: Path, clip: ClipEncoder) -> Open:
+    def open_run(out: Path, *fields: str) -> tuple[Trainer, RunConfig, RunFolder]:
+        shutil.copytree(some_embeddings, out / "embeddings", dirs_exist_ok=True)
+        assignments = [*GAN_FIELDS, *INTERVALS, *fields]
+        config = gan_config(GAN_PRESETS["tiny"], resolution=16, assignments=assignments)
+        trainer, run, _ = open_gan_run(config, some_pictures, out, clip, device=CPU)
+        return trainer, config.run, run
+
+    return open_run
+
+
+@pytest.fixture(scope="module")
+def open_prior(some_embeddings: Path) -> Open:
+    data = EmbeddingSet(some_embeddings)
+
+    def open_run(out: Path, *fields: str) -> tuple[Trainer, RunConfig, RunFolder]:
+        config = prior_config(
+            PRIOR_PRESETS["tiny"], assignments=[*PRIOR_FIELDS, *INTERVALS, *fields]
+        )
+        trainer, run = open_prior_run(config, data, out, device=CPU)
+        return trainer, config.run, run()
+
+    return open_run
+
+
+@pytest.fixture(scope="module")
+def open_clip(shipped_pictures: Path) -> Open:
+    whole = load_captioned_set([shipped_pictures], resolution=32)
+    data = CaptionedSet(whole.pixels, whole.training[:80], whole.training[80:140])
+
+    def open_run(out: Path, *fields: str) -> tuple[Trainer, RunConfig, RunFolder]:
+        config = override(ClipTrainConfig(), [*CLIP_FIELDS, *INTERVALS, *fields])
+        description = {"config": {"seed": config.seed}}
+        run = RunFolder(out, kind="clip", description=description)
+        return ClipTrainer(config, data, device=CPU), config.run, run
+
+    return open_run
+
+
+@pytest.fixture(params=["gan", "prior", "clip"])
+def open_run(request: pytest.FixtureRequest) -> Open:
+    return request.getfixturevalue(f"open_{request.param}")
+
+
+def train(opened: tuple[Trainer, RunConfig, RunFolder], *, until: int | None = None) -> None:
+    """Run to the end, or stop dead after `until` samples as a kill would."""
+    for progress in run_loop(*opened):
+        if progress.samples == until:
+            return
+
+
+def interrupt(opened: tuple[Trainer, RunConfig, RunFolder], *, at: int, number: int) -> None:
+    """Send a signal so that the step which ends at `at` samples is the last one."""
+    for progress in run_loop(*opened):
+        if progress.samples == at - 4:
+            signal.raise_signal(number)
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    """log.jsonl without the clock."""
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds_per_kimg"} for row in rows]
+
+
+def last_checkpoint(folder: Path) -> Path:
+    return max((folder / "checkpoints").iterdir())
+
+
+def assert_same_tensors(file: Path, reference: Path) -> None:
+    """Bit for bit; the headers may order their fields differently."""
+    (found, metadata), (expected, expected_metadata) = load_tensors(file), load_tensors(reference)
+    assert metadata == expected_metadata
+    assert found.keys() == expected.keys()
+    assert [name for name in found if not torch.equal(found[name], expected[name])] == []
+
+
+def assert_same_run(folder: Path, reference: Path) -> None:
+    """The last checkpoint, the log, and the weights written for use agree."""
+    last, expected = last_checkpoint(folder), last_checkpoint(reference)
+    assert last.name == expected.name
+    assert (last / "state.json").read_bytes() == (expected / "state.json").read_bytes()
+    assert_same_tensors(last / "state.safetensors", expected / "state.safetensors")
+    assert log_of(folder) == log_of(reference)
+    for part in ("generator", "prior", "clip"):
+        for file in (reference / part).glob("*.safetensors"):
+            assert_same_tensors(folder / part / file.name, file)
+    assert half_written(folder) == []
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Open], Path]:
+    """The folder of a run without interruption, made once for each training."""
+    made: dict[Open, Path] = {}
+
+    def folder_of(open_run: Open) -> Path:
+        if open_run not in made:
+            made[open_run] = tmp_path_factory.mktemp("unbroken") / "run"
+            train(open_run(made[open_run]))
+        return made[open_run]
+
+    return folder_of
+
+
+def test_unbroken_run_logs_what_it_should(open_run: Open, unbroken):
+    rows = log_of(unbroken(open_run))
+    assert [row["samples"] for row in rows] == [12, 20, 24, 36, 40]
+    assert all(isinstance(value, (int, float)) for row in rows for value in row.values())
+    names = [p.name for p in sorted((unbroken(open_run) / "checkpoints").iterdir())]
+    assert names == [f"samples-{samples:010d}" for samples in (16, 32, 40)]
+
+
+@pytest.mark.parametrize("killed_at", [8, 28])
+def test_killed_run_resumes_exactly(open_run: Open, unbroken, tmp_path: Path, killed_at: int):
+    train(open_run(tmp_path / "run"), until=killed_at)
+    train(open_run(tmp_path / "run"))
+    assert_same_run(tmp_path / "run", unbroken(open_run))
+
+
+@pytest.mark.parametrize("at", [8, 28])
+def test_interrupted_run_resumes_exactly(open_run: Open, unbroken, tmp_path: Path, at: int):
+    """Both times some losses wait for their line in the log."""
+    with pytest.raises(InterruptedRunError, match=r"Stopped by SIGTERM.*same command again"):
+        interrupt(open_run(tmp_path / "run"), at=at, number=signal.SIGTERM)
+    assert last_checkpoint(tmp_path / "run").name == f"samples-{at:010d}"
+    train(open_run(tmp_path / "run"))
+    assert_same_run(tmp_path / "run", unbroken(open_run))
+
+
+def test_run_interrupted_again_and_again_is_the_same(open_run: Open, unbroken, tmp_path: Path):
+    for at in (8, 16, 28, 36):
+        with pytest.raises(InterruptedRunError):
+            interrupt(open_run(tmp_path / "run"), at=at, number=signal.SIGUSR1)
+    train(open_run(tmp_path / "run"))
+    assert_same_run(tmp_path / "run", unbroken(open_run))
+
+
+def test_longer_run_goes_on_as_if_planned_so(open_run: Open, unbroken, tmp_path: Path):
+    """Only the line and the evaluation at the former end are extra."""
+    train(open_run(tmp_path / "run", "run.kimg=0.024"))
+    train(open_run(tmp_path / "run"))
+    reference = unbroken(open_run)
+    found, expected = last_checkpoint(tmp_path / "run"), last_checkpoint(reference)
+    assert_same_tensors(found / "state.safetensors", expected / "state.safetensors")
+    assert [row["samples"] for row in log_of(tmp_path / "run")] == [12, 20, 24, 36, 40]
+
+
+def test_another_seed_is_another_run(open_run: Open, unbroken, tmp_path: Path):
+    folder = Path(shutil.copytree(unbroken(open_run), tmp_path / "run"))
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(InputError, match=r"config\.seed: 0 -> 1"):
+        open_run(folder, "seed=1")
+    assert (folder / "config.json").read_bytes() == before
+    train(open_run(tmp_path / "other", "seed=1"))
+    assert log_of(tmp_path / "other") != log_of(folder)
+
+
+def test_finished_run_ends_at_once(open_run: Open, unbroken, tmp_path: Path):
+    folder = Path(shutil.copytree(unbroken(open_run), tmp_path / "run"))
+    assert list(run_loop(*open_run(folder))) == []
+    assert_same_run(folder, unbroken(open_run))
+
+
+# --- what the loop does with any training
+
+
+class Walk:
+    """A training of one number that goes up by one a step, and reports it."""
+
+    batch = 4
+
+    def __init__(self, not_finite_from: float = float("inf")):
+        self.network = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(self.network.weight)
+        self.not_finite_from = not_finite_from
+        self.evaluated: list[int] = []
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        return {"network": self.network}
+
+    def step(self, samples_seen: int) -> Mapping[str, Tensor]:
+        with torch.no_grad():
+            self.network.weight += 1
+        finite = samples_seen + self.batch < self.not_finite_from
+        return {"loss": self.network.weight.detach().sum() * (1.0 if finite else torch.nan)}
+
+    def evaluate(self, samples_seen: int, folder: Path) -> Mapping[str, float]:
+        self.evaluated.append(samples_seen)
+        return {"metric": float(samples_seen)}
+
+
+def walk(
+    path: Path, trainer: Walk, *, log: float = 0.008, checkpoint: float = 0.004
+) -> tuple[Walk, RunConfig, RunFolder]:
+    config = RunConfig(
+        kimg=0.03,
+        log_kimg=log,
+        evaluate_kimg=0.016,
+        checkpoint_kimg=checkpoint,
+        keep_checkpoints=9,
+    )
+    return trainer, config, RunFolder(path, kind="walk", description={"config": {}})
+
+
+def test_log_holds_averages_since_the_last_line(tmp_path: Path):
+    trainer = Walk()
+    progress = list(run_loop(*walk(tmp_path / "run", trainer)))
+    assert [step.samples for step in progress] == list(range(4, 33, 4))  # whole batches
+    assert {step.total_samples for step in progress} == {32}
+    logged = [(step.samples, step.logged["loss"]) for step in progress if step.logged]
+    assert logged == [(8, 1.5), (16, 3.5), (24, 5.5), (32, 7.5)]
+    assert trainer.evaluated == [16, 32]
+    assert log_of(tmp_path / "run")[1] == {"samples": 16, "loss": 3.5, "metric": 16.0}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_signal_saves_a_checkpoint_and_tells_its_exit_code(tmp_path: Path, number: int):
+    before = signal.getsignal(number)
+    with pytest.raises(InterruptedRunError, match="checkpoint is saved") as caught:
+        interrupt(walk(tmp_path / "run", Walk(), checkpoint=1), at=12, number=number)
+    assert caught.value.exit_code == 128 + number
+    assert last_checkpoint(tmp_path / "run").name == "samples-0000000012"
+    assert signal.getsignal(number) == before
+
+
+def test_signal_in_the_last_step_ends_the_run_well(tmp_path: Path):
+    interrupt(walk(tmp_path / "run", Walk()), at=32, number=signal.SIGTERM)
+    assert last_checkpoint(tmp_path / "run").name == "samples-0000000032"
+
+
+def test_second_control_c_does_not_wait(tmp_path: Path):
+    loop = run_loop(*walk(tmp_path / "run", Walk()))
+    next(loop)
+    signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    loop.close()
+
+
+def test_diverged_run_keeps_the_last_good_checkpoint(tmp_path: Path):
+    with pytest.raises(DivergedError, match=r"diverged at .*loss not finite.*last checkpoint"):
+        train(walk(tmp_path / "run", Walk(not_finite_from=20)))
+    assert last_checkpoint(tmp_path / "run").name == "samples-0000000016"
+    assert [row["samples"] for row in log_of(tmp_path / "run")] == [8, 16]
+    assert DivergedError.exit_code == 4
+
+
+def test_divergence_between_two_lines_is_never_saved(tmp_path: Path):
+    """A checkpoint is due before the next line of the log: it must not hold broken weights."""
+    with pytest.raises(DivergedError):
+        train(walk(tmp_path / "run", Walk(not_finite_from=12), log=0.02))
+    assert last_checkpoint(tmp_path / "run").name == "samples-0000000008"
+
+
+def test_thread_count_belongs_to_the_state(tmp_path: Path):
+    """Sums of floats depend on it."""
+    threads = torch.get_num_threads()
+    train(walk(tmp_path / "run", Walk()), until=16)
+    torch.set_num_threads(threads + 1)
+    train(walk(tmp_path / "run", Walk()))
+    assert torch.get_num_threads() == threads
+
+
+# --- the real command
+
+LONGER_GAN = (*TINY_GAN, "--kimg", "0.24", "--set", "run.checkpoint_kimg=0.04", "--seed", "3")
+
+
+def test_command_killed_by_the_kernel_resumes_exactly(
+    some_pictures: Path, some_embeddings: Path, tmp_path: Path
+):
+    """`kill -9` at any moment after the first checkpoint, then the same command again."""
+    for name in ("killed", "reference"):
+        shutil.copytree(some_embeddings, tmp_path / name / "embeddings")
+    arguments = ["train-gan", str(some_pictures), "--out", str(tmp_path / "killed"), *LONGER_GAN]
+    program = "from lafite_shifted.cli.main import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("killed/checkpoints/samples-*")):
+        assert process.poll() is None, "the command ended before its first checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert last_checkpoint(tmp_path / "killed").name < "samples-0000000240"
+    succeed(*arguments)
+    succeed("train-gan", some_pictures, "--out", tmp_path / "reference", *LONGER_GAN)
+    assert_same_run(tmp_path / "killed", tmp_path / "reference")
+
+
+def test_command_stopped_by_a_signal_says_how_to_go_on(
+    some_pictures: Path, gan_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(gan_run / "embeddings", tmp_path / "run" / "embeddings")
+    arguments = ("train-gan", some_pictures, "--out", tmp_path / "run", *TINY_GAN)
+    real = GanTrainer.step
+
+    def step(self: GanTrainer, samples_seen: int) -> Mapping[str, Tensor]:
+        if samples_seen == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, samples_seen)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GanTrainer, "step", step)
+        stopped = run_command(*arguments)
+    assert stopped.code == 128 + signal.SIGTERM
+    assert "Run the same command again to go on" in stopped.err
+    succeed(*arguments)
+    assert_same_run(tmp_path / "run", gan_run)
+
+
+def test_finished_command_exits_0_and_trains_no_more(gan_run: Path, some_pictures: Path):
+    before = (gan_run / "log.jsonl").read_bytes()
+    succeed("train-gan", some_pictures, "--out", gan_run, *TINY_GAN)
+    assert (gan_run / "log.jsonl").read_bytes() == before
+
+
+def test_changed_field_exits_2_with_its_name(gan_run: Path, some_pictures: Path):
+    outcome = run_command(
+        *("train-gan", some_pictures, "--out", gan_run, *TINY_GAN, "--set", "learning_rate=0.1")
+    )
+    assert outcome.code == 2
+    assert "config.learning_rate: 0.0025 -> 0.1" in outcome.err
+    assert "choose another --out" in outcome.err

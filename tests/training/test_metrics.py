@@ -1,0 +1,77 @@
+"""The metrics, each against a loop or a closed form."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lafite_shifted.stats import EmbeddingStats, frechet_distance
+from tests.references import gaussians as reference
+from training import metrics
+
+
+def rows(num: int, *, dim: int = 6, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(num, dim, generator=generator) + 0.3, dim=1)
+
+
+def test_mean_cosine_matches_a_loop():
+    a, b = rows(9), rows(9, seed=1)
+    expected = np.mean([float(x @ y) for x, y in zip(a, b, strict=True)])
+    assert metrics.mean_cosine(a, b) == pytest.approx(expected, abs=1e-6)
+    assert metrics.mean_cosine(a, a) == pytest.approx(1)
+
+
+def test_pairwise_cosine_matches_a_loop():
+    a = rows(9)
+    expected = reference.mean_pairwise_cosine(a.double().numpy())
+    assert metrics.pairwise_cosine(a) == pytest.approx(expected, abs=1e-6)
+
+
+def test_pairwise_cosine_of_copies_is_one_and_of_a_basis_zero():
+    assert metrics.pairwise_cosine(rows(1).expand(5, -1)) == pytest.approx(1)
+    assert metrics.pairwise_cosine(torch.eye(6)) == pytest.approx(0, abs=1e-7)
+
+
+def test_set_distance_is_the_frechet_distance_of_the_moments():
+    a, b = rows(40), rows(40, seed=1)
+    expected = frechet_distance(EmbeddingStats.of(a), EmbeddingStats.of(b))
+    assert metrics.set_distance(a, b) == expected > 0
+    assert metrics.set_distance(a, a.flip(0)) == pytest.approx(0, abs=1e-9)
+
+
+def test_recall_of_sentence_matches_a_loop():
+    images, texts = rows(30), rows(5, seed=1)
+    wanted = torch.randint(0, 5, (30,), generator=torch.Generator().manual_seed(0))
+    hits = 0
+    for image, want in zip(images, wanted.tolist(), strict=True):
+        cosines = [float(image @ text) for text in texts]
+        hits += cosines.index(max(cosines)) == want
+    assert 0 < hits < 30
+    assert metrics.recall_of_sentence(images, texts, wanted) == pytest.approx(hits / 30)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_recall_at_matches_a_loop(k: int):
+    similarity = rows(12) @ (rows(12) + 2 * rows(12, seed=1)).T
+    hits = 0
+    for i, row in enumerate(similarity.tolist()):
+        hits += sum(other > row[i] for other in row) < k
+    assert 0 < hits < 12
+    assert metrics.recall_at(similarity, k) == pytest.approx(hits / 12)
+
+
+def test_ties_count_against_recall():
+    """A model that gives the same embedding to everything has found nothing."""
+    same = torch.ones(4, 4)
+    assert [metrics.recall_at(same, k) for k in (1, 3, 4)] == [0.0, 0.0, 1.0]
+
+
+def test_nearest_matches_a_loop():
+    among, queries = rows(20), rows(7, seed=1)
+    found = metrics.nearest(queries, among)
+    for query, index in zip(queries, found.tolist(), strict=True):
+        distances = [float((query - row).norm()) for row in among]
+        assert index == distances.index(min(distances))
+    assert metrics.nearest(among[[3, 11]], among).tolist() == [3, 11]

@@ -1,0 +1,192 @@
+"""Run folders: checkpoints are whole, logs are cut back to them, another run is refused."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torch.optim import Adam
+
+from lafite_shifted.errors import InputError
+from lafite_shifted.files import read_json
+from tests.commands import half_written
+from training.run_folder import Checkpoint, RunFolder, flatten_state, restore_state
+
+DESCRIPTION = {"config": {"batch": 4, "run": {"kimg": 1.0}, "sizes": (1, 2)}, "data": {"n": 3}}
+
+
+def open_run(path: Path, **changes) -> RunFolder:
+    return RunFolder(path, kind="gan", description=DESCRIPTION | changes)
+
+
+def checkpoint(samples: int) -> Checkpoint:
+    return Checkpoint(samples, {"a": torch.full((3,), samples)}, {"threads": 1, "x": [0.1]})
+
+
+def test_checkpoints_return_and_old_ones_go(tmp_path: Path):
+    run = open_run(tmp_path / "run")
+    assert run.latest_checkpoint() is None
+    for samples in (8, 16, 24):
+        run.save_checkpoint(checkpoint(samples), keep=2)
+    latest = run.latest_checkpoint()
+    assert latest is not None
+    assert (latest.samples, latest.state) == (24, {"threads": 1, "x": [0.1]})
+    assert torch.equal(latest.tensors["a"], torch.full((3,), 24))
+    kept = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == ["samples-0000000016", "samples-0000000024"]
+
+
+def test_failed_checkpoint_keeps_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = open_run(tmp_path / "run")
+    run.save_checkpoint(checkpoint(8), keep=1)
+
+    def full_disk(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            run.save_checkpoint(checkpoint(16), keep=1)
+    latest = run.latest_checkpoint()
+    assert latest is not None
+    assert latest.samples == 8
+    assert half_written(tmp_path) == []
+
+
+def test_leftovers_of_a_killed_save_are_no_checkpoint(tmp_path: Path):
+    run = open_run(tmp_path / "run")
+    run.save_checkpoint(checkpoint(8), keep=2)
+    leftover = tmp_path / "run" / "checkpoints" / ".samples-0000000016.1234.tmp"
+    leftover.mkdir()
+    (leftover / "state.safetensors").write_bytes(b"half")
+    again = open_run(tmp_path / "run")
+    latest = again.latest_checkpoint()
+    assert latest is not None
+    assert latest.samples == 8
+    again.save_checkpoint(checkpoint(16), keep=2)
+    assert half_written(tmp_path) == []
+
+
+def test_damaged_checkpoint_is_an_input_error(tmp_path: Path):
+    run = open_run(tmp_path / "run")
+    run.save_checkpoint(checkpoint(8), keep=2)
+    path = tmp_path / "run" / "checkpoints" / "samples-0000000008" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(InputError, match="truncated"):
+        run.latest_checkpoint()
+
+
+def test_same_run_opens_again_and_its_length_may_change(tmp_path: Path):
+    open_run(tmp_path / "run")
+    longer = {"batch": 4, "run": {"kimg": 9.0}, "sizes": (1, 2)}
+    open_run(tmp_path / "run", config=longer)
+    assert read_json(tmp_path / "run" / "config.json")["config"]["run"] == {"kimg": 9.0}
+
+
+def test_another_configuration_is_refused_by_name(tmp_path: Path):
+    open_run(tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    other = {"batch": 8, "run": {"kimg": 1.0}, "sizes": (1, 3)}
+    with pytest.raises(InputError, match=r"config\.batch: 4 -> 8; config\.sizes: \[1, 2\] -> \[1"):
+        open_run(tmp_path / "run", config=other)
+    with pytest.raises(InputError, match=r"data\.n: 3 -> 4.*choose another --out"):
+        open_run(tmp_path / "run", data={"n": 4})
+    with pytest.raises(InputError, match="kind: gan -> prior"):
+        RunFolder(tmp_path / "run", kind="prior", description=DESCRIPTION)
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_folder_that_is_no_run_is_refused(tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("keep", encoding="utf-8")
+    with pytest.raises(InputError, match=r"is not empty and is no run folder"):
+        open_run(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{", '{"config": 3}', '{"model_type": "bert"}'])
+def test_foreign_config_is_refused(tmp_path: Path, content: str):
+    (tmp_path / "config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"no run folder|not valid JSON"):
+        open_run(tmp_path)
+    assert (tmp_path / "config.json").read_text(encoding="utf-8") == content
+
+
+def test_embeddings_may_lie_there_before(tmp_path: Path):
+    (tmp_path / "embeddings").mkdir()
+    open_run(tmp_path)
+    assert (tmp_path / "config.json").is_file()
+
+
+def scalars(run: RunFolder) -> list[tuple[int, float]]:
+    """(step, value) of "loss" as TensorBoard shows it."""
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    return [(event.step, round(event.value, 3)) for event in events.Scalars("loss")]
+
+
+def test_log_and_tensorboard_are_cut_back(tmp_path: Path):
+    run = open_run(tmp_path / "run")
+    run.cut_back(0)
+    for samples in (4, 8, 12):
+        run.log(samples, {"loss": samples / 10})
+    run.close()
+    with (run.path / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"samples": 16, "lo')  # killed while it wrote
+    again = open_run(tmp_path / "run")
+    again.cut_back(8)
+    again.log(12, {"loss": 7.0})
+    again.close()
+    assert [(row["samples"], row["loss"]) for row in again.read_log()] == [
+        (4, 0.4),
+        (8, 0.8),
+        (12, 7.0),
+    ]
+    assert scalars(again) == [(4, 0.4), (8, 0.8), (12, 7.0)]
+
+
+def trained() -> tuple[nn.Module, Adam]:
+    """A network with buffers and an optimizer with moments."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    optimizer = Adam(network.parameters(), lr=0.1, fused=True)
+    for _ in range(3):
+        optimizer.zero_grad()
+        network(torch.randn(5, 3)).square().sum().backward()
+        optimizer.step()
+    return network, optimizer
+
+
+def test_state_returns_bit_for_bit(tmp_path: Path):
+    network, optimizer = trained()
+    flat = flatten_state({"network": network, "optimizer": optimizer})
+    run = open_run(tmp_path / "run")
+    run.save_checkpoint(Checkpoint(1, flat, {}), keep=1)
+    loaded = run.latest_checkpoint()
+    assert loaded is not None
+    torch.manual_seed(1)
+    other = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    other_optimizer = Adam(other.parameters(), lr=0.1, fused=True)
+    restore_state({"network": other, "optimizer": other_optimizer}, loaded.tensors)
+    again = flatten_state({"network": other, "optimizer": other_optimizer})
+    assert again.keys() == flat.keys()
+    assert all(torch.equal(again[name], flat[name]) for name in flat)
+    assert "optimizer.0.exp_avg_sq" in flat
+    x = torch.randn(5, 3)
+    for net, opt in ((network, optimizer), (other, other_optimizer)):
+        opt.zero_grad()
+        net(x).square().sum().backward()
+        opt.step()
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True)
+    )
+
+
+def test_config_json_explains_the_run(tmp_path: Path):
+    open_run(tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
+    assert record["kind"] == "gan"
+    assert record["format"] == 1
+    assert record["config"]["sizes"] == [1, 2]
