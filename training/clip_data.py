@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,7 @@ class CaptionedSet:
     pixels: np.ndarray
     training: list[CaptionedPicture]
     held_out: list[CaptionedPicture]
+    bad: list[tuple[str, str]] = field(default_factory=list)  # (file, reason) of unreadable ones
 
     def evaluation_pictures(self, limit: int) -> list[CaptionedPicture]:
         """Up to `limit` held-out pictures, one a name, of names that training never sees."""
@@ -78,11 +79,13 @@ def load_captioned_set(folders: Sequence[Path], *, resolution: int) -> Captioned
     held_out: list[bool] = []
     pixels: list[np.ndarray] = []
 
-    def read(path: Path) -> tuple[np.ndarray, str] | None:
+    bad: list[tuple[str, str]] = []
+
+    def read(path: Path) -> np.ndarray | str:
         try:
-            return to_square(decode(path).image, resolution), path.name
-        except UnreadablePictureError:
-            return None
+            return to_square(decode(path).image, resolution)
+        except UnreadablePictureError as error:
+            return str(error)
 
     for folder in folders:
         source = ImageSource(folder)
@@ -90,7 +93,8 @@ def load_captioned_set(folders: Sequence[Path], *, resolution: int) -> Captioned
         with ThreadPoolExecutor(max_workers=2) as pool:
             decoded = list(pool.map(read, [source.path(name) for name in names]))
         for name, result in zip(names, decoded, strict=True):
-            if result is None:
+            if isinstance(result, str):
+                bad.append((str(source.path(name)), result))
                 continue
             metadata = source.metadata.get(name, {})
             text = _tidy(source.captions[name][0])
@@ -104,7 +108,7 @@ def load_captioned_set(folders: Sequence[Path], *, resolution: int) -> Captioned
                 CaptionedPicture(text, tags, metadata.get("style", ""), key, len(pixels))
             )
             held_out.append(is_held_out(key))
-            pixels.append(result[0])
+            pixels.append(result)
     if len(pictures) < 100:
         raise InputError(
             f"Only {len(pictures)} pictures with captions in {', '.join(map(str, folders))}; "
@@ -113,9 +117,8 @@ def load_captioned_set(folders: Sequence[Path], *, resolution: int) -> Captioned
             "clipart`."
         )
     training = [p for p, out in zip(pictures, held_out, strict=True) if not out]
-    return CaptionedSet(
-        np.stack(pixels), training, [p for p, out in zip(pictures, held_out, strict=True) if out]
-    )
+    others = [p for p, out in zip(pictures, held_out, strict=True) if out]
+    return CaptionedSet(np.stack(pixels), training, others, bad)
 
 
 def draw_caption(picture: CaptionedPicture, rng: np.random.Generator) -> str:

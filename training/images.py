@@ -134,7 +134,11 @@ class ImageSource:
             raise InputError(
                 f"{folder} {what}. Give a folder of pictures ({', '.join(sorted(SUFFIXES))})."
             )
-        files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+        files = sorted(
+            p
+            for p in folder.rglob("*")
+            if (p.is_file() or p.is_symlink()) and not p.name.startswith(".")
+        )  # a link to nothing is a picture that cannot be read
         pictures = [p for p in files if p.suffix.lower() in SUFFIXES]
         if not pictures:
             found = sorted({p.suffix or p.name for p in files})[:5]

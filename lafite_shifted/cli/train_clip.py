@@ -44,6 +44,8 @@ def command(
     config = override(ClipTrainConfig(), [*flags, *assignments])
     click.echo("decoding pictures ...", err=True)
     data = load_captioned_set(folders, resolution=config.model.image_size)
+    for name, reason in data.bad:
+        click.echo(f"left out {name}: {reason}", err=True)
     trainer = ClipTrainer(config, data, device=chosen)  # first: it may refuse the data
     run = RunFolder(
         out,

@@ -15,7 +15,7 @@ from PIL import Image
 
 from lafite_shifted.files import read_json_lines
 from tests.commands import TINY_GAN, TINY_PRIOR, Outcome, half_written, run_command, succeed
-from training import run_folder
+from training import embeddings, run_folder
 from training.embeddings import EmbeddingSet
 
 OUT_VERBS = ("embed", "train-gan", "train-prior", "train-clip")
@@ -373,6 +373,26 @@ def test_disk_that_fills_up_at_a_checkpoint(
     succeed(*arguments)
     rows, expected = (read_json_lines(p / "log.jsonl") for p in (tmp_path / "out", gan_run))
     assert [row["loss_d"] for row in rows] == [row["loss_d"] for row in expected]
+
+
+def test_diverged_training_exits_4(some_pictures: Path, gan_run: Path, tmp_path: Path):
+    shutil.copytree(gan_run / "embeddings", tmp_path / "out" / "embeddings")
+    arguments = ("train-gan", some_pictures, "--out", tmp_path / "out", *TINY_GAN)
+    outcome = run_command(*arguments, "--kimg", "0.4", "--set", "learning_rate=1e20")
+    expected = ("Training diverged at ", "not finite", "start a new run with a lower learning rate")
+    assert_refused(outcome, *expected, code=4)
+    for state in tmp_path.glob("out/checkpoints/*/state.json"):
+        assert "NaN" not in state.read_text(encoding="utf-8")
+    assert half_written(tmp_path) == []
+
+
+def test_control_c_while_embedding(some_pictures: Path, tmp_path: Path, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(embeddings, "check_share_of_bad", interrupted)
+    outcome = run_command("embed", some_pictures, "--out", tmp_path / "out")
+    assert_refused(outcome, "Interrupted.", code=130)
 
 
 # --- flags

@@ -292,6 +292,17 @@ def test_folder_is_listed_in_order_with_nested_ones(tmp_path: Path):
     assert source.captions == {}
 
 
+def test_link_to_nothing_is_listed(tmp_path: Path):
+    """So that it is reported like any other picture that cannot be read."""
+    folder = folder_with(tmp_path, "a.png")
+    (folder / "gone.png").symlink_to(tmp_path / "elsewhere.png")
+    (folder / "nested.png").mkdir()
+    source = ImageSource(folder)
+    assert source.names == ["a.png", "gone.png"]
+    with pytest.raises(UnreadablePictureError, match="does not exist"):
+        decode(source.path("gone.png"))
+
+
 def test_captions_from_metadata_and_text_files(tmp_path: Path):
     folder = folder_with(tmp_path, "one.png", "two.png", "sub/three.png", "four.png", "five.png")
     rows = [
