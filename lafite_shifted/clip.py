@@ -16,6 +16,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import open_clip
+import PIL
 import safetensors
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ from lafite_shifted.encoder_id import EncoderBlock, EncoderId
 from lafite_shifted.errors import InputError
 
 STARTER = "starter"
+PILLOW_CHOOSES_ORDER = int(PIL.__version__.partition(".")[0]) >= 13  # before: columns first, always
 
 
 @dataclass(frozen=True)
@@ -280,7 +282,7 @@ def _resample(levels: Tensor, size: tuple[int, int], *, mode: str) -> Tensor:
     overshoots between the passes, hard edges differ by ten levels. Rounding lets gradients through.
     """
     height, width = levels.shape[-2:]
-    rows_first = height - size[0] > max(0, 2 * (width - size[1]))  # the order that Pillow 13 takes
+    rows_first = PILLOW_CHOOSES_ORDER and height - size[0] > max(0, 2 * (width - size[1]))
     middle = (size[0], width) if rows_first else (height, size[1])
     for step in (middle, size):
         if levels.shape[-2:] != step:
