@@ -16,20 +16,20 @@ from pickle import UnpicklingError
 from typing import Any
 
 import open_clip
-import PIL
 import safetensors
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import PreprocessCfg
 from open_clip.utils import to_2tuple
 from torch import Tensor, nn
 
 from lafite_shifted.encoder_id import EncoderBlock, EncoderId
 from lafite_shifted.errors import InputError
+from lafite_shifted.preprocessing import describe_preprocessing, preprocess
 
 STARTER = "starter"
-PILLOW_CHOOSES_ORDER = int(PIL.__version__.partition(".")[0]) >= 13  # before: columns first, always
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,10 @@ class ClipEncoder:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)
                 model = open_clip.create_model(
-                    model_name, pretrained=pretrained, require_pretrained=True
+                    model_name,
+                    pretrained=pretrained,
+                    require_pretrained=True,
+                    force_quick_gelu=_needs_quick_gelu(model_name, pretrained),
                 )
                 tokenizer = open_clip.get_tokenizer(model_name)
         except (safetensors.SafetensorError, EOFError) as error:
@@ -123,17 +126,7 @@ class ClipEncoder:
         Differentiable, on the pictures' device; equals open_clip's own transform to 2/255 of a
         pixel.
         """
-        config = self.preprocess_config
-        levels = (
-            pictures.float() if pictures.dtype == torch.uint8 else (pictures.float() + 1) * 127.5
-        )
-        height, width = to_2tuple(config.size)
-        size = (height, width)
-        resized = _resize(levels, size, mode=config.resize_mode, interpolation=config.interpolation)
-        unit = _centre(resized.clamp(0, 255), size, fill=float(config.fill_color)) / 255
-        mean = torch.tensor(config.mean, device=unit.device).view(3, 1, 1)
-        std = torch.tensor(config.std, device=unit.device).view(3, 1, 1)
-        return (unit - mean) / std
+        return preprocess(pictures, self.preprocess_config)
 
     def embed_images(self, pictures: Tensor | Sequence[Tensor]) -> Tensor:
         """Unit embeddings [N, D] float32 of a batch [N, 3, H, W], or of pictures [3, H, W] of
@@ -223,6 +216,11 @@ def _resolve(name: str) -> tuple[str, str | None]:
     return model, pretrained
 
 
+def _needs_quick_gelu(model: str, pretrained: str | None) -> bool:
+    """Whether the weights of this tag were trained with QuickGELU: the wrong one silently hurts."""
+    return bool(pretrained and get_pretrained_cfg(model, pretrained).get("quick_gelu", False))
+
+
 def _weights_files(model_name: str, pretrained: str | None) -> list[Path]:
     """Local files that open_clip may unpickle."""
     if pretrained is not None:
@@ -247,63 +245,8 @@ def _block(model: nn.Module, config: PreprocessCfg, *, name: str, dim: int) -> E
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    preprocess = json.dumps(
-        {
-            "size": config.size,
-            "resize": config.resize_mode,
-            "interpolation": config.interpolation,
-            "mean": [round(x, 6) for x in config.mean],
-            "std": [round(x, 6) for x in config.std],
-        },
-        separators=(",", ":"),
-    )
+    preprocess = json.dumps(describe_preprocessing(config), separators=(",", ":"))
     return EncoderBlock(name, digest.hexdigest()[:16], preprocess, dim)
-
-
-def _resize(levels: Tensor, size: tuple[int, int], *, mode: str, interpolation: str) -> Tensor:
-    """Resize [N, 3, H, W] as open_clip's transform does: by the shortest side, the longest side, or
-    both.
-    """
-    height, width = levels.shape[-2:]
-    if mode == "shortest" and size[0] == size[1]:  # torchvision rounds down
-        longer = int(size[0] * max(height, width) / min(height, width))
-        target = (size[0], longer) if height <= width else (longer, size[0])
-    elif mode in ("shortest", "longest"):
-        choose = min if mode == "shortest" else max
-        ratio = choose(height / size[0], width / size[1])
-        target = (round(height / ratio), round(width / ratio))
-    else:
-        target = size
-    return _resample(levels, target, mode="bilinear" if interpolation == "bilinear" else "bicubic")
-
-
-def _resample(levels: Tensor, size: tuple[int, int], *, mode: str) -> Tensor:
-    """Resize in two passes with 8-bit levels after each, as Pillow does: without its clipping of
-    overshoots between the passes, hard edges differ by ten levels. Rounding lets gradients through.
-    """
-    height, width = levels.shape[-2:]
-    rows_first = PILLOW_CHOOSES_ORDER and height - size[0] > max(0, 2 * (width - size[1]))
-    middle = (size[0], width) if rows_first else (height, size[1])
-    for step in (middle, size):
-        if levels.shape[-2:] != step:
-            levels = F.interpolate(
-                levels, size=step, mode=mode, align_corners=False, antialias=True
-            ).clamp(0, 255)
-            levels = levels + (levels.round() - levels).detach()
-    return levels
-
-
-def _centre(levels: Tensor, size: tuple[int, int], *, fill: float) -> Tensor:
-    """Centre crop, or pad with `fill`, to `size`; rounding as torchvision's CenterCrop."""
-    height, width = levels.shape[-2:]
-    pad_y, pad_x = max(size[0] - height, 0), max(size[1] - width, 0)
-    if pad_y or pad_x:
-        levels = F.pad(
-            levels, (pad_x // 2, (pad_x + 1) // 2, pad_y // 2, (pad_y + 1) // 2), value=fill
-        )
-        height, width = levels.shape[-2:]
-    top, left = round((height - size[0]) / 2.0), round((width - size[1]) / 2.0)
-    return levels[..., top : top + size[0], left : left + size[1]]
 
 
 def _lengths(model: nn.Module, ids: Tensor) -> Tensor:

@@ -63,7 +63,13 @@ class TextToImage:
         chosen = pick_device(device)
         generator = load_generator(folder / "generator", device=chosen)
         prior = load_prior(folder / "prior", device=chosen) if (folder / "prior").is_dir() else None
-        encoder = ClipEncoder.load(clip or generator.encoder_id.model, device=chosen)
+        try:
+            encoder = ClipEncoder.load(clip or generator.encoder_id.model, device=chosen)
+        except InputError as error:
+            raise InputError(
+                f"{path} needs the CLIP that it was trained with. {error} If it lies elsewhere "
+                "now, say where with `--clip` (in Python: clip=...)."
+            ) from error
         return TextToImage(encoder, generator, prior, hash=model_hash(folder))
 
     def embed(

@@ -9,6 +9,8 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("meta"):
+        raise ValueError("device 'meta' computes nothing")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

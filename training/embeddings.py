@@ -121,6 +121,11 @@ class EmbeddingSet:
         return [row["file_name"] for row in self.rows]
 
     @property
+    def token_width(self) -> int:
+        """Width of the text tower; 0 without captions."""
+        return self._states[0].shape[1] if self._states else 0
+
+    @property
     def held_out(self) -> Tensor:
         """[n] bool: the side of the split."""
         return torch.tensor([is_held_out(row["split_key"]) for row in self.rows])

@@ -273,7 +273,7 @@ class GanTrainer:
             real_pixels[:shown].permute(0, 2, 3, 1),
             [self.render(real[:shown], first_seed=1000 * k) for k in range(3)],
         )
-        path = folder / "grids" / f"{samples_seen // 1000:06d}-kimg.png"
+        path = folder / "grids" / f"samples-{samples_seen:010d}.png"
         with atomic_file(path) as file:
             grid.save(file, format="PNG")
         seen = self._embed_pixels(made)

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import torch
 
-from lafite_shifted.clip import ClipEncoder
+from lafite_shifted.clip import STARTER, ClipEncoder
+from lafite_shifted.encoder_id import check_same_encoder
+from lafite_shifted.prior import PriorNetwork
+from torch_utils import seeds
 from torch_utils.device import pick_dtype
 from training.config import override
 from training.cost import measure_gan
@@ -88,7 +91,7 @@ def _log_fields(kimg: float) -> list[str]:
 def embeddings_for(
     pictures: Path,
     out: Path,
-    clip: str,
+    clip: str | None,
     *,
     device: torch.device,
     max_bad: float,
@@ -96,13 +99,18 @@ def embeddings_for(
     progress: Progress = _silent,
 ) -> tuple[EmbeddingSet, EmbedReport | None]:
     """Embeddings of a folder of pictures, made or reused in `out`/embeddings; or those that
-    `pictures` already holds.
+    `pictures` already holds, which must be of `clip` if that is given.
     """
     if (pictures / "index.jsonl").is_file():
-        return EmbeddingSet(pictures), None
+        data = EmbeddingSet(pictures)
+        if clip is not None:
+            wanted = ClipEncoder.load(clip, device=device).id
+            remedy = "Leave --clip out, or embed the pictures again with it."
+            check_same_encoder(data.encoder_id, wanted, what=str(pictures), remedy=remedy)
+        return data, None
     source = ImageSource(pictures)
     check_usable(out)
-    encoder = ClipEncoder.load(clip, device=device)
+    encoder = ClipEncoder.load(clip or STARTER, device=device)
     folder = out / "embeddings"
     report = embed_folder(
         source, folder, encoder, max_bad=max_bad, max_megapixels=max_megapixels, progress=progress
@@ -116,23 +124,53 @@ def open_prior_run(
     """A trainer for `data`, its network sized for that data's encoder, and a function that opens
     the run folder.
     """
-    token_width = data.text_features(torch.tensor([0])).tokens.shape[2]
-    prior = dataclasses.replace(
-        config.prior,
-        embed_dim=data.image.shape[1],
-        token_width=token_width,
-        context_length=data.context_length,
-    )
-    config = dataclasses.replace(config, prior=prior)
+    config = _sized_for(config, data.encoder_id.dim, data.token_width, data.context_length)
     description = {
         "config": dataclasses.asdict(config),
         "encoder": data.encoder_id.to_json(),
-        "data": {"num_pictures": len(data.rows), "num_captions": len(data.captions)},
+        "data": {
+            "num_pictures": len(data.rows),
+            "num_captions": len(data.captions),
+            "fingerprint": f"{seeds.seed_of(*data.names, *data.captions):016x}",
+        },
         "compute": _compute(config.dtype, device),
     }
     return PriorTrainer(config, data, device=device), lambda: RunFolder(
         out, kind="prior", description=description
     )
+
+
+def prior_cost(
+    config: PriorTrainConfig, pictures: Path, clip: str | None, *, device: torch.device
+) -> list[str]:
+    """Lines for --dry-run; nothing is embedded or written."""
+    if (pictures / "index.jsonl").is_file():
+        data = EmbeddingSet(pictures)
+        num_captions, encoder_id = len(data.captions), data.encoder_id
+        token_width, length = data.token_width, data.context_length
+    else:
+        source = ImageSource(pictures)
+        encoder = ClipEncoder.load(clip or STARTER, device=device)
+        num_captions, encoder_id = sum(map(len, source.captions.values())), encoder.id
+        token_width = encoder.embed_texts(["a picture"]).tokens.shape[2]
+        length = encoder.context_length
+    sized = _sized_for(config, encoder_id.dim, token_width, length)
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in PriorNetwork(sized.prior).parameters())
+    return [
+        f"parameters     {parameters / 1e6:.2f} M",
+        f"captions       {num_captions}, by {encoder_id.model} ({encoder_id.dim} dimensions)",
+        f"length         {config.run.kimg:g} kimg, batch {config.batch}",
+    ]
+
+
+def _sized_for(
+    config: PriorTrainConfig, embed_dim: int, token_width: int, context_length: int
+) -> PriorTrainConfig:
+    prior = dataclasses.replace(
+        config.prior, embed_dim=embed_dim, token_width=token_width, context_length=context_length
+    )
+    return dataclasses.replace(config, prior=prior)
 
 
 def open_gan_run(

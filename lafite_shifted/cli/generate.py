@@ -46,6 +46,7 @@ def command(
         raise InputError(
             'A text is empty. Give a sentence, such as: generate "a red apple" --model M --out DIR.'
         )
+    texts = tuple(dict.fromkeys(texts))  # a sentence given twice makes the same pictures
     options.resolve_device(device)
     with options.plain_warnings():
         pipeline = TextToImage.from_pretrained(model, device=device, clip=clip)

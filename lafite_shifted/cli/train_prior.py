@@ -18,7 +18,9 @@ from lafite_shifted.cli import options
 )
 @click.option("--kimg", type=float, help="Length in thousands of pairs.")
 @options.positive_int("--batch", default=None, help="Pairs a step.")
-@options.clip_option
+@click.option(
+    "--clip", help="As in `embed`.  [default: starter, or the one that made the embeddings]"
+)
 @options.seed_option
 @options.device_option
 @options.max_bad_option
@@ -32,7 +34,7 @@ def command(
     process: str | None,
     kimg: float | None,
     batch: int | None,
-    clip: str,
+    clip: str | None,
     seed: int,
     device: str,
     max_bad: float,
@@ -47,7 +49,7 @@ def command(
     from lafite_shifted.errors import InputError
     from training.loop import run_loop
     from training.presets import PRIOR_PRESETS, choose
-    from training.runs import embeddings_for, open_prior_run, prior_config
+    from training.runs import embeddings_for, open_prior_run, prior_config, prior_cost
 
     chosen = options.resolve_device(device)
     config = prior_config(
@@ -58,6 +60,10 @@ def command(
         seed=seed,
         assignments=assignments,
     )
+    if dry_run:
+        for line in prior_cost(config, pictures, clip, device=chosen):
+            click.echo(line)
+        return
     with options.plain_warnings(), options.progress_bar("embedding", "img") as progress:
         data, report = embeddings_for(
             pictures,
@@ -77,14 +83,6 @@ def command(
             "and use --no-prior."
         )
     trainer, run = open_prior_run(config, data, out, device=chosen)
-    if dry_run:
-        num = sum(p.numel() for p in trainer.prior.network.parameters())
-        click.echo(
-            f"{num / 1e6:.2f} M parameters, {len(trainer.training)} training captions, "
-            f"{len(trainer.held_out)} held-out ones, {config.run.kimg:g} kimg in batches of "
-            f"{config.batch}"
-        )
-        return
     options.show_progress(run_loop(trainer, config.run, run()), "train-prior")
     click.echo(
         f"prior in {out}. Join it with a generator: lafite-shifted pack --gan RUN --prior {out} "

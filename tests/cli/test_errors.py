@@ -224,6 +224,40 @@ def test_embeddings_of_another_clip(
 # --- damaged files
 
 
+def test_prior_on_embeddings_of_another_clip(
+    some_embeddings: Path, small_clip_folder: Path, tmp_path: Path
+):
+    arguments = ("--out", tmp_path / "run", *TINY_PRIOR, "--clip", small_clip_folder)
+    outcome = run_command("train-prior", some_embeddings, *arguments)
+    assert_refused(outcome, "Embeddings of two CLIPs cannot be mixed", "Leave --clip out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prior_with_changed_captions(some_pictures: Path, tmp_path: Path):
+    """As many captions as before, but others: the run cannot go on as if nothing had happened."""
+    pictures = Path(shutil.copytree(some_pictures, tmp_path / "pictures"))
+    command = ("train-prior", pictures, "--out", tmp_path / "run", *TINY_PRIOR)
+    succeed(*command)
+    metadata = pictures / "metadata.jsonl"
+    text = metadata.read_text(encoding="utf-8")
+    metadata.write_text(text.replace('"text": "', '"text": "new ', 1), encoding="utf-8")
+    assert_refused(run_command(*command), "data.fingerprint", "choose another --out")
+
+
+def test_model_whose_clip_has_moved(
+    gan_run: Path, some_pictures: Path, small_clip_folder: Path, tmp_path: Path
+):
+    first, moved = tmp_path / "first", tmp_path / "moved"
+    shutil.copytree(small_clip_folder, first)
+    succeed("train-gan", some_pictures, "--out", tmp_path / "run", *TINY_GAN, "--clip", first)
+    succeed("pack", "--gan", tmp_path / "run", "--out", tmp_path / "model")
+    first.rename(moved)
+    command = ("generate", "a cat", "--model", tmp_path / "model", "--out", tmp_path / "out")
+    assert_refused(run_command(*command), "trained with", "say where with `--clip`")
+    assert not (tmp_path / "out").exists()
+    succeed(*command, "--num", "1", "--clip", moved)
+
+
 def test_truncated_embeddings(some_embeddings: Path, tmp_path: Path):
     folder = Path(shutil.copytree(some_embeddings, tmp_path / "embeddings"))
     shard = folder / "shard-00000.safetensors"
@@ -437,7 +471,7 @@ def test_bad_preset(verb: str, some_pictures: Path, tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "banana"])
+@pytest.mark.parametrize("device", ["cuda:99", "banana", "meta"])
 @pytest.mark.parametrize("verb", ["embed", "train-gan", "train-prior"])
 def test_bad_device(verb: str, device: str, some_pictures: Path, tmp_path: Path):
     outcome = run_command(verb, some_pictures, "--out", tmp_path / "out", "--device", device)

@@ -248,15 +248,26 @@ def test_prior_logs_held_out_metrics(tmp_path: Path, some_pictures: Path):
     assert read_json(tmp_path / "run" / "config.json")["config"]["prior"]["process"] == "baseline"
 
 
-def test_prior_dry_run_writes_no_run(some_embeddings: Path, tmp_path: Path):
-    outcome = succeed(
-        *("train-prior", some_embeddings, "--out", tmp_path / "run", "--dry-run", *TINY_PRIOR)
-    )
-    assert "M parameters, 48 training captions" in outcome.out
+def test_prior_dry_run_prints_the_cost_and_writes_nothing(
+    some_embeddings: Path, some_pictures: Path, tmp_path: Path
+):
+    printed = [
+        succeed("train-prior", data, "--out", tmp_path / "run", "--dry-run", *TINY_PRIOR).out
+        for data in (some_embeddings, some_pictures)
+    ]
+    assert printed[0] == printed[1]
+    assert "48, by starter (128 dimensions)" in printed[0]
     assert list(tmp_path.iterdir()) == []
 
 
 # --- pack, generate
+
+
+def test_sentence_given_twice_is_made_once(model_folder: Path, tmp_path: Path):
+    arguments = ("--model", model_folder, "--out", tmp_path / "out", "--num", "1")
+    outcome = succeed("generate", "a cat", "a cat", *arguments)
+    assert "1 pictures and grid.png" in outcome.out
+    assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 def test_pack_tells_the_next_command(model_folder: Path, gan_run: Path, tmp_path: Path):
