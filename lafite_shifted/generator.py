@@ -31,6 +31,8 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         check_resolution(self.resolution)
+        if not (self.mapping_lr_multiplier > 0 and self.condition_lr_multiplier > 0):
+            raise ValueError("mapping_lr_multiplier and condition_lr_multiplier must be above 0")
         if min(self.channel_base // self.resolution, self.channel_max, self.z_dim, self.w_dim) < 1:
             raise ValueError(
                 "channel_base / resolution, channel_max, z_dim and w_dim must be at least 1"

@@ -11,6 +11,8 @@ embeddings.
 import dataclasses
 import hashlib
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lafite_shifted.diffusion import ScheduleConfig
 from lafite_shifted.encoder_id import EncoderId, check_same_encoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.files import (
@@ -113,31 +116,43 @@ def _fill(network: nn.Module, tensors: dict[str, torch.Tensor], folder: Path) ->
         ) from error
 
 
+@contextmanager
+def _wrong_config_is_input(folder: Path) -> Iterator[None]:
+    """What a config.json raises that was edited, or written by another version."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{folder / 'config.json'} does not describe a part of this version ({error}). Pack "
+            "the model again."
+        ) from error
+
+
 def load_generator(folder: Path, *, device: torch.device) -> LoadedGenerator:
     """Read a generator part; InputError if it is missing, damaged or of another format."""
     record, tensors, stats = _load_part(folder, "generator")
-    network = Generator(GeneratorConfig(**record["config"]))
+    with _wrong_config_is_input(folder):
+        network = Generator(GeneratorConfig(**record["config"]))
+        encoder_id = EncoderId.from_json(record["encoder"])
     _fill(network, tensors, folder)
     return LoadedGenerator(
         network.to(device).eval().requires_grad_(False),
         Gaussian.from_stats(stats, kind="diagonal").to(device),
-        EncoderId.from_json(record["encoder"]),
-        record["training"],
+        encoder_id,
+        record.get("training", {}),
     )
 
 
 def load_prior(folder: Path, *, device: torch.device) -> LoadedPrior:
     """Read a prior part; InputError if it is missing, damaged or of another format."""
-    from lafite_shifted.diffusion import ScheduleConfig
-
     record, tensors, stats = _load_part(folder, "prior")
-    config = record["config"] | {"schedule": ScheduleConfig(**record["config"]["schedule"])}
-    prior = Prior(PriorConfig(**config), stats)
+    with _wrong_config_is_input(folder):
+        config = record["config"] | {"schedule": ScheduleConfig(**record["config"]["schedule"])}
+        prior = Prior(PriorConfig(**config), stats)
+        encoder_id = EncoderId.from_json(record["encoder"])
     _fill(prior.network, tensors, folder)
     prior.eval().requires_grad_(False)
-    return LoadedPrior(
-        prior.to_device(device), EncoderId.from_json(record["encoder"]), record["training"]
-    )
+    return LoadedPrior(prior.to_device(device), encoder_id, record.get("training", {}))
 
 
 def model_hash(folder: Path) -> str:
@@ -159,7 +174,8 @@ def find_part(path: Path, kind: str) -> Path:
     """
     for candidate in (path / kind, path):
         record = candidate / "config.json"
-        if (candidate / "weights.safetensors").is_file() and read_json(record).get("kind") == kind:
+        found = read_json(record) if (candidate / "weights.safetensors").is_file() else None
+        if isinstance(found, dict) and found.get("kind") == kind:
             return candidate
     if not path.exists():
         raise InputError(
@@ -194,19 +210,18 @@ def pack_model(out: Path, *, gan: Path, prior: Path | None) -> None:
                 shutil.copytree(part, folder / name)
                 for file in (folder / name).iterdir():
                     write_bytes(file, file.read_bytes())  # flushed and fsynced
-        write_bytes(
-            folder / "README.md", _model_card(record, has_prior=prior_part is not None).encode()
-        )
+        process = read_json(prior_part / "config.json")["config"]["process"] if prior_part else None
+        write_bytes(folder / "README.md", _model_card(record, process=process).encode())
 
 
-def _model_card(record: dict[str, Any], *, has_prior: bool) -> str:
+def _model_card(record: dict[str, Any], *, process: str | None) -> str:
     clip = EncoderId.from_json(record["encoder"]).model
     training = "\n".join(
         f"- {name.replace('_', ' ')}: {value}" for name, value in record["training"].items()
     )
     prior = (
-        "A shifted diffusion prior turns text into an image embedding first."
-        if has_prior
+        f"A diffusion prior ({process} process) turns text into an image embedding first."
+        if process
         else "There is no prior: the text embedding itself conditions the generator."
     )
     return (

@@ -19,6 +19,7 @@ BRIEF_PRIOR = "--preset tiny --kimg 0.032 --batch 16 --set prior.width=32 --set 
 
 def readme_commands() -> list[list[str]]:
     lines = re.findall(r"^    (lafite-shifted .*)$", README, flags=re.MULTILINE)
+    assert lines
     return [shlex.split(line, comments=True) for line in lines]
 
 
@@ -67,6 +68,10 @@ def test_readme_commands_run(
     scope: dict = {}
     exec("\n".join(line[4:] for line in snippet.group().splitlines()), scope)
     assert [image.size for image in scope["images"]] == [(32, 32)] * 4
+
+
+def test_readme_has_no_placeholder_left():
+    assert re.findall(r"\b[A-Z]{3,}_[A-Z]+\b|TODO|TBD", README) == []
 
 
 def test_readme_paths_exist():

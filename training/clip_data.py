@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lafite_shifted.errors import InputError
+from lafite_shifted.files import sha256_of
 from torch_utils import seeds
 from training.images import ImageSource, UnreadablePictureError, decode, to_square
 from training.split import is_held_out, normalised_name, split_key
@@ -96,9 +97,10 @@ def load_captioned_set(folders: Sequence[Path], *, resolution: int) -> Captioned
             if isinstance(result, str):
                 bad.append((str(source.path(name)), result))
                 continue
+            digest = sha256_of(source.path(name).read_bytes())
             metadata = source.metadata.get(name, {})
             text = _tidy(source.captions[name][0])
-            key = split_key(name, caption=text, content_sha256=name)
+            key = split_key(name, caption=text, content_sha256=digest)
             tags = tuple(
                 dict.fromkeys(
                     _tidy(tag).lower() for tag in metadata.get("tags", []) if tag != "hash"

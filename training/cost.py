@@ -107,9 +107,7 @@ def _probe(config: GanTrainConfig, encoder: ClipEncoder, device: torch.device) -
         torch.randn(num, encoder.id.dim, generator=generator), dim=1
     )
     pixels = torch.full((num, 3, size, size), 128, dtype=torch.uint8)
-    data = GanData(
-        pixels, embeddings, pixels[:0], embeddings[:0], encoder.id, [str(i) for i in range(num)]
-    )
+    data = GanData(pixels, embeddings, pixels[:0], embeddings[:0], encoder.id, "probe")
     trainer = GanTrainer(small, data, encoder, device=device)
 
     def timed(step: int) -> float:

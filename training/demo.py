@@ -183,8 +183,7 @@ def _table(figures: dict[str, dict[str, float]], count: int) -> list[str]:
 
 def _next_commands() -> list[str]:
     return [
-        "lafite-shifted train-gan PHOTOS --out runs/gan",
-        "lafite-shifted train-prior CAPTIONED --out runs/prior     # optional",
-        "lafite-shifted pack --gan runs/gan --prior runs/prior --out my-model",
+        "lafite-shifted train-gan PHOTOS --out runs/gan --clip ViT-B-32/laion2b_s34b_b79k",
+        "lafite-shifted pack --gan runs/gan --out my-model",
         'lafite-shifted generate "a red apple" --model my-model --out pictures',
     ]

@@ -33,6 +33,7 @@ from lafite_shifted.files import (
     write_json_lines,
 )
 from lafite_shifted.stats import EmbeddingStats
+from torch_utils import seeds
 from training.images import (
     DEFAULT_MAX_MEGAPIXELS,
     ImageSource,
@@ -121,6 +122,12 @@ class EmbeddingSet:
         return [row["file_name"] for row in self.rows]
 
     @property
+    def fingerprint(self) -> str:
+        """Changes when a picture, its name or a caption does."""
+        parts = [(row["file_name"], row["sha256"], *row["captions"]) for row in self.rows]
+        return f"{seeds.seed_of(repr(parts)):016x}"
+
+    @property
     def token_width(self) -> int:
         """Width of the text tower; 0 without captions."""
         return self._states[0].shape[1] if self._states else 0
@@ -178,6 +185,8 @@ def embed_folder(
     bad = [
         (name, "listed in metadata.jsonl, but the file does not exist") for name in source.missing()
     ]
+    bad += [(name, "this format is not supported: convert it") for name in source.unsupported]
+    total = len(source) + len(bad)
     conversions: Counter[str] = Counter()
     rows = list(known.values())
     number = 1 + max(
@@ -203,7 +212,7 @@ def embed_folder(
         progress(done, len(fresh))
     write_json_lines(out / "index.jsonl", sorted(rows, key=lambda row: row["file_name"]))
     write_json_lines(out / "report.jsonl", bad_picture_rows(bad))
-    check_share_of_bad(bad, len(source) + len(source.missing()), max_share=max_bad)
+    check_share_of_bad(bad, total, max_share=max_bad)
     return EmbedReport(len(rows) - len(known), len(known), bad, conversions)
 
 
@@ -220,6 +229,11 @@ def _reusable_rows(out: Path, source: ImageSource, encoder_id: EncoderId) -> dic
             remedy="Choose another --out, or delete that folder.",
         )
     names = set(source.names)
+    if rows and names.isdisjoint(row["file_name"] for row in rows):
+        raise InputError(
+            f"{out} holds embeddings of another folder (such as {rows[0]['file_name']!r}), none of "
+            f"whose pictures are in {source.folder}. Choose another --out, or delete it first."
+        )
     kept = {}
     for row in rows:
         name = row["file_name"]

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lafite_shifted.encoder_id import EncoderId
 from lafite_shifted.errors import InputError
-from torch_utils import seeds
 from training.embeddings import EmbeddingSet
 from training.images import (
     DEFAULT_MAX_MEGAPIXELS,
@@ -32,14 +31,14 @@ class GanData:
     held_out_pixels: Tensor
     held_out_embeddings: Tensor
     encoder_id: EncoderId
-    names: list[str]
+    fingerprint: str  # of the files, see EmbeddingSet
 
     def describe(self) -> dict:
         """What config.json records of the data, to notice when it changes."""
         return {
             "num_training": len(self.pixels),
             "num_held_out": len(self.held_out_pixels),
-            "fingerprint": f"{seeds.seed_of(*self.names):016x}",
+            "fingerprint": self.fingerprint,
         }
 
 
@@ -82,5 +81,5 @@ def load_gan_data(
         pixels[held_out],
         embeddings.image[held_out],
         embeddings.encoder_id,
-        [name for name, out in zip(embeddings.names, held_out.tolist(), strict=True) if not out],
+        embeddings.fingerprint,
     )

@@ -4,6 +4,7 @@ and contrastive losses (arXiv:2111.13792), each picture's own CLIP embedding bei
 Shape letters: N batch, D embedding, Z latent, R resolution.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,13 @@ class GanTrainConfig:
         positive(
             self, "batch", "learning_rate", "r1_every", "contrast_temperature", "clip_temperature"
         )
+        for name in ("contrast_weight", "clip_weight", "augment_strength"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if not (0 <= self.gamma < math.inf and 0 <= self.beta2 < 1 and self.half_life_kimg > 0):
+            raise ValueError(
+                "r1_gamma must be at least 0, beta2 in [0, 1), ema_half_life_kimg above 0"
+            )
         if not 0 <= self.pseudo_text_cosine <= 1:
             raise ValueError(f"pseudo_text_cosine must be in [0, 1], not {self.pseudo_text_cosine}")
         if not 0 <= self.condition_dropout < 1:
@@ -222,7 +230,7 @@ class GanTrainer:
         total = loss + config.contrast_weight * contrast
         logged = {"loss_g": loss.detach(), "contrast_fake": contrast.detach()}
         if config.clip_weight > 0:
-            seen = self.clip.embed_images(fake.clamp(-1, 1))
+            seen = self.clip.embed_images(pictures)
             terms = info_nce(
                 seen, batch.pseudo, temperature=config.clip_temperature, keep=batch.keep
             )

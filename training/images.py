@@ -6,6 +6,8 @@ are converted and counted); every other one raises `UnreadablePictureError` with
 callers collect into `report.jsonl`.
 """
 
+import posixpath
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,11 @@ from lafite_shifted.files import numbered_json_lines
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # the only decoders that Pillow may use
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
 DEFAULT_MAX_MEGAPIXELS = 100.0
+UNSUPPORTED = frozenset(  # pictures that we do not read, but do not pass over in silence either
+    {".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".svg", ".tga", ".ppm"}
+)
 WHITE = (255, 255, 255)
+ORIENTATION_TAG = 0x0112
 
 Image.MAX_IMAGE_PIXELS = (
     None  # `decode` has a limit of its own, checked before any pixel is decoded
@@ -64,7 +70,7 @@ def decode(
             image.load()
             if shrink_to and image.mode in ("RGB", "RGBA", "L"):
                 image.thumbnail((shrink_to, shrink_to))
-            upright = ImageOps.exif_transpose(image)
+            upright = _upright(image)
             rgb = _to_rgb(upright, background)
             if shrink_to:
                 rgb.thumbnail((shrink_to, shrink_to))
@@ -82,6 +88,24 @@ def decode(
         EOFError,
     ) as error:  # what Pillow's decoders raise on broken files
         raise UnreadablePictureError(f"broken: {error}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn as EXIF says. Pillow's exif_transpose also rewrites EXIF, and fails on bad blocks."""
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    try:
+        turn = turns.get(image.getexif().get(ORIENTATION_TAG, 1))
+    except (struct.error, ValueError, TypeError, AttributeError, SyntaxError, KeyError):
+        turn = None  # unreadable EXIF says nothing about a picture that is readable
+    return image if turn is None else image.transpose(turn)
 
 
 def _conversions(image: Image.Image) -> tuple[str, ...]:
@@ -127,7 +151,8 @@ class ImageSource:
     nothing usable.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, exclude: Path | None = None):
+        """`exclude` is a folder whose pictures do not count, such as a run inside `folder`."""
         self.folder = folder
         if not folder.is_dir():
             what = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -137,7 +162,9 @@ class ImageSource:
         files = sorted(
             p
             for p in folder.rglob("*")
-            if (p.is_file() or p.is_symlink()) and not p.name.startswith(".")
+            if (p.is_file() or p.is_symlink())
+            and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+            and not (exclude and p.resolve().is_relative_to(exclude.resolve()))
         )  # a link to nothing is a picture that cannot be read
         pictures = [p for p in files if p.suffix.lower() in SUFFIXES]
         if not pictures:
@@ -148,6 +175,9 @@ class ImageSource:
                 f"({', '.join(sorted(SUFFIXES))})."
             )
         self.names = [p.relative_to(folder).as_posix() for p in pictures]
+        self.unsupported = [
+            p.relative_to(folder).as_posix() for p in files if p.suffix.lower() in UNSUPPORTED
+        ]
         self.metadata = self._read_metadata()
         self.captions = self._read_captions()
 
@@ -159,7 +189,7 @@ class ImageSource:
 
     def missing(self) -> list[str]:
         """Names that metadata.jsonl lists and the folder lacks."""
-        return sorted(set(self.metadata) - set(self.names))
+        return sorted(set(self.metadata) - set(self.names) - set(self.unsupported))
 
     def _read_metadata(self) -> dict[str, dict]:
         path = self.folder / "metadata.jsonl"
@@ -177,7 +207,7 @@ class ImageSource:
                     f'{path}, line {number}: "text" is neither a caption nor a list of captions. '
                     "Mend that line."
                 )
-            rows[row["file_name"]] = row
+            rows[posixpath.normpath(row["file_name"])] = row  # "./a.png" is "a.png"
         return rows
 
     def _read_captions(self) -> dict[str, list[str]]:

@@ -97,6 +97,7 @@ def run_loop(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator
     def save() -> None:
         state = {"pending": pending, "threads": torch.get_num_threads()}
         tensors = flatten_state(trainer.parts())
+        _check_finite_state(tensors, samples)
         folder.save_checkpoint(Checkpoint(samples, tensors, state), keep=config.keep_checkpoints)
 
     with _Interrupts() as interrupts:
@@ -118,6 +119,7 @@ def run_loop(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator
                     (time.perf_counter() - started) / (samples - first_samples) * 1000
                 )
                 if evaluate_now:
+                    _check_finite_state(flatten_state(trainer.parts()), samples)
                     logged |= trainer.evaluate(samples, folder.path)
                 folder.log(samples, logged)
             if last or interrupts.received or _due(before, samples, config.checkpoint_kimg):
@@ -133,6 +135,12 @@ def run_loop(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator
                 )
             yield Progress(samples, total, logged)
     folder.close()
+
+
+def _check_finite_state(tensors: Mapping[str, Tensor], samples: int) -> None:
+    """A loss can be finite while a gradient was not: no such weights are saved or shown."""
+    bad = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    _check_finite({name: math.nan for name in bad[:3]}, samples)
 
 
 def _check_finite(values: Mapping[str, float], samples: int) -> None:

@@ -21,13 +21,8 @@ def save_png(path: Path, image: Image.Image, metadata: Mapping[str, str]) -> Non
 
 
 def slug(text: str) -> str:
-    """A file name for a sentence: its first words, and a digest where they do not say all."""
-    words = re.sub(r"[^\w]+", "-", text.lower()).strip("-")
-    plain = words[:40].strip("-")
-    if plain and plain == words and re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") == words:
-        return (
-            plain
-            if text == text.lower().strip()
-            else f"{plain}-{sha256(text.encode()).hexdigest()[:6]}"
-        )
+    """A file name for a sentence: its first words, and a digest unless they say it all."""
+    plain = re.sub(r"[^\w]+", "-", text.lower()).strip("-")[:40].strip("-")
+    if plain.replace("-", " ") == text:
+        return plain
     return f"{plain or 'text'}-{sha256(text.encode()).hexdigest()[:6]}"

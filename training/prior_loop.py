@@ -54,6 +54,14 @@ class PriorTrainConfig:
         positive(
             self, "batch", "learning_rate", "evaluation_steps", "max_evaluation", "gradient_norm"
         )
+        positive(self, "warmup_kimg", "epsilon", "ema_half_life_kimg")
+        if self.evaluation_steps > self.prior.schedule.num_steps:
+            raise ValueError(
+                f"evaluation_steps must be at most {self.prior.schedule.num_steps}, the steps of "
+                f"the schedule, not {self.evaluation_steps}"
+            )
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ValueError("beta1 and beta2 must be in [0, 1)")
         if not 0 <= self.text_dropout < 1:
             raise ValueError(f"text_dropout must be in [0, 1), not {self.text_dropout}")
 

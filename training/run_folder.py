@@ -52,7 +52,7 @@ class RunFolder:
     def __init__(self, path: Path, *, kind: str, description: Mapping[str, Any]):
         self.path = path
         record = {"kind": kind, "format": FORMAT, **json.loads(json.dumps(description))}
-        check_usable(path)
+        check_usable(path, kind=kind)
         config_path = path / "config.json"
         if config_path.is_file():
             _check_unchanged(read_json(config_path), record, path)
@@ -60,6 +60,15 @@ class RunFolder:
         self._writer = None
 
     # --- checkpoints
+
+    @staticmethod
+    def restore_threads(path: Path) -> None:
+        """Set the thread count of the newest checkpoint, on which float sums depend. Statistics are
+        computed when a trainer is built, so this comes first.
+        """
+        states = sorted((path / "checkpoints").glob("samples-*/state.json"))
+        if states:
+            torch.set_num_threads(read_json(states[-1])["threads"])
 
     def _checkpoint_paths(self) -> list[Path]:
         return sorted((self.path / "checkpoints").glob("samples-*"))
@@ -121,11 +130,18 @@ class RunFolder:
             self._writer.close()
 
 
-def check_usable(path: Path) -> None:
-    """InputError unless `path` is new, empty, or a run folder (perhaps with embeddings only)."""
+def check_usable(path: Path, *, kind: str) -> None:
+    """InputError unless `path` is new, empty, holds embeddings only, or is a run of this kind."""
     if path.is_file():
         raise InputError(f"{path} is a file, not a folder. Choose another --out.")
-    if not path.exists() or (path / "config.json").is_file():
+    if not path.exists():
+        return
+    if (path / "config.json").is_file():
+        record = read_json(path / "config.json")
+        if not isinstance(record, dict) or record.get("kind") != kind:
+            raise InputError(
+                f"{path} is not a {kind} run: its config.json is another's. Choose another --out."
+            )
         return
     if any(
         entry.name != "embeddings" and not entry.name.startswith(".") for entry in path.iterdir()

@@ -11,7 +11,6 @@ import torch
 from lafite_shifted.clip import STARTER, ClipEncoder
 from lafite_shifted.encoder_id import check_same_encoder
 from lafite_shifted.prior import PriorNetwork
-from torch_utils import seeds
 from torch_utils.device import pick_dtype
 from training.config import override
 from training.cost import measure_gan
@@ -108,8 +107,8 @@ def embeddings_for(
             remedy = "Leave --clip out, or embed the pictures again with it."
             check_same_encoder(data.encoder_id, wanted, what=str(pictures), remedy=remedy)
         return data, None
-    source = ImageSource(pictures)
-    check_usable(out)
+    source = ImageSource(pictures, exclude=out)
+    check_usable(out, kind="prior")
     encoder = ClipEncoder.load(clip or STARTER, device=device)
     folder = out / "embeddings"
     report = embed_folder(
@@ -124,6 +123,7 @@ def open_prior_run(
     """A trainer for `data`, its network sized for that data's encoder, and a function that opens
     the run folder.
     """
+    RunFolder.restore_threads(out)
     config = _sized_for(config, data.encoder_id.dim, data.token_width, data.context_length)
     description = {
         "config": dataclasses.asdict(config),
@@ -131,7 +131,7 @@ def open_prior_run(
         "data": {
             "num_pictures": len(data.rows),
             "num_captions": len(data.captions),
-            "fingerprint": f"{seeds.seed_of(*data.names, *data.captions):016x}",
+            "fingerprint": data.fingerprint,
         },
         "compute": _compute(config.dtype, device),
     }
@@ -187,8 +187,9 @@ def open_gan_run(
     """Embed `pictures` into `out`/embeddings where that is not done, and open trainer and run
     folder.
     """
-    source = ImageSource(pictures)
-    check_usable(out)
+    source = ImageSource(pictures, exclude=out)
+    check_usable(out, kind="gan")
+    RunFolder.restore_threads(out)
     folder = out / "embeddings"
     report = embed_folder(
         source, folder, encoder, max_bad=max_bad, max_megapixels=max_megapixels, progress=progress

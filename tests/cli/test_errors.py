@@ -3,6 +3,7 @@ traceback, nothing half-written.
 """
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -258,6 +259,56 @@ def test_model_whose_clip_has_moved(
     succeed(*command, "--num", "1", "--clip", moved)
 
 
+def test_wrong_folder_leaves_the_embeddings_of_a_run_alone(
+    gan_run: Path, prior_run: Path, tmp_path: Path
+):
+    other = picture_folder(tmp_path / "other", *(f"other{i}.png" for i in range(8)))
+    for verb, flags, run in (
+        ("train-gan", TINY_GAN, gan_run),
+        ("train-prior", TINY_PRIOR, gan_run),
+        ("embed", (), gan_run / "embeddings"),
+    ):
+        copy = Path(shutil.copytree(run, tmp_path / f"{verb}-run"))
+        before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+        assert_refused(run_command(verb, other, "--out", copy, *flags), "Choose another --out")
+        assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
+
+
+def test_picture_changed_under_its_name(some_pictures: Path, tmp_path: Path):
+    pictures = Path(shutil.copytree(some_pictures, tmp_path / "pictures"))
+    command = ("train-gan", pictures, "--out", tmp_path / "run", *TINY_GAN)
+    succeed(*command)
+    Image.new("RGB", (64, 64), "red").save(sorted(pictures.glob("*.png"))[0])
+    assert_refused(run_command(*command), "data.fingerprint", "choose another --out")
+
+
+def test_unsupported_format_is_listed(some_pictures: Path, tmp_path: Path):
+    pictures = Path(shutil.copytree(some_pictures, tmp_path / "pictures"))
+    Image.new("RGB", (8, 8)).save(pictures / "scan.tiff")
+    outcome = succeed("embed", pictures, "--out", tmp_path / "out")
+    assert "scan.tiff: this format is not supported" in outcome.err
+    assert read_json_lines(tmp_path / "out" / "report.jsonl")[0]["file_name"] == "scan.tiff"
+
+
+def test_run_inside_the_folder_of_pictures_does_not_train_on_its_own_grids(
+    some_pictures: Path, tmp_path: Path
+):
+    pictures = Path(shutil.copytree(some_pictures, tmp_path / "pictures"))
+    command = ("train-gan", pictures, "--out", pictures / "run", *TINY_GAN)
+    succeed(*command)
+    assert "0 pictures embedded, 48 reused" in succeed(*command).err
+
+
+def test_model_with_a_damaged_configuration(model_folder: Path, tmp_path: Path):
+    model = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    record = json.loads((model / "generator" / "config.json").read_text(encoding="utf-8"))
+    for damaged in ([], record | {"config": {"unknown": 1}}, record | {"encoder": [{}]}):
+        (model / "generator" / "config.json").write_text(json.dumps(damaged), encoding="utf-8")
+        command = ("generate", "a cat", "--model", model, "--out", tmp_path / "out")
+        assert_refused(run_command(*command), "gain")
+        assert not (tmp_path / "out").exists()
+
+
 def test_truncated_embeddings(some_embeddings: Path, tmp_path: Path):
     folder = Path(shutil.copytree(some_embeddings, tmp_path / "embeddings"))
     shard = folder / "shard-00000.safetensors"
@@ -468,6 +519,27 @@ def test_bad_set(
 def test_bad_preset(verb: str, some_pictures: Path, tmp_path: Path):
     outcome = run_command(verb, some_pictures, "--out", tmp_path / "out", "--preset", "huge")
     assert_refused(outcome, "--preset huge: not known. Choose one of tiny")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "field"),
+    [
+        ("train-prior", "warmup_kimg=0"),
+        ("train-prior", "evaluation_steps=5000"),
+        ("train-prior", "beta2=2"),
+        ("train-gan", "beta2=1"),
+        ("train-gan", "generator.mapping_lr_multiplier=0"),
+        ("train-gan", "r1_gamma=nan"),
+        ("train-gan", "augment_strength=-1"),
+        ("train-gan", "contrast_weight=inf"),
+        ("train-gan", "ema_half_life_kimg=-1"),
+    ],
+)
+def test_set_out_of_range(verb: str, field: str, some_pictures: Path, tmp_path: Path):
+    preset = ("--preset", "tiny", "--set", field)
+    outcome = run_command(verb, some_pictures, "--out", tmp_path / "out", *preset)
+    assert_refused(outcome, "The configuration is not valid", "Change the field")
     assert list(tmp_path.iterdir()) == []
 
 

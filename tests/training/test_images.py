@@ -375,3 +375,16 @@ def test_long_lists_of_bad_pictures_are_cut():
     with pytest.raises(TooManyBadPicturesError, match=r"019\.png.*\n  and 30 more") as caught:
         check_share_of_bad(bad, 60, max_share=0.1)
     assert "020.png" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
+def test_unreadable_exif_does_not_spoil_a_readable_picture(tmp_path: Path):
+    """Pillow's own exif_transpose raises struct.error here: it writes the block anew."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x9286] = b"comment"
+    content = exif.tobytes().replace(b"\x86\x92\x07\x00", b"\x86\x92\x0c\x00")
+    for number, block in enumerate((exif.tobytes(), content, exif.tobytes()[:20], b"Exif\0\0junk")):
+        Image.new("RGB", (6, 4)).save(tmp_path / f"{number}.jpg", exif=block)
+        assert decode(tmp_path / f"{number}.jpg").image.size in ((6, 4), (4, 6))
+    assert decode(tmp_path / "0.jpg").image.size == (4, 6)

@@ -303,6 +303,21 @@ def test_diverged_run_keeps_the_last_good_checkpoint(tmp_path: Path):
     assert DivergedError.exit_code == 4
 
 
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path):
+    """The loss of this step was finite, its gradient was not."""
+    trainer = Walk()
+    loop = run_loop(*walk(tmp_path / "run", trainer))
+    for _ in range(3):
+        next(loop)
+    with torch.no_grad():
+        trainer.network.weight.fill_(torch.inf)
+    trainer.step = lambda samples_seen: {"loss": torch.ones(())}  # type: ignore[method-assign]
+    with pytest.raises(DivergedError, match=r"network\.weight not finite"):
+        next(loop)
+    assert last_checkpoint(tmp_path / "run").name == "samples-0000000012"
+    assert trainer.evaluated == []
+
+
 def test_divergence_between_two_lines_is_never_saved(tmp_path: Path):
     """A checkpoint is due before the next line of the log: it must not hold broken weights."""
     with pytest.raises(DivergedError):
