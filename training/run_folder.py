@@ -140,7 +140,8 @@ def check_usable(path: Path, *, kind: str) -> None:
         record = read_json(path / "config.json")
         if not isinstance(record, dict) or record.get("kind") != kind:
             raise InputError(
-                f"{path} is not a {kind} run: its config.json is another's. Choose another --out."
+                f"{path} is no run folder of this kind: its config.json is not that of a {kind} "
+                "run. Choose another --out."
             )
         return
     if any(

@@ -60,7 +60,7 @@ def test_models_are_packed_and_made_again(outcome: tuple[Outcome, Path], tmp_pat
 
 def test_what_to_do_next_is_told(outcome: tuple[Outcome, Path]):
     printed, _ = outcome
-    for verb in ("train-gan", "train-prior", "pack", "generate"):
+    for verb in ("train-gan", "pack", "generate"):
         assert f"    lafite-shifted {verb} " in printed.out
     assert "blobs" in printed.out
 

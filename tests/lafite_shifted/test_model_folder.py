@@ -86,7 +86,7 @@ def test_pack_joins_both_parts(gan_run: Path, prior_run: Path, tmp_path: Path):
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "16 x 16 pixels" in card
     assert "`starter`" in card
-    assert "prior turns text into an image embedding" in card
+    assert "prior (shifted process) turns text into an image embedding" in card
     assert half_written(tmp_path) == []
 
 

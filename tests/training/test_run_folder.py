@@ -94,7 +94,7 @@ def test_another_configuration_is_refused_by_name(tmp_path: Path):
         open_run(tmp_path / "run", config=other)
     with pytest.raises(InputError, match=r"data\.n: 3 -> 4.*choose another --out"):
         open_run(tmp_path / "run", data={"n": 4})
-    with pytest.raises(InputError, match="is no prior run folder"):
+    with pytest.raises(InputError, match="not that of a prior run"):
         RunFolder(tmp_path / "run", kind="prior", description=DESCRIPTION)
     assert (tmp_path / "run" / "config.json").read_bytes() == before
 
