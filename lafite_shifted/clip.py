@@ -114,7 +114,11 @@ class ClipEncoder:
                 "the network; "
                 f"`--clip starter` needs none."
             ) from error
-        assert isinstance(model, CLIP | CustomTextCLIP)
+        if not isinstance(model, CLIP | CustomTextCLIP):
+            raise InputError(
+                f"--clip {name}: a {type(model).__name__} is no plain CLIP. Choose another model, "
+                "such as ViT-B-32/laion2b_s34b_b79k."
+            )
         return ClipEncoder(model, tokenizer, name=name, device=torch.device(device))
 
     # --- pictures

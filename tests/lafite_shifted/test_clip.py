@@ -357,3 +357,9 @@ def test_activation_is_pinned_by_the_tag(tag: str, quick: bool, monkeypatch: pyt
     with pytest.raises(InputError, match="stop before"):
         ClipEncoder.load(f"ViT-B-32/{tag}")
     assert asked["force_quick_gelu"] is quick
+
+
+def test_model_that_is_no_plain_clip_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: torch.nn.Identity())
+    with pytest.raises(InputError, match="Identity is no plain CLIP. Choose another"):
+        ClipEncoder.load("coca_ViT-B-32/laion2b_s13b_b90k")
