@@ -361,5 +361,5 @@ def test_activation_is_pinned_by_the_tag(tag: str, quick: bool, monkeypatch: pyt
 
 def test_model_that_is_no_plain_clip_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: torch.nn.Identity())
-    with pytest.raises(InputError, match="Identity is no plain CLIP. Choose another"):
+    with pytest.raises(InputError, match="Identity is no plain CLIP"):
         ClipEncoder.load("coca_ViT-B-32/laion2b_s13b_b90k")
