@@ -157,9 +157,8 @@ class ClipEncoder:
         """
         if not texts or any(not isinstance(text, str) or not text.strip() for text in texts):
             raise InputError("A text is empty. Give a sentence, such as `generate 'a red apple'`.")
-        ids = self.tokenizer(list(texts), context_length=self.context_length).to(
-            self.device
-        )  # [N, L]
+        ids = self.tokenizer(list(texts), context_length=self.context_length)  # [N, L]
+        ids = ids.to(self.device)
         lengths = _lengths(self.model, ids)
         self._warn_if_cut(texts, lengths)
         embedding, states = _text_states(self.model, ids)
@@ -174,14 +173,12 @@ class ClipEncoder:
         for text, length in zip(texts, lengths.tolist(), strict=True):
             if length < self.context_length:
                 continue
-            encode = getattr(
-                self.tokenizer, "encode", None
-            )  # the byte-pair tokenizer can tell the true length
+            # the byte-pair tokenizer can tell the true length
+            encode = getattr(self.tokenizer, "encode", None)
             if encode is None or len(encode(text)) > self.context_length - 2:
                 warnings.warn(
                     f"The text {text[:40]!r}... is longer than the {self.context_length} tokens "
-                    f"that {self.id.model} "
-                    f"reads; the rest is ignored.",
+                    f"that {self.id.model} reads; the rest is ignored.",
                     UserWarning,
                     stacklevel=3,
                 )

@@ -2,7 +2,6 @@
 resolution, D embedding.
 """
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -49,7 +48,6 @@ def load_gan_data(
     resolution: int,
     hold_out: bool,
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> GanData:
     """Decode every embedded picture to `resolution` (centre crop, Lanczos)."""
 
@@ -68,7 +66,6 @@ def load_gan_data(
     with ThreadPoolExecutor(max_workers=4) as pool:
         for index, array in enumerate(pool.map(read, embeddings.names)):
             pixels[index] = torch.from_numpy(array.copy()).permute(2, 0, 1)
-            progress(index + 1, len(pixels))
     held_out = embeddings.held_out if hold_out else torch.zeros(len(pixels), dtype=torch.bool)
     if int((~held_out).sum()) < 2:
         raise InputError(

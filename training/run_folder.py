@@ -103,9 +103,8 @@ class RunFolder:
         log = self.path / "log.jsonl"
         if log.is_file():
             write_json_lines(log, [row for row in _whole_lines(log) if row["samples"] <= samples])
-        from torch.utils.tensorboard import (
-            SummaryWriter,
-        )  # slow import, needed only once a run starts
+        # a slow import, needed only once a run starts
+        from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=samples + 1)
 
