@@ -12,7 +12,7 @@ setup(
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    license_files=["LICENSE"],
+    license_files=["LICENSE", "lafite_shifted/assets/LICENSES/*"],
     python_requires=">=3.10",
     packages=find_packages(
         include=["lafite_shifted*", "torch_utils*", "ops_cuda*", "training*"],
@@ -29,6 +29,7 @@ setup(
         "pillow>=10.1",
         "tensorboard>=2.15",
         "safetensors>=0.4.3",
+        "packaging>=22",  # version ranges, for `doctor`
         "huggingface_hub>=0.24",
         "pydantic>=2.5",  # parses and checks configurations
         "tqdm>=4.66",

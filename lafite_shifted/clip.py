@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import PreprocessCfg
+from open_clip.transformer import QuickGELU
 from open_clip.utils import to_2tuple
 from torch import Tensor, nn
 
@@ -246,6 +247,8 @@ def _block(model: nn.Module, config: PreprocessCfg, *, name: str, dim: int) -> E
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    if any(isinstance(module, QuickGELU) for module in model.modules()):
+        digest.update(b"QuickGELU")  # the same weights under another activation embed differently
     preprocess = json.dumps(describe_preprocessing(config), separators=(",", ":"))
     return EncoderBlock(name, digest.hexdigest()[:16], preprocess, dim)
 

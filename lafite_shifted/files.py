@@ -135,9 +135,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     write_bytes(path, content)
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (CPU) and metadata written by `save_tensors`; InputError if missing, truncated or
-    foreign.
+def load_tensors(
+    path: Path, *, remedy: str = "Copy or download it again."
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors (CPU) and metadata written by `save_tensors`; InputError, ending in `remedy`, if
+    truncated or foreign.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist. Check the path.")
@@ -148,8 +150,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in names}, metadata
     except (safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise InputError(
-            f"{path} is truncated or not a safetensors file of ours ({error}). Copy or download "
-            "it again."
+            f"{path} is truncated or not a safetensors file of ours ({error}). {remedy}"
         ) from error
 
 

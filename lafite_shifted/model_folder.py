@@ -89,9 +89,9 @@ def save_generator(
     _save_part(folder, "generator", network.config, network, stats, training)
 
 
-def save_prior(folder: Path, prior: Prior, *, training: dict[str, Any] | None = None) -> None:
+def save_prior(folder: Path, prior: Prior, *, training: dict[str, Any]) -> None:
     """Write a prior part, atomically."""
-    _save_part(folder, "prior", prior.config, prior.network, prior.stats, training or {})
+    _save_part(folder, "prior", prior.config, prior.network, prior.stats, training)
 
 
 def _load_part(
@@ -210,20 +210,25 @@ def pack_model(out: Path, *, gan: Path, prior: Path | None) -> None:
                 shutil.copytree(part, folder / name)
                 for file in (folder / name).iterdir():
                     write_bytes(file, file.read_bytes())  # flushed and fsynced
-        process = read_json(prior_part / "config.json")["config"]["process"] if prior_part else None
-        write_bytes(folder / "README.md", _model_card(record, process=process).encode())
+        prior_record = read_json(prior_part / "config.json") if prior_part else None
+        write_bytes(folder / "README.md", _model_card(record, prior_record).encode())
 
 
-def _model_card(record: dict[str, Any], *, process: str | None) -> str:
+def _training_lines(part: str, record: dict[str, Any]) -> str:
+    return "\n".join(
+        f"- {part}, {name.replace('_', ' ')}: {value}" for name, value in record["training"].items()
+    )
+
+
+def _model_card(record: dict[str, Any], prior_record: dict[str, Any] | None) -> str:
     clip = EncoderId.from_json(record["encoder"]).model
-    training = "\n".join(
-        f"- {name.replace('_', ' ')}: {value}" for name, value in record["training"].items()
-    )
-    prior = (
-        f"A diffusion prior ({process} process) turns text into an image embedding first."
-        if process
-        else "There is no prior: the text embedding itself conditions the generator."
-    )
+    training = _training_lines("generator", record)
+    if prior_record:
+        process = prior_record["config"]["process"]
+        prior = f"A diffusion prior ({process} process) turns text into an image embedding first."
+        training += "\n" + _training_lines("prior", prior_record)
+    else:
+        prior = "There is no prior: the text embedding itself conditions the generator."
     return (
         f"# A text-to-image model made with lafite_shifted\n\n"
         f"{record['config']['resolution']} x {record['config']['resolution']} pixels, conditioned "

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lafite_shifted.clip import ClipEncoder
+from lafite_shifted.device import resolve_device
 from lafite_shifted.encoder_id import check_same_encoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.generator import to_uint8
@@ -25,7 +26,6 @@ from lafite_shifted.model_folder import (
     model_hash,
 )
 from torch_utils import seeds
-from torch_utils.device import pick_device
 
 
 class TextToImage:
@@ -60,7 +60,7 @@ class TextToImage:
         folder = Path(path)
         if not folder.is_dir():
             folder = _download(str(path))
-        chosen = pick_device(device)
+        chosen = resolve_device(device)
         generator = load_generator(folder / "generator", device=chosen)
         prior = load_prior(folder / "prior", device=chosen) if (folder / "prior").is_dir() else None
         try:

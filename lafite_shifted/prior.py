@@ -155,6 +155,7 @@ class Prior(nn.Module):
         self.schedule = Schedule(config.schedule)
         self.network = PriorNetwork(config)
         self.gaussian = config.gaussian(stats).to("cpu")
+        self.compute_dtype = torch.float32  # of the network alone: whitening stays in float32
 
     def to_device(self, device: torch.device) -> "Prior":
         """Move network and Gaussian."""
@@ -165,7 +166,9 @@ class Prior(nn.Module):
     def predict(self, z_t: Tensor, t: Tensor, text, has_text: Tensor) -> Tensor:
         """z_0 [N, D] (not normalised) from z_t [N, D] at times t [N]; `text` is a TextFeatures."""
         y = self.gaussian.whiten(z_t)
-        scaled = self.network(y, t, text.embedding, text.tokens, text.lengths, has_text)
+        reduced = self.compute_dtype != torch.float32
+        with torch.autocast(y.device.type, self.compute_dtype, enabled=reduced):
+            scaled = self.network(y, t, text.embedding, text.tokens, text.lengths, has_text)
         return scaled.float() / math.sqrt(self.config.embed_dim)
 
     def loss(self, z0: Tensor, text, *, t: Tensor, noise: Tensor, has_text: Tensor) -> Tensor:

@@ -20,7 +20,14 @@ from torch import Tensor
 from lafite_shifted.errors import InputError
 from lafite_shifted.files import sha256_of
 from torch_utils import seeds
-from training.images import ImageSource, UnreadablePictureError, decode, to_square
+from training.images import (
+    DEFAULT_MAX_MEGAPIXELS,
+    ImageSource,
+    UnreadablePictureError,
+    check_share_of_bad,
+    decode,
+    to_square,
+)
 from training.split import is_held_out, normalised_name, split_key
 
 STYLE_PHRASES = {
@@ -74,8 +81,16 @@ def _tidy(text: str) -> str:
     return " ".join(text.replace("_", " ").split())
 
 
-def load_captioned_set(folders: Sequence[Path], *, resolution: int) -> CaptionedSet:
-    """Decode every captioned picture of `folders`; InputError if fewer than 100 have captions."""
+def load_captioned_set(
+    folders: Sequence[Path],
+    *,
+    resolution: int,
+    max_bad: float = 0.05,
+    max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
+) -> CaptionedSet:
+    """Decode every captioned picture of `folders`; InputError if fewer than 100 have captions,
+    TooManyBadPicturesError if more than a share `max_bad` cannot be read.
+    """
     pictures: list[CaptionedPicture] = []
     held_out: list[bool] = []
     pixels: list[np.ndarray] = []
@@ -84,7 +99,7 @@ def load_captioned_set(folders: Sequence[Path], *, resolution: int) -> Captioned
 
     def read(path: Path) -> np.ndarray | str:
         try:
-            return to_square(decode(path).image, resolution)
+            return to_square(decode(path, max_megapixels=max_megapixels).image, resolution)
         except UnreadablePictureError as error:
             return str(error)
 
@@ -111,6 +126,8 @@ def load_captioned_set(folders: Sequence[Path], *, resolution: int) -> Captioned
             )
             held_out.append(is_held_out(key))
             pixels.append(result)
+    if bad:
+        check_share_of_bad(bad, len(pictures) + len(bad), max_share=max_bad)
     if len(pictures) < 100:
         raise InputError(
             f"Only {len(pictures)} pictures with captions in {', '.join(map(str, folders))}; "

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import open_clip
 import torch
@@ -20,6 +20,7 @@ from torch.optim import AdamW, Optimizer
 from lafite_shifted.errors import InputError
 from lafite_shifted.files import save_tensors, write_json
 from torch_utils import seeds
+from torch_utils.device import pick_dtype
 from torch_utils.ema import Ema
 from training.clip_data import CaptionedPicture, CaptionedSet, augment, draw_caption
 from training.config import RunConfig, positive
@@ -82,6 +83,7 @@ class ClipTrainConfig:
     augment_strength: float = 1.0
     ema_half_life_kimg: float = 20.0
     num_evaluation: int = 1000
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of activations while training
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -119,7 +121,8 @@ class ClipTrainer:
         self.ema = Ema(self.model, half_life=config.ema_half_life_kimg * 1000)
         self.tokenizer = open_clip.SimpleTokenizer(context_length=config.model.context_length)
         self.weights = data.sampling_weights()
-        self.autocast = torch.autocast(device.type, torch.bfloat16)
+        dtype = pick_dtype(config.dtype, device)
+        self.autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
         words = [p for name, p in self.model.named_parameters() if name == "token_embedding.weight"]
         matrices = [
             p for name, p in self.model.named_parameters() if p.ndim >= 2 and p is not words[0]

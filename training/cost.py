@@ -18,6 +18,7 @@ from lafite_shifted.generator import Generator
 from torch_utils.device import pick_dtype
 from training.gan_data import GanData
 from training.gan_loop import GanTrainConfig, GanTrainer
+from training.losses import r1_penalty
 
 LONG_PROBE_SECONDS = 20.0  # a first step that takes this long is itself the measurement
 
@@ -30,7 +31,7 @@ class GanCost:
     discriminator_parameters: int
     generator_gmac: float  # a picture, forward
     discriminator_gmac: float
-    training_gib: float
+    training_gib: float  # weights, optimizer, CLIP and the largest phase's activations
     seconds_per_kimg: float
     probe_pictures: int
 
@@ -46,20 +47,29 @@ def measure_gan(config: GanTrainConfig, encoder: ClipEncoder, *, device: torch.d
         pictures = torch.empty(1, 3, size, size)
         g_gmac = _gmac(lambda: generator(z, condition))
         d_gmac = _gmac(lambda: discriminator(pictures))
-        saved = _saved_bytes(
-            lambda: _conditional(discriminator, generator(z, condition), condition)
-        )
+        phases = {
+            "discriminator": 2
+            * _saved_bytes(lambda: _conditional(discriminator, pictures, condition)),
+            "r1": _saved_bytes(lambda: _penalty(discriminator, pictures, condition)),
+            "generator": _saved_bytes(
+                lambda: _conditional(discriminator, generator(z, condition), condition)
+            ),
+        }
     g_parameters = sum(p.numel() for p in generator.parameters())
     d_parameters = sum(p.numel() for p in discriminator.parameters())
     # weights, gradients and two Adam moments of both, one averaged copy of G
     state_bytes = 4 * (4 * (g_parameters + d_parameters) + g_parameters)
+    state_bytes += sum(p.numel() * p.element_size() for p in encoder.model.parameters())
+    if config.clip_weight > 0:
+        seen = torch.zeros(1, 3, size, size, device=device, requires_grad=True)
+        phases["generator"] += _saved_bytes(lambda: encoder.embed_images(seen))
     seconds, pictures_timed = _probe(config, encoder, device)
     return GanCost(
         g_parameters,
         d_parameters,
         g_gmac,
         d_gmac,
-        (state_bytes + saved * config.batch) / 2**30,
+        (state_bytes + max(phases.values()) * config.batch) / 2**30,
         seconds * 1000,
         pictures_timed,
     )
@@ -68,6 +78,11 @@ def measure_gan(config: GanTrainConfig, encoder: ClipEncoder, *, device: torch.d
 def _conditional(discriminator: Discriminator, pictures: Tensor, condition: Tensor) -> Tensor:
     realness, feature = discriminator(pictures)
     return conditional_logit(realness, feature, condition)
+
+
+def _penalty(discriminator: Discriminator, pictures: Tensor, condition: Tensor) -> Tensor:
+    leaf = pictures.detach().requires_grad_(True)
+    return r1_penalty(_conditional(discriminator, leaf, condition), leaf)
 
 
 def _gmac(run) -> float:

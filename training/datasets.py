@@ -5,7 +5,7 @@ emoji    npm emoji-datasource-google (Noto drawings, Apache-2.0), @lobehub/fluen
 clipart  Debian openclipart-png and openclipart-svg (public domain)
 
 Each becomes a folder of square PNGs on white, `metadata.jsonl` ({"file_name", "text", "tags",
-"style"}) and the held-out split beside it (`split.json`).
+"style"}), the held-out split beside it (`split.json`) and the packages' versions (`sources.json`).
 """
 
 import html
@@ -33,6 +33,12 @@ from lafite_shifted.files import (
 from training.images import UnreadablePictureError, bad_picture_rows, decode
 from training.split import is_held_out, split_key
 
+NPM_PACKAGES = {  # pinned: what ships was made from these versions
+    "flat": "emoji-datasource-google@16.0.0",
+    "3d": "@lobehub/fluent-emoji-3d@1.1.0",
+    "names": "emojibase-data@17.0.0",
+}
+DEBIAN_PACKAGES = ("openclipart-png", "openclipart-svg")  # apt offers the release's one version
 MAX_MEGAPIXELS = 1000.0  # the largest clipart has 623
 SAMPLE_SIZE = 512  # pictures that ship with lafite-shifted, and as many further ones
 DEFAULT_SIZES = {"emoji": 64, "clipart": 128}  # pixels
@@ -91,12 +97,12 @@ def _codepoints(name: str) -> str:
 def _emoji_entries(work: Path) -> Iterator[Entry]:
     names = {}
     for entry in json.loads(
-        (_npm_package("emojibase-data", work) / "en/data.json").read_text(encoding="utf-8")
+        (_npm_package(NPM_PACKAGES["names"], work) / "en/data.json").read_text(encoding="utf-8")
     ):
         for variant in [entry, *entry.get("skins", [])]:
             names[_codepoints(variant["hexcode"])] = (variant["label"], entry.get("tags", []))
-    flat = _npm_package("emoji-datasource-google", work) / "img/google/64"
-    fluent = _npm_package("@lobehub/fluent-emoji-3d", work) / "assets"
+    flat = _npm_package(NPM_PACKAGES["flat"], work) / "img/google/64"
+    fluent = _npm_package(NPM_PACKAGES["3d"], work) / "assets"
     for style, files in (
         ("flat", sorted(flat.glob("*.png"))),
         ("3d", sorted(fluent.glob("*.webp"))),
@@ -109,7 +115,7 @@ def _emoji_entries(work: Path) -> Iterator[Entry]:
 
 
 def _clipart_entries(work: Path) -> Iterator[Entry]:
-    _run("apt-get", "download", "openclipart-png", "openclipart-svg", cwd=work)
+    _run("apt-get", "download", *DEBIAN_PACKAGES, cwd=work)
     for package in work.glob("*.deb"):
         _run("dpkg", "-x", str(package), str(work / "root"), cwd=work)
     root = work / "root/usr/share/openclipart"
@@ -184,6 +190,9 @@ def build_dataset(name: str, out: Path, *, size: int, raw: bool = False) -> Buil
         write_json_lines(target / "metadata.jsonl", list(rows.values()))
         write_json_lines(target / "report.jsonl", bad_picture_rows(bad))
         write_json(target / "split.json", {"held_out": sorted(set(held_out))})
+        debian = sorted(path.name for path in Path(work).glob("*.deb"))  # NAME_VERSION_all.deb
+        packages = debian if name == "clipart" else sorted(NPM_PACKAGES.values())
+        write_json(target / "sources.json", {"packages": packages, "size": size, "raw": raw})
     return Built(num_pictures=len(rows), num_held_out=len(set(held_out)), bad=bad)
 
 

@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from packaging.requirements import Requirement
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -31,6 +33,7 @@ def examine() -> list[Finding]:
     return [
         _python(),
         _torch(),
+        _cuda(),
         _gpu(),
         _bfloat16(),
         _package("open_clip_torch", "pip install open_clip_torch"),
@@ -59,7 +62,19 @@ def _torch() -> Finding:
         import torch
     except (ImportError, OSError) as error:
         return Finding("torch", "broken", f"cannot be imported: {error}", "pip install torch")
-    return Finding("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    found = f"{torch.__version__}, {torch.get_num_threads()} threads"
+    return Finding("torch", *_checked("torch", found))
+
+
+def _cuda() -> Finding:
+    try:
+        import torch
+    except (ImportError, OSError):
+        return Finding("CUDA", "missing", "unknown without torch")
+    if torch.version.cuda:
+        return Finding("CUDA", "ok", f"torch is built for CUDA {torch.version.cuda}")
+    advice = "for a GPU install a CUDA build of torch: https://pytorch.org/get-started/locally"
+    return Finding("CUDA", "missing", "torch is a CPU build", advice)
 
 
 def _gpu() -> Finding:
@@ -69,14 +84,9 @@ def _gpu() -> Finding:
         return Finding("GPU", "missing", "unknown without torch")
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        return Finding("GPU", "ok", f"{names}; CUDA {torch.version.cuda}")
-    built = (
-        f"torch is built for CUDA {torch.version.cuda}"
-        if torch.version.cuda
-        else "torch is a CPU build"
-    )
+        return Finding("GPU", "ok", names)
     advice = "everything runs on the CPU; for a GPU check the driver with nvidia-smi"
-    return Finding("GPU", "missing", f"none that torch can use ({built})", advice)
+    return Finding("GPU", "missing", "none that torch can use", advice)
 
 
 def _bfloat16() -> Finding:
@@ -105,7 +115,21 @@ def _package(name: str, advice: str) -> Finding:
         RuntimeError,
     ) as error:  # RuntimeError: torchvision beside another torch
         return Finding(module, "broken", f"cannot be imported: {error}", advice)
-    return Finding(module, "ok", metadata.version(name))
+    return Finding(module, *_checked(name, metadata.version(name)))
+
+
+def _checked(package: str, found: str) -> tuple[Literal["ok", "broken"], str, str]:
+    """State, detail and advice: the installed version against the range that lafite-shifted
+    declares.
+    """
+    wanted = {
+        r.name: r.specifier for r in map(Requirement, metadata.requires("lafite-shifted") or [])
+    }
+    version = metadata.version(package)
+    if wanted[package].contains(version, prereleases=True):
+        return "ok", found, ""
+    asked = f"{package}{wanted[package]}"
+    return "broken", f"{found}, but {asked} is needed", f'pip install "{asked}"'
 
 
 def _starter() -> Finding:

@@ -7,6 +7,8 @@ verb.
                               "captions", "split_key"}
     report.jsonl              {"file_name", "reason"} for every picture that cannot be read
 
+Shards carry the format number of the whole and the encoder's id.
+
 Shape letters: n pictures, m captions, D embedding, L tokens, F width of the text tower.
 """
 
@@ -158,7 +160,8 @@ def _unit(stored: Tensor) -> Tensor:
 
 def load_shard(path: Path) -> tuple[dict[str, Tensor], dict]:
     """Tensors and metadata of one shard; InputError if damaged or of another format."""
-    tensors, metadata = load_tensors(path)
+    remedy = f"Delete {path.parent} and embed the pictures again."
+    tensors, metadata = load_tensors(path, remedy=remedy)
     check_format(metadata, kind="embeddings", version=FORMAT, path=path)
     return tensors, metadata
 

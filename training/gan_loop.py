@@ -28,7 +28,7 @@ from training.augment import NUM_DRAWS, diff_augment
 from training.config import RunConfig, positive
 from training.gan_data import GanData
 from training.grids import conditions_grid
-from training.losses import discriminator_loss, generator_loss, info_nce, r1_penalty
+from training.losses import discriminator_loss, generator_loss, info_nce, mean_kept, r1_penalty
 from training.metrics import mean_cosine, set_distance
 
 
@@ -86,6 +86,12 @@ class GanTrainConfig:
             0.0002 * self.generator.resolution**2 / self.batch
             if self.r1_gamma is None
             else self.r1_gamma
+        )
+
+    @property
+    def gamma_reason(self) -> str:
+        return (
+            "by the preset or --set" if self.r1_gamma is not None else "0.0002 resolution^2 / batch"
         )
 
     @property
@@ -234,8 +240,9 @@ class GanTrainer:
             terms = info_nce(
                 seen, batch.pseudo, temperature=config.clip_temperature, keep=batch.keep
             )
-            total = total + config.clip_weight * terms.mean()
-            logged["clip_contrast"] = terms.detach().mean()
+            clip_contrast = mean_kept(terms, batch.keep)
+            total = total + config.clip_weight * clip_contrast
+            logged["clip_contrast"] = clip_contrast.detach()
         self.g_optimizer.zero_grad(set_to_none=True)
         total.backward()
         self.g_optimizer.step()
@@ -244,7 +251,8 @@ class GanTrainer:
 
     def _contrast(self, feature: Tensor, batch: Batch) -> Tensor:
         temperature = self.config.contrast_temperature
-        return info_nce(feature, batch.condition, temperature=temperature, keep=batch.keep).mean()
+        terms = info_nce(feature, batch.condition, temperature=temperature, keep=batch.keep)
+        return mean_kept(terms, batch.keep)
 
     # --- evaluation
 

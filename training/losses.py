@@ -40,3 +40,10 @@ def info_nce(a: Tensor, b: Tensor, *, temperature: float, keep: Tensor | None = 
         + F.cross_entropy(similarity.T, target, reduction="none")
     ) / 2
     return loss if keep is None else torch.where(keep, loss, 0.0)
+
+
+def mean_kept(loss: Tensor, keep: Tensor) -> Tensor:
+    """Mean of loss [N] over the rows that `keep` [N] holds, so that dropped rows do not weaken the
+    term; 0 if it holds none.
+    """
+    return torch.where(keep, loss, 0.0).sum() / keep.sum().clamp(min=1)

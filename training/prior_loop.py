@@ -94,8 +94,7 @@ class PriorTrainer:
         self.ema = Ema(self.prior.network, half_life=config.ema_half_life_kimg * 1000)
         self.averaged = Prior(config.prior, self.prior.stats).to_device(device)
         self.averaged.network = self.ema.network
-        dtype = pick_dtype(config.dtype, device)
-        self.autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+        self.prior.compute_dtype = pick_dtype(config.dtype, device)
         self.optimizer = AdamW(
             self.prior.network.parameters(),
             lr=config.learning_rate,
@@ -128,8 +127,7 @@ class PriorTrainer:
                 1.0, (samples_seen / 1000 + 1e-3) / config.warmup_kimg
             )
         self.prior.network.train()
-        with self.autocast:
-            loss = self.prior.loss(z0, text, t=t, noise=noise, has_text=has_text).mean()
+        loss = self.prior.loss(z0, text, t=t, noise=noise, has_text=has_text).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.prior.network.parameters(), config.gradient_norm)
@@ -162,7 +160,12 @@ class PriorTrainer:
         captions, one a name, beside those of the text embedding itself; writes the averaged prior
         to `folder/prior`.
         """
-        save_prior(folder / "prior", self.averaged)
+        training = {
+            "kimg": round(samples_seen / 1000, 3),
+            "num_pictures": self.prior.stats.count,
+            "num_captions": len(self.training),
+        }
+        save_prior(folder / "prior", self.averaged, training=training)
         if len(self.held_out) < 3:
             return {}
         true = self.data.image[self.data.caption_image[self.held_out]]

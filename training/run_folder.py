@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from lafite_shifted.errors import InputError
 from lafite_shifted.files import (
     atomic_directory,
+    check_format,
     load_tensors,
     read_json,
     read_json_lines,
@@ -57,6 +58,7 @@ class RunFolder:
         if config_path.is_file():
             _check_unchanged(read_json(config_path), record, path)
         write_json(config_path, record)
+        self._encoder = record.get("encoder")
         self._writer = None
 
     # --- checkpoints
@@ -80,9 +82,10 @@ class RunFolder:
             save_tensors(
                 folder / "state.safetensors",
                 checkpoint.tensors,
-                {"kind": "checkpoint", "format": FORMAT},
+                {"kind": "checkpoint", "format": FORMAT, "encoder": self._encoder},
             )
-            write_json(folder / "state.json", {"samples": checkpoint.samples, **checkpoint.state})
+            head = {"format": FORMAT, "samples": checkpoint.samples}
+            write_json(folder / "state.json", head | checkpoint.state)
         leftovers = target.parent.glob(".samples-*.tmp")  # of a process that was killed meanwhile
         for old in (*self._checkpoint_paths()[:-keep], *leftovers):
             shutil.rmtree(old)
@@ -92,8 +95,18 @@ class RunFolder:
         paths = self._checkpoint_paths()
         if not paths:
             return None
-        tensors, _ = load_tensors(paths[-1] / "state.safetensors")
+        path = paths[-1] / "state.safetensors"
+        tensors, metadata = load_tensors(
+            path, remedy=f"Delete {paths[-1]}: the run then goes on from the checkpoint before it."
+        )
+        check_format(metadata, kind="checkpoint", version=FORMAT, path=path)
+        if metadata["encoder"] != self._encoder:
+            raise InputError(
+                f"{path} belongs to a run with another CLIP than {self.path / 'config.json'} "
+                "names. Put that run's own checkpoints back, or choose another --out."
+            )
         state = read_json(paths[-1] / "state.json")
+        state.pop("format")
         return Checkpoint(state.pop("samples"), tensors, state)
 
     # --- log

@@ -10,6 +10,7 @@ import torch
 
 from lafite_shifted.clip import STARTER, ClipEncoder
 from lafite_shifted.encoder_id import check_same_encoder
+from lafite_shifted.errors import InputError
 from lafite_shifted.prior import PriorNetwork
 from torch_utils.device import pick_dtype
 from training.config import override
@@ -41,6 +42,7 @@ def gan_config(
     bad value.
     """
     flags = [f"seed={seed}"]
+    _refuse_derived(assignments, "generator.condition_dim", "discriminator.condition_dim")
     if kimg is not None:
         flags += [f"run.kimg={kimg}", *_log_fields(kimg)]
     if batch is not None:
@@ -63,6 +65,7 @@ def prior_config(
     bad value.
     """
     flags = [f"seed={seed}"]
+    _refuse_derived(assignments, "prior.embed_dim", "prior.token_width", "prior.context_length")
     if process is not None:
         flags.append(f"prior.process={process}")
     if kimg is not None:
@@ -72,7 +75,13 @@ def prior_config(
     return override(preset, [*flags, *assignments])
 
 
-def _compute(dtype: str, device: torch.device) -> dict[str, str]:
+def _refuse_derived(assignments: Sequence[str], *fields: str) -> None:
+    for assignment in assignments:
+        if assignment.partition("=")[0] in fields:
+            raise InputError(f"--set {assignment}: the CLIP decides this. Leave it out.")
+
+
+def compute_record(dtype: str, device: torch.device) -> dict[str, str]:
     """What the exactness of a resumed run depends on, beside the thread count (in checkpoints)."""
     resolved = str(pick_dtype(dtype, device)).removeprefix("torch.")
     return {"device": device.type, "dtype": resolved, "ops": "reference"}
@@ -102,12 +111,16 @@ def embeddings_for(
     """
     if (pictures / "index.jsonl").is_file():
         data = EmbeddingSet(pictures)
+        if not data.captions:
+            raise no_captions(pictures)
         if clip is not None:
             wanted = ClipEncoder.load(clip, device=device).id
             remedy = "Leave --clip out, or embed the pictures again with it."
             check_same_encoder(data.encoder_id, wanted, what=str(pictures), remedy=remedy)
         return data, None
     source = ImageSource(pictures, exclude=out)
+    if not source.captions:
+        raise no_captions(pictures)
     check_usable(out, kind="prior")
     encoder = ClipEncoder.load(clip or STARTER, device=device)
     folder = out / "embeddings"
@@ -115,6 +128,14 @@ def embeddings_for(
         source, folder, encoder, max_bad=max_bad, max_megapixels=max_megapixels, progress=progress
     )
     return EmbeddingSet(folder), report
+
+
+def no_captions(pictures: Path) -> InputError:
+    return InputError(
+        f"{pictures} has no captions, which a prior learns from. Add metadata.jsonl with "
+        f'{{"file_name", "text"}} lines, or a .txt beside each picture; or train only a GAN '
+        "and use --no-prior."
+    )
 
 
 def open_prior_run(
@@ -133,7 +154,7 @@ def open_prior_run(
             "num_captions": len(data.captions),
             "fingerprint": data.fingerprint,
         },
-        "compute": _compute(config.dtype, device),
+        "compute": compute_record(config.dtype, device),
     }
     return PriorTrainer(config, data, device=device), lambda: RunFolder(
         out, kind="prior", description=description
@@ -206,7 +227,7 @@ def open_gan_run(
         "config": dataclasses.asdict(config),
         "encoder": encoder.id.to_json(),
         "data": data.describe(),
-        "compute": _compute(config.dtype, device),
+        "compute": compute_record(config.dtype, device),
     }
     trainer = GanTrainer(config, data, encoder, device=device)  # first: it may refuse the data
     return trainer, RunFolder(out, kind="gan", description=description), report
@@ -221,8 +242,14 @@ def _for_encoder(config: GanTrainConfig, encoder: ClipEncoder) -> GanTrainConfig
     )
 
 
-def gan_cost(config: GanTrainConfig, encoder: ClipEncoder, *, device: torch.device) -> list[str]:
-    """Lines for --dry-run: parameters, GMAC, memory and the time that the run would take here."""
+def gan_cost(
+    config: GanTrainConfig, pictures: Path, encoder: ClipEncoder, *, device: torch.device
+) -> list[str]:
+    """Lines for --dry-run: parameters, GMAC, memory and the time that the run would take here;
+    nothing is embedded or written.
+    """
+    num_pictures = len(ImageSource(pictures))
+    decoded = num_pictures * 3 * config.generator.resolution**2 / 2**30
     cost = measure_gan(_for_encoder(config, encoder), encoder, device=device)
     hours = cost.seconds_per_kimg * config.run.kimg / 3600
     return [
@@ -232,10 +259,10 @@ def gan_cost(config: GanTrainConfig, encoder: ClipEncoder, *, device: torch.devi
         f"{cost.discriminator_parameters / 1e6:.2f} M",
         f"work           G {cost.generator_gmac:.2f} GMAC, D {cost.discriminator_gmac:.2f} GMAC a "
         "picture, forward",
-        f"memory         about {cost.training_gib:.2f} GiB while training at this batch "
-        "(estimated from the shapes)",
+        f"pictures       {num_pictures}, {decoded:.2f} GiB decoded in main memory",
+        f"memory         about {cost.training_gib:.2f} GiB on {device} while training at this "
+        "batch (estimated from the shapes)",
         f"time           {cost.seconds_per_kimg:.1f} s/kimg on {device}, {hours:.1f} h for the run "
         f"(from a probe of {cost.probe_pictures} pictures)",
-        f"R1 gamma       {config.gamma:.4g} "
-        f"({'set' if config.r1_gamma is not None else '0.0002 resolution^2 / batch'})",
+        f"R1 gamma       {config.gamma:.4g} ({config.gamma_reason})",
     ]

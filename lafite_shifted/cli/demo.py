@@ -25,9 +25,10 @@ def command(out: Path, kimg: float | None, seed: int, device: str) -> None:
 
     The same command again goes on where it stopped.
     """
+    from lafite_shifted.device import resolve_device
     from training.demo import DemoConfig, run_demo
 
-    chosen = options.resolve_device(device)
+    chosen = resolve_device(device)
     config = DemoConfig(seed=seed) if kimg is None else DemoConfig(seed=seed, gan_kimg=kimg)
 
     with options.plain_warnings():

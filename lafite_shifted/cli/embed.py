@@ -29,12 +29,14 @@ def command(
     What is done already is skipped; every unreadable picture is listed in report.jsonl.
     """
     from lafite_shifted.clip import ClipEncoder
+    from lafite_shifted.device import resolve_device
     from training.embeddings import embed_folder
     from training.images import ImageSource
 
-    chosen = options.resolve_device(device)
+    chosen = resolve_device(device)
     source = ImageSource(pictures)
     encoder = ClipEncoder.load(clip, device=chosen)
+    options.note_starter(clip)
     with options.plain_warnings(), options.progress_bar("embedding", "img") as progress:
         report = embed_folder(
             source,

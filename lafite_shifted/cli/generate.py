@@ -17,7 +17,9 @@ from lafite_shifted.cli import options
 @options.positive_int("--batch", default=16, help="Pictures a forward pass.")
 @options.positive_int("--steps", default=8, help="Sampling steps of the prior.")
 @click.option("--guidance", default=1.0, help="Of the prior; 1 is none.")
-@click.option("--truncation", default=1.0, help="Pulls w towards its mean below 1.")
+@click.option(
+    "--truncation", default=1.0, help="Pulls w towards its mean below 1."
+)
 @click.option("--no-prior", is_flag=True, help="Condition on the text embedding itself.")
 @click.option("--clip", help="Where the model's CLIP lies, if not where it was trained with.")
 def command(
@@ -47,7 +49,6 @@ def command(
             'A text is empty. Give a sentence, such as: generate "a red apple" --model M --out DIR.'
         )
     texts = tuple(dict.fromkeys(texts))  # a sentence given twice makes the same pictures
-    options.resolve_device(device)
     with options.plain_warnings():
         pipeline = TextToImage.from_pretrained(model, device=device, clip=clip)
         if pipeline.prior is None and not no_prior:

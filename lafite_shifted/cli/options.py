@@ -9,11 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lafite_shifted.errors import InputError
-
 if TYPE_CHECKING:
-    import torch
-
     from training.embeddings import EmbedReport
     from training.loop import Progress
 
@@ -56,16 +52,6 @@ def positive_int(name: str, *, default: int | None, help: str) -> Callable[[Any]
     return click.option(name, default=default, type=click.IntRange(min=1), help=help)
 
 
-def resolve_device(name: str) -> "torch.device":
-    """--device; InputError where it is not available."""
-    from torch_utils.device import pick_device
-
-    try:
-        return pick_device(name)
-    except ValueError as error:
-        raise InputError(f"--device {name}: {error}. Use --device cpu or --device auto.") from error
-
-
 @contextmanager
 def plain_warnings() -> Iterator[None]:
     """Our own warnings as one line on stderr."""
@@ -96,6 +82,16 @@ def progress_bar(description: str, unit: str) -> Iterator[Callable[[int, int], N
             bar.update(done - bar.n)
 
         yield update
+
+
+def note_starter(clip: str | None) -> None:
+    """Say what the shipped CLIP is good for, where it is the one in use."""
+    if clip in (None, "starter"):
+        click.echo(
+            "note: the starter CLIP knows drawings and emoji. For photographs give a larger one, "
+            "such as --clip ViT-B-32/laion2b_s34b_b79k (a download of 600 MB).",
+            err=True,
+        )
 
 
 def report_embedding(report: "EmbedReport", out: Path) -> None:

@@ -10,10 +10,14 @@ from lafite_shifted.cli import options
 @click.command("train-clip")
 @click.argument("folders", nargs=-1, required=True, type=options.FolderPath)
 @options.out_option("the run; RUN/clip is what --clip takes")
-@click.option("--kimg", type=float, help="Length in thousands of pictures.  [default: 600]")
+@click.option(
+    "--kimg", type=float, help="Length in thousands of pictures, and of the decay.  [default: 600]"
+)
 @options.positive_int("--batch", default=None, help="Pictures a step.  [default: 256]")
 @options.seed_option
 @options.device_option
+@options.max_bad_option
+@options.max_megapixels_option
 @options.set_option
 def command(
     folders: tuple[Path, ...],
@@ -22,6 +26,8 @@ def command(
     batch: int | None,
     seed: int,
     device: str,
+    max_bad: float,
+    max_megapixels: float,
     assignments: tuple[str, ...],
 ) -> None:
     """Train a small CLIP on captioned FOLDERS (see `dataset`). The same command again goes on where
@@ -29,13 +35,17 @@ def command(
     """
     import dataclasses
 
+    from lafite_shifted.device import resolve_device
+    from lafite_shifted.files import write_json_lines
     from training.clip_data import describe, load_captioned_set
     from training.clip_loop import ClipTrainConfig, ClipTrainer
     from training.config import override
+    from training.images import bad_picture_rows
     from training.loop import run_loop
     from training.run_folder import RunFolder
+    from training.runs import compute_record
 
-    chosen = options.resolve_device(device)
+    chosen = resolve_device(device)
     flags = [f"seed={seed}"]
     if kimg is not None:
         flags += [f"run.kimg={kimg}", f"schedule_kimg={kimg}"]
@@ -43,14 +53,25 @@ def command(
         flags.append(f"batch={batch}")
     config = override(ClipTrainConfig(), [*flags, *assignments])
     click.echo("decoding pictures ...", err=True)
-    data = load_captioned_set(folders, resolution=config.model.image_size)
+    RunFolder.restore_threads(out)
+    data = load_captioned_set(
+        folders,
+        resolution=config.model.image_size,
+        max_bad=max_bad,
+        max_megapixels=max_megapixels,
+    )
     for name, reason in data.bad:
         click.echo(f"left out {name}: {reason}", err=True)
     trainer = ClipTrainer(config, data, device=chosen)  # first: it may refuse the data
     run = RunFolder(
         out,
         kind="clip",
-        description={"config": dataclasses.asdict(config), "data": describe(folders, data)},
+        description={
+            "config": dataclasses.asdict(config),
+            "data": describe(folders, data),
+            "compute": compute_record(config.dtype, chosen),
+        },
     )
+    write_json_lines(out / "report.jsonl", bad_picture_rows(data.bad))
     options.show_progress(run_loop(trainer, config.run, run), "train-clip")
     click.echo(f"CLIP in {out / 'clip'}. Use it with --clip {out / 'clip'}")

@@ -48,11 +48,12 @@ def command(
     on where it stopped.
     """
     from lafite_shifted.clip import ClipEncoder
+    from lafite_shifted.device import resolve_device
     from training.loop import run_loop
     from training.presets import GAN_PRESETS, choose
     from training.runs import gan_config, gan_cost, open_gan_run
 
-    chosen = options.resolve_device(device)
+    chosen = resolve_device(device)
     config = gan_config(
         choose(GAN_PRESETS, preset),
         resolution=resolution,
@@ -62,8 +63,9 @@ def command(
         assignments=assignments,
     )
     encoder = ClipEncoder.load(clip, device=chosen)
+    options.note_starter(clip)
     if dry_run:
-        for line in gan_cost(config, encoder, device=chosen):
+        for line in gan_cost(config, pictures, encoder, device=chosen):
             click.echo(line)
         return
     with options.plain_warnings(), options.progress_bar("embedding", "img") as progress:
@@ -78,18 +80,11 @@ def command(
             progress=progress,
         )
     options.report_embedding(report, out / "embeddings")
-    reason = "set" if config.r1_gamma is not None else "0.0002 resolution^2 / batch"
     click.echo(
-        f"R1 gamma {config.gamma:.4g} ({reason}); EMA half-life {config.half_life_kimg:g} kimg",
+        f"R1 gamma {config.gamma:.4g} ({config.gamma_reason}); EMA half-life "
+        f"{config.half_life_kimg:g} kimg",
         err=True,
     )
-    if clip == "starter":
-        click.echo(
-            "note: the starter CLIP knows drawings and emoji. For photographs give a larger one, "
-            "such as "
-            "--clip ViT-B-32/laion2b_s34b_b79k (a download of 600 MB).",
-            err=True,
-        )
     options.show_progress(run_loop(trainer, config.run, run), "train-gan")
     click.echo(
         f"generator in {out}, grids in {out / 'grids'}. Next: lafite-shifted pack --gan {out} "

@@ -46,12 +46,12 @@ def command(
 
     The same command again goes on where it stopped.
     """
-    from lafite_shifted.errors import InputError
+    from lafite_shifted.device import resolve_device
     from training.loop import run_loop
     from training.presets import PRIOR_PRESETS, choose
     from training.runs import embeddings_for, open_prior_run, prior_config, prior_cost
 
-    chosen = options.resolve_device(device)
+    chosen = resolve_device(device)
     config = prior_config(
         choose(PRIOR_PRESETS, preset),
         process=process,
@@ -75,13 +75,8 @@ def command(
             progress=progress,
         )
     if report:
+        options.note_starter(clip)
         options.report_embedding(report, out / "embeddings")
-    if not data.captions:
-        raise InputError(
-            f"{pictures} has no captions, which a prior learns from. Add metadata.jsonl with "
-            f'{{"file_name", "text"}} lines, or a .txt beside each picture; or train only a GAN '
-            "and use --no-prior."
-        )
     trainer, run = open_prior_run(config, data, out, device=chosen)
     options.show_progress(run_loop(trainer, config.run, run()), "train-prior")
     click.echo(

@@ -92,7 +92,9 @@ def test_broken_picture_is_named_and_the_others_work(tmp_path: Path, some_pictur
 def test_only_broken_pictures_exit_3(verb: str, tmp_path: Path):
     (tmp_path / "pictures").mkdir()
     for name in ("a.png", "b.jpg"):
-        (tmp_path / "pictures" / name).write_bytes(b"broken")
+        path = tmp_path / "pictures" / name
+        path.write_bytes(b"broken")
+        path.with_suffix(".txt").write_text("a caption", encoding="utf-8")
     outcome = run_command(verb, tmp_path / "pictures", "--out", tmp_path / "out")
     expected = ("2 of 2 pictures cannot be read", "a.png: not a picture", "b.jpg: not a picture")
     assert_refused(outcome, *expected, "Remove or replace them", code=3)
@@ -263,6 +265,7 @@ def test_wrong_folder_leaves_the_embeddings_of_a_run_alone(
     gan_run: Path, prior_run: Path, tmp_path: Path
 ):
     other = picture_folder(tmp_path / "other", *(f"other{i}.png" for i in range(8)))
+    (other / "other0.txt").write_text("a caption", encoding="utf-8")
     for verb, flags, run in (
         ("train-gan", TINY_GAN, gan_run),
         ("train-prior", TINY_PRIOR, gan_run),

@@ -201,14 +201,16 @@ def test_dry_run_prints_the_cost_and_writes_nothing(some_pictures: Path, tmp_pat
         "resolution",
         "parameters",
         "work",
+        "pictures",
         "memory",
         "time",
         "R1",
     ]
     assert "32 px, batch 32, 100 kimg" in lines[0]
     assert "GMAC" in lines[2]
-    assert float(lines[3].split("about ")[1].split()[0]) > 0.01
-    assert float(lines[4].split()[1]) > 0
+    assert lines[3].split()[1] == "48,"
+    assert float(lines[4].split("about ")[1].split()[0]) > 0.01
+    assert float(lines[5].split()[1]) > 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -401,6 +403,7 @@ def test_doctor_has_a_line_for_each_thing():
     for name in (
         "Python",
         "torch",
+        "CUDA",
         "GPU",
         "open_clip",
         "compiler",

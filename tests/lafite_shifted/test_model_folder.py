@@ -51,7 +51,7 @@ def test_generator_returns_as_it_was_saved(gan_run: Path, tmp_path: Path):
 
 def test_prior_returns_as_it_was_saved(prior_run: Path, tmp_path: Path):
     first = load_prior(prior_run / "prior", device=CPU)
-    save_prior(tmp_path / "again", first.prior)
+    save_prior(tmp_path / "again", first.prior, training=first.training)
     second = load_prior(tmp_path / "again", device=CPU)
     assert second.prior.config == first.prior.config
     weights = second.prior.network.state_dict()

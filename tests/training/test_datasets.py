@@ -20,7 +20,7 @@ NAMES = [f"thing {word}" for word in ("ant", "bee", "cat", "dog", "eel", "fox", 
 def emoji_package(name: str, work: Path) -> Path:
     """What `npm pack` gives, with eight drawings in two styles."""
     package = work / name.replace("/", "-") / "package"
-    if name == "emojibase-data":
+    if name.startswith("emojibase-data@"):
         entries = [
             {"hexcode": f"1F40{number}", "label": label, "tags": ["animal"]}
             for number, label in enumerate(NAMES)
@@ -29,7 +29,7 @@ def emoji_package(name: str, work: Path) -> Path:
         entries[0]["skins"] = [skin]
         (package / "en").mkdir(parents=True)
         (package / "en" / "data.json").write_text(json.dumps(entries), encoding="utf-8")
-    elif name == "emoji-datasource-google":
+    elif name.startswith("emoji-datasource-google@"):
         folder = package / "img" / "google" / "64"
         folder.mkdir(parents=True)
         for number in range(8):
@@ -191,6 +191,6 @@ def test_failing_download_shows_the_reason(tmp_path: Path, monkeypatch: pytest.M
     npm.write_text("#!/bin/sh\necho 'npm error: no network' >&2\nexit 1\n", encoding="utf-8")
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", f"{npm.parent}:/bin:/usr/bin")
-    with pytest.raises(InputError, match=r"`npm pack emojibase-data` failed: npm error.*network"):
+    with pytest.raises(InputError, match=r"`npm pack emojibase-data@[0-9.]+` failed: npm error.*network"):
         build_dataset("emoji", tmp_path / "emoji", size=32)
     assert [p.name for p in tmp_path.iterdir()] == ["bin"]

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from tests.references import losses as reference
-from training.losses import discriminator_loss, generator_loss, info_nce, r1_penalty
+from training.losses import (
+    discriminator_loss,
+    generator_loss,
+    info_nce,
+    mean_kept,
+    r1_penalty,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -111,3 +117,9 @@ def test_dropped_rows_have_no_loss_and_no_gradient(keep: list[bool]):
     assert losses.detach()[~mask].count_nonzero() == 0
     assert a.grad.isfinite().all()
     assert (a.grad.norm(dim=1) > 0).tolist() == keep
+
+
+def test_dropped_rows_do_not_weaken_a_mean():
+    loss = torch.tensor([2.0, 7.0, 4.0])
+    assert float(mean_kept(loss, torch.tensor([True, False, True]))) == 3.0
+    assert float(mean_kept(loss, torch.tensor([False, False, False]))) == 0.0
