@@ -17,9 +17,7 @@ from lafite_shifted.cli import options
 @options.positive_int("--batch", default=16, help="Pictures a forward pass.")
 @options.positive_int("--steps", default=8, help="Sampling steps of the prior.")
 @click.option("--guidance", default=1.0, help="Of the prior; 1 is none.")
-@click.option(
-    "--truncation", default=1.0, help="Pulls w towards its mean below 1."
-)
+@click.option("--truncation", default=1.0, help="Pulls w towards its mean below 1.")
 @click.option("--no-prior", is_flag=True, help="Condition on the text embedding itself.")
 @click.option("--clip", help="Where the model's CLIP lies, if not where it was trained with.")
 def command(

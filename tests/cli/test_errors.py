@@ -518,6 +518,17 @@ def test_bad_set(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("verb", "field"),
+    [("train-gan", "generator.condition_dim"), ("train-prior", "prior.embed_dim")],
+)
+def test_field_that_the_clip_decides(verb: str, field: str, some_pictures: Path, tmp_path: Path):
+    assignment = f"{field}=7"
+    outcome = run_command(verb, some_pictures, "--out", tmp_path / "out", "--set", assignment)
+    assert_refused(outcome, f"--set {field}=7: the CLIP decides this")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("verb", ["train-gan", "train-prior"])
 def test_bad_preset(verb: str, some_pictures: Path, tmp_path: Path):
     outcome = run_command(verb, some_pictures, "--out", tmp_path / "out", "--preset", "huge")

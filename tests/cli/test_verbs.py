@@ -383,6 +383,16 @@ def test_clip_training_names_the_pictures_it_cannot_read(shipped_pictures: Path,
     victim.write_bytes(b"broken")
     outcome = succeed("train-clip", pictures, "--out", tmp_path / "run", *TINY_CLIP)
     assert victim.name in outcome.err
+    assert read_json_lines(tmp_path / "run" / "report.jsonl") == [
+        {
+            "file_name": str(victim),
+            "reason": "not a picture in a supported format (JPEG, PNG, WEBP, BMP, GIF)",
+        }
+    ]
+    refused = run_command(
+        "train-clip", pictures, "--out", tmp_path / "strict", "--max-bad", "0", *TINY_CLIP
+    )
+    assert (refused.code, victim.name in refused.err) == (3, True)
 
 
 def test_dataset_verb_builds_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

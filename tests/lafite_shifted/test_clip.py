@@ -229,6 +229,20 @@ def test_id_depends_on_weights_and_preprocessing_alone(
             check_same_encoder(other.id, small_clip.id, what="The shard", remedy="Do that.")
 
 
+def test_id_tells_activations_apart(small_clip_folder: Path, small_clip: ClipEncoder):
+    """The same weights under QuickGELU are another encoder."""
+    model = open_clip.create_model(f"local-dir:{small_clip_folder}", force_quick_gelu=True)
+    other = ClipEncoder(model, small_clip.tokenizer, name="quick", device=torch.device("cpu"))
+    assert all(
+        a.equal(b)
+        for a, b in zip(
+            model.state_dict().values(), small_clip.model.state_dict().values(), strict=True
+        )
+    )
+    with pytest.raises(InputError, match="cannot be mixed"):
+        check_same_encoder(other.id, small_clip.id, what="it", remedy="")
+
+
 def test_starter_can_be_named_by_its_folder(clip: ClipEncoder):
     by_folder = ClipEncoder.load(str(starter_folder()))
     check_same_encoder(by_folder.id, clip.id, what="it", remedy="")

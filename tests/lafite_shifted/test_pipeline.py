@@ -126,6 +126,11 @@ def test_counts_below_one_are_refused(model: TextToImage, options: dict):
         drawn(model, **options)
 
 
+def test_missing_device_is_refused(model_folder: Path):
+    with pytest.raises(InputError, match="not available here"):
+        TextToImage.from_pretrained(model_folder, device="cuda:99")
+
+
 @pytest.mark.parametrize("name", ["nothing-here", "a/b/c", "someone/no-such-model"])
 def test_missing_model_is_refused(name: str):
     with pytest.raises(InputError, match=rf"{name} is no folder"):

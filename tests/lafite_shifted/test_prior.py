@@ -148,6 +148,19 @@ def test_the_network_sees_whitened_noise_and_predicts_scaled_embeddings(prior: P
     assert seen["y"].equal(prior.gaussian.whiten(random_images(3)))
 
 
+def test_reduced_precision_is_the_networks_alone(prior: Prior):
+    """Whitening amplifies rounding, so it stays in float32 while the network computes in less."""
+    inputs = []
+    prior.network.from_noisy.register_forward_hook(
+        lambda _module, given, result: inputs.append((given[0], result.dtype))
+    )
+    prior.compute_dtype = torch.bfloat16
+    prediction = predict(prior, random_text())
+    (y, dtype) = inputs[0]
+    assert y.equal(prior.gaussian.whiten(random_images(3)))
+    assert (dtype, prediction.dtype) == (torch.bfloat16, torch.float32)
+
+
 @pytest.mark.parametrize("process", ["shifted", "baseline"])
 def test_the_chain_starts_where_the_process_says(process: Literal["shifted", "baseline"]):
     stats = EmbeddingStats.of(random_images(count=64))

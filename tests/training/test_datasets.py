@@ -55,6 +55,9 @@ def test_emoji_become_squares_on_white_with_names(tmp_path: Path):
     built = build_dataset("emoji", tmp_path / "emoji", size=32)
     rows = {row["file_name"]: row for row in read_json_lines(tmp_path / "emoji" / "metadata.jsonl")}
     assert built.num_pictures == len(rows) == 17
+    sources = read_json(tmp_path / "emoji" / "sources.json")
+    assert sources["packages"] == sorted(datasets.NPM_PACKAGES.values())
+    assert all("@" in package[1:] for package in sources["packages"])  # versions are pinned
     assert rows["flat-1f402.png"] == {
         "file_name": "flat-1f402.png",
         "text": "thing cat",
@@ -191,6 +194,8 @@ def test_failing_download_shows_the_reason(tmp_path: Path, monkeypatch: pytest.M
     npm.write_text("#!/bin/sh\necho 'npm error: no network' >&2\nexit 1\n", encoding="utf-8")
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", f"{npm.parent}:/bin:/usr/bin")
-    with pytest.raises(InputError, match=r"`npm pack emojibase-data@[0-9.]+` failed: npm error.*network"):
+    with pytest.raises(
+        InputError, match=r"`npm pack emojibase-data@[0-9.]+` failed: npm error.*network"
+    ):
         build_dataset("emoji", tmp_path / "emoji", size=32)
     assert [p.name for p in tmp_path.iterdir()] == ["bin"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from torch.optim import Adam
 from lafite_shifted.errors import InputError
 from lafite_shifted.files import read_json
 from tests.commands import half_written
+from training import run_folder
 from training.run_folder import Checkpoint, RunFolder, flatten_state, restore_state
 
 DESCRIPTION = {"config": {"batch": 4, "run": {"kimg": 1.0}, "sizes": (1, 2)}, "data": {"n": 3}}
@@ -75,8 +77,22 @@ def test_damaged_checkpoint_is_an_input_error(tmp_path: Path):
     run.save_checkpoint(checkpoint(8), keep=2)
     path = tmp_path / "run" / "checkpoints" / "samples-0000000008" / "state.safetensors"
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(InputError, match="truncated"):
+    with pytest.raises(InputError, match=r"truncated.*goes on from the checkpoint before"):
         run.latest_checkpoint()
+
+
+def test_checkpoint_of_another_clip_or_format_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    other = open_run(tmp_path / "other", encoder=[{"model": "b"}])
+    other.save_checkpoint(checkpoint(8), keep=2)
+    run = open_run(tmp_path / "run", encoder=[{"model": "a"}])
+    shutil.copytree(tmp_path / "other" / "checkpoints", tmp_path / "run" / "checkpoints")
+    with pytest.raises(InputError, match="another CLIP"):
+        run.latest_checkpoint()
+    monkeypatch.setattr(run_folder, "FORMAT", run_folder.FORMAT + 1)
+    with pytest.raises(InputError, match="has format 1, this version reads 2"):
+        other.latest_checkpoint()
 
 
 def test_same_run_opens_again_and_its_length_may_change(tmp_path: Path):
