@@ -6,6 +6,7 @@ A key is a tuple of integers and names, such as (seed, "z", index of the sample)
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -52,11 +53,13 @@ def epoch_indices(positions: Sequence[int], *, size: int, key: Key) -> list[int]
     """Where the data order puts the given global positions: a fresh permutation of `size` items
     every epoch.
     """
-    orders: dict[int, Tensor] = {}
     picked = []
     for position in positions:
         epoch, offset = divmod(position, size)
-        if epoch not in orders:
-            orders[epoch] = torch.randperm(size, generator=generator(*key, "epoch", epoch))
-        picked.append(int(orders[epoch][offset]))
+        picked.append(int(_epoch_order(size, (*key, "epoch", epoch))[offset]))
     return picked
+
+
+@lru_cache(maxsize=4)  # a step asks for one epoch's order, or two
+def _epoch_order(size: int, key: Key) -> Tensor:
+    return torch.randperm(size, generator=generator(*key))

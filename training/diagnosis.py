@@ -45,7 +45,7 @@ def examine() -> list[Finding]:
             "only native operators need it: apt-get install g++",
         ),
         _tool("nvcc", ["nvcc"], "only native CUDA operators need it: install the CUDA toolkit"),
-        Finding("operators", "ok", "reference (pure PyTorch)"),
+        _operators(),
         _shared_memory(),
         _disk(),
         _shadowing(),
@@ -159,6 +159,21 @@ def _tool(name: str, commands: list[str], advice: str) -> Finding:
             )
             return Finding(name, "ok", f"{path}: {lines[0].strip()}")
     return Finding(name, "missing", f"none of {', '.join(commands)} on the PATH", advice)
+
+
+def _operators() -> Finding:
+    try:
+        import torch
+
+        from torch_utils.ops import native
+
+        device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        found = native.status(device)
+    except (ImportError, OSError):
+        return Finding("operators", "missing", "unknown without torch")
+    if found.startswith("compiled"):
+        return Finding("operators", "ok", found)
+    return Finding("operators", "missing", found, "everything works without, only slower")
 
 
 def _shared_memory() -> Finding:

@@ -215,8 +215,16 @@ def embed_folder(
         progress(done, len(fresh))
     write_json_lines(out / "index.jsonl", sorted(rows, key=lambda row: row["file_name"]))
     write_json_lines(out / "report.jsonl", bad_picture_rows(bad))
+    _remove_unused_shards(out, {row["shard"] for row in rows})
     check_share_of_bad(bad, total, max_share=max_bad)
     return EmbedReport(len(rows) - len(known), len(known), bad, conversions)
+
+
+def _remove_unused_shards(out: Path, used: set[str]) -> None:
+    """Shards that hold only pictures which are gone, or which were embedded again."""
+    for path in out.glob("shard-*.safetensors"):
+        if path.name not in used:
+            path.unlink()
 
 
 def _reusable_rows(out: Path, source: ImageSource, encoder_id: EncoderId) -> dict[str, dict]:

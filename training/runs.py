@@ -13,6 +13,7 @@ from lafite_shifted.encoder_id import check_same_encoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.prior import PriorNetwork
 from torch_utils.device import pick_dtype
+from torch_utils.ops import native
 from training.config import override
 from training.cost import measure_gan
 from training.embeddings import EmbeddingSet, EmbedReport, embed_folder
@@ -84,7 +85,8 @@ def _refuse_derived(assignments: Sequence[str], *fields: str) -> None:
 def compute_record(dtype: str, device: torch.device) -> dict[str, str]:
     """What the exactness of a resumed run depends on, beside the thread count (in checkpoints)."""
     resolved = str(pick_dtype(dtype, device)).removeprefix("torch.")
-    return {"device": device.type, "dtype": resolved, "ops": "reference"}
+    ops = native.status(device).partition(" ")[0]  # compiled or reference
+    return {"device": device.type, "dtype": resolved, "ops": ops}
 
 
 def _log_fields(kimg: float) -> list[str]:

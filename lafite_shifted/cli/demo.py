@@ -19,7 +19,8 @@ from lafite_shifted.cli import options
 )
 @options.seed_option
 @options.device_option
-def command(out: Path, kimg: float | None, seed: int, device: str) -> None:
+@options.ops_option
+def command(out: Path, kimg: float | None, seed: int, device: str, ops: str) -> None:
     """Embed 512 shipped pictures, train a tiny prior and a tiny GAN on them, and make pictures from
     8 sentences.
 
@@ -29,6 +30,7 @@ def command(out: Path, kimg: float | None, seed: int, device: str) -> None:
     from training.demo import DemoConfig, run_demo
 
     chosen = resolve_device(device)
+    options.choose_ops(ops, chosen)
     config = DemoConfig(seed=seed) if kimg is None else DemoConfig(seed=seed, gan_kimg=kimg)
 
     with options.plain_warnings():

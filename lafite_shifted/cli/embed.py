@@ -12,6 +12,7 @@ from lafite_shifted.cli import options
 @options.out_option("shards, index.jsonl and report.jsonl")
 @options.clip_option
 @options.device_option
+@options.ops_option
 @options.positive_int("--batch", default=64, help="Pictures a forward pass.")
 @options.max_bad_option
 @options.max_megapixels_option
@@ -20,6 +21,7 @@ def command(
     out: Path,
     clip: str,
     device: str,
+    ops: str,
     batch: int,
     max_bad: float,
     max_megapixels: float,
@@ -34,6 +36,7 @@ def command(
     from training.images import ImageSource
 
     chosen = resolve_device(device)
+    options.choose_ops(ops, chosen, say=False)
     source = ImageSource(pictures)
     encoder = ClipEncoder.load(clip, device=chosen)
     options.note_starter(clip)

@@ -14,6 +14,7 @@ from lafite_shifted.cli import options
 @options.positive_int("--num", default=4, help="Pictures a sentence; picture i uses seed + i.")
 @options.seed_option
 @options.device_option
+@options.ops_option
 @options.positive_int("--batch", default=16, help="Pictures a forward pass.")
 @options.positive_int("--steps", default=8, help="Sampling steps of the prior.")
 @click.option("--guidance", default=1.0, help="Of the prior; 1 is none.")
@@ -27,6 +28,7 @@ def command(
     num: int,
     seed: int,
     device: str,
+    ops: str,
     batch: int,
     steps: int,
     guidance: float,
@@ -37,6 +39,7 @@ def command(
     """Make pictures of TEXTS with a trained model, such as: generate "a red apple" "a cat" --model
     M --out DIR.
     """
+    from lafite_shifted.device import resolve_device
     from lafite_shifted.errors import InputError
     from lafite_shifted.pipeline import TextToImage
     from training.grids import labelled_rows
@@ -47,6 +50,7 @@ def command(
             'A text is empty. Give a sentence, such as: generate "a red apple" --model M --out DIR.'
         )
     texts = tuple(dict.fromkeys(texts))  # a sentence given twice makes the same pictures
+    options.choose_ops(ops, resolve_device(device))
     with options.plain_warnings():
         pipeline = TextToImage.from_pretrained(model, device=device, clip=clip)
         if pipeline.prior is None and not no_prior:

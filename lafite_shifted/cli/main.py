@@ -22,6 +22,8 @@ VERBS = {
     "train-prior": "train_prior",
     "pack": "pack",
     "generate": "generate",
+    "ops": "ops",
+    "bench": "bench",
     "doctor": "doctor",
 }
 

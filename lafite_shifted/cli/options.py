@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lafite_shifted.errors import InputError
+
 if TYPE_CHECKING:
+    import torch
+
     from training.embeddings import EmbedReport
     from training.loop import Progress
 
@@ -34,6 +38,12 @@ max_megapixels_option = click.option(
     default=100.0,
     type=click.FloatRange(min=0, min_open=True),
     help="Larger pictures are bad ones.",
+)
+ops_option = click.option(
+    "--ops",
+    default="auto",
+    type=click.Choice(["auto", "compiled", "reference"]),
+    help="Native operators: where they can be built, always, or never.",
 )
 set_option = click.option(
     "--set",
@@ -82,6 +92,21 @@ def progress_bar(description: str, unit: str) -> Iterator[Callable[[int, int], N
             bar.update(done - bar.n)
 
         yield update
+
+
+def choose_ops(mode: str, device: "torch.device", *, say: bool = True) -> None:
+    """Apply --ops, and say which implementation runs on `device`; InputError where `compiled`
+    cannot be had.
+    """
+    from torch_utils.ops import native
+
+    native.choose(mode)  # type: ignore[arg-type]
+    try:
+        found = native.status(device)
+    except native.OperatorsMissingError as error:
+        raise InputError(f"--ops compiled: {error}. Use --ops auto or --ops reference.") from error
+    if say:
+        click.echo(f"operators: {found}", err=True)
 
 
 def note_starter(clip: str | None) -> None:

@@ -16,6 +16,7 @@ from lafite_shifted.cli import options
 @options.positive_int("--batch", default=None, help="Pictures a step.  [default: 256]")
 @options.seed_option
 @options.device_option
+@options.ops_option
 @options.max_bad_option
 @options.max_megapixels_option
 @options.set_option
@@ -26,6 +27,7 @@ def command(
     batch: int | None,
     seed: int,
     device: str,
+    ops: str,
     max_bad: float,
     max_megapixels: float,
     assignments: tuple[str, ...],
@@ -46,6 +48,7 @@ def command(
     from training.runs import compute_record
 
     chosen = resolve_device(device)
+    options.choose_ops(ops, chosen, say=False)
     flags = [f"seed={seed}"]
     if kimg is not None:
         flags += [f"run.kimg={kimg}", f"schedule_kimg={kimg}"]

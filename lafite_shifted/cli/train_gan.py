@@ -19,6 +19,7 @@ from lafite_shifted.cli import options
 @options.clip_option
 @options.seed_option
 @options.device_option
+@options.ops_option
 @options.max_bad_option
 @options.max_megapixels_option
 @options.set_option
@@ -37,6 +38,7 @@ def command(
     clip: str,
     seed: int,
     device: str,
+    ops: str,
     max_bad: float,
     max_megapixels: float,
     assignments: tuple[str, ...],
@@ -54,6 +56,7 @@ def command(
     from training.runs import gan_config, gan_cost, open_gan_run
 
     chosen = resolve_device(device)
+    options.choose_ops(ops, chosen)
     config = gan_config(
         choose(GAN_PRESETS, preset),
         resolution=resolution,

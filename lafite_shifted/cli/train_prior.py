@@ -23,6 +23,7 @@ from lafite_shifted.cli import options
 )
 @options.seed_option
 @options.device_option
+@options.ops_option
 @options.max_bad_option
 @options.max_megapixels_option
 @options.set_option
@@ -37,6 +38,7 @@ def command(
     clip: str | None,
     seed: int,
     device: str,
+    ops: str,
     max_bad: float,
     max_megapixels: float,
     assignments: tuple[str, ...],
@@ -52,6 +54,7 @@ def command(
     from training.runs import embeddings_for, open_prior_run, prior_config, prior_cost
 
     chosen = resolve_device(device)
+    options.choose_ops(ops, chosen, say=False)
     config = prior_config(
         choose(PRIOR_PRESETS, preset),
         process=process,

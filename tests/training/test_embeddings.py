@@ -137,6 +137,17 @@ def test_changed_picture_is_embedded_again(pictures: Path, clip: ClipEncoder):
     torch.testing.assert_close(open_set(pictures).image[2:3], expected, atol=1e-3, rtol=0)
 
 
+def test_shards_that_nothing_uses_any_more_go(pictures: Path, clip: ClipEncoder):
+    embed(pictures, clip)
+    for path in pictures.glob("*.png"):
+        with Image.open(path) as picture:
+            picture.convert("RGB").rotate(90).save(path)
+    assert embed(pictures, clip).num_embedded == 5
+    shards = sorted(p.name for p in (pictures.parent / "out").glob("shard-*"))
+    assert shards == ["shard-00001.safetensors"]
+    assert open_set(pictures).names == [f"{name}.png" for name in "abcde"]
+
+
 def test_change_that_keeps_the_size_is_seen(tmp_path: Path, clip: ClipEncoder):
     pictures = tmp_path / "pictures"
     pictures.mkdir()

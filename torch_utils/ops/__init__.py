@@ -1,4 +1,6 @@
-"""Operators of the networks, each with a pure-PyTorch reference; twice differentiable."""
+"""Operators of the networks, each with a pure-PyTorch reference and compiled kernels; twice
+differentiable.
+"""
 
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.synthesis_epilogue import synthesis_epilogue

@@ -1,12 +1,19 @@
 """bias_act: add a bias per channel, apply the activation, multiply by a gain, clamp.
 
-The pure-PyTorch reference. Shape letters: N batch, C channels.
+One read and one write; the gradient reads the activation's slope off the output, and is linear in
+the gradient that comes in, so it is its own derivative. Shape letters: N batch, C channels.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ops_cuda.library import ACTIVATIONS
+from ops_cuda.library import Activation as NativeActivation
+from torch_utils.ops import native
+from torch_utils.ops.layouts import dense, dense_like, is_channels_last, side_input
 
 Activation = Literal["linear", "leaky_relu"]
 SLOPE = 0.2  # of the leaky ReLU below zero
@@ -23,12 +30,117 @@ def bias_act(
 ) -> Tensor:
     """Activation of x [N, C, ...] + bias [C], times `gain` (None: the activation's own), clamped to
     +-`clamp`.
+
+    Twice differentiable. ValueError for a gain that is not above 0, or a negative clamp.
     """
+    gain = DEFAULT_GAIN[activation] if gain is None else gain
+    if not gain > 0 or (clamp is not None and not clamp >= 0):
+        raise ValueError(f"gain {gain} must be above 0 and clamp {clamp} at least 0")
+    if native.is_compiled(x):
+        return torch.ops.lafite.bias_act(x, bias, activation, gain, clamp)
+    return reference(x, bias, activation=activation, gain=gain, clamp=clamp)
+
+
+def reference(
+    x: Tensor,
+    bias: Tensor | None,
+    *,
+    activation: Activation,
+    gain: float,
+    clamp: float | None,
+) -> Tensor:
+    """bias_act in pure PyTorch."""
     if bias is not None:
         x = x + bias.to(x.dtype).view(1, -1, *[1] * (x.ndim - 2))
     if activation == "leaky_relu":
         x = F.leaky_relu(x, SLOPE)
-    gain = DEFAULT_GAIN[activation] if gain is None else gain
     if gain != 1.0:
         x = x * gain
     return x if clamp is None else x.clamp(-clamp, clamp)
+
+
+# --- the compiled operator
+
+torch.library.define(
+    "lafite::bias_act",
+    "(Tensor x, Tensor? bias, str activation, float gain, float? clamp) -> Tensor",
+)
+torch.library.define(
+    "lafite::bias_act_grad",
+    "(Tensor dy, Tensor y, str activation, float gain, float? clamp) -> Tensor",
+)
+
+
+def native_activation(activation: str, gain: float, clamp: float | None) -> NativeActivation:
+    return NativeActivation(ACTIVATIONS[activation], gain, -1.0 if clamp is None else clamp)
+
+
+@torch.library.impl("lafite::bias_act", ("cpu", "cuda"))
+def _forward(
+    x: Tensor, bias: Tensor | None, activation: str, gain: float, clamp: float | None
+) -> Tensor:
+    x = dense(x)
+    y = torch.empty_like(x)
+    bias = None if bias is None else side_input(bias, x)
+    channels = x.shape[1]
+    last = is_channels_last(x)
+    inner = 1 if last else x[0, 0].numel() if x.numel() else 0
+    outer = x.numel() // (channels * inner) if x.numel() else 0
+    pointers = (x.data_ptr(), None if bias is None else bias.data_ptr(), y.data_ptr())
+    function = native_activation(activation, gain, clamp)
+    native.call("ls_bias_act", x, *pointers, outer, channels, inner, function)
+    return y
+
+
+@torch.library.impl("lafite::bias_act_grad", ("cpu", "cuda"))
+def _grad(dy: Tensor, y: Tensor, activation: str, gain: float, clamp: float | None) -> Tensor:
+    y = dense(y)
+    dy = dense_like(dy, y)
+    dx = torch.empty_like(y)
+    function = native_activation(activation, gain, clamp)
+    pointers = (dy.data_ptr(), y.data_ptr(), dx.data_ptr())
+    native.call("ls_bias_act_grad", y, *pointers, y.numel(), function)
+    return dx
+
+
+@torch.library.register_fake("lafite::bias_act")
+def _forward_shape(x: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(dense(x))
+
+
+@torch.library.register_fake("lafite::bias_act_grad")
+def _grad_shape(_dy: Tensor, y: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(dense(y))
+
+
+def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    ctx.save_for_backward(output)
+    _, bias, ctx.activation, ctx.gain, ctx.clamp = inputs
+    ctx.bias_dtype = None if bias is None else bias.dtype
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple:
+    (y,) = ctx.saved_tensors
+    if ctx.activation == "linear" and ctx.clamp is None:
+        dx = dy if ctx.gain == 1.0 else dy * ctx.gain
+    else:
+        dx = torch.ops.lafite.bias_act_grad(dy, y, ctx.activation, ctx.gain, ctx.clamp)
+    db = None
+    if ctx.needs_input_grad[1]:
+        db = dx.sum(dim=[0, *range(2, dx.ndim)], dtype=ctx.bias_dtype)
+    return dx, db, None, None, None
+
+
+def _keep_grad(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    _, y, *ctx.function = inputs
+    ctx.save_for_backward(y)
+
+
+def _backward_grad(ctx: Any, ddx: Tensor) -> tuple:
+    """Linear in dy; piecewise constant in y."""
+    (y,) = ctx.saved_tensors
+    return torch.ops.lafite.bias_act_grad(ddx, y, *ctx.function), None, None, None, None
+
+
+torch.library.register_autograd("lafite::bias_act", _backward, setup_context=_keep)
+torch.library.register_autograd("lafite::bias_act_grad", _backward_grad, setup_context=_keep_grad)

@@ -1,12 +1,22 @@
 """synthesis_epilogue: everything between two convolutions of StyleGAN2's synthesis
-(arXiv:1912.04958, section 2.2).
+(arXiv:1912.04958, section 2.2), in one read and one write.
 
-The pure-PyTorch reference. Shape letters: N batch, C H W activation.
+The gradient is one pass too. Its own derivative, which only path-length regularisation asks for, is
+plain PyTorch. Shape letters: N batch, C H W activation.
 """
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from torch_utils.ops.bias_act import bias_act
+from ops_cuda.library import EpilogueShape
+from torch_utils.ops import native
+from torch_utils.ops.bias_act import DEFAULT_GAIN, native_activation
+from torch_utils.ops.bias_act import reference as bias_act_reference
+from torch_utils.ops.layouts import accumulator, dense, dense_like, layout_of, side_input
+
+PIXELS_PER_PART = 1024  # partial sums of the gradient: the same on every device
 
 
 def synthesis_epilogue(
@@ -19,11 +29,158 @@ def synthesis_epilogue(
     gain: float | None = None,
     clamp: float | None = None,
 ) -> Tensor:
-    """leaky_relu(x * demodulation + strength * noise + bias) * gain, clamped.
+    """leaky_relu(x * demodulation + strength * noise + bias) * gain, clamped, in the dtype of x.
 
-    x [N, C, H, W], demodulation [N, C], noise [N or 1, 1, H, W], strength scalar, bias [C]; the
-    dtype of x throughout.
+    x [N, C, H, W], demodulation [N, C], noise [N or 1, 1, H, W], strength scalar, bias [C]. Twice
+    differentiable. ValueError for a gain that is not above 0, or a negative clamp.
     """
+    gain = DEFAULT_GAIN["leaky_relu"] if gain is None else gain
+    if not gain > 0 or (clamp is not None and not clamp >= 0):
+        raise ValueError(f"gain {gain} must be above 0 and clamp {clamp} at least 0")
+    if native.is_compiled(x):
+        return torch.ops.lafite.synthesis_epilogue(
+            x, demodulation, noise, strength, bias, gain, clamp
+        )
+    return reference(x, demodulation, noise, strength, bias, gain=gain, clamp=clamp)
+
+
+def reference(
+    x: Tensor,
+    demodulation: Tensor,
+    noise: Tensor,
+    strength: Tensor,
+    bias: Tensor,
+    *,
+    gain: float,
+    clamp: float | None,
+) -> Tensor:
+    """synthesis_epilogue in pure PyTorch."""
     x = x * demodulation.to(x.dtype)[:, :, None, None]
     x = x + (noise * strength).to(x.dtype)
-    return bias_act(x, bias, activation="leaky_relu", gain=gain, clamp=clamp)
+    return bias_act_reference(x, bias, activation="leaky_relu", gain=gain, clamp=clamp)
+
+
+# --- the compiled operator
+
+torch.library.define(
+    "lafite::synthesis_epilogue",
+    "(Tensor x, Tensor demodulation, Tensor noise, Tensor strength, Tensor bias, float gain, "
+    "float? clamp) -> Tensor",
+)
+# dx, and sums [3, N, C] of g * x, g and g * noise, where g is the gradient before the activation
+torch.library.define(
+    "lafite::synthesis_epilogue_grad",
+    "(Tensor dy, Tensor y, Tensor x, Tensor demodulation, Tensor noise, float gain, float? clamp) "
+    "-> (Tensor, Tensor)",
+)
+
+
+def _shape(x: Tensor, noise: Tensor) -> EpilogueShape:
+    n, channels, height, width = x.shape
+    return EpilogueShape(n, channels, height * width, noise.shape[0], layout_of(x))
+
+
+@torch.library.impl("lafite::synthesis_epilogue", ("cpu", "cuda"))
+def _forward(
+    x: Tensor,
+    demodulation: Tensor,
+    noise: Tensor,
+    strength: Tensor,
+    bias: Tensor,
+    gain: float,
+    clamp: float | None,
+) -> Tensor:
+    x = dense(x)
+    y = torch.empty_like(x)
+    sides = [side_input(value, x) for value in (demodulation, noise, strength, bias)]
+    pointers = (tensor.data_ptr() for tensor in (x, *sides, y))
+    function = native_activation("leaky_relu", gain, clamp)
+    native.call("ls_synthesis_epilogue", x, *pointers, _shape(x, noise), function)
+    return y
+
+
+@torch.library.impl("lafite::synthesis_epilogue_grad", ("cpu", "cuda"))
+def _grad(
+    dy: Tensor,
+    y: Tensor,
+    x: Tensor,
+    demodulation: Tensor,
+    noise: Tensor,
+    gain: float,
+    clamp: float | None,
+) -> tuple[Tensor, Tensor]:
+    y = dense(y)
+    x, dy = dense_like(x, y), dense_like(dy, y)
+    dx = torch.empty_like(y)
+    sides = [side_input(value, x) for value in (demodulation, noise)]
+    n, channels, height, width = x.shape
+    parts = max(1, -(-height * width // PIXELS_PER_PART))
+    sums = torch.empty(3, n, parts, channels, dtype=accumulator(x), device=x.device)
+    pointers = (tensor.data_ptr() for tensor in (dy, y, x, *sides, dx, sums))
+    function = native_activation("leaky_relu", gain, clamp)
+    shape = _shape(x, noise)
+    native.call("ls_synthesis_epilogue_grad", x, *pointers, parts, shape, function)
+    return dx, sums.sum(dim=2)
+
+
+@torch.library.register_fake("lafite::synthesis_epilogue")
+def _forward_shape(x: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(dense(x))
+
+
+@torch.library.register_fake("lafite::synthesis_epilogue_grad")
+def _grad_shape(_dy: Tensor, y: Tensor, x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    n, channels = x.shape[:2]
+    return torch.empty_like(dense(y)), x.new_empty(3, n, channels, dtype=accumulator(x))
+
+
+def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, demodulation, noise, strength, bias, ctx.gain, ctx.clamp = inputs
+    ctx.dtypes = [value.dtype for value in (demodulation, noise, strength, bias)]
+    ctx.save_for_backward(x, demodulation, noise, strength, output)
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple:
+    x, demodulation, noise, strength, y = ctx.saved_tensors
+    function = (ctx.gain, ctx.clamp)
+    dx, sums = torch.ops.lafite.synthesis_epilogue_grad(dy, y, x, demodulation, noise, *function)
+    d_noise = None
+    if ctx.needs_input_grad[2]:
+        g = torch.ops.lafite.bias_act_grad(dy, y, "leaky_relu", *function)
+        d_noise = _sum_for_noise(g.to(sums.dtype), noise) * strength
+    gradients = (sums[0], d_noise, sums[2].sum().view_as(strength), sums[1].sum(dim=0))
+    cast = (
+        None if gradient is None else gradient.to(dtype)
+        for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
+    )
+    return dx, *cast, None, None
+
+
+def _sum_for_noise(g: Tensor, noise: Tensor) -> Tensor:
+    total = g.sum(dim=1, keepdim=True)  # [N, 1, H, W]
+    return total if noise.shape[0] == len(total) else total.sum(dim=0, keepdim=True)
+
+
+def _keep_grad(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.gain, ctx.clamp = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward_grad(ctx: Any, ddx: Tensor, dsums: Tensor) -> tuple:
+    """With g = dy * slope(y): dx = g demodulation, sums = (sum g x, sum g, sum g noise)."""
+    dy, y, x, demodulation, noise = ctx.saved_tensors
+    slope = ("leaky_relu", ctx.gain, ctx.clamp)
+    g = torch.ops.lafite.bias_act_grad(dy, y, *slope)
+    with_x, alone, with_noise = (part[:, :, None, None] for part in dsums.to(x.dtype))
+    d_g = ddx * demodulation.to(x.dtype)[:, :, None, None]
+    d_g = d_g + with_x * x + alone + with_noise * noise.to(x.dtype)
+    d_dy = torch.ops.lafite.bias_act_grad(d_g, y, *slope)
+    d_demodulation = (g * ddx).sum(dim=(2, 3), dtype=demodulation.dtype)
+    d_noise = _sum_for_noise(g * with_noise, noise).to(noise.dtype)
+    return d_dy, None, g * with_x, d_demodulation, d_noise, None, None
+
+
+torch.library.register_autograd("lafite::synthesis_epilogue", _backward, setup_context=_keep)
+torch.library.register_autograd(
+    "lafite::synthesis_epilogue_grad", _backward_grad, setup_context=_keep_grad
+)

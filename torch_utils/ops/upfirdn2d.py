@@ -1,19 +1,23 @@
 """upfirdn2d: insert zeros, pad, filter, keep every down-th sample, of each channel of a picture.
 
-This is the pure-PyTorch reference. It filters rows, then columns, with shifted slices: a grouped
-convolution is several times slower on CPUs. The operator is closed under differentiation: its
-backward is itself with flipped taps and `up` and `down` swapped, so it is differentiable as often
-as wanted, and no backward pass fills zeros for every slice.
+The operator is closed under differentiation: its backward is itself with flipped taps and `up` and
+`down` swapped, so it is differentiable as often as wanted. The pure-PyTorch reference filters rows,
+then columns, with shifted slices: a grouped convolution is several times slower on CPUs.
 
 Shape letters: N batch, C channels, H W picture, K taps.
 """
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ops_cuda.library import MAX_TAPS, Upfirdn2dShape
+from torch_utils.ops import native
+from torch_utils.ops.layouts import dense, dense_like, is_channels_last, layout_of
 
 
 def upfirdn2d(
@@ -24,19 +28,39 @@ def upfirdn2d(
     down: int = 1,
     padding: tuple[int, int] = (0, 0),
     gain: float = 1.0,
+    add: Tensor | None = None,
 ) -> Tensor:
     """Separable FIR filtering of [N, C, H, W] with the same `taps` along both axes.
 
     `padding` = (before, after) in upsampled samples, the same for both axes; negative values crop.
     A true convolution: the taps are flipped against the signal, as in scipy.signal.upfirdn. The
-    result is multiplied by `gain`, which must not be negative. Raises ValueError where the taps do
-    not fit.
+    result is multiplied by `gain`, which must not be negative; then `add`, of its shape and dtype,
+    is added. Raises ValueError where the taps do not fit.
     """
     if gain < 0 or min(up, down) < 1:
         raise ValueError(f"gain {gain} must be >= 0; up {up} and down {down} at least 1")
-    scaled = tuple(float(tap) * gain**0.5 for tap in reversed(taps))
+    if not 1 <= len(taps) <= MAX_TAPS:
+        raise ValueError(f"{len(taps)} taps: there must be 1 to {MAX_TAPS}")
+    size = [(length * up + sum(padding) - len(taps)) // down + 1 for length in x.shape[2:]]
+    if min(size) < 1:
+        raise ValueError(
+            f"{len(taps)} taps do not fit into {list(x.shape[2:])} samples, up {up}, padding "
+            f"{padding}"
+        )
+    scaled = [float(tap) * gain**0.5 for tap in reversed(taps)]
+    if native.is_compiled(x):
+        before = [padding[0], padding[0]]
+        return torch.ops.lafite.upfirdn2d(x, add, scaled, [up, up], [down, down], before, size)
+    y = reference(x, tuple(scaled), up=up, down=down, padding=padding)
+    return y if add is None else y + add
+
+
+def reference(
+    x: Tensor, taps: tuple[float, ...], *, up: int, down: int, padding: tuple[int, int]
+) -> Tensor:
+    """upfirdn2d in pure PyTorch, with the taps of a correlation."""
     for axis in (3, 2):
-        x = _FilterAxis.apply(x, scaled, axis, up, down, padding)  # type: ignore[assignment]
+        x = _FilterAxis.apply(x, taps, axis, up, down, padding)  # type: ignore[assignment]
     return x
 
 
@@ -91,3 +115,64 @@ def _correlate(
     for tap, window in zip(taps[1:], windows, strict=True):
         total.add_(window, alpha=tap)
     return total
+
+
+# --- the compiled operator
+
+# taps in the order of a correlation; up, down, before (padding) and size are (y, x)
+torch.library.define(
+    "lafite::upfirdn2d",
+    "(Tensor x, Tensor? add, float[] taps, int[] up, int[] down, int[] before, int[] size) -> "
+    "Tensor",
+)
+
+
+@torch.library.impl("lafite::upfirdn2d", ("cpu", "cuda"))
+def _forward(
+    x: Tensor,
+    add: Tensor | None,
+    taps: list[float],
+    up: list[int],
+    down: list[int],
+    before: list[int],
+    size: list[int],
+) -> Tensor:
+    x = dense(x)
+    y = _forward_shape(x, add, taps, up, down, before, size)
+    add = None if add is None else dense_like(add.to(x.dtype), y)
+    padded = (ctypes.c_double * MAX_TAPS)(*taps)
+    shape = Upfirdn2dShape(
+        *(*x.shape, *size, layout_of(x), *up, *down, *before, len(taps), len(taps)),
+        *(padded, padded),
+    )
+    pointers = (x.data_ptr(), None if add is None else add.data_ptr(), y.data_ptr())
+    native.call("ls_upfirdn2d", x, *pointers, ctypes.byref(shape))
+    return y
+
+
+@torch.library.register_fake("lafite::upfirdn2d")
+def _forward_shape(
+    x: Tensor, _add: Tensor | None, _taps: list, _up: list, _down: list, _before: list, size: list
+) -> Tensor:
+    last = is_channels_last(dense(x))
+    layout = torch.channels_last if last else torch.contiguous_format
+    shape = (*x.shape[:2], *size)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, _, *ctx.filter = inputs
+    ctx.in_size = list(x.shape[2:])
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple:
+    taps, up, down, before, _ = ctx.filter
+    dx = None
+    if ctx.needs_input_grad[0]:
+        behind = [len(taps) - 1 - pad for pad in before]
+        flipped = taps[::-1]
+        dx = torch.ops.lafite.upfirdn2d(dy, None, flipped, down, up, behind, ctx.in_size)
+    return dx, dy if ctx.needs_input_grad[1] else None, None, None, None, None, None
+
+
+torch.library.register_autograd("lafite::upfirdn2d", _backward, setup_context=_keep)

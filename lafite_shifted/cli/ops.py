@@ -1,0 +1,84 @@
+"""`ops`: the native operators of this machine: what is there, build, clean."""
+
+import click
+
+from lafite_shifted.cli import options
+
+
+@click.group("ops", context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """Native operators: what is built, build them, remove them."""
+
+
+@command.command("status")
+@options.device_option
+@options.json_option
+def status(device: str, as_json: bool) -> None:
+    """Show the compiler, the library and its log; builds nothing."""
+    _show(_describe(device), as_json)
+
+
+@command.command("build")
+@options.device_option
+@options.json_option
+def build(device: str, as_json: bool) -> None:
+    """Build the library for a device, unless the cache holds it."""
+    from lafite_shifted.errors import InputError
+    from ops_cuda.build import BuildError, CompilerMissingError
+    from ops_cuda.build import build as build_library
+
+    try:
+        build_library(_target(device))
+    except (BuildError, CompilerMissingError) as error:
+        raise InputError(f"{error}. Mend the compiler, or go on with --ops reference.") from error
+    _show(_describe(device), as_json)
+
+
+@command.command("clean")
+@options.json_option
+def clean(as_json: bool) -> None:
+    """Remove every built library from the cache."""
+    from ops_cuda.build import cache_folder
+    from ops_cuda.build import clean as clean_cache
+
+    _show({"removed": clean_cache(), "cache": str(cache_folder())}, as_json)
+
+
+def _target(device: str):
+    import torch
+
+    from lafite_shifted.device import resolve_device
+    from ops_cuda.build import cpu_target, cuda_target
+
+    chosen = resolve_device(device)
+    if chosen.type == "cuda":
+        return cuda_target(torch.cuda.get_device_capability(chosen))
+    return cpu_target()
+
+
+def _describe(device: str) -> dict[str, object]:
+    from ops_cuda.build import LIBRARY, CompilerMissingError, cache_folder
+
+    try:
+        target = _target(device)
+    except CompilerMissingError as error:
+        return {"built": False, "reason": str(error), "cache": str(cache_folder())}
+    return {
+        "target": target.name,
+        "compiler": target.compiler,
+        "flags": " ".join(target.compile_flags),
+        "built": (target.folder / LIBRARY).is_file(),
+        "library": str(target.folder / LIBRARY),
+        "log": str(target.log),
+        "cache": str(cache_folder()),
+    }
+
+
+def _show(values: dict[str, object], as_json: bool) -> None:
+    import json
+
+    if as_json:
+        click.echo(json.dumps(values, indent=2))
+        return
+    for name, value in values.items():
+        click.echo(f"{name:10} {value}")

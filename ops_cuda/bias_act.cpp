@@ -1,0 +1,75 @@
+// bias_act on the CPU: rows of one channel (contiguous) or of all channels (channels last).
+#include "cpu.h"
+
+namespace ls {
+namespace {
+
+constexpr int64_t BLOCK = 4096;  // elements a thread takes at a time
+
+template <class T>
+void bias_act(const T* x, const acc_t<T>* bias, T* y, int64_t outer, int64_t channels, int64_t inner,
+              Activation<acc_t<T>> activation) {
+    using A = acc_t<T>;
+    if (inner == 1) {  // channels last: every row adds the whole bias
+        int64_t rows = BLOCK / channels + 1, count = (outer + rows - 1) / rows;
+        parallel(count, outer * channels, [&](int64_t block) {
+            int64_t end = block * rows + rows < outer ? block * rows + rows : outer;
+            for (int64_t row = block * rows; row < end; row++) {
+                const T* from = x + row * channels;
+                T* to = y + row * channels;
+                if (bias)
+                    for (int64_t c = 0; c < channels; c++)
+                        to[c] = from_acc<T>(activation(to_acc(from[c]) + bias[c]));
+                else
+                    for (int64_t c = 0; c < channels; c++)
+                        to[c] = from_acc<T>(activation(to_acc(from[c])));
+            }
+        });
+        return;
+    }
+    int64_t parts = (inner + BLOCK - 1) / BLOCK;
+    parallel(outer * channels * parts, outer * channels * inner, [&](int64_t block) {
+        int64_t plane = block / parts, start = block % parts * BLOCK;
+        int64_t length = inner - start < BLOCK ? inner - start : BLOCK;
+        const T* from = x + plane * inner + start;
+        T* to = y + plane * inner + start;
+        A shift = bias ? bias[plane % channels] : A(0);
+        for (int64_t i = 0; i < length; i++) to[i] = from_acc<T>(activation(to_acc(from[i]) + shift));
+    });
+}
+
+template <class T>
+void bias_act_grad(const T* dy, const T* y, T* dx, int64_t count, Activation<acc_t<T>> activation) {
+    parallel((count + BLOCK - 1) / BLOCK, count, [&](int64_t block) {
+        int64_t end = block * BLOCK + BLOCK < count ? block * BLOCK + BLOCK : count;
+        for (int64_t i = block * BLOCK; i < end; i++)
+            dx[i] = from_acc<T>(to_acc(dy[i]) * activation.derivative(to_acc(y[i])));
+    });
+}
+
+}  // namespace
+}  // namespace ls
+
+int ls_bias_act(ls_place, int dtype, const void* x, const void* bias, void* y, int64_t outer,
+                int64_t channels, int64_t inner, ls_activation activation) {
+    if (!ls::valid(activation) || outer < 0 || channels < 0 || inner < 0) return LS_BAD_ARGUMENT;
+    if (outer * channels * inner == 0) return 0;
+    return ls::with_dtype(dtype, [&](auto type) {
+        using T = typename decltype(type)::type;
+        using A = ls::acc_t<T>;
+        ls::bias_act((const T*)x, (const A*)bias, (T*)y, outer, channels, inner,
+                     ls::Activation<A>::template of<T>(activation));
+        return 0;
+    });
+}
+
+int ls_bias_act_grad(ls_place, int dtype, const void* dy, const void* y, void* dx, int64_t count,
+                     ls_activation activation) {
+    if (!ls::valid(activation) || count < 0) return LS_BAD_ARGUMENT;
+    return ls::with_dtype(dtype, [&](auto type) {
+        using T = typename decltype(type)::type;
+        ls::bias_act_grad((const T*)dy, (const T*)y, (T*)dx, count,
+                          ls::Activation<ls::acc_t<T>>::template of<T>(activation));
+        return 0;
+    });
+}

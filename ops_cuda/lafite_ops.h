@@ -1,0 +1,86 @@
+/* The one C interface of the native operators, three times built: CUDA kernels (*.cu, nvcc), CPU
+ * kernels (*.cpp, the C++ compiler), and the CUDA kernels emulated on the host (tests).
+ *
+ * Pointers are to dense tensors on the device of the build. `acc` stands for float, and for double
+ * where dtype is LS_FLOAT64. Every function returns 0, a cudaError_t (> 0), or LS_BAD_ARGUMENT; it
+ * changes no state and throws nothing. Results never alias inputs.
+ */
+#ifndef LAFITE_OPS_H
+#define LAFITE_OPS_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define LS_ABI 1 /* raised with every change of this header; the loader compares it */
+#define LS_BAD_ARGUMENT (-1)
+#define LS_MAX_TAPS 64 /* along an axis */
+
+enum { LS_FLOAT32 = 0, LS_FLOAT64 = 1, LS_FLOAT16 = 2, LS_BFLOAT16 = 3 }; /* dtype */
+enum { LS_CONTIGUOUS = 0, LS_CHANNELS_LAST = 1 };                         /* layout */
+enum { LS_LINEAR = 0, LS_LEAKY_RELU = 1 };                                /* activation */
+
+/* Where to run: the CUDA device index and stream; both are ignored on the host. */
+typedef struct {
+    int32_t device;
+    void* stream;
+} ls_place;
+
+/* gain * activation(.), clamped to +-clamp; clamp < 0 does not clamp. gain > 0. */
+typedef struct {
+    int32_t kind;
+    double gain, clamp;
+} ls_activation;
+
+int ls_abi(void);
+const char* ls_error_string(int code);
+
+/* y = activation(x + bias). x, y [outer, channels, inner]; bias acc [channels] or NULL. */
+int ls_bias_act(ls_place place, int dtype, const void* x, const void* bias, void* y, int64_t outer,
+                int64_t channels, int64_t inner, ls_activation activation);
+
+/* dx = dy * (derivative of the activation, read off its output y). All [count]. */
+int ls_bias_act_grad(ls_place place, int dtype, const void* dy, const void* y, void* dx,
+                     int64_t count, ls_activation activation);
+
+/* Shape of a synthesis epilogue: x [n, channels, pixels] or, channels last, [n, pixels, channels];
+ * noise acc [noise_n, pixels] with noise_n = n or 1; demodulation acc [n, channels]; strength acc,
+ * one number on the device; bias acc [channels]. */
+typedef struct {
+    int64_t n, channels, pixels, noise_n;
+    int32_t layout;
+} ls_epilogue_shape;
+
+/* y = activation(x * demodulation + strength * noise + bias). */
+int ls_synthesis_epilogue(ls_place place, int dtype, const void* x, const void* demodulation,
+                          const void* noise, const void* strength, const void* bias, void* y,
+                          ls_epilogue_shape shape, ls_activation activation);
+
+/* With g = dy * activation'(y): dx = g * demodulation, and partial sums over chunks of pixels,
+ * sums acc [3, n, parts, channels]: of g * x, of g, and of g * noise. */
+int ls_synthesis_epilogue_grad(ls_place place, int dtype, const void* dy, const void* y,
+                               const void* x, const void* demodulation, const void* noise, void* dx,
+                               void* sums, int64_t parts, ls_epilogue_shape shape,
+                               ls_activation activation);
+
+/* Separable up, FIR, down. Taps are in the order of a correlation (flipped taps of a convolution);
+ * pad is what lies before the first sample, in upsampled samples, negative to crop; what lies
+ * behind the last follows from the output's size. */
+typedef struct {
+    int64_t n, channels, in_height, in_width, out_height, out_width;
+    int32_t layout;
+    int32_t up_y, up_x, down_y, down_x, pad_y, pad_x, num_taps_y, num_taps_x;
+    double taps_y[LS_MAX_TAPS], taps_x[LS_MAX_TAPS];
+} ls_upfirdn2d_shape;
+
+/* y = upfirdn2d(x) + add; add has the shape, dtype and layout of y, or is NULL. */
+int ls_upfirdn2d(ls_place place, int dtype, const void* x, const void* add, void* y,
+                 const ls_upfirdn2d_shape* shape);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

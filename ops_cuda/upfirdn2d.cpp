@@ -1,0 +1,198 @@
+// upfirdn2d on the CPU: for each output row the rows of the input that its taps meet are added up,
+// then that one row is filtered along x. Planes of a contiguous picture are pictures of one channel.
+#include <algorithm>
+#include <vector>
+
+#include "cpu.h"
+
+namespace ls {
+namespace {
+
+inline int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b != 0 && (a < 0) != (b < 0)); }
+
+// The taps that meet samples, for one output along an axis: first_tap + i * up meets first_sample + i.
+struct Meeting {
+    int64_t first_tap, first_sample, count;
+};
+
+inline Meeting meeting(int64_t out, int64_t up, int64_t down, int64_t pad, int64_t taps,
+                       int64_t samples) {
+    int64_t position = out * down - pad;  // of tap 0, in upsampled samples
+    int64_t sample = std::max<int64_t>(-floor_div(-position, up), 0);
+    int64_t last = std::min(floor_div(position + taps - 1, up), samples - 1);
+    return {sample * up - position, sample, std::max<int64_t>(last - sample + 1, 0)};
+}
+
+// out[i] = sum over k < COUNT of weights[k] * rows[k][i].
+template <int COUNT, class T, class A>
+void add_up(A* __restrict out, const T* const* rows, const A* weights, int64_t length) {
+    const T* __restrict row[COUNT];
+    A weight[COUNT];
+    for (int k = 0; k < COUNT; k++) row[k] = rows[k], weight[k] = weights[k];
+#pragma omp simd
+    for (int64_t i = 0; i < length; i++) {
+        A total = weight[0] * to_acc(row[0][i]);
+        for (int k = 1; k < COUNT; k++) total += weight[k] * to_acc(row[k][i]);
+        out[i] = total;
+    }
+}
+
+// The input rows that output row `o` meets, added up with the taps along y.
+template <class T, class A>
+void filter_y(const T* x, A* __restrict out, const ls_upfirdn2d_shape& s, int64_t o, int64_t length) {
+    Meeting m = meeting(o, s.up_y, s.down_y, s.pad_y, s.num_taps_y, s.in_height);
+    const T* rows[LS_MAX_TAPS];
+    A weights[LS_MAX_TAPS];
+    for (int64_t k = 0; k < m.count; k++) {
+        rows[k] = x + (m.first_sample + k) * length;
+        weights[k] = A(s.taps_y[m.first_tap + k * s.up_y]);
+    }
+    switch (m.count) {
+        case 0: std::fill_n(out, length, A(0)); return;
+        case 1: add_up<1>(out, rows, weights, length); return;
+        case 2: add_up<2>(out, rows, weights, length); return;
+        case 3: add_up<3>(out, rows, weights, length); return;
+        default: add_up<4>(out, rows, weights, length);
+    }
+    for (int64_t k = 4; k < m.count; k++) {
+        const T* __restrict row = rows[k];
+        A weight = weights[k];
+#pragma omp simd
+        for (int64_t i = 0; i < length; i++) out[i] += weight * to_acc(row[i]);
+    }
+}
+
+// Outputs that lie up apart meet samples that lie down apart, with the same taps. `num` of them:
+// out[j * OUT_STEP] = sum over k of weights[k] * row[j * IN_STEP + k] (+ add), for each channel.
+template <int COUNT, int OUT_STEP, int IN_STEP, class T, class A>
+void span(T* __restrict out, const A* __restrict row, const A* weights, const T* __restrict add,
+          int64_t num, int64_t channels) {
+    A weight[COUNT];
+    for (int k = 0; k < COUNT; k++) weight[k] = weights[k];
+    bool flat = channels == 1 || (OUT_STEP == 1 && IN_STEP == 1);
+    int64_t pixels = flat ? 1 : num, length = flat ? num * channels : channels;
+    for (int64_t j = 0; j < pixels; j++) {
+        const A* __restrict from = row + j * IN_STEP * channels;
+        T* __restrict to = out + j * OUT_STEP * channels;
+        const T* __restrict other = add ? add + j * OUT_STEP * channels : nullptr;
+        auto run = [&](auto out_step, auto in_step, auto with) {
+            constexpr int OUT = decltype(out_step)::value, IN = decltype(in_step)::value;
+#pragma omp simd
+            for (int64_t i = 0; i < length; i++) {
+                A total = weight[0] * from[i * IN];
+                for (int k = 1; k < COUNT; k++) total += weight[k] * from[i * IN + k * channels];
+                if (decltype(with)::value) total += to_acc(other[i * OUT]);
+                to[i * OUT] = from_acc<T>(total);
+            }
+        };
+        using One = std::integral_constant<int, 1>;
+        using Out = std::integral_constant<int, OUT_STEP>;
+        using In = std::integral_constant<int, IN_STEP>;
+        if (channels == 1)
+            add ? run(Out(), In(), std::true_type()) : run(Out(), In(), std::false_type());
+        else
+            add ? run(One(), One(), std::true_type()) : run(One(), One(), std::false_type());
+    }
+}
+
+// One output pixel, at the border or of an unusual filter.
+template <class T, class A>
+void one_pixel(T* out, const A* row, const T* add, const ls_upfirdn2d_shape& s, int64_t o,
+               int64_t channels) {
+    Meeting m = meeting(o, s.up_x, s.down_x, s.pad_x, s.num_taps_x, s.in_width);
+    for (int64_t c = 0; c < channels; c++) {
+        A total = add ? to_acc(add[c]) : A(0);
+        for (int64_t k = 0; k < m.count; k++)
+            total += A(s.taps_x[m.first_tap + k * s.up_x]) * row[(m.first_sample + k) * channels + c];
+        out[c] = from_acc<T>(total);
+    }
+}
+
+// One row [in_width, channels] filtered along x.
+template <int UP, int DOWN, int TAPS, class T, class A>
+void filter_x(T* out, const A* row, const T* add, const ls_upfirdn2d_shape& s, int64_t channels) {
+    constexpr int COUNT = TAPS / UP;
+    int64_t first = s.out_width, last = 0;  // outputs all of whose taps meet samples, per phase
+    for (int64_t phase = 0; phase < UP; phase++) {
+        // Output phase + UP * j begins at sample start + DOWN * j.
+        int64_t position = phase * DOWN - s.pad_x;
+        int64_t start = -floor_div(-position, UP), tap = start * UP - position;
+        int64_t from = std::max<int64_t>(-floor_div(start, DOWN), 0);
+        int64_t to = std::min(floor_div(s.in_width - COUNT - start, DOWN),
+                              floor_div(s.out_width - 1 - phase, UP));
+        if (from > to) continue;
+        A weights[COUNT];
+        for (int k = 0; k < COUNT; k++) weights[k] = A(s.taps_x[tap + k * UP]);
+        int64_t at = (phase + UP * from) * channels;
+        span<COUNT, UP, DOWN>(out + at, row + (start + DOWN * from) * channels, weights,
+                              add ? add + at : nullptr, to - from + 1, channels);
+        first = std::min(first, phase + UP * from);
+        last = std::max(last, phase + UP * to + 1);
+    }
+    // The borders; a phase may begin a few outputs behind the first of another.
+    int64_t left = std::min<int64_t>(first + 2 * UP, s.out_width);
+    int64_t right = std::max<int64_t>(last - 2 * UP, left);
+    auto border = [&](int64_t o) {
+        int64_t at = o * channels;
+        one_pixel(out + at, row, add ? add + at : nullptr, s, o, channels);
+    };
+    for (int64_t o = 0; o < left; o++) border(o);
+    for (int64_t o = right; o < s.out_width; o++) border(o);
+}
+
+template <class T, class Filter>
+void run(const T* x, const T* add, T* y, const ls_upfirdn2d_shape& s, const Filter& filter) {
+    using A = acc_t<T>;
+    bool channels_last = s.layout == LS_CHANNELS_LAST;
+    int64_t pictures = channels_last ? s.n : s.n * s.channels;
+    int64_t channels = channels_last ? s.channels : 1;
+    int64_t in_row = s.in_width * channels, out_row = s.out_width * channels;
+    int64_t band = std::min<int64_t>(8, s.out_height);  // rows that a thread takes at a time
+    int64_t bands = (s.out_height + band - 1) / band;
+    parallel(pictures * bands, pictures * s.out_height * out_row, [&](int64_t task) {
+        thread_local std::vector<A> row;
+        row.resize(size_t(in_row));
+        int64_t picture = task / bands, first = task % bands * band;
+        for (int64_t o = first; o < std::min<int64_t>(first + band, s.out_height); o++) {
+            filter_y(x + picture * s.in_height * in_row, row.data(), s, o, in_row);
+            int64_t at = (picture * s.out_height + o) * out_row;
+            filter(y + at, row.data(), add ? add + at : nullptr, channels);
+        }
+    });
+}
+
+template <class T>
+void upfirdn2d(const T* x, const T* add, T* y, const ls_upfirdn2d_shape& s) {
+    using A = acc_t<T>;
+    auto with = [&](auto up, auto down) {
+        run(x, add, y, s, [&](T* out, const A* row, const T* other, int64_t channels) {
+            filter_x<decltype(up)::value, decltype(down)::value, 4>(out, row, other, s, channels);
+        });
+    };
+    using One = std::integral_constant<int, 1>;
+    using Two = std::integral_constant<int, 2>;
+    if (s.num_taps_x == 4 && s.up_x == 1 && s.down_x == 1) return with(One(), One());
+    if (s.num_taps_x == 4 && s.up_x == 2 && s.down_x == 1) return with(Two(), One());
+    if (s.num_taps_x == 4 && s.up_x == 1 && s.down_x == 2) return with(One(), Two());
+    run(x, add, y, s, [&](T* out, const A* row, const T* other, int64_t channels) {
+        for (int64_t o = 0; o < s.out_width; o++) {
+            int64_t at = o * channels;
+            one_pixel(out + at, row, other ? other + at : nullptr, s, o, channels);
+        }
+    });
+}
+
+}  // namespace
+}  // namespace ls
+
+int ls_upfirdn2d(ls_place, int dtype, const void* x, const void* add, void* y,
+                 const ls_upfirdn2d_shape* shape) {
+    const ls_upfirdn2d_shape& s = *shape;
+    if (!ls::valid(s)) return LS_BAD_ARGUMENT;
+    if (s.n * s.channels * s.out_height * s.out_width == 0) return 0;
+    return ls::with_dtype(dtype, [&](auto type) {
+        using T = typename decltype(type)::type;
+        ls::upfirdn2d((const T*)x, (const T*)add, (T*)y, s);
+        return 0;
+    });
+}

@@ -1,0 +1,131 @@
+"""Which implementation of the operators runs: the compiled library of a device, or the reference.
+
+One choice a process, made at its start (`--ops`): `auto` takes the compiled operators where they
+can be built, `compiled` insists on them, `reference` is pure PyTorch. Built on first use.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ops_cuda import build
+from ops_cuda.library import DTYPES, Library, Place
+
+Mode = Literal["auto", "compiled", "reference"]
+MODES: tuple[Mode, ...] = ("auto", "compiled", "reference")
+
+
+class OperatorsMissingError(RuntimeError):
+    """`compiled` was asked for and cannot be had; the message says why."""
+
+
+@dataclass
+class _Choice:
+    mode: Mode = "auto"
+    libraries: dict[str, Library | None] = field(default_factory=dict)  # by device, "cuda:0"
+    reasons: dict[str, str] = field(default_factory=dict)  # why a device has none
+
+
+_choice = _Choice()
+
+
+def choose(mode: Mode) -> None:
+    """Set the process's choice."""
+    _choice.mode = mode
+
+
+def mode() -> Mode:
+    """The process's choice."""
+    return _choice.mode
+
+
+def status(device: torch.device) -> str:
+    """What runs on this device, in words: "compiled (PATH)" or "reference (REASON)". Builds the
+    library where there is none yet; OperatorsMissingError where `compiled` was asked for in vain.
+    """
+    found = _library(device)
+    if found is not None:
+        return f"compiled ({found.path})"
+    return f"reference ({_choice.reasons.get(str(device), 'as asked for')})"
+
+
+def is_compiled(x: Tensor) -> bool:
+    """Whether `x` goes through the compiled operators."""
+    return (
+        _choice.mode != "reference"
+        and str(x.dtype).removeprefix("torch.") in DTYPES
+        and _library(x.device) is not None
+    )
+
+
+def call(name: str, x: Tensor, *arguments: object) -> None:
+    """Call a function of the library of x's device, with the place and the dtype of `x` before the
+    other arguments.
+    """
+    library = _library(x.device)
+    if library is None:
+        raise OperatorsMissingError(f"the compiled operators are not there for {x.device}")
+    stream = torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else None
+    dtype = DTYPES[str(x.dtype).removeprefix("torch.")]
+    library.call(name, Place(x.device.index or 0, stream), dtype, *arguments)
+
+
+@contextmanager
+def using(library: Library | None, *, device: str = "cpu") -> Iterator[None]:
+    """Run a device's operators from this library (None: the reference), whatever was chosen."""
+    before = _choice.mode, dict(_choice.libraries)
+    _choice.mode = "auto"
+    _choice.libraries[device] = library
+    try:
+        yield
+    finally:
+        _choice.mode, _choice.libraries = before
+
+
+def _library(device: torch.device) -> Library | None:
+    name = str(device)
+    if _choice.mode == "reference":
+        return None
+    if name not in _choice.libraries:
+        _choice.libraries[name] = _build(device, name)
+    found = _choice.libraries[name]
+    if found is None and _choice.mode == "compiled" and device.type != "meta":
+        raise OperatorsMissingError(
+            f"the compiled operators are not there for {name}: {_choice.reasons.get(name)}"
+        )
+    return found
+
+
+def _build(device: torch.device, name: str) -> Library | None:
+    try:
+        if device.type == "cpu":
+            target = build.cpu_target()
+        elif device.type == "cuda":
+            target = build.cuda_target(torch.cuda.get_device_capability(device))
+        else:
+            _choice.reasons[name] = f"there are none for {device.type}"
+            return None
+        library = Library(build.build(target))
+        if device.type == "cuda":
+            _probe(library, device)
+        return library
+    except (build.CompilerMissingError, build.BuildError, OSError, RuntimeError) as error:
+        _choice.reasons[name] = str(error)
+        return None
+
+
+def _probe(library: Library, device: torch.device) -> None:
+    """One launch whose result is known: RuntimeError where the GPU cannot run the machine code."""
+    from ops_cuda.library import ACTIVATIONS, Activation
+
+    x, y = torch.full((1, 1, 4), 3.0, device=device), torch.zeros(1, 1, 4, device=device)
+    place = Place(device.index or 0, torch.cuda.current_stream(device).cuda_stream)
+    shape = (x.data_ptr(), None, y.data_ptr(), 1, 1, 4)
+    twice = Activation(ACTIVATIONS["linear"], 2.0, -1.0)
+    library.call("ls_bias_act", place, DTYPES["float32"], *shape, twice)
+    if y.flatten().tolist() != [6.0] * 4:
+        raise RuntimeError("a probe of the CUDA operators gave a wrong result")
