@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lafite_shifted.layers import EqualLinear, ModulatedConv2d, upsample
+from lafite_shifted.layers import EqualLinear, ModulatedConv2d, ModulatedToRgb, upsample
 from torch_utils.ops import synthesis_epilogue
 
 
@@ -105,9 +105,7 @@ class SynthesisLayer(nn.Module):
         num_outputs = config.channels(resolution)
         self.resolution = resolution
         self.style = ConditionedStyle(config)
-        self.conv = ModulatedConv2d(
-            num_inputs, num_outputs, style_dim=2 * config.w_dim, kernel=3, up=up
-        )
+        self.conv = ModulatedConv2d(num_inputs, num_outputs, style_dim=2 * config.w_dim, up=up)
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(num_outputs))
         self.register_buffer("noise_buffer", torch.randn(1, 1, resolution, resolution))
@@ -120,17 +118,16 @@ class SynthesisLayer(nn.Module):
 
 
 class ToRgb(nn.Module):
-    """Modulated 1x1 convolution to three channels, without demodulation."""
+    """A resolution's picture, to be added to those of the lower ones."""
 
     def __init__(self, config: GeneratorConfig, num_inputs: int):
         super().__init__()
         self.style = ConditionedStyle(config)
-        self.conv = ModulatedConv2d(num_inputs, 3, style_dim=2 * config.w_dim, kernel=1)
-        self.bias = nn.Parameter(torch.zeros(3))
+        self.conv = ModulatedToRgb(num_inputs, style_dim=2 * config.w_dim)
 
     def forward(self, x: Tensor, w: Tensor, condition: Tensor) -> Tensor:
-        y, _ = self.conv(x, self.style(w, condition))
-        return y.float() + self.bias[:, None, None]
+        """[N, 3, H, W] float32."""
+        return self.conv(x, self.style(w, condition))
 
 
 class Generator(nn.Module):
@@ -186,7 +183,7 @@ class Generator(nn.Module):
             first, second = 2 * block + 1, 2 * block + 2
             x = self.layers[first](x, w, condition, noises[first])
             x = self.layers[second](x, w, condition, noises[second])
-            rgb = upsample(rgb) + to_rgb(x, w, condition)
+            rgb = upsample(rgb, add=to_rgb(x, w, condition))
         return rgb
 
     def _split(self, noise: Tensor | None) -> list[Tensor | None]:

@@ -19,9 +19,11 @@ from torch_utils.ops.bias_act import Activation
 TAPS = (1 / 8, 3 / 8, 3 / 8, 1 / 8)  # StyleGAN2's low-pass filter, normalised
 
 
-def upsample(x: Tensor) -> Tensor:
-    """[N, C, H, W] -> [N, C, 2H, 2W], low-pass filtered; gain 4 makes up for the inserted zeros."""
-    return upfirdn2d(x, TAPS, up=2, padding=(2, 1), gain=4.0)
+def upsample(x: Tensor, *, add: Tensor | None = None) -> Tensor:
+    """[N, C, H, W] -> [N, C, 2H, 2W], low-pass filtered, plus `add`; gain 4 makes up for the inserted
+    zeros.
+    """
+    return upfirdn2d(x, TAPS, up=2, padding=(2, 1), gain=4.0, add=add)
 
 
 class EqualLinear(nn.Module):
@@ -44,8 +46,10 @@ class EqualLinear(nn.Module):
         self.weight_gain = learning_rate_multiplier / math.sqrt(num_inputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x @ (self.weight * self.weight_gain).T  # [N, O]
-        return bias_act(y, self.bias * self.multiplier, activation=self.activation)
+        y = torch.addmm(
+            self.bias, x, self.weight.T, beta=self.multiplier, alpha=self.weight_gain
+        )  # [N, O]
+        return y if self.activation == "linear" else bias_act(y, activation=self.activation)
 
 
 class EqualConv2d(nn.Module):
@@ -82,40 +86,84 @@ class EqualConv2d(nn.Module):
         return bias_act(x, self.bias, activation=self.activation, gain=own * gain)
 
 
-class ModulatedConv2d(nn.Module):
-    """Convolution whose input channels are scaled per sample by a style (arXiv:1912.04958, section
-    2.2).
+class ModulatedWeight(nn.Module):
+    """Weight and style layer of a modulated convolution (arXiv:1912.04958, section 2.2).
 
     Scaling activations instead of weights gives the same result without one weight tensor per
-    sample. The scale of demodulation is returned beside the convolution, for the epilogue to apply
-    in its one pass.
+    sample.
     """
 
-    def __init__(
-        self, num_inputs: int, num_outputs: int, *, style_dim: int, kernel: int, up: bool = False
-    ):
+    def __init__(self, num_inputs: int, num_outputs: int, *, style_dim: int, kernel: int):
         super().__init__()
-        self.up = up
         self.to_scale = EqualLinear(style_dim, num_inputs, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(num_outputs, num_inputs, kernel, kernel))
         self.weight_gain = 1 / math.sqrt(num_inputs * kernel**2)
+
+
+class ModulatedConv2d(ModulatedWeight):
+    """Modulated 3x3 convolution. The scale of demodulation is returned beside it, for the epilogue
+    to apply in its one pass.
+    """
+
+    def __init__(self, num_inputs: int, num_outputs: int, *, style_dim: int, up: bool = False):
+        super().__init__(num_inputs, num_outputs, style_dim=style_dim, kernel=3)
+        self.up = up
+        self._prepared: tuple[tuple, Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
         """x [N, I, H, W], style [N, S] -> convolution [N, O, H', W'], demodulation [N, O]
         (float32).
         """
         scale = self.to_scale(style)  # [N, I]
-        weight = self.weight * self.weight_gain  # [O, I, K, K]
-        variance = (
-            scale.square() @ weight.square().sum(dim=(2, 3)).T
-        )  # [N, O], for unit-variance input
+        kernel, squares = self._kernel(x.dtype)
+        variance = scale.square() @ squares.T  # [N, O], for unit-variance input
         x = x * scale.to(x.dtype)[:, :, None, None]
-        kernel = weight.to(x.dtype)
         if self.up:
             # stride-2 transposed convolution gives 2H + 1 samples; the filter's padding brings them
             # to 2H
-            y = F.conv_transpose2d(x, kernel.transpose(0, 1), stride=2)
+            y = F.conv_transpose2d(x, kernel, stride=2)
             y = upfirdn2d(y, TAPS, padding=(1, 1), gain=4.0)
         else:
-            y = F.conv2d(x, kernel, padding=kernel.shape[-1] // 2)
+            y = F.conv2d(x, kernel, padding=1)
         return y, (variance + 1e-8).rsqrt()
+
+    def _kernel(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The scaled kernel as the convolution takes it, and its sums of squares [O, I]. Those of a
+        weight that does not learn are kept until it changes: at batch 1 they cost as much as the
+        convolutions of the low resolutions.
+        """
+        weight = self.weight
+        if weight.requires_grad or weight.is_inference():
+            return self._compute_kernel(dtype)
+        state = (weight._version, weight.device, dtype)
+        if self._prepared is None or self._prepared[0] != state:
+            self._prepared = (state, *self._compute_kernel(dtype))
+        return self._prepared[1:]
+
+    def _compute_kernel(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        weight = self.weight * self.weight_gain  # [O, I, K, K]
+        squares = weight.square().sum(dim=(2, 3))
+        if self.up:
+            return weight.to(dtype).transpose(0, 1).contiguous(), squares
+        return weight.to(dtype, memory_format=torch.channels_last), squares
+
+
+class ModulatedToRgb(ModulatedWeight):
+    """Modulated 1x1 convolution to three channels, without demodulation, plus a bias.
+
+    Three outputs are few enough to scale the weight for each sample: one product of matrices, and no
+    pass over the activations.
+    """
+
+    def __init__(self, num_inputs: int, *, style_dim: int):
+        super().__init__(num_inputs, 3, style_dim=style_dim, kernel=1)
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """x [N, I, H, W], style [N, S] -> [N, 3, H, W] float32, contiguous."""
+        n, num_inputs, height, width = x.shape
+        weight = self.weight.flatten(1) * self.weight_gain  # [3, I]
+        scaled = (weight * self.to_scale(style)[:, None, :]).to(x.dtype)  # [N, 3, I]
+        pixels = x.permute(0, 2, 3, 1).reshape(n, height * width, num_inputs)
+        y = torch.bmm(scaled, pixels.transpose(1, 2))  # [N, 3, H W]
+        return y.view(n, 3, height, width).float() + self.bias[:, None, None]

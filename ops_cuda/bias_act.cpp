@@ -6,9 +6,9 @@ namespace {
 
 constexpr int64_t BLOCK = 4096;  // elements a thread takes at a time
 
-template <class T>
+template <class T, class F>
 void bias_act(const T* x, const acc_t<T>* bias, T* y, int64_t outer, int64_t channels, int64_t inner,
-              Activation<acc_t<T>> activation) {
+              F activation) {
     using A = acc_t<T>;
     if (inner == 1) {  // channels last: every row adds the whole bias
         int64_t rows = BLOCK / channels + 1, count = (outer + rows - 1) / rows;
@@ -18,11 +18,12 @@ void bias_act(const T* x, const acc_t<T>* bias, T* y, int64_t outer, int64_t cha
                 const T* from = x + row * channels;
                 T* to = y + row * channels;
                 if (bias)
-                    for (int64_t c = 0; c < channels; c++)
-                        to[c] = from_acc<T>(activation(to_acc(from[c]) + bias[c]));
+                    lanes<A>(channels, [&](auto w, int64_t c) {
+                        put(w, to + c, activation(get(w, from + c) + get(w, bias + c)));
+                    });
                 else
-                    for (int64_t c = 0; c < channels; c++)
-                        to[c] = from_acc<T>(activation(to_acc(from[c])));
+                    lanes<A>(channels,
+                             [&](auto w, int64_t c) { put(w, to + c, activation(get(w, from + c))); });
             }
         });
         return;
@@ -34,16 +35,18 @@ void bias_act(const T* x, const acc_t<T>* bias, T* y, int64_t outer, int64_t cha
         const T* from = x + plane * inner + start;
         T* to = y + plane * inner + start;
         A shift = bias ? bias[plane % channels] : A(0);
-        for (int64_t i = 0; i < length; i++) to[i] = from_acc<T>(activation(to_acc(from[i]) + shift));
+        lanes<A>(length,
+                 [&](auto w, int64_t i) { put(w, to + i, activation(get(w, from + i) + shift)); });
     });
 }
 
-template <class T>
-void bias_act_grad(const T* dy, const T* y, T* dx, int64_t count, Activation<acc_t<T>> activation) {
+template <class T, class F>
+void bias_act_grad(const T* dy, const T* y, T* dx, int64_t count, F activation) {
     parallel((count + BLOCK - 1) / BLOCK, count, [&](int64_t block) {
-        int64_t end = block * BLOCK + BLOCK < count ? block * BLOCK + BLOCK : count;
-        for (int64_t i = block * BLOCK; i < end; i++)
-            dx[i] = from_acc<T>(to_acc(dy[i]) * activation.derivative(to_acc(y[i])));
+        int64_t at = block * BLOCK, length = count - at < BLOCK ? count - at : BLOCK;
+        lanes<acc_t<T>>(length, [&](auto w, int64_t i) {
+            put(w, dx + at + i, get(w, dy + at + i) * activation.derivative(get(w, y + at + i)));
+        });
     });
 }
 
@@ -57,9 +60,9 @@ int ls_bias_act(ls_place, int dtype, const void* x, const void* bias, void* y, i
     return ls::with_dtype(dtype, [&](auto type) {
         using T = typename decltype(type)::type;
         using A = ls::acc_t<T>;
-        ls::bias_act((const T*)x, (const A*)bias, (T*)y, outer, channels, inner,
-                     ls::Activation<A>::template of<T>(activation));
-        return 0;
+        return ls::with_activation<T>(activation, [&](auto function) {
+            ls::bias_act((const T*)x, (const A*)bias, (T*)y, outer, channels, inner, function);
+        });
     });
 }
 
@@ -68,8 +71,8 @@ int ls_bias_act_grad(ls_place, int dtype, const void* dy, const void* y, void* d
     if (!ls::valid(activation) || count < 0) return LS_BAD_ARGUMENT;
     return ls::with_dtype(dtype, [&](auto type) {
         using T = typename decltype(type)::type;
-        ls::bias_act_grad((const T*)dy, (const T*)y, (T*)dx, count,
-                          ls::Activation<ls::acc_t<T>>::template of<T>(activation));
-        return 0;
+        return ls::with_activation<T>(activation, [&](auto function) {
+            ls::bias_act_grad((const T*)dy, (const T*)y, (T*)dx, count, function);
+        });
     });
 }

@@ -96,8 +96,19 @@ struct Accumulate<double> {
 template <class T>
 using acc_t = typename Accumulate<T>::type;
 
-// gain * activation, clamped. NaN stays NaN: no comparison below is true for it.
-template <class A>
+// Also for vectors of the C++ compiler, lane by lane.
+template <class Mask, class V>
+LS_BOTH V select(Mask mask, V yes, V no) {
+    return mask ? yes : no;
+}
+template <class V, class A>
+LS_BOTH V all(A value) {
+    return V{} + value;
+}
+
+// gain * activation, clamped, of a number or of a vector of them. NaN stays NaN: no comparison below
+// is true for it.
+template <class A, bool CLAMPED = true>
 struct Activation {
     static constexpr A slope = A(0.2);
     A positive_gain, negative_gain, clamp;
@@ -110,16 +121,22 @@ struct Activation {
         return {gain, given.kind == LS_LEAKY_RELU ? slope * gain : gain, clamp};
     }
 
-    LS_BOTH A operator()(A x) const {
-        A y = x * (x > A(0) ? positive_gain : negative_gain);
-        y = y > clamp ? clamp : y;
-        return y < -clamp ? -clamp : y;
+    template <class V>
+    LS_BOTH V operator()(V x) const {
+        V up = x * positive_gain, down = x * negative_gain;  // the larger one: the slope is below 1
+        V y = select(up > down, up, down);
+        if constexpr (!CLAMPED) return y;
+        y = select(y > all<V>(clamp), all<V>(clamp), y);
+        return select(y < all<V>(-clamp), all<V>(-clamp), y);
     }
 
     // The derivative, from the output: its sign is the input's, and a clamped one has none.
-    LS_BOTH A derivative(A y) const {
-        A slope_here = y > A(0) ? positive_gain : negative_gain;
-        return y >= clamp || y <= -clamp ? A(0) : slope_here;
+    template <class V>
+    LS_BOTH V derivative(V y) const {
+        V inside = select(y > all<V>(A(0)), all<V>(positive_gain), all<V>(negative_gain));
+        if constexpr (!CLAMPED) return inside;
+        V below = select(y < all<V>(clamp), inside, all<V>(A(0)));
+        return select(y > all<V>(-clamp), below, all<V>(A(0)));
     }
 };
 

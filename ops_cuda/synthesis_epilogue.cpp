@@ -8,9 +8,9 @@ namespace {
 
 constexpr int64_t BLOCK = 4096;  // elements a thread takes at a time
 
-template <class T>
+template <class T, class F>
 void forward(const T* x, const acc_t<T>* demodulation, const acc_t<T>* noise, acc_t<T> strength,
-             const acc_t<T>* bias, T* y, ls_epilogue_shape s, Activation<acc_t<T>> activation) {
+             const acc_t<T>* bias, T* y, ls_epilogue_shape s, F activation) {
     using A = acc_t<T>;
     int64_t total = s.n * s.channels * s.pixels;
     if (s.layout == LS_CHANNELS_LAST) {
@@ -25,8 +25,10 @@ void forward(const T* x, const acc_t<T>* demodulation, const acc_t<T>* noise, ac
                 const T* from = x + (n * s.pixels + p) * s.channels;
                 T* to = y + (n * s.pixels + p) * s.channels;
                 A shift = strength * drawn[p];
-                for (int64_t c = 0; c < s.channels; c++)
-                    to[c] = from_acc<T>(activation(to_acc(from[c]) * scale[c] + shift + bias[c]));
+                lanes<A>(s.channels, [&](auto w, int64_t c) {
+                    auto value = get(w, from + c) * get(w, scale + c) + (get(w, bias + c) + shift);
+                    put(w, to + c, activation(value));
+                });
             }
         });
         return;
@@ -40,8 +42,10 @@ void forward(const T* x, const acc_t<T>* demodulation, const acc_t<T>* noise, ac
         const T* from = x + plane * s.pixels;
         T* to = y + plane * s.pixels;
         A scale = demodulation[plane], shift = bias[c];
-        for (int64_t p = first; p < last; p++)
-            to[p] = from_acc<T>(activation(to_acc(from[p]) * scale + strength * drawn[p] + shift));
+        lanes<A>(last - first, [&](auto w, int64_t i) {
+            auto value = get(w, from + first + i) * scale;
+            put(w, to + first + i, activation(value + (get(w, drawn + first + i) * strength + shift)));
+        });
     });
 }
 
@@ -50,10 +54,10 @@ inline int64_t chunk_start(int64_t part, int64_t parts, int64_t pixels) {
     return (pixels + parts - 1) / parts * part;
 }
 
-template <class T>
+template <class T, class F>
 void backward(const T* dy, const T* y, const T* x, const acc_t<T>* demodulation,
               const acc_t<T>* noise, T* dx, acc_t<T>* sums, int64_t parts, ls_epilogue_shape s,
-              Activation<acc_t<T>> activation) {
+              F activation) {
     using A = acc_t<T>;
     int64_t total = s.n * s.channels * s.pixels, stride = s.n * parts * s.channels;
     bool last_layout = s.layout == LS_CHANNELS_LAST;
@@ -72,13 +76,13 @@ void backward(const T* dy, const T* y, const T* x, const acc_t<T>* demodulation,
             for (int64_t p = first; p < last; p++) {
                 int64_t at = (n * s.pixels + p) * s.channels;
                 A here = drawn[p];
-                for (int64_t c = 0; c < s.channels; c++) {
-                    A g = to_acc(dy[at + c]) * activation.derivative(to_acc(y[at + c]));
-                    dx[at + c] = from_acc<T>(g * scale[c]);
-                    with_x[c] += g * to_acc(x[at + c]);
-                    alone[c] += g;
-                    with_noise[c] += g * here;
-                }
+                lanes<A>(s.channels, [&](auto w, int64_t c) {
+                    auto g = get(w, dy + at + c) * activation.derivative(get(w, y + at + c));
+                    put(w, dx + at + c, g * get(w, scale + c));
+                    put(w, with_x + c, get(w, with_x + c) + g * get(w, x + at + c));
+                    put(w, alone + c, get(w, alone + c) + g);
+                    put(w, with_noise + c, get(w, with_noise + c) + g * here);
+                });
             }
             return;
         }
@@ -107,9 +111,10 @@ int ls_synthesis_epilogue(ls_place, int dtype, const void* x, const void* demodu
     return ls::with_dtype(dtype, [&](auto type) {
         using T = typename decltype(type)::type;
         using A = ls::acc_t<T>;
-        ls::forward((const T*)x, (const A*)demodulation, (const A*)noise, *(const A*)strength,
-                    (const A*)bias, (T*)y, shape, ls::Activation<A>::template of<T>(activation));
-        return 0;
+        return ls::with_activation<T>(activation, [&](auto function) {
+            ls::forward((const T*)x, (const A*)demodulation, (const A*)noise, *(const A*)strength,
+                        (const A*)bias, (T*)y, shape, function);
+        });
     });
 }
 
@@ -120,9 +125,9 @@ int ls_synthesis_epilogue_grad(ls_place, int dtype, const void* dy, const void* 
     return ls::with_dtype(dtype, [&](auto type) {
         using T = typename decltype(type)::type;
         using A = ls::acc_t<T>;
-        ls::backward((const T*)dy, (const T*)y, (const T*)x, (const A*)demodulation,
-                     (const A*)noise, (T*)dx, (A*)sums, parts, shape,
-                     ls::Activation<A>::template of<T>(activation));
-        return 0;
+        return ls::with_activation<T>(activation, [&](auto function) {
+            ls::backward((const T*)dy, (const T*)y, (const T*)x, (const A*)demodulation,
+                         (const A*)noise, (T*)dx, (A*)sums, parts, shape, function);
+        });
     });
 }

@@ -1,6 +1,7 @@
 // upfirdn2d on the CPU: for each output row the rows of the input that its taps meet are added up,
 // then that one row is filtered along x. Planes of a contiguous picture are pictures of one channel.
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "cpu.h"
@@ -25,21 +26,20 @@ inline Meeting meeting(int64_t out, int64_t up, int64_t down, int64_t pad, int64
 
 // out[i] = sum over k < COUNT of weights[k] * rows[k][i].
 template <int COUNT, class T, class A>
-void add_up(A* __restrict out, const T* const* rows, const A* weights, int64_t length) {
-    const T* __restrict row[COUNT];
+void add_up(A* out, const T* const* rows, const A* weights, int64_t length) {
+    const T* row[COUNT];
     A weight[COUNT];
     for (int k = 0; k < COUNT; k++) row[k] = rows[k], weight[k] = weights[k];
-#pragma omp simd
-    for (int64_t i = 0; i < length; i++) {
-        A total = weight[0] * to_acc(row[0][i]);
-        for (int k = 1; k < COUNT; k++) total += weight[k] * to_acc(row[k][i]);
-        out[i] = total;
-    }
+    lanes<A>(length, [&](auto w, int64_t i) {
+        auto total = get(w, row[0] + i) * weight[0];
+        for (int k = 1; k < COUNT; k++) total += get(w, row[k] + i) * weight[k];
+        put(w, out + i, total);
+    });
 }
 
 // The input rows that output row `o` meets, added up with the taps along y.
 template <class T, class A>
-void filter_y(const T* x, A* __restrict out, const ls_upfirdn2d_shape& s, int64_t o, int64_t length) {
+void filter_y(const T* x, A* out, const ls_upfirdn2d_shape& s, int64_t o, int64_t length) {
     Meeting m = meeting(o, s.up_y, s.down_y, s.pad_y, s.num_taps_y, s.in_height);
     const T* rows[LS_MAX_TAPS];
     A weights[LS_MAX_TAPS];
@@ -55,10 +55,9 @@ void filter_y(const T* x, A* __restrict out, const ls_upfirdn2d_shape& s, int64_
         default: add_up<4>(out, rows, weights, length);
     }
     for (int64_t k = 4; k < m.count; k++) {
-        const T* __restrict row = rows[k];
-        A weight = weights[k];
-#pragma omp simd
-        for (int64_t i = 0; i < length; i++) out[i] += weight * to_acc(row[i]);
+        lanes<A>(length, [&](auto w, int64_t i) {
+            put(w, out + i, get(w, out + i) + get(w, rows[k] + i) * weights[k]);
+        });
     }
 }
 
@@ -69,29 +68,33 @@ void span(T* __restrict out, const A* __restrict row, const A* weights, const T*
           int64_t num, int64_t channels) {
     A weight[COUNT];
     for (int k = 0; k < COUNT; k++) weight[k] = weights[k];
-    bool flat = channels == 1 || (OUT_STEP == 1 && IN_STEP == 1);
-    int64_t pixels = flat ? 1 : num, length = flat ? num * channels : channels;
-    for (int64_t j = 0; j < pixels; j++) {
-        const A* __restrict from = row + j * IN_STEP * channels;
-        T* __restrict to = out + j * OUT_STEP * channels;
-        const T* __restrict other = add ? add + j * OUT_STEP * channels : nullptr;
-        auto run = [&](auto out_step, auto in_step, auto with) {
-            constexpr int OUT = decltype(out_step)::value, IN = decltype(in_step)::value;
+    bool flat = OUT_STEP == 1 && IN_STEP == 1;
+    if (channels == 1 && !flat) {  // one channel at a changed rate: strided, left to the compiler
+        auto run = [&](auto with) {
 #pragma omp simd
-            for (int64_t i = 0; i < length; i++) {
-                A total = weight[0] * from[i * IN];
-                for (int k = 1; k < COUNT; k++) total += weight[k] * from[i * IN + k * channels];
-                if (decltype(with)::value) total += to_acc(other[i * OUT]);
-                to[i * OUT] = from_acc<T>(total);
+            for (int64_t i = 0; i < num; i++) {
+                A total = weight[0] * row[i * IN_STEP];
+                for (int k = 1; k < COUNT; k++) total += weight[k] * row[i * IN_STEP + k];
+                if (decltype(with)::value) total += to_acc(add[i * OUT_STEP]);
+                out[i * OUT_STEP] = from_acc<T>(total);
             }
         };
-        using One = std::integral_constant<int, 1>;
-        using Out = std::integral_constant<int, OUT_STEP>;
-        using In = std::integral_constant<int, IN_STEP>;
-        if (channels == 1)
-            add ? run(Out(), In(), std::true_type()) : run(Out(), In(), std::false_type());
-        else
-            add ? run(One(), One(), std::true_type()) : run(One(), One(), std::false_type());
+        return add ? run(std::true_type()) : run(std::false_type());
+    }
+    int64_t pixels = flat ? 1 : num, length = flat ? num * channels : channels;
+    for (int64_t j = 0; j < pixels; j++) {
+        const A* from = row + j * IN_STEP * channels;
+        T* to = out + j * OUT_STEP * channels;
+        const T* other = add + j * OUT_STEP * channels;
+        auto run = [&](auto with) {
+            lanes<A>(length, [&](auto w, int64_t i) {
+                auto total = get(w, from + i) * weight[0];
+                for (int k = 1; k < COUNT; k++) total += get(w, from + i + k * channels) * weight[k];
+                if constexpr (decltype(with)::value) total += get(w, other + i);
+                put(w, to + i, total);
+            });
+        };
+        add ? run(std::true_type()) : run(std::false_type());
     }
 }
 

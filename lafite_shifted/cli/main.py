@@ -10,6 +10,7 @@ import click
 
 from lafite_shifted import __version__
 from lafite_shifted.errors import DivergedError, InputError, InterruptedRunError
+from torch_utils.memory import keep_freed_memory
 
 # name -> module, imported when its verb is used or listed; it stays free of torch until it runs
 VERBS = {
@@ -64,6 +65,7 @@ def group() -> None:
 
 def main() -> None:
     """Entry point of the console script. Bugs keep their traceback."""
+    keep_freed_memory()
     try:
         group(standalone_mode=False)
     except click.exceptions.Abort:

@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lafite_shifted.layers import EqualConv2d, EqualLinear, ModulatedConv2d, upsample
+from lafite_shifted.layers import (
+    EqualConv2d,
+    EqualLinear,
+    ModulatedConv2d,
+    ModulatedToRgb,
+    upsample,
+)
 from tests.references import convolutions
 
 
@@ -17,17 +23,15 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def modulated(*, kernel: int, up: bool) -> ModulatedConv2d:
+def modulated(*, up: bool) -> ModulatedConv2d:
     torch.manual_seed(1)
-    return ModulatedConv2d(5, 4, style_dim=6, kernel=kernel, up=up).double()
+    return ModulatedConv2d(5, 4, style_dim=6, up=up).double()
 
 
 @pytest.mark.parametrize("demodulate", [True, False])
-@pytest.mark.parametrize(("kernel", "up"), [(3, False), (3, True), (1, False)])
-def test_modulated_convolution_matches_one_weight_per_sample(
-    kernel: int, up: bool, demodulate: bool
-):
-    conv = modulated(kernel=kernel, up=up)
+@pytest.mark.parametrize("up", [False, True])
+def test_modulated_convolution_matches_one_weight_per_sample(up: bool, demodulate: bool):
+    conv = modulated(up=up)
     x, style = normal(3, 5, 6, 8).double(), normal(3, 6, seed=1).double()
     with torch.no_grad():
         found, demodulation = conv(x, style)
@@ -36,7 +40,7 @@ def test_modulated_convolution_matches_one_weight_per_sample(
         found = found * demodulation[:, :, None, None]
     expected = convolutions.modulated_convolution(
         x.numpy(),
-        conv.weight.detach().numpy() / math.sqrt(5 * kernel**2),
+        conv.weight.detach().numpy() / math.sqrt(5 * 3**2),
         scale.numpy(),
         up=up,
         demodulate=demodulate,
@@ -45,8 +49,45 @@ def test_modulated_convolution_matches_one_weight_per_sample(
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
 
 
+def test_to_rgb_matches_one_weight_per_sample():
+    torch.manual_seed(1)
+    layer = ModulatedToRgb(5, style_dim=6).double()
+    torch.nn.init.normal_(layer.bias)
+    x, style = normal(3, 5, 6, 8).double(), normal(3, 6, seed=1).double()
+    with torch.no_grad():
+        found = layer(x, style)
+        also = layer(x.contiguous(memory_format=torch.channels_last), style)
+        expected = convolutions.modulated_convolution(
+            x.numpy(),
+            layer.weight.numpy() / math.sqrt(5),
+            layer.to_scale(style).numpy(),
+            up=False,
+            demodulate=False,
+        )
+        reduced = layer.float()(x.bfloat16(), style.float())
+    np.testing.assert_allclose(found, expected + layer.bias.numpy()[:, None, None], atol=1e-6)
+    torch.testing.assert_close(also, found)
+    assert also.is_contiguous()
+    assert reduced.dtype == torch.float32
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_a_frozen_kernel_is_prepared_once_and_anew_when_it_changes(up: bool):
+    conv = modulated(up=up)
+    x, style = normal(2, 5, 6, 6).double(), normal(2, 6, seed=1).double()
+    learning, demodulation = conv(x, style)
+    conv.requires_grad_(False)
+    for _ in range(2):
+        frozen, its_demodulation = conv(x, style)
+        assert frozen.equal(learning)
+        assert its_demodulation.equal(demodulation)
+    assert conv._kernel(x.dtype)[0] is conv._kernel(x.dtype)[0]
+    conv.weight.mul_(2)  # as the averaged network is updated
+    torch.testing.assert_close(conv(x, style)[0], 2 * learning.detach())
+
+
 def test_the_scale_is_an_affine_map_of_the_style_around_one():
-    conv = modulated(kernel=3, up=False)
+    conv = modulated(up=False)
     style = normal(3, 6).double()
     expected = style @ conv.to_scale.weight.T / math.sqrt(6) + 1
     torch.testing.assert_close(conv.to_scale(style), expected)
@@ -54,7 +95,7 @@ def test_the_scale_is_an_affine_map_of_the_style_around_one():
 
 def test_demodulation_undoes_the_size_of_the_style():
     """A style twice as large changes nothing (arXiv:1912.04958, section 2.2)."""
-    conv = modulated(kernel=3, up=False)
+    conv = modulated(up=False)
     x = normal(2, 5, 6, 6).double()
     with torch.no_grad():
         conv.to_scale.bias.zero_()
@@ -137,7 +178,7 @@ def test_demodulated_convolution_keeps_the_variance_of_white_noise(up: bool, exp
     remain.
     """
     torch.manual_seed(0)
-    conv = ModulatedConv2d(64, 64, style_dim=32, kernel=3, up=up)
+    conv = ModulatedConv2d(64, 64, style_dim=32, up=up)
     with torch.no_grad():
         y, demodulation = conv(normal(4, 64, 24, 24), normal(4, 32, seed=1))
     assert inner_variance(y * demodulation[:, :, None, None]) == pytest.approx(expected, rel=0.1)
@@ -155,7 +196,7 @@ def test_layers_have_unit_variance_at_the_start():
 
 def test_bfloat16_activations_stay_bfloat16():
     torch.manual_seed(0)
-    conv = ModulatedConv2d(5, 4, style_dim=6, kernel=3, up=True)
+    conv = ModulatedConv2d(5, 4, style_dim=6, up=True)
     x, style = normal(2, 5, 6, 6), normal(2, 6, seed=1)
     with torch.no_grad():
         exact, demodulation = conv(x, style)

@@ -4,6 +4,7 @@ One read and one write; the gradient reads the activation's slope off the output
 the gradient that comes in, so it is its own derivative. Shape letters: N batch, C channels.
 """
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -83,9 +84,8 @@ def _forward(
     y = torch.empty_like(x)
     bias = None if bias is None else side_input(bias, x)
     channels = x.shape[1]
-    last = is_channels_last(x)
-    inner = 1 if last else x[0, 0].numel() if x.numel() else 0
-    outer = x.numel() // (channels * inner) if x.numel() else 0
+    inner = 1 if is_channels_last(x) else math.prod(x.shape[2:])
+    outer = x.numel() // max(channels * inner, 1)
     pointers = (x.data_ptr(), None if bias is None else bias.data_ptr(), y.data_ptr())
     function = native_activation(activation, gain, clamp)
     native.call("ls_bias_act", x, *pointers, outer, channels, inner, function)

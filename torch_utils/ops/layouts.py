@@ -44,4 +44,7 @@ def side_input(value: Tensor, x: Tensor) -> Tensor:
     """A bias, noise or scale as the operators on `x` read it: contiguous, in the accumulator's
     dtype.
     """
-    return value.to(accumulator(x)).contiguous()
+    wanted = accumulator(x)
+    if value.dtype == wanted and value.is_contiguous():
+        return value
+    return value.to(wanted).contiguous()

@@ -26,11 +26,12 @@ class OperatorsMissingError(RuntimeError):
 @dataclass
 class _Choice:
     mode: Mode = "auto"
-    libraries: dict[str, Library | None] = field(default_factory=dict)  # by device, "cuda:0"
-    reasons: dict[str, str] = field(default_factory=dict)  # why a device has none
+    libraries: dict[torch.device, Library | None] = field(default_factory=dict)
+    reasons: dict[torch.device, str] = field(default_factory=dict)  # why a device has none
 
 
 _choice = _Choice()
+_DTYPES = {getattr(torch, name): number for name, number in DTYPES.items()}
 
 
 def choose(mode: Mode) -> None:
@@ -50,16 +51,12 @@ def status(device: torch.device) -> str:
     found = _library(device)
     if found is not None:
         return f"compiled ({found.path})"
-    return f"reference ({_choice.reasons.get(str(device), 'as asked for')})"
+    return f"reference ({_choice.reasons.get(device, 'as asked for')})"
 
 
 def is_compiled(x: Tensor) -> bool:
     """Whether `x` goes through the compiled operators."""
-    return (
-        _choice.mode != "reference"
-        and str(x.dtype).removeprefix("torch.") in DTYPES
-        and _library(x.device) is not None
-    )
+    return _choice.mode != "reference" and x.dtype in _DTYPES and _library(x.device) is not None
 
 
 def call(name: str, x: Tensor, *arguments: object) -> None:
@@ -70,8 +67,7 @@ def call(name: str, x: Tensor, *arguments: object) -> None:
     if library is None:
         raise OperatorsMissingError(f"the compiled operators are not there for {x.device}")
     stream = torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else None
-    dtype = DTYPES[str(x.dtype).removeprefix("torch.")]
-    library.call(name, Place(x.device.index or 0, stream), dtype, *arguments)
+    library.call(name, Place(x.device.index or 0, stream), _DTYPES[x.dtype], *arguments)
 
 
 @contextmanager
@@ -79,7 +75,7 @@ def using(library: Library | None, *, device: str = "cpu") -> Iterator[None]:
     """Run a device's operators from this library (None: the reference), whatever was chosen."""
     before = _choice.mode, dict(_choice.libraries)
     _choice.mode = "auto"
-    _choice.libraries[device] = library
+    _choice.libraries[torch.device(device)] = library
     try:
         yield
     finally:
@@ -87,34 +83,33 @@ def using(library: Library | None, *, device: str = "cpu") -> Iterator[None]:
 
 
 def _library(device: torch.device) -> Library | None:
-    name = str(device)
     if _choice.mode == "reference":
         return None
-    if name not in _choice.libraries:
-        _choice.libraries[name] = _build(device, name)
-    found = _choice.libraries[name]
+    if device not in _choice.libraries:
+        _choice.libraries[device] = _build(device)
+    found = _choice.libraries[device]
     if found is None and _choice.mode == "compiled" and device.type != "meta":
         raise OperatorsMissingError(
-            f"the compiled operators are not there for {name}: {_choice.reasons.get(name)}"
+            f"the compiled operators are not there for {device}: {_choice.reasons.get(device)}"
         )
     return found
 
 
-def _build(device: torch.device, name: str) -> Library | None:
+def _build(device: torch.device) -> Library | None:
     try:
         if device.type == "cpu":
             target = build.cpu_target()
         elif device.type == "cuda":
             target = build.cuda_target(torch.cuda.get_device_capability(device))
         else:
-            _choice.reasons[name] = f"there are none for {device.type}"
+            _choice.reasons[device] = f"there are none for {device.type}"
             return None
         library = Library(build.build(target))
         if device.type == "cuda":
             _probe(library, device)
         return library
     except (build.CompilerMissingError, build.BuildError, OSError, RuntimeError) as error:
-        _choice.reasons[name] = str(error)
+        _choice.reasons[device] = str(error)
         return None
 
 

@@ -44,7 +44,7 @@ def upfirdn2d(
     size = [(length * up + sum(padding) - len(taps)) // down + 1 for length in x.shape[2:]]
     if min(size) < 1:
         raise ValueError(
-            f"{len(taps)} taps do not fit into {list(x.shape[2:])} samples, up {up}, padding "
+            f"{len(taps)} taps do not fit into {list(x.shape[2:])} samples at up {up} and padding "
             f"{padding}"
         )
     scaled = [float(tap) * gain**0.5 for tap in reversed(taps)]
