@@ -20,7 +20,7 @@ TAPS = (1 / 8, 3 / 8, 3 / 8, 1 / 8)  # StyleGAN2's low-pass filter, normalised
 
 
 def upsample(x: Tensor, *, add: Tensor | None = None) -> Tensor:
-    """[N, C, H, W] -> [N, C, 2H, 2W], low-pass filtered, plus `add`; gain 4 makes up for the inserted
+    """[N, C, H, W] -> [N, C, 2H, 2W], low-pass filtered, plus `add`; gain 4 makes up for inserted
     zeros.
     """
     return upfirdn2d(x, TAPS, up=2, padding=(2, 1), gain=4.0, add=add)
@@ -151,7 +151,7 @@ class ModulatedConv2d(ModulatedWeight):
 class ModulatedToRgb(ModulatedWeight):
     """Modulated 1x1 convolution to three channels, without demodulation, plus a bias.
 
-    Three outputs are few enough to scale the weight for each sample: one product of matrices, and no
+    Three outputs are few enough to scale the weight for each sample: a product of matrices, and no
     pass over the activations.
     """
 

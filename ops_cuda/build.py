@@ -44,13 +44,14 @@ class Target:
     compiler: str
     compile_flags: tuple[str, ...]
     link_flags: tuple[str, ...]
+    source_folder: Path = SOURCES
 
     @property
     def key(self) -> str:
         """16 hexadecimal digits over everything that the library depends on."""
         digest = hashlib.sha256()
         for name in (*HEADERS, *self.sources):
-            digest.update(f"{name}\0".encode() + (SOURCES / name).read_bytes())
+            digest.update(f"{name}\0".encode() + (self.source_folder / name).read_bytes())
         version = subprocess.run(
             [self.compiler, "--version"], capture_output=True, text=True, check=False
         ).stdout
@@ -217,14 +218,14 @@ def _ninja_file(target: Target) -> str:
     objects = [f"{Path(source).stem}_{Path(source).suffix[1:]}.o" for source in target.sources]
     lines = [
         f"compiler = {target.compiler}",
-        f"flags = -I{quote((str(SOURCES),))} {quote(target.compile_flags)}",
+        f"flags = -I{quote((str(target.source_folder),))} {quote(target.compile_flags)}",
         "rule compile",
         "  command = $compiler $flags -c $in -o $out",
         "rule link",
         f"  command = $compiler $in -o $out {quote(target.link_flags)}",
     ]
     lines += [
-        f"build {name}: compile {escape(SOURCES / source)}"
+        f"build {name}: compile {escape(target.source_folder / source)}"
         for name, source in zip(objects, target.sources, strict=True)
     ]
     return "\n".join([*lines, f"build {LIBRARY}: link {' '.join(objects)}", ""])

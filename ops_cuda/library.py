@@ -72,7 +72,8 @@ class Library:
             raise RuntimeError(f"{path} has interface {abi}, not {ABI}; `lafite-shifted ops clean`")
         self._functions.ls_error_string.restype = c_char_p
         for name, types in _SIGNATURES.items():
-            getattr(self._functions, name).argtypes = types
+            if hasattr(self._functions, name):  # a test may build one kernel alone
+                getattr(self._functions, name).argtypes = types
 
     def call(self, name: str, *arguments: object) -> None:
         """Call `name`; RuntimeError if it returns an error."""

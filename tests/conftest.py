@@ -8,6 +8,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on busy cores wait for each other
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # who reaches for the network must fail, not wait
 
+import tempfile
+
+# the operators are built anew for every run, as on a fresh machine
+os.environ["LAFITE_SHIFTED_CACHE"] = tempfile.mkdtemp(prefix="lafite-shifted-tests-")
+
 import pytest
 import torch
 
@@ -91,3 +96,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, gan_run: Path, prior_
 @pytest.fixture
 def rng() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+def pytest_sessionfinish() -> None:
+    shutil.rmtree(os.environ["LAFITE_SHIFTED_CACHE"], ignore_errors=True)

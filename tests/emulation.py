@@ -1,0 +1,315 @@
+"""CUDA kernels on the host: every case with guard bytes around each buffer and poisoned outputs.
+
+A case calls one function of the C interface and compares all that it wrote with float64. Its blocks
+are also run one at a time, to see that no element is written by two of them, and each is by one.
+"""
+
+import ctypes
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ops_cuda import library
+from ops_cuda.library import Activation, EpilogueShape, Library, Place, Upfirdn2dShape
+from torch_utils.ops import bias_act, native, synthesis_epilogue, upfirdn2d
+
+GUARD = 64  # bytes
+GUARD_BYTE, POISON = 0xA5, 0xFF
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+ORDERS = ((0, 0, 0), (1, 1, 0), (2, 2, 7))  # threads, blocks, seed
+HOST = Place(0, None)
+
+
+class Guarded:
+    """The bytes of a tensor, in memory order, between guards; `shift` elements off 16 bytes."""
+
+    def __init__(self, like: Tensor, *, shift: int = 0, poisoned: bool = False):
+        self.dtype, self.size = like.dtype, like.numel() * like.element_size()
+        self.offset = GUARD + shift * like.element_size()
+        self.bytes = torch.full((self.offset + self.size + GUARD,), GUARD_BYTE, dtype=torch.uint8)
+        if poisoned:
+            self.poison()
+        elif self.size:
+            self.inside.copy_(in_memory_order(like).view(torch.uint8))
+        self.original = self.bytes.clone()
+
+    @property
+    def inside(self) -> Tensor:
+        return self.bytes[self.offset : self.offset + self.size]
+
+    @property
+    def pointer(self) -> int:
+        return self.bytes.data_ptr() + self.offset
+
+    def poison(self) -> None:
+        self.inside.fill_(POISON)
+
+    def values(self) -> Tensor:
+        return self.inside.clone().view(self.dtype)
+
+    def written(self) -> Tensor:
+        """Which elements are no longer poison."""
+        size = self.dtype.itemsize
+        return (self.inside.view(-1, size) != POISON).any(dim=1)
+
+    def guards_hold(self) -> bool:
+        outside = torch.cat([self.bytes[: self.offset], self.bytes[self.offset + self.size :]])
+        return bool((outside == GUARD_BYTE).all())
+
+
+def in_memory_order(x: Tensor) -> Tensor:
+    """A dense tensor's elements as they lie."""
+    if x.ndim == 4 and not x.is_contiguous():
+        x = x.permute(0, 2, 3, 1)
+    return x.contiguous().flatten()
+
+
+@dataclass
+class Case:
+    """One call: `outputs` give shapes and dtypes, `expected` computes them from float64 inputs by
+    the reference; `plain` does the same in the case's dtype.
+    """
+
+    name: str
+    function: str
+    dtype: torch.dtype
+    inputs: list[Tensor | None]
+    outputs: list[Tensor]
+    arguments: list[Any]
+    reference: Callable[[torch.dtype], list[Tensor]]
+    order: list[int] = field(default_factory=list)  # of pointers: inputs, then outputs
+    shift: int = 0
+
+    def run(self, lib: Library) -> tuple[list[Guarded], list[Guarded]]:
+        inputs = [None if x is None else Guarded(x, shift=self.shift) for x in self.inputs]
+        outputs = [Guarded(x, shift=self.shift, poisoned=True) for x in self.outputs]
+        self.call(lib, inputs, outputs)
+        return [x for x in inputs if x], outputs
+
+    def call(self, lib: Library, inputs: list[Guarded | None], outputs: list[Guarded]) -> None:
+        pointers = [None if x is None else x.pointer for x in (*inputs, *outputs)]
+        if self.order:
+            pointers = [pointers[i] for i in self.order]
+        number = library.DTYPES[str(self.dtype).removeprefix("torch.")]
+        lib.call(self.function, HOST, number, *pointers, *self.arguments)
+
+
+def configure(
+    lib: Library, order: tuple[int, int, int] = (0, 0, 0), first: int = 0, last: int = 2**62
+) -> None:
+    threads, blocks, seed = order
+    numbers = (ctypes.c_uint64(seed), ctypes.c_int64(first), ctypes.c_int64(last))
+    lib._functions.ls_emulation_configure(threads, blocks, *numbers)
+
+
+def num_blocks(lib: Library) -> int:
+    lib._functions.ls_emulation_blocks.restype = ctypes.c_int64
+    return lib._functions.ls_emulation_blocks()
+
+
+def check(case: Case, lib: Library) -> None:
+    """AssertionError says what is wrong."""
+    with native.using(None):
+        exact = case.reference(torch.float64)
+        plain = case.reference(case.dtype)
+    for order in ORDERS:
+        configure(lib, order)
+        inputs, outputs = case.run(lib)
+        for number, (found, wanted, simple) in enumerate(zip(outputs, exact, plain, strict=True)):
+            where = f"{case.name}, order {order}, output {number}"
+            assert found.guards_hold(), f"{where}: written outside its buffer"
+            values = found.values().double()
+            wanted, simple = in_memory_order(wanted), in_memory_order(simple).double()
+            # at most twice plain PyTorch's error, plus one unit in the last place
+            unit = torch.finfo(case.dtype).eps * wanted.abs().max().clamp(min=1)
+            if case.dtype == torch.float64:  # its own reference, which adds up in another order
+                unit *= 8
+            bound = 2 * (simple - wanted).abs().max() + unit
+            error = (values - wanted).abs().max() if len(values) else torch.tensor(0.0)
+            assert error <= bound, f"{where}: off by {float(error):.3g}, {float(bound):.3g} allowed"
+        for buffer in inputs:
+            assert buffer.bytes.equal(buffer.original), f"{case.name}: an input was written"
+    configure(lib)
+    blocks_write_once(case, lib)
+
+
+def blocks_write_once(case: Case, lib: Library) -> None:
+    """Each block alone, over fresh poison."""
+    inputs = [None if x is None else Guarded(x, shift=case.shift) for x in case.inputs]
+    outputs = [Guarded(x, shift=case.shift, poisoned=True) for x in case.outputs]
+    case.call(lib, inputs, outputs)
+    writers = [torch.zeros(out.numel(), dtype=torch.int32) for out in case.outputs]
+    for block in range(num_blocks(lib)):
+        configure(lib, first=block, last=block + 1)
+        for out in outputs:
+            out.poison()
+        case.call(lib, inputs, outputs)
+        for count, out in zip(writers, outputs, strict=True):
+            count += out.written()
+    configure(lib)
+    for count in writers:
+        assert int(count.max()) <= 1, f"{case.name}: an element is written by two blocks"
+        assert int(count.min()) == 1, f"{case.name}: an element is written by no block"
+
+
+# --- cases
+
+
+def normal(*shape: int, dtype: torch.dtype, last: bool = False, seed: int = 0) -> Tensor:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return x.contiguous(memory_format=torch.channels_last) if last and x.ndim == 4 else x
+
+
+def side(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def slope(y: Tensor) -> Tensor:
+    """Derivative of 1.5 * leaky ReLU where its output is y, float64."""
+    return torch.where(y > 0, 1.5, 1.5 * 0.2 * torch.ones((), dtype=torch.float64))
+
+
+def bias_act_cases(dtype: torch.dtype) -> Iterator[Case]:
+    shapes = [((2, 3, 4, 8), False), ((2, 3, 3, 5), False), ((2, 16, 3, 5), True)]
+    shapes += [((2, 3, 4, 5), True), ((9, 16), False), ((1, 1, 1, 1), False)]
+    shapes += [((2, 16, 24, 24), True)]  # several blocks
+    for (shape, last), with_bias, shift in itertools.product(shapes, (True, False), (0, 1)):
+        x = normal(*shape, dtype=dtype, last=last)
+        bias = normal(shape[1], dtype=side(dtype), seed=1) if with_bias else None
+        is_last = last or x.ndim == 2
+        inner = 1 if is_last else shape[2] * shape[3]
+        outer = x.numel() // (shape[1] * inner)
+        for kind, clamp in (("leaky_relu", None), ("linear", 0.5)):
+            function = Activation(library.ACTIVATIONS[kind], 1.5, -1.0 if clamp is None else clamp)
+
+            def reference(to: torch.dtype, x=x, bias=bias, kind=kind, clamp=clamp) -> list[Tensor]:
+                return [bias_act(x.to(to), bias, activation=kind, gain=1.5, clamp=clamp)]
+
+            name = f"bias_act {kind} {shape} last={last} bias={with_bias} shift={shift} {dtype}"
+            arguments = [outer, shape[1], inner, function]
+            yield Case(
+                name, "ls_bias_act", dtype, [x, bias], [x], arguments, reference, shift=shift
+            )
+
+
+def bias_act_grad_cases(dtype: torch.dtype) -> Iterator[Case]:
+    for count, shift in itertools.product((1, 15, 4099), (0, 1)):
+        dy = normal(count, dtype=dtype)
+        y = normal(count, dtype=dtype, seed=1)
+        function = Activation(1, 1.5, 0.75)
+
+        def reference(to: torch.dtype, dy=dy, y=y) -> list[Tensor]:
+            return [dy.to(to) * (slope(y) * (y.abs() < 0.75)).to(to)]
+
+        name = f"bias_act_grad {count} shift={shift} {dtype}"
+        arguments = [count, function]
+        yield Case(
+            name, "ls_bias_act_grad", dtype, [dy, y], [dy], arguments, reference, shift=shift
+        )
+
+
+def epilogue_cases(dtype: torch.dtype) -> Iterator[Case]:
+    shapes = [((2, 3, 4, 8), False), ((2, 3, 3, 5), False), ((2, 16, 3, 5), True)]
+    shapes += [((2, 3, 4, 5), True), ((1, 40, 9, 9), True), ((2, 2, 24, 64), False)]
+    for (shape, last), shared in itertools.product(shapes, (False, True)):
+        n, channels, height, width = shape
+        x = normal(*shape, dtype=dtype, last=last)
+        kind = side(dtype)
+        demodulation = normal(n, channels, dtype=kind, seed=1)
+        noise = normal(1 if shared else n, 1, height, width, dtype=kind, seed=2)
+        strength = torch.tensor(0.3, dtype=kind)
+        bias = normal(channels, dtype=kind, seed=3)
+        layout = library.LAYOUTS["channels_last" if last else "contiguous"]
+        size = EpilogueShape(n, channels, height * width, len(noise), layout)
+        function = Activation(1, 1.5, -1.0)
+        sides = [demodulation, noise, strength, bias]
+
+        def forward(to: torch.dtype, x=x, sides=sides) -> list[Tensor]:
+            return [synthesis_epilogue(x.to(to), *sides, gain=1.5)]
+
+        name = f"{shape} last={last} shared={shared} {dtype}"
+        yield Case(
+            f"synthesis_epilogue {name}",
+            *("ls_synthesis_epilogue", dtype, [x, *sides], [x], [size, function], forward),
+        )
+        y = forward(torch.float64)[0].to(dtype)
+        y = y.contiguous(memory_format=torch.channels_last) if last else y
+        dy = normal(*shape, dtype=dtype, last=last, seed=4)
+        for parts in (1, 3):
+
+            def backward(to: torch.dtype, dy=dy, y=y, x=x, d=demodulation, z=noise, parts=parts):
+                g = dy.to(to) * slope(y).to(to)
+                dx = g * d.to(to)[:, :, None, None]
+                terms = (g * x.to(to), g, g * z.to(to))
+                flat = torch.stack([t.to(side(to)).flatten(2) for t in terms])  # [3, N, C, P]
+                chunk = -(-flat.shape[-1] // parts)
+                pieces = flat.split(chunk, dim=3)
+                sums = [piece.sum(dim=3) for piece in pieces]
+                sums += [torch.zeros_like(sums[0])] * (parts - len(sums))
+                return [dx, torch.stack(sums, dim=2)]
+
+            sums = torch.empty(3, n, parts, channels, dtype=kind)
+            yield Case(
+                f"synthesis_epilogue_grad {name} parts={parts}",
+                *("ls_synthesis_epilogue_grad", dtype, [dy, y, x, demodulation, noise]),
+                *([x, sums], [parts, size, function], backward),
+            )
+
+
+FILTERS = (  # up, down, taps, (before, after)
+    *((1, 1, 4, (1, 1)), (2, 1, 4, (2, 1)), (1, 2, 4, (1, 1))),  # the fast paths
+    *((1, 1, 4, (-1, 3)), (2, 1, 4, (-1, 2)), (1, 2, 4, (3, -2))),
+    *((3, 2, 5, (4, -2)), (2, 2, 3, (1, 1)), (1, 1, 1, (0, 0))),
+)
+
+
+def upfirdn2d_cases(dtype: torch.dtype) -> Iterator[Case]:
+    shapes = [((2, 3, 8, 16), False), ((1, 2, 7, 9), False), ((2, 16, 6, 5), True)]
+    shapes += [((2, 3, 6, 5), True), ((1, 2, 40, 144), False)]
+    for (shape, last), (up, down, num_taps, padding) in itertools.product(shapes, FILTERS):
+        taps = [0.5, -1.0, 2.0, 0.25, 0.7][:num_taps]  # asymmetric: [1, 3, 3, 1] hides a flip
+        x = normal(*shape, dtype=dtype, last=last)
+        add_needed = (up, down) != (1, 2)
+
+        def reference(
+            to: torch.dtype, x=x, taps=taps, up=up, down=down, padding=padding, add=None
+        ) -> list[Tensor]:
+            y = upfirdn2d(x.to(to), taps, up=up, down=down, padding=padding)
+            return [y if add is None else y + add.to(to)]
+
+        y = reference(torch.float64)[0]
+        add = normal(*y.shape, dtype=dtype, last=last, seed=1) if add_needed else None
+        out = torch.empty(y.shape, dtype=dtype)
+        out = out.contiguous(memory_format=torch.channels_last) if last else out
+        padded = (ctypes.c_double * library.MAX_TAPS)(*taps[::-1])
+        layout = library.LAYOUTS["channels_last" if last else "contiguous"]
+        size = Upfirdn2dShape(
+            *(*shape, *y.shape[2:], layout, up, up, down, down, padding[0], padding[0]),
+            *(num_taps, num_taps, padded, padded),
+        )
+
+        def expected(to: torch.dtype, make=reference, add=add, last=last) -> list[Tensor]:
+            y = make(to, add=add)[0]
+            return [y.contiguous(memory_format=torch.channels_last) if last else y.contiguous()]
+
+        name = (
+            f"upfirdn2d {shape} last={last} up={up} down={down} taps={num_taps} {padding} {dtype}"
+        )
+        yield Case(name, "ls_upfirdn2d", dtype, [x, add], [out], [ctypes.byref(size)], expected)
+
+
+CASES = {
+    "bias_act": bias_act_cases,
+    "bias_act_grad": bias_act_grad_cases,
+    "synthesis_epilogue": epilogue_cases,
+    "upfirdn2d": upfirdn2d_cases,
+}
+
+
+def all_cases() -> Iterator[Case]:
+    for make, dtype in itertools.product(CASES.values(), DTYPES):
+        yield from make(dtype)

@@ -1,0 +1,229 @@
+"""The compiled operators inside PyTorch: dtypes, layouts, odd tensors, higher derivatives.
+
+On each implementation, see conftest.py.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from lafite_shifted.discriminator import Discriminator, DiscriminatorConfig
+from lafite_shifted.generator import Generator, GeneratorConfig
+from torch_utils.ops import bias_act, native, synthesis_epilogue, upfirdn2d
+
+TAPS = (0.5, -1.0, 2.0, 0.25)
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+SHAPES = ((2, 16, 6, 8), (2, 3, 5, 7), (1, 1, 1, 1), (3, 5, 1, 4))
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def epilogue(x: Tensor) -> Tensor:
+    n, channels, height, width = x.shape
+    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+    sides = [normal(n, channels, seed=1), normal(n, 1, height, width, seed=2)]
+    sides += [torch.tensor(0.3), normal(channels, seed=3)]
+    return synthesis_epilogue(x, *(side.to(kind) for side in sides))
+
+
+def activated(x: Tensor) -> Tensor:
+    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return bias_act(x, normal(x.shape[1], seed=1).to(kind), activation="leaky_relu", clamp=1.5)
+
+
+OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "bias_act": activated,
+    "epilogue": epilogue,
+    "up 2": lambda x: upfirdn2d(x, TAPS, up=2, padding=(2, 1), gain=4.0),
+    "down 2": lambda x: upfirdn2d(x, TAPS, down=2, padding=(2, 2)),
+    "filter": lambda x: upfirdn2d(x, TAPS, padding=(2, 1)),
+    "any": lambda x: upfirdn2d(x, TAPS[:3], up=3, down=2, padding=(4, -1)),
+}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_error_is_at_most_twice_that_of_plain_pytorch(
+    name: str, dtype: torch.dtype, layout: torch.memory_format
+):
+    run = OPERATORS[name]
+    for shape in SHAPES:
+        x = normal(*shape).to(dtype).contiguous(memory_format=layout)
+        found = run(x)
+        with native.using(None):
+            exact, plain = run(x.double()), run(x)
+        assert found.dtype == dtype
+        unit = torch.finfo(dtype).eps * exact.abs().max().clamp(min=1)
+        if dtype == torch.float64:  # its own reference, which adds up in another order
+            unit *= 8
+        bound = 2 * (plain.double() - exact).abs().max() + unit
+        assert (found.double() - exact).abs().max() <= bound, shape
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_channels_last_stays_and_is_read_without_a_copy(name: str):
+    x = normal(2, 16, 6, 8).float().contiguous(memory_format=torch.channels_last)
+    with torch.profiler.profile() as profile:
+        y = OPERATORS[name](x)
+    if native.is_compiled(x):
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        copied = [event for event in profile.key_averages() if event.key == "aten::clone"]
+        assert copied == []
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_any_strides_give_the_same(name: str):
+    run, x = OPERATORS[name], normal(2, 6, 8, 9).float()
+    for odd in (
+        x.transpose(2, 3).contiguous().transpose(2, 3),
+        torch.cat([x, x], dim=1)[:, :6],
+        torch.stack([x, x], dim=-1)[..., 0],
+    ):
+        assert not odd.is_contiguous()
+        torch.testing.assert_close(run(odd), run(x))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_empty_batches_pass_with_their_gradient(name: str):
+    x = torch.empty(0, 4, 6, 6, requires_grad=True)
+    y = OPERATORS[name](x)
+    assert y.shape[:2] == (0, 4)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert gradient.shape == x.shape
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_visible(name: str, bad: float):
+    x = normal(1, 16, 6, 8).float()
+    x[0, 3, 2, 2] = bad
+    y = OPERATORS[name](x)
+    with native.using(None):
+        expected = OPERATORS[name](x)
+    assert (~y.isfinite()).equal(~expected.isfinite())
+
+
+@pytest.mark.parametrize("name", ["epilogue", "up 2", "down 2", "bias_act"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_first_and_second_derivatives_match_finite_differences(
+    name: str, layout: torch.memory_format
+):
+    x = normal(2, 2, 4, 4).contiguous(memory_format=layout).requires_grad_()
+    assert torch.autograd.gradcheck(OPERATORS[name], (x,))
+    assert torch.autograd.gradgradcheck(lambda x: OPERATORS[name](x).square(), (x,))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # opcheck's own
+@pytest.mark.parametrize("name", ["bias_act", "epilogue", "up 2"])
+def test_the_registration_is_complete(name: str):
+    """torch.library.opcheck: schema, fake tensors, autograd."""
+    x = normal(2, 16, 6, 8).float().requires_grad_()
+    if not native.is_compiled(x):
+        assert not native.is_compiled(x.detach())
+        return
+    arguments = {
+        "bias_act": (torch.ops.lafite.bias_act, (x, torch.ones(16), "leaky_relu", 1.4, None)),
+        "epilogue": (
+            torch.ops.lafite.synthesis_epilogue,
+            (
+                x,
+                torch.ones(2, 16),
+                torch.ones(2, 1, 6, 8),
+                torch.ones(()),
+                torch.ones(16),
+                1.4,
+                None,
+            ),
+        ),
+        "up 2": (
+            torch.ops.lafite.upfirdn2d,
+            (x, None, list(TAPS), [2, 2], [1, 1], [2, 2], [12, 16]),
+        ),
+    }
+    operator, given = arguments[name]
+    result = torch.library.opcheck(operator.default, given)
+    assert set(result.values()) == {"SUCCESS"}
+
+
+def networks() -> tuple[Generator, Discriminator]:
+    torch.manual_seed(0)
+    generator = Generator(
+        GeneratorConfig(
+            resolution=16, condition_dim=8, channel_base=128, channel_max=16, z_dim=8, w_dim=8
+        )
+    )
+    discriminator = Discriminator(
+        DiscriminatorConfig(resolution=16, condition_dim=8, channel_base=128, channel_max=16)
+    )
+    for layer in generator.layers:
+        torch.nn.init.constant_(layer.noise_strength, 0.3)
+    return generator, discriminator
+
+
+def assert_close_as_a_whole(found: list[Tensor], expected: list[Tensor]) -> None:
+    """Each tensor to 1e-5 of its length."""
+    for one, other in zip(found, expected, strict=True):
+        one, other = one.detach(), other.detach()
+        assert float((one - other).norm()) <= 1e-5 * float(other.norm()) + 1e-7
+
+
+def test_networks_and_their_r1_gradient_match_the_reference():
+    """The case the operators exist for: parameters' gradients of a squared input gradient."""
+    generator, discriminator = networks()
+    z, condition = normal(4, 8).float(), normal(4, 8, seed=1).float()
+
+    def run() -> list[Tensor]:
+        pictures = generator(z, condition)
+        leaf = pictures.detach().requires_grad_()
+        realness, feature = discriminator(leaf)
+        logit = realness + (feature * condition).sum(dim=1)
+        (slope,) = torch.autograd.grad(logit.sum(), leaf, create_graph=True)
+        parameters = list(discriminator.parameters())
+        r1 = torch.autograd.grad(slope.square().sum(), parameters, allow_unused=True)
+        through = torch.autograd.grad(
+            discriminator(pictures)[0].sum(), list(generator.parameters())
+        )
+        return [pictures, *(g for g in r1 if g is not None), *through]
+
+    found = run()
+    with native.using(None):
+        expected = run()
+    assert_close_as_a_whole(found, expected)
+
+
+def test_path_length_gradient_matches_the_reference():
+    """G is differentiated twice by path-length regularisation."""
+    generator, _ = networks()
+    w = generator.mapping(normal(2, 8).float()).detach().requires_grad_()
+    condition, noise = normal(2, 8, seed=1).float(), normal(2, 3, 16, 16, seed=2).float()
+
+    def run() -> list[Tensor]:
+        pictures = generator.synthesise(w, condition)
+        (slope,) = torch.autograd.grad((pictures * noise).sum(), w, create_graph=True)
+        parameters = [p for n, p in generator.named_parameters() if "mapping" not in n]
+        grads = torch.autograd.grad(slope.square().sum(), parameters, allow_unused=True)
+        return [g for g in grads if g is not None]
+
+    found = run()
+    with native.using(None):
+        expected = run()
+    assert len(found) > 10
+    assert_close_as_a_whole(found, expected)
+
+
+def test_torch_compile_takes_the_operators():
+    x = normal(2, 16, 6, 8).float()
+    bias = torch.ones(16)
+
+    def chain(x: Tensor) -> Tensor:
+        y = bias_act(x, bias, activation="leaky_relu")
+        return upfirdn2d(y, TAPS, up=2, padding=(2, 1)) * 2
+
+    compiled = torch.compile(chain, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), chain(x))
