@@ -17,7 +17,10 @@ setup(
     packages=find_packages(
         include=["lafite_shifted*", "torch_utils*", "ops_cuda*", "training*"],
     ),
-    package_data={"lafite_shifted": ["assets/*", "assets/*/*"]},
+    package_data={
+        "lafite_shifted": ["assets/*", "assets/*/*"],
+        "ops_cuda": ["*.h", "*.cuh", "*.cu", "*.cpp", "*.json"],
+    },
     install_requires=[
         "torch>=2.10",
         "torchvision",  # open_clip imports it

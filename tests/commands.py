@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lafite_shifted.cli.main import main
+from torch_utils.ops import native
 
 # a GAN and a prior that train in a second
 TINY_GAN = (
@@ -34,12 +35,15 @@ class Outcome:
 def run_command(*arguments: str | Path) -> Outcome:
     """`lafite-shifted ARGUMENTS` in this process; a bug's traceback becomes the test's own."""
     out, err, code = io.StringIO(), io.StringIO(), 0
+    mode = native.mode()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["lafite-shifted", *map(str, arguments)])
         try:
             main()
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
+        finally:
+            native.choose(mode)  # --ops is the process's, and this one runs all tests
     return Outcome(code, out.getvalue(), err.getvalue())
 
 

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.profiler import profile
 
+from lafite_shifted.generator import Generator, GeneratorConfig
 from lafite_shifted.layers import TAPS
+from torch_utils.device import pick_dtype
 from torch_utils.ops import bias_act, native, synthesis_epilogue, upfirdn2d
 
 SHAPES = ((4, 256, 64), (4, 64, 256))  # N, C, R
@@ -172,3 +175,60 @@ def _timed(run: Callable[[], Tensor], device: torch.device) -> float:
         if elapsed > 0.02:
             return elapsed / repeats
         repeats *= max(2, round(0.025 / max(elapsed, 1e-5)))
+
+
+@dataclass(frozen=True)
+class MeasuredGeneration:
+    """One forward pass of a generator; "outside" is what is not spent in convolutions."""
+
+    batch: int
+    milliseconds: dict[str, float]  # by implementation of the operators
+    outside: dict[str, float]  # milliseconds outside convolutions
+    outside_share_of_reference: float  # median over rounds of compiled / reference
+
+
+@torch.no_grad()
+def bench_generation(
+    config: GeneratorConfig, *, batch: int, device: torch.device, rounds: int
+) -> MeasuredGeneration:
+    """Pictures of an untrained generator, by the compiled operators and the reference in turn."""
+    generator = Generator(config).to(device).eval().requires_grad_(False)
+    generator.compute_dtype = pick_dtype("auto", device)
+    z = torch.randn(batch, config.z_dim, device=device)
+    condition = torch.randn(batch, config.condition_dim, device=device)
+    names: tuple[native.Mode, ...] = ("compiled", "reference")
+    total: dict[str, list[float]] = {name: [] for name in names}
+    outside: dict[str, list[float]] = {name: [] for name in names}
+    before = native.mode()
+    try:
+        for number in range(rounds + 2):
+            for name in names:
+                native.choose(name)
+                with profile() as profiler:
+                    start = time.perf_counter()
+                    generator(z, condition)
+                    if device.type == "cuda":
+                        torch.cuda.synchronize(device)
+                    elapsed = time.perf_counter() - start
+                if number < 2:  # warms up
+                    continue
+                total[name].append(elapsed)
+                outside[name].append(elapsed - _convolution_seconds(profiler))
+    finally:
+        native.choose(before)
+    return MeasuredGeneration(
+        batch=batch,
+        milliseconds={name: statistics.median(total[name]) * 1e3 for name in names},
+        outside={name: statistics.median(outside[name]) * 1e3 for name in names},
+        outside_share_of_reference=statistics.median(
+            a / b for a, b in zip(outside["compiled"], outside["reference"], strict=True)
+        ),
+    )
+
+
+def _convolution_seconds(profiler: profile) -> float:
+    microseconds = 0.0
+    for event in profiler.key_averages():
+        if "conv" in event.key:
+            microseconds += event.self_cpu_time_total + event.self_device_time_total
+    return microseconds / 1e6

@@ -46,3 +46,40 @@ def ops(device: str, rounds: int, no_compile: bool, as_json: bool) -> None:
             )
     if as_json:
         click.echo(json.dumps({"machine": machine(chosen), "results": results}, indent=2))
+
+
+@command.command("generate")
+@click.option("--preset", default="256", help="tiny, small, 256, 512 or 1024.")
+@options.device_option
+@options.positive_int("--rounds", default=7, help="Paired rounds; the median counts.")
+@options.json_option
+def generate(preset: str, device: str, rounds: int, as_json: bool) -> None:
+    """A generator's forward pass at batch 1 and 4: the time outside convolutions, by the compiled
+    operators and by the reference.
+    """
+    import json
+    from dataclasses import asdict
+
+    from lafite_shifted.device import resolve_device
+    from training.bench import bench_generation, machine
+    from training.presets import GAN_PRESETS, choose
+
+    chosen = resolve_device(device)
+    options.choose_ops("compiled", chosen)
+    config = choose(GAN_PRESETS, preset).generator
+    results = [
+        bench_generation(config, batch=batch, device=chosen, rounds=rounds) for batch in (1, 4)
+    ]
+    if as_json:
+        rows = [asdict(row) for row in results]
+        click.echo(json.dumps({"machine": machine(chosen), "results": rows}, indent=2))
+        return
+    click.echo(machine(chosen))
+    click.echo(f"{'batch':>5}{'operators':>12}{'ms':>9}{'ms outside':>12}{'share':>8}")
+    for row in results:
+        for name in ("reference", "compiled"):
+            share = 1.0 if name == "reference" else row.outside_share_of_reference
+            click.echo(
+                f"{row.batch:5}{name:>12}{row.milliseconds[name]:9.1f}"
+                f"{row.outside[name]:12.1f}{share:8.2f}"
+            )

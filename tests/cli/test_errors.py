@@ -16,6 +16,7 @@ from PIL import Image
 
 from lafite_shifted.files import read_json_lines
 from tests.commands import TINY_GAN, TINY_PRIOR, Outcome, half_written, run_command, succeed
+from torch_utils.ops import native
 from training import embeddings, run_folder
 from training.embeddings import EmbeddingSet
 
@@ -529,6 +530,32 @@ def test_field_that_the_clip_decides(verb: str, field: str, some_pictures: Path,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def broken_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "broken-c++"
+    compiler.write_text("#!/bin/sh\necho 'out of registers' >&2\nexit 1\n", encoding="utf-8")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("LAFITE_SHIFTED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(native, "_choice", native._Choice())
+
+
+@pytest.mark.usefixtures("broken_compiler")
+def test_broken_compiler(some_pictures: Path, tmp_path: Path):
+    arguments = ("train-gan", some_pictures, "--out", tmp_path / "run", *TINY_GAN)
+    outcome = run_command(*arguments, "--ops", "compiled")
+    assert_refused(outcome, "--ops compiled: ", "its log is ", "Use --ops auto or --ops reference")
+    assert not (tmp_path / "run").exists()
+    assert_refused(run_command("ops", "build", "--device", "cpu"), "its log is ", "--ops reference")
+    outcome = run_command(*arguments)
+    assert outcome.code == 0, outcome.err
+    assert (
+        "operators: reference (the build of the native operators failed; its log is" in outcome.err
+    )
+    log = outcome.err.partition("its log is ")[2].partition(")")[0]
+    assert "out of registers" in Path(log).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("verb", ["train-gan", "train-prior"])
 def test_bad_preset(verb: str, some_pictures: Path, tmp_path: Path):
     outcome = run_command(verb, some_pictures, "--out", tmp_path / "out", "--preset", "huge")
@@ -682,5 +709,5 @@ def test_text_too_long_is_one_plain_warning(model_folder: Path, tmp_path: Path):
     result = process("generate", text, f"{text} dog", *arguments)
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("longer than the") == 1
-    assert result.stderr.startswith("warning: The text 'cat cat")
+    assert "\nwarning: The text 'cat cat" in result.stderr
     assert len(list((tmp_path / "out").glob("*.png"))) == 3

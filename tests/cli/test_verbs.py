@@ -405,6 +405,31 @@ def test_dataset_verb_builds_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (again.code, "is not empty" in again.err) == (2, True)
 
 
+# --- native operators
+
+
+def test_ops_are_shown_built_and_cleaned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LAFITE_SHIFTED_CACHE", str(tmp_path / "cache"))
+    shown = json.loads(succeed("ops", "status", "--device", "cpu", "--json").out)
+    assert (shown["target"], shown["built"]) == ("cpu", False)
+    built = json.loads(succeed("ops", "build", "--device", "cpu", "--json").out)
+    assert built == shown | {"built": True}
+    assert Path(built["library"]).is_file()
+    assert "upfirdn2d.cpp" in Path(built["log"]).read_text(encoding="utf-8")
+    assert "True" in succeed("ops", "status", "--device", "cpu").out
+    assert json.loads(succeed("ops", "clean", "--json").out)["removed"] == 1
+    assert not Path(built["library"]).exists()
+
+
+@pytest.mark.parametrize("ops", ["compiled", "reference"])
+def test_the_run_says_which_operators_it_used(ops: str, some_pictures: Path, tmp_path: Path):
+    outcome = succeed(
+        "train-gan", some_pictures, "--out", tmp_path / "run", "--ops", ops, *TINY_GAN
+    )
+    assert f"operators: {ops}" in outcome.err
+    assert read_json(tmp_path / "run" / "config.json")["compute"]["ops"] == ops
+
+
 # --- doctor
 
 
@@ -418,6 +443,7 @@ def test_doctor_has_a_line_for_each_thing():
         "open_clip",
         "compiler",
         "nvcc",
+        "operators",
         "shared memory",
         "disk",
     ):

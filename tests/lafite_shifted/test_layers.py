@@ -65,7 +65,9 @@ def test_to_rgb_matches_one_weight_per_sample():
             demodulate=False,
         )
         reduced = layer.float()(x.bfloat16(), style.float())
-    np.testing.assert_allclose(found, expected + layer.bias.numpy()[:, None, None], atol=1e-6)
+    np.testing.assert_allclose(
+        found, expected + layer.bias.detach().numpy()[:, None, None], atol=1e-6
+    )
     torch.testing.assert_close(also, found)
     assert also.is_contiguous()
     assert reduced.dtype == torch.float32

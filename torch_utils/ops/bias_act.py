@@ -5,6 +5,7 @@ the gradient that comes in, so it is its own derivative. Shape letters: N batch,
 """
 
 import math
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -72,6 +73,7 @@ torch.library.define(
 )
 
 
+@lru_cache(maxsize=64)
 def native_activation(activation: str, gain: float, clamp: float | None) -> NativeActivation:
     return NativeActivation(ACTIVATIONS[activation], gain, -1.0 if clamp is None else clamp)
 

@@ -31,6 +31,7 @@ class _Choice:
 
 
 _choice = _Choice()
+_HOST = Place(0, None)
 _DTYPES = {getattr(torch, name): number for name, number in DTYPES.items()}
 
 
@@ -66,8 +67,10 @@ def call(name: str, x: Tensor, *arguments: object) -> None:
     library = _library(x.device)
     if library is None:
         raise OperatorsMissingError(f"the compiled operators are not there for {x.device}")
-    stream = torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else None
-    library.call(name, Place(x.device.index or 0, stream), _DTYPES[x.dtype], *arguments)
+    place = _HOST
+    if x.is_cuda:
+        place = Place(x.device.index or 0, torch.cuda.current_stream(x.device).cuda_stream)
+    library.call(name, place, _DTYPES[x.dtype], *arguments)
 
 
 @contextmanager

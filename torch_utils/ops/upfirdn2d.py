@@ -9,6 +9,7 @@ Shape letters: N batch, C channels, H W picture, K taps.
 
 import ctypes
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -127,6 +128,12 @@ torch.library.define(
 )
 
 
+@lru_cache(maxsize=1024)  # a network has a few dozen
+def _native_shape(numbers: tuple[int, ...], taps: tuple[float, ...]) -> Upfirdn2dShape:
+    padded = (ctypes.c_double * MAX_TAPS)(*taps)
+    return Upfirdn2dShape(*numbers, len(taps), len(taps), padded, padded)
+
+
 @torch.library.impl("lafite::upfirdn2d", ("cpu", "cuda"))
 def _forward(
     x: Tensor,
@@ -140,11 +147,8 @@ def _forward(
     x = dense(x)
     y = _forward_shape(x, add, taps, up, down, before, size)
     add = None if add is None else dense_like(add.to(x.dtype), y)
-    padded = (ctypes.c_double * MAX_TAPS)(*taps)
-    shape = Upfirdn2dShape(
-        *(*x.shape, *size, layout_of(x), *up, *down, *before, len(taps), len(taps)),
-        *(padded, padded),
-    )
+    numbers = (*x.shape, *size, layout_of(x), *up, *down, *before)
+    shape = _native_shape(numbers, tuple(taps))
     pointers = (x.data_ptr(), None if add is None else add.data_ptr(), y.data_ptr())
     native.call("ls_upfirdn2d", x, *pointers, ctypes.byref(shape))
     return y

@@ -1,0 +1,197 @@
+"""The builder: cache, key, lock, logs, and machines without a compiler."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ops_cuda import build
+from ops_cuda.library import Library
+from torch_utils.ops import bias_act, native
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LAFITE_SHIFTED_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "ops"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> build.Target:
+    """A library of one file that compiles at once."""
+    (tmp_path / "source").mkdir()
+    for name in build.HEADERS:
+        (tmp_path / "source" / name).write_text("", encoding="utf-8")
+    source = tmp_path / "source" / "one.cpp"
+    source.write_text('extern "C" int ls_abi() { return 1; }\n', encoding="utf-8")
+    compiler = build.host_compiler()
+    flags = ("-fPIC",)
+    return build.Target("small", ("one.cpp",), compiler, flags, ("-shared",), source.parent)
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_library_is_built_once(small: build.Target):
+    path = build.build(small)
+    before = path.stat().st_mtime_ns
+    assert build.build(small) == path
+    assert path.stat().st_mtime_ns == before
+    assert build.builds() == [path]
+    assert "one.cpp" in small.log.read_text(encoding="utf-8")
+    assert not [p for p in path.parent.parent.iterdir() if p.name.startswith(".")]
+    assert build.clean() == 1
+    assert build.builds() == []
+
+
+def test_the_key_holds_sources_flags_compiler_and_machine(
+    small: build.Target, monkeypatch: pytest.MonkeyPatch
+):
+    keys = {small.key, replace(small, compile_flags=("-fPIC", "-O3")).key}
+    keys.add(replace(small, link_flags=("-shared", "-s")).key)
+    source = small.source_folder / "one.cpp"
+    source.write_text(source.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    keys.add(small.key)
+    monkeypatch.setattr(build, "instruction_set", lambda: "another machine")
+    keys.add(small.key)
+    assert len(keys) == 5
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_failed_build_names_its_log_and_leaves_nothing_else(small: build.Target, cache: Path):
+    source = small.source_folder / "one.cpp"
+    source.write_text("this is no C++;\n", encoding="utf-8")
+    with pytest.raises(build.BuildError, match="its log is ") as caught:
+        build.build(small)
+    log = Path(str(caught.value).rpartition("its log is ")[2])
+    assert "error" in log.read_text(encoding="utf-8")
+    assert small.log == log
+    assert build.builds() == []
+    assert sorted(p.suffix for p in cache.iterdir()) == [".lock", ".log"]
+
+
+def test_paths_with_spaces_and_dollars_are_built(
+    small: build.Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LAFITE_SHIFTED_CACHE", str(tmp_path / "a b $c"))
+    folder = (tmp_path / "source").rename(tmp_path / "so urce $x")
+    assert build.build(replace(small, source_folder=folder)).is_file()
+
+
+@pytest.mark.usefixtures("cache")
+def test_processes_that_start_together_build_once(small: build.Target, cache: Path):
+    """As the ranks of torchrun do on a fresh machine."""
+    script = (
+        "import sys, pathlib; from ops_cuda import build\n"
+        f"t = build.Target('small', ('one.cpp',), {small.compiler!r}, ('-fPIC',), ('-shared',), "
+        f"pathlib.Path({str(small.source_folder)!r}))\n"
+        "print(build.build(t))\n"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    paths = {process.communicate()[0] for process in running}
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert paths == {f"{small.folder / build.LIBRARY}\n"}
+    assert not [p for p in cache.iterdir() if p.name.startswith(".small")]
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_lock_that_is_held_for_too_long_is_passed_by(
+    small: build.Target, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(build, "LOCK_SECONDS", 0.3)
+    cache.mkdir(parents=True)
+    with (cache / f"{small.folder.name}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        started = time.monotonic()
+        assert build.build(small).is_file()
+        assert time.monotonic() - started >= 0.3
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_waiting_process_goes_on_when_the_owner_dies(small: build.Target, cache: Path):
+    cache.mkdir(parents=True)
+    lock = cache / f"{small.folder.name}.lock"
+    script = (
+        "import fcntl, time; f = open(__import__('sys').argv[1], 'w')\n"
+        "fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)\n"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script, str(lock)], stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "held\n"
+    threading.Timer(0.3, owner.kill).start()
+    started = time.monotonic()
+    assert build.build(small).is_file()
+    assert time.monotonic() - started < build.LOCK_SECONDS / 10
+    owner.wait()
+    owner.stdout.close()
+
+
+def test_a_library_of_another_interface_is_refused(tmp_path: Path, small: build.Target):
+    source = small.source_folder / "one.cpp"
+    source.write_text('extern "C" int ls_abi() { return 99; }\n', encoding="utf-8")
+    with pytest.raises(RuntimeError, match="has interface 99, not 1"):
+        Library(build.build(small))
+
+
+# --- what the operators do where nothing can be built
+
+
+@pytest.fixture
+def fresh_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_choice", native._Choice())
+
+
+@pytest.mark.usefixtures("fresh_choice", "cache")
+def test_without_a_compiler_the_reference_runs(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    cpu = torch.device("cpu")
+    assert native.status(cpu).startswith("reference (no C++ compiler")
+    assert not native.is_compiled(torch.zeros(1))
+    assert bias_act(torch.ones(1, 1), activation="leaky_relu").shape == (1, 1)
+    native.choose("compiled")
+    with pytest.raises(native.OperatorsMissingError, match="apt-get install g"):
+        native.status(cpu)
+
+
+@pytest.mark.usefixtures("fresh_choice", "cache")
+def test_with_a_broken_compiler_the_log_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    broken = tmp_path / "broken-c++"
+    broken.write_text("#!/bin/sh\necho 'internal compiler error' >&2\nexit 1\n", encoding="utf-8")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    found = native.status(torch.device("cpu"))
+    assert found.startswith("reference (the build of the native operators failed; its log is ")
+    log = Path(found.rpartition(" ")[2].rstrip(")"))
+    assert "internal compiler error" in log.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("fresh_choice")
+def test_the_choice_decides(monkeypatch: pytest.MonkeyPatch):
+    x = torch.zeros(1)
+    assert native.is_compiled(x)
+    assert native.status(x.device).startswith("compiled (")
+    native.choose("reference")
+    assert native.status(x.device) == "reference (as asked for)"
+    assert not native.is_compiled(x)
+    assert not native.is_compiled(torch.zeros(1, device="meta"))
+
+
+def test_one_pool_of_threads_serves_torch_and_the_operators():
+    """A second OpenMP library would keep a second set of threads spinning."""
+    native.status(torch.device("cpu"))
+    maps = Path("/proc/self/maps")
+    if not maps.is_file():
+        pytest.skip("no /proc on this system")
+    mapped = {line.split()[-1] for line in maps.read_text().splitlines() if "gomp" in line}
+    assert len({os.path.realpath(path) for path in mapped}) <= 1

@@ -1,0 +1,62 @@
+"""The CUDA kernels on a CUDA device: `pytest -m gpu`."""
+
+import pytest
+import torch
+
+from tests.torch_utils.ops.test_native import (
+    DTYPES,
+    OPERATORS,
+    SHAPES,
+    assert_close_as_a_whole,
+    normal,
+)
+from torch_utils.ops import bias_act, native, synthesis_epilogue, upfirdn2d
+
+pytestmark = pytest.mark.gpu
+CUDA = torch.device("cuda", 0)
+
+
+@pytest.fixture(autouse=True)
+def compiled():
+    """Where the build fails, these tests must too."""
+    assert native.status(CUDA).startswith("compiled"), native.status(CUDA)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_error_on_the_device_is_at_most_twice_that_of_plain_pytorch(
+    dtype: torch.dtype, layout: torch.memory_format
+):
+    for shape in SHAPES:
+        x = normal(*shape).to(dtype).contiguous(memory_format=layout)
+        runs = {
+            "bias_act": lambda x: bias_act(x, activation="leaky_relu", clamp=1.5),
+            "up 2": OPERATORS["up 2"],
+            "down 2": OPERATORS["down 2"],
+            "filter": OPERATORS["filter"],
+            "any": OPERATORS["any"],
+        }
+        for name, run in runs.items():
+            found = run(x.to(CUDA)).cpu()
+            with native.using(None):
+                exact, plain = run(x.double()), run(x)
+            unit = 8 * torch.finfo(dtype).eps * exact.abs().max().clamp(min=1)
+            bound = 2 * (plain.double() - exact).abs().max() + unit
+            assert (found.double() - exact).abs().max() <= bound, (name, shape)
+
+
+def test_derivatives_on_the_device_match_the_reference():
+    x = normal(2, 16, 8, 8).float()
+    sides = [normal(2, 16, seed=1).float(), normal(2, 1, 8, 8, seed=2).float()]
+    sides += [torch.tensor(0.3), normal(16, seed=3).float()]
+
+    def run(device: torch.device) -> list[torch.Tensor]:
+        leaves = [t.detach().to(device).requires_grad_() for t in (x, *sides)]
+        y = upfirdn2d(synthesis_epilogue(*leaves), (0.5, -1.0, 2.0, 0.25), down=2, padding=(1, 1))
+        (slope,) = torch.autograd.grad(y.square().sum(), leaves[0], create_graph=True)
+        return [t.cpu() for t in torch.autograd.grad(slope.square().sum(), leaves)]
+
+    found = run(CUDA)
+    with native.using(None):
+        expected = run(torch.device("cpu"))
+    assert_close_as_a_whole(found, expected)
