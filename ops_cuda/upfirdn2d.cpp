@@ -1,5 +1,6 @@
-// upfirdn2d on the CPU: for each output row the rows of the input that its taps meet are added up,
-// then that one row is filtered along x. Planes of a contiguous picture are pictures of one channel.
+// upfirdn2d on the CPU: for a stretch of an output row the input rows that its taps meet are added
+// up, then that one row, which fits into the cache, is filtered along x. Planes of a contiguous
+// picture are pictures of one channel.
 #include <algorithm>
 #include <type_traits>
 #include <vector>
@@ -37,14 +38,16 @@ void add_up(A* out, const T* const* rows, const A* weights, int64_t length) {
     });
 }
 
-// The input rows that output row `o` meets, added up with the taps along y.
+// The input rows that output row `o` meets, added up with the taps along y; `length` elements of
+// them, from x on, rows `stride` apart.
 template <class T, class A>
-void filter_y(const T* x, A* out, const ls_upfirdn2d_shape& s, int64_t o, int64_t length) {
+void filter_y(const T* x, A* out, const ls_upfirdn2d_shape& s, int64_t o, int64_t length,
+              int64_t stride) {
     Meeting m = meeting(o, s.up_y, s.down_y, s.pad_y, s.num_taps_y, s.in_height);
     const T* rows[LS_MAX_TAPS];
     A weights[LS_MAX_TAPS];
     for (int64_t k = 0; k < m.count; k++) {
-        rows[k] = x + (m.first_sample + k) * length;
+        rows[k] = x + (m.first_sample + k) * stride;
         weights[k] = A(s.taps_y[m.first_tap + k * s.up_y]);
     }
     switch (m.count) {
@@ -98,91 +101,107 @@ void span(T* __restrict out, const A* __restrict row, const A* weights, const T*
     }
 }
 
+// Outputs [begin, end) of one row, from the samples [first_sample, ...) of the row before it.
+struct Stretch {
+    int64_t begin, end, first_sample, num_samples;
+};
+
+inline Stretch stretch(int64_t begin, int64_t end, const ls_upfirdn2d_shape& s) {
+    Meeting first = meeting(begin, s.up_x, s.down_x, s.pad_x, s.num_taps_x, s.in_width);
+    Meeting last = meeting(end - 1, s.up_x, s.down_x, s.pad_x, s.num_taps_x, s.in_width);
+    int64_t behind = std::max(last.first_sample + last.count, first.first_sample);
+    return {begin, end, first.first_sample, behind - first.first_sample};
+}
+
 // One output pixel, at the border or of an unusual filter.
 template <class T, class A>
 void one_pixel(T* out, const A* row, const T* add, const ls_upfirdn2d_shape& s, int64_t o,
-               int64_t channels) {
+               int64_t first_sample, int64_t channels) {
     Meeting m = meeting(o, s.up_x, s.down_x, s.pad_x, s.num_taps_x, s.in_width);
     for (int64_t c = 0; c < channels; c++) {
         A total = add ? to_acc(add[c]) : A(0);
         for (int64_t k = 0; k < m.count; k++)
-            total += A(s.taps_x[m.first_tap + k * s.up_x]) * row[(m.first_sample + k) * channels + c];
+            total += A(s.taps_x[m.first_tap + k * s.up_x]) *
+                     row[(m.first_sample - first_sample + k) * channels + c];
         out[c] = from_acc<T>(total);
     }
 }
 
-// One row [in_width, channels] filtered along x.
+// A stretch filtered along x; UP = 0: any filter. `out` and `add` are whole rows.
 template <int UP, int DOWN, int TAPS, class T, class A>
-void filter_x(T* out, const A* row, const T* add, const ls_upfirdn2d_shape& s, int64_t channels) {
-    constexpr int COUNT = TAPS / UP;
-    int64_t first = s.out_width, last = 0;  // outputs all of whose taps meet samples, per phase
-    for (int64_t phase = 0; phase < UP; phase++) {
-        // Output phase + UP * j begins at sample start + DOWN * j.
-        int64_t position = phase * DOWN - s.pad_x;
-        int64_t start = -floor_div(-position, UP), tap = start * UP - position;
-        int64_t from = std::max<int64_t>(-floor_div(start, DOWN), 0);
-        int64_t to = std::min(floor_div(s.in_width - COUNT - start, DOWN),
-                              floor_div(s.out_width - 1 - phase, UP));
-        if (from > to) continue;
-        A weights[COUNT];
-        for (int k = 0; k < COUNT; k++) weights[k] = A(s.taps_x[tap + k * UP]);
-        int64_t at = (phase + UP * from) * channels;
-        span<COUNT, UP, DOWN>(out + at, row + (start + DOWN * from) * channels, weights,
-                              add ? add + at : nullptr, to - from + 1, channels);
-        first = std::min(first, phase + UP * from);
-        last = std::max(last, phase + UP * to + 1);
+void filter_x(T* out, const A* row, const T* add, const ls_upfirdn2d_shape& s, const Stretch& part,
+              int64_t channels) {
+    int64_t left = part.end, right = part.end;  // the outputs between them are done
+    if constexpr (UP > 0) {
+        constexpr int COUNT = TAPS / UP;
+        int64_t first = part.end, last = part.begin;
+        for (int64_t phase = 0; phase < UP; phase++) {
+            // Output phase + UP * j begins at sample start + DOWN * j.
+            int64_t position = phase * DOWN - s.pad_x;
+            int64_t start = -floor_div(-position, UP), tap = start * UP - position;
+            int64_t from = std::max(-floor_div(start, DOWN), -floor_div(phase - part.begin, UP));
+            int64_t to = std::min(floor_div(s.in_width - COUNT - start, DOWN),
+                                  floor_div(part.end - 1 - phase, UP));
+            if (from > to) continue;
+            A weights[COUNT];
+            for (int k = 0; k < COUNT; k++) weights[k] = A(s.taps_x[tap + k * UP]);
+            int64_t at = (phase + UP * from) * channels;
+            span<COUNT, UP, DOWN>(out + at,
+                                  row + (start + DOWN * from - part.first_sample) * channels, weights,
+                                  add ? add + at : nullptr, to - from + 1, channels);
+            first = std::min(first, phase + UP * from);
+            last = std::max(last, phase + UP * to + 1);
+        }
+        // At a border of the picture the phases begin, or end, a few outputs apart: these are done
+        // again. Elsewhere they follow each other without a gap.
+        left = first == part.begin ? first : std::min(first + 2 * UP, part.end);
+        right = std::max(last == part.end ? last : last - 2 * UP, left);
     }
-    // The borders; a phase may begin a few outputs behind the first of another.
-    int64_t left = std::min<int64_t>(first + 2 * UP, s.out_width);
-    int64_t right = std::max<int64_t>(last - 2 * UP, left);
     auto border = [&](int64_t o) {
         int64_t at = o * channels;
-        one_pixel(out + at, row, add ? add + at : nullptr, s, o, channels);
+        one_pixel(out + at, row, add ? add + at : nullptr, s, o, part.first_sample, channels);
     };
-    for (int64_t o = 0; o < left; o++) border(o);
-    for (int64_t o = right; o < s.out_width; o++) border(o);
+    for (int64_t o = part.begin; o < left; o++) border(o);
+    for (int64_t o = right; o < part.end; o++) border(o);
 }
 
-template <class T, class Filter>
-void run(const T* x, const T* add, T* y, const ls_upfirdn2d_shape& s, const Filter& filter) {
+constexpr int64_t CACHED = 8192;  // elements of a row between the two filters
+
+template <int UP, int DOWN, int TAPS, class T>
+void run(const T* x, const T* add, T* y, const ls_upfirdn2d_shape& s) {
     using A = acc_t<T>;
     bool channels_last = s.layout == LS_CHANNELS_LAST;
     int64_t pictures = channels_last ? s.n : s.n * s.channels;
     int64_t channels = channels_last ? s.channels : 1;
     int64_t in_row = s.in_width * channels, out_row = s.out_width * channels;
+    int64_t samples = std::max<int64_t>(CACHED / channels, 16);
+    int64_t width = std::max<int64_t>(samples * s.up_x / s.down_x, 4);  // outputs of a stretch
     int64_t band = std::min<int64_t>(8, s.out_height);  // rows that a thread takes at a time
     int64_t bands = (s.out_height + band - 1) / band;
     parallel(pictures * bands, pictures * s.out_height * out_row, [&](int64_t task) {
         thread_local std::vector<A> row;
-        row.resize(size_t(in_row));
         int64_t picture = task / bands, first = task % bands * band;
-        for (int64_t o = first; o < std::min<int64_t>(first + band, s.out_height); o++) {
-            filter_y(x + picture * s.in_height * in_row, row.data(), s, o, in_row);
-            int64_t at = (picture * s.out_height + o) * out_row;
-            filter(y + at, row.data(), add ? add + at : nullptr, channels);
+        for (int64_t begin = 0; begin < s.out_width; begin += width) {
+            Stretch part = stretch(begin, std::min(begin + width, s.out_width), s);
+            int64_t length = part.num_samples * channels;
+            row.resize(size_t(length));
+            const T* from = x + picture * s.in_height * in_row + part.first_sample * channels;
+            for (int64_t o = first; o < std::min<int64_t>(first + band, s.out_height); o++) {
+                filter_y(from, row.data(), s, o, length, in_row);
+                int64_t at = (picture * s.out_height + o) * out_row;
+                filter_x<UP, DOWN, TAPS>(y + at, row.data(), add ? add + at : nullptr, s, part,
+                                         channels);
+            }
         }
     });
 }
 
 template <class T>
 void upfirdn2d(const T* x, const T* add, T* y, const ls_upfirdn2d_shape& s) {
-    using A = acc_t<T>;
-    auto with = [&](auto up, auto down) {
-        run(x, add, y, s, [&](T* out, const A* row, const T* other, int64_t channels) {
-            filter_x<decltype(up)::value, decltype(down)::value, 4>(out, row, other, s, channels);
-        });
-    };
-    using One = std::integral_constant<int, 1>;
-    using Two = std::integral_constant<int, 2>;
-    if (s.num_taps_x == 4 && s.up_x == 1 && s.down_x == 1) return with(One(), One());
-    if (s.num_taps_x == 4 && s.up_x == 2 && s.down_x == 1) return with(Two(), One());
-    if (s.num_taps_x == 4 && s.up_x == 1 && s.down_x == 2) return with(One(), Two());
-    run(x, add, y, s, [&](T* out, const A* row, const T* other, int64_t channels) {
-        for (int64_t o = 0; o < s.out_width; o++) {
-            int64_t at = o * channels;
-            one_pixel(out + at, row, other ? other + at : nullptr, s, o, channels);
-        }
-    });
+    if (s.num_taps_x == 4 && s.up_x == 1 && s.down_x == 1) return run<1, 1, 4>(x, add, y, s);
+    if (s.num_taps_x == 4 && s.up_x == 2 && s.down_x == 1) return run<2, 1, 4>(x, add, y, s);
+    if (s.num_taps_x == 4 && s.up_x == 1 && s.down_x == 2) return run<1, 2, 4>(x, add, y, s);
+    run<0, 1, 4>(x, add, y, s);
 }
 
 }  // namespace
