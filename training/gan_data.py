@@ -68,9 +68,15 @@ def load_gan_data(
             pixels[index] = torch.from_numpy(array.copy()).permute(2, 0, 1)
     held_out = embeddings.held_out if hold_out else torch.zeros(len(pixels), dtype=torch.bool)
     if int((~held_out).sum()) < 2:
+        remedy = "Add pictures."
+        if int(held_out.sum()) > 0:
+            remedy += (
+                " Files that differ by a number alone are one name, which is held out whole: "
+                "--set hold_out=false trains on all."
+            )
         raise InputError(
-            f"{source.folder} leaves {int((~held_out).sum())} pictures to train on. Add more "
-            "pictures."
+            f"{source.folder} leaves {int((~held_out).sum())} of {len(pixels)} pictures to train "
+            f"on. {remedy}"
         )
     return GanData(
         pixels[~held_out],

@@ -27,7 +27,7 @@ from lafite_shifted.cli import options
 @options.max_bad_option
 @options.max_megapixels_option
 @options.set_option
-@click.option("--dry-run", is_flag=True, help="Print the configuration and the cost, and stop.")
+@click.option("--dry-run", is_flag=True, help="Print parameters, captions and length, and stop.")
 def command(
     pictures: Path,
     out: Path,

@@ -19,6 +19,7 @@ from tests.commands import TINY_GAN, TINY_PRIOR, Outcome, half_written, run_comm
 from torch_utils.ops import native
 from training import embeddings, run_folder
 from training.embeddings import EmbeddingSet
+from training.split import is_held_out
 
 OUT_VERBS = ("embed", "train-gan", "train-prior", "train-clip")
 
@@ -158,6 +159,17 @@ def test_too_few_pictures_to_train_on(tmp_path: Path, num: int):
     assert_refused(run_command(*arguments, *hold_out), "Add ", "pictures")
     picture_folder(folder, *(f"more{number}.png" for number in range(6)))
     succeed(*arguments, *hold_out)
+
+
+def test_numbered_files_that_are_all_held_out(tmp_path: Path):
+    """A camera's names differ by a number alone: they are one name of the split."""
+    name = next(word for word in map(chr, range(ord("a"), ord("z"))) if is_held_out(word))
+    folder = picture_folder(
+        tmp_path / "pictures", *(f"{name}{number:03}.png" for number in range(6))
+    )
+    arguments = ("train-gan", folder, "--out", tmp_path / "out", *TINY_GAN)
+    assert_refused(run_command(*arguments), "leaves 0 of 6 pictures", "--set hold_out=false")
+    succeed(*arguments, "--set", "hold_out=false")
 
 
 def test_prior_needs_captions(tmp_path: Path):
