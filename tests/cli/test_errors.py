@@ -163,9 +163,9 @@ def test_too_few_pictures_to_train_on(tmp_path: Path, num: int):
 
 def test_numbered_files_that_are_all_held_out(tmp_path: Path):
     """A camera's names differ by a number alone: they are one name of the split."""
-    name = next(word for word in map(chr, range(ord("a"), ord("z"))) if is_held_out(word))
+    name = next(word for word in ("holiday", "garden", "door", "sea", "cats") if is_held_out(word))
     folder = picture_folder(
-        tmp_path / "pictures", *(f"{name}{number:03}.png" for number in range(6))
+        tmp_path / "pictures", *(f"{name}-{number:03}.png" for number in range(6))
     )
     arguments = ("train-gan", folder, "--out", tmp_path / "out", *TINY_GAN)
     assert_refused(run_command(*arguments), "leaves 0 of 6 pictures", "--set hold_out=false")
