@@ -160,7 +160,7 @@ def test_equal_convolution_matches_its_steps(kernel: int, down: bool):
 def test_upsampling_matches_scipy_and_keeps_a_flat_picture():
     x = normal(1, 1, 5, 6).double()
     spread = np.zeros((10, 12))
-    spread[::2, ::2] = x[0, 0]
+    spread[::2, ::2] = x[0, 0].numpy()
     expected = scipy.signal.convolve2d(
         np.pad(spread, ((2, 1), (2, 1))), 4 * convolutions.FILTER, mode="valid"
     )
