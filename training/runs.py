@@ -85,8 +85,7 @@ def _refuse_derived(assignments: Sequence[str], *fields: str) -> None:
 def compute_record(dtype: str, device: torch.device) -> dict[str, str]:
     """What the exactness of a resumed run depends on, beside the thread count (in checkpoints)."""
     resolved = str(pick_dtype(dtype, device)).removeprefix("torch.")
-    ops = native.status(device).partition(" ")[0]  # compiled or reference
-    return {"device": device.type, "dtype": resolved, "ops": ops}
+    return {"device": device.type, "dtype": resolved}
 
 
 def _log_fields(kimg: float) -> list[str]:
@@ -225,11 +224,12 @@ def open_gan_run(
         max_megapixels=max_megapixels,
     )
     config = _for_encoder(config, encoder)
+    ops = native.status(device).partition(" ")[0]  # compiled or reference: they round differently
     description = {
         "config": dataclasses.asdict(config),
         "encoder": encoder.id.to_json(),
         "data": data.describe(),
-        "compute": compute_record(config.dtype, device),
+        "compute": compute_record(config.dtype, device) | {"ops": ops},
     }
     trainer = GanTrainer(config, data, encoder, device=device)  # first: it may refuse the data
     return trainer, RunFolder(out, kind="gan", description=description), report

@@ -36,7 +36,7 @@ def command(
     from training.images import ImageSource
 
     chosen = resolve_device(device)
-    options.choose_ops(ops, chosen, say=False)
+    options.choose_ops(ops, chosen, used=False)
     source = ImageSource(pictures)
     encoder = ClipEncoder.load(clip, device=chosen)
     options.note_starter(clip)

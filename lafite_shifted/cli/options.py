@@ -94,19 +94,21 @@ def progress_bar(description: str, unit: str) -> Iterator[Callable[[int, int], N
         yield update
 
 
-def choose_ops(mode: str, device: "torch.device", *, say: bool = True) -> None:
+def choose_ops(mode: str, device: "torch.device", *, used: bool = True) -> None:
     """Apply --ops, and say which implementation runs on `device`; InputError where `compiled`
-    cannot be had.
+    cannot be had. A verb whose networks do without the operators (`used` False) builds none unless
+    they are asked for.
     """
     from torch_utils.ops import native
 
-    native.choose(mode)  # type: ignore[arg-type]
+    native.choose(mode)  # type: ignore[arg-type]  # click.Choice has checked it
+    if not used and mode != "compiled":
+        return
     try:
         found = native.status(device)
     except native.OperatorsMissingError as error:
         raise InputError(f"--ops compiled: {error}. Use --ops auto or --ops reference.") from error
-    if say:
-        click.echo(f"operators: {found}", err=True)
+    click.echo(f"operators: {found}", err=True)
 
 
 def note_starter(clip: str | None) -> None:

@@ -48,7 +48,7 @@ def command(
     from training.runs import compute_record
 
     chosen = resolve_device(device)
-    options.choose_ops(ops, chosen, say=False)
+    options.choose_ops(ops, chosen, used=False)
     flags = [f"seed={seed}"]
     if kimg is not None:
         flags += [f"run.kimg={kimg}", f"schedule_kimg={kimg}"]

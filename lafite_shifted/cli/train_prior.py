@@ -54,7 +54,7 @@ def command(
     from training.runs import embeddings_for, open_prior_run, prior_config, prior_cost
 
     chosen = resolve_device(device)
-    options.choose_ops(ops, chosen, say=False)
+    options.choose_ops(ops, chosen, used=False)
     config = prior_config(
         choose(PRIOR_PRESETS, preset),
         process=process,

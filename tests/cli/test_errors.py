@@ -559,6 +559,9 @@ def test_broken_compiler(some_pictures: Path, tmp_path: Path):
     assert_refused(outcome, "--ops compiled: ", "its log is ", "Use --ops auto or --ops reference")
     assert not (tmp_path / "run").exists()
     assert_refused(run_command("ops", "build", "--device", "cpu"), "its log is ", "--ops reference")
+    prior = ("train-prior", some_pictures, "--out", tmp_path / "prior", *TINY_PRIOR)
+    assert "operators" not in succeed(*prior).err  # it uses none, and so builds none
+    assert_refused(run_command(*prior, "--ops", "compiled"), "--ops compiled: ")
     outcome = run_command(*arguments)
     assert outcome.code == 0, outcome.err
     assert (

@@ -16,7 +16,6 @@ from ops_cuda import build
 from ops_cuda.library import DTYPES, Library, Place
 
 Mode = Literal["auto", "compiled", "reference"]
-MODES: tuple[Mode, ...] = ("auto", "compiled", "reference")
 
 
 class OperatorsMissingError(RuntimeError):
