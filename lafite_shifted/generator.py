@@ -11,7 +11,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lafite_shifted.layers import EqualLinear, ModulatedConv2d, ModulatedToRgb, upsample
+from lafite_shifted.layers import (
+    EqualLinear,
+    EqualLinears,
+    ModulatedConv2d,
+    ModulatedToRgb,
+    modulate,
+    upsample,
+)
 from torch_utils.ops import synthesis_epilogue
 
 
@@ -77,22 +84,22 @@ class Mapping(nn.Module):
         self.w_average.lerp_(w.mean(dim=0), 1 - decay)
 
 
-class ConditionedStyle(nn.Module):
-    """Joins w with a layer's own view of the condition: [N, V] and [N, D] -> [N, 2 V]."""
+class Styles(nn.Module):
+    """Joins w with each layer's own view of the condition: [N, V] and [N, D] -> [L, N, 2 V]."""
 
-    def __init__(self, config: GeneratorConfig):
+    def __init__(self, config: GeneratorConfig, num_layers: int):
         super().__init__()
         rate = config.condition_lr_multiplier
         hidden = (config.condition_dim + config.w_dim) // 2
-        self.first = EqualLinear(
-            config.condition_dim, hidden, activation="leaky_relu", learning_rate_multiplier=rate
+        self.num_layers = num_layers
+        self.first = EqualLinears(
+            num_layers, config.condition_dim, hidden, learning_rate_multiplier=rate
         )
-        self.second = EqualLinear(
-            hidden, config.w_dim, activation="leaky_relu", learning_rate_multiplier=rate
-        )
+        self.second = EqualLinears(num_layers, hidden, config.w_dim, learning_rate_multiplier=rate)
 
     def forward(self, w: Tensor, condition: Tensor) -> Tensor:
-        return torch.cat([w, self.second(self.first(condition))], dim=1)
+        views = self.second(self.first(condition.expand(self.num_layers, -1, -1)))  # [L, N, V]
+        return torch.cat([w.expand(self.num_layers, -1, -1), views], dim=2)
 
 
 class SynthesisLayer(nn.Module):
@@ -104,30 +111,22 @@ class SynthesisLayer(nn.Module):
         super().__init__()
         num_outputs = config.channels(resolution)
         self.resolution = resolution
-        self.style = ConditionedStyle(config)
         self.conv = ModulatedConv2d(num_inputs, num_outputs, style_dim=2 * config.w_dim, up=up)
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(num_outputs))
         self.register_buffer("noise_buffer", torch.randn(1, 1, resolution, resolution))
 
-    def forward(self, x: Tensor, w: Tensor, condition: Tensor, noise: Tensor | None) -> Tensor:
-        """`noise` [N, 1, H, W], or None for the fixed buffer."""
-        y, demodulation = self.conv(x, self.style(w, condition))
+    def forward(
+        self, x: Tensor, scale: Tensor, noise: Tensor | None, *, after: Tensor | None = None
+    ) -> Tensor:
+        """x [N, I, H, W], multiplied by `scale` [N, I]; `noise` [N, 1, H, W], or None for the fixed
+        buffer. The result is multiplied by `after` [N, O], the next layer's scale.
+        """
+        y, demodulation = self.conv(x, scale)
         noise = self.noise_buffer if noise is None else noise
-        return synthesis_epilogue(y, demodulation, noise, self.noise_strength, self.bias)
-
-
-class ToRgb(nn.Module):
-    """A resolution's picture, to be added to those of the lower ones."""
-
-    def __init__(self, config: GeneratorConfig, num_inputs: int):
-        super().__init__()
-        self.style = ConditionedStyle(config)
-        self.conv = ModulatedToRgb(num_inputs, style_dim=2 * config.w_dim)
-
-    def forward(self, x: Tensor, w: Tensor, condition: Tensor) -> Tensor:
-        """[N, 3, H, W] float32."""
-        return self.conv(x, self.style(w, condition))
+        return synthesis_epilogue(
+            y, demodulation, noise, self.noise_strength, self.bias, after=after
+        )
 
 
 class Generator(nn.Module):
@@ -144,16 +143,19 @@ class Generator(nn.Module):
         self.mapping = Mapping(config)
         channels = config.channels(4)
         self.constant = nn.Parameter(torch.randn(1, channels, 4, 4))
-        layers, to_rgbs = [SynthesisLayer(config, channels, 4, up=False)], [ToRgb(config, channels)]
+        style_dim = 2 * config.w_dim
+        layers = [SynthesisLayer(config, channels, 4, up=False)]
+        to_rgbs = [ModulatedToRgb(channels, style_dim=style_dim)]
         resolution = 8
         while resolution <= config.resolution:
             layers.append(SynthesisLayer(config, channels, resolution, up=True))
             channels = config.channels(resolution)
             layers.append(SynthesisLayer(config, channels, resolution, up=False))
-            to_rgbs.append(ToRgb(config, channels))
+            to_rgbs.append(ModulatedToRgb(channels, style_dim=style_dim))
             resolution *= 2
         self.layers = nn.ModuleList(layers)
-        self.to_rgbs = nn.ModuleList(to_rgbs)
+        self.to_rgbs = nn.ModuleList(to_rgbs)  # a resolution's picture, added to the lower ones'
+        self.styles = Styles(config, len(layers) + len(to_rgbs))
 
     @property
     def num_noise(self) -> int:
@@ -174,16 +176,23 @@ class Generator(nn.Module):
     def synthesise(self, w: Tensor, condition: Tensor, *, noise: Tensor | None = None) -> Tensor:
         """The part after the mapping network."""
         noises = self._split(noise)
+        styles = self.styles(w, condition).unbind()  # of the layers, then of the pictures
+        scales = [
+            layer.conv.to_scale(style)  # type: ignore[operator, union-attr]
+            for layer, style in zip(self.layers, styles, strict=False)
+        ]
+        rgb_styles = styles[len(self.layers) :]
         x = self.constant.expand(len(w), -1, -1, -1).to(
             self.compute_dtype, memory_format=torch.channels_last
         )
-        x = self.layers[0](x, w, condition, noises[0])
-        rgb = self.to_rgbs[0](x, w, condition)  # [N, 3, H, W] float32
-        for block, to_rgb in enumerate(self.to_rgbs[1:]):  # type: ignore[misc]
-            first, second = 2 * block + 1, 2 * block + 2
-            x = self.layers[first](x, w, condition, noises[first])
-            x = self.layers[second](x, w, condition, noises[second])
-            rgb = upsample(rgb, add=to_rgb(x, w, condition))
+        x = self.layers[0](modulate(x, scales[0]), scales[0], noises[0])
+        rgb = self.to_rgbs[0](x, rgb_styles[0])  # [N, 3, H, W] float32
+        for block in range(1, len(self.to_rgbs)):
+            up, then = 2 * block - 1, 2 * block
+            x = modulate(x, scales[up])
+            x = self.layers[up](x, scales[up], noises[up], after=scales[then])
+            x = self.layers[then](x, scales[then], noises[then])
+            rgb = upsample(rgb, add=self.to_rgbs[block](x, rgb_styles[block]))
         return rgb
 
     def _split(self, noise: Tensor | None) -> list[Tensor | None]:

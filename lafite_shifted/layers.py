@@ -4,7 +4,7 @@ convolution.
 A weight is stored as N(0, 1) and scaled by 1 / sqrt(fan_in) where it is used. Activations may be
 bfloat16; weights and statistics stay float32 and are cast at the line.
 
-Shape letters: N batch, I inputs, O outputs, H W picture, K kernel.
+Shape letters: N batch, I inputs, O outputs, L layers, H W picture, K kernel.
 """
 
 import math
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torch_utils.ops import bias_act, upfirdn2d
-from torch_utils.ops.bias_act import Activation
+from torch_utils.ops.bias_act import DEFAULT_GAIN, SLOPE, Activation
 
 TAPS = (1 / 8, 3 / 8, 3 / 8, 1 / 8)  # StyleGAN2's low-pass filter, normalised
 
@@ -39,17 +39,48 @@ class EqualLinear(nn.Module):
         learning_rate_multiplier: float = 1.0,
     ):
         super().__init__()
-        self.activation: Activation = activation
-        self.multiplier = learning_rate_multiplier
         self.weight = nn.Parameter(torch.randn(num_outputs, num_inputs) / learning_rate_multiplier)
         self.bias = nn.Parameter(torch.full((num_outputs,), bias_init / learning_rate_multiplier))
-        self.weight_gain = learning_rate_multiplier / math.sqrt(num_inputs)
+        self.activation: Activation = activation
+        # The activation's gain is above 0, so leaky_relu(x) gain = leaky_relu(x gain).
+        self.multiplier = learning_rate_multiplier * DEFAULT_GAIN[activation]
+        self.weight_gain = self.multiplier / math.sqrt(num_inputs)
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.addmm(
             self.bias, x, self.weight.T, beta=self.multiplier, alpha=self.weight_gain
         )  # [N, O]
-        return y if self.activation == "linear" else bias_act(y, activation=self.activation)
+        return F.leaky_relu(y, SLOPE) if self.activation == "leaky_relu" else y
+
+
+class EqualLinears(nn.Module):
+    """L layers like EqualLinear with leaky ReLU, side by side, as one batched product."""
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_inputs: int,
+        num_outputs: int,
+        *,
+        learning_rate_multiplier: float = 1.0,
+    ):
+        super().__init__()
+        weight = torch.randn(num_layers, num_outputs, num_inputs)
+        self.weight = nn.Parameter(weight / learning_rate_multiplier)
+        self.bias = nn.Parameter(torch.zeros(num_layers, num_outputs))
+        self.multiplier = learning_rate_multiplier * DEFAULT_GAIN["leaky_relu"]
+        self.weight_gain = self.multiplier / math.sqrt(num_inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[L, N, I] -> [L, N, O]."""
+        y = torch.baddbmm(
+            self.bias[:, None, :],
+            x,
+            self.weight.transpose(1, 2),
+            beta=self.multiplier,
+            alpha=self.weight_gain,
+        )
+        return F.leaky_relu(y, SLOPE)
 
 
 class EqualConv2d(nn.Module):
@@ -86,6 +117,11 @@ class EqualConv2d(nn.Module):
         return bias_act(x, self.bias, activation=self.activation, gain=own * gain)
 
 
+def modulate(x: Tensor, scale: Tensor) -> Tensor:
+    """x [N, I, H, W] times scale [N, I], in the dtype of x."""
+    return x * scale.to(x.dtype)[:, :, None, None]
+
+
 class ModulatedWeight(nn.Module):
     """Weight and style layer of a modulated convolution (arXiv:1912.04958, section 2.2).
 
@@ -101,8 +137,8 @@ class ModulatedWeight(nn.Module):
 
 
 class ModulatedConv2d(ModulatedWeight):
-    """Modulated 3x3 convolution. The scale of demodulation is returned beside it, for the epilogue
-    to apply in its one pass.
+    """Modulated 3x3 convolution, whose passes over activations are left to the epilogues: that of
+    the layer before multiplies by the scale, the one behind by the demodulation.
     """
 
     def __init__(self, num_inputs: int, num_outputs: int, *, style_dim: int, up: bool = False):
@@ -110,14 +146,12 @@ class ModulatedConv2d(ModulatedWeight):
         self.up = up
         self._prepared: tuple[tuple, Tensor, Tensor] | None = None
 
-    def forward(self, x: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
-        """x [N, I, H, W], style [N, S] -> convolution [N, O, H', W'], demodulation [N, O]
-        (float32).
+    def forward(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """x [N, I, H, W], which is multiplied by `scale` [N, I] already -> convolution
+        [N, O, H', W'], demodulation [N, O] (float32).
         """
-        scale = self.to_scale(style)  # [N, I]
         kernel, squares = self._kernel(x.dtype)
         variance = scale.square() @ squares.T  # [N, O], for unit-variance input
-        x = x * scale.to(x.dtype)[:, :, None, None]
         if self.up:
             # stride-2 transposed convolution gives 2H + 1 samples; the filter's padding brings them
             # to 2H
@@ -144,7 +178,8 @@ class ModulatedConv2d(ModulatedWeight):
         weight = self.weight * self.weight_gain  # [O, I, K, K]
         squares = weight.square().sum(dim=(2, 3))
         if self.up:
-            return weight.to(dtype).transpose(0, 1).contiguous(), squares
+            kernel = weight.to(dtype).transpose(0, 1)
+            return kernel.contiguous(memory_format=torch.channels_last), squares
         return weight.to(dtype, memory_format=torch.channels_last), squares
 
 

@@ -35,7 +35,7 @@ from lafite_shifted.generator import Generator, GeneratorConfig
 from lafite_shifted.prior import Prior, PriorConfig
 from lafite_shifted.stats import EmbeddingStats, Gaussian
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

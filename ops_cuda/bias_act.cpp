@@ -4,47 +4,47 @@
 namespace ls {
 namespace {
 
-constexpr int64_t BLOCK = 4096;  // elements a thread takes at a time
-
 template <class T, class F>
 void bias_act(const T* x, const acc_t<T>* bias, T* y, int64_t outer, int64_t channels, int64_t inner,
               F activation) {
     using A = acc_t<T>;
+    int64_t size = task_size(outer * channels * inner);
     if (inner == 1) {  // channels last: every row adds the whole bias
-        int64_t rows = BLOCK / channels + 1, count = (outer + rows - 1) / rows;
+        int64_t rows = size / channels + 1, count = (outer + rows - 1) / rows;
         parallel(count, outer * channels, [&](int64_t block) {
-            int64_t end = block * rows + rows < outer ? block * rows + rows : outer;
+            int64_t end = std::min(block * rows + rows, outer);
             for (int64_t row = block * rows; row < end; row++) {
                 const T* from = x + row * channels;
                 T* to = y + row * channels;
                 if (bias)
-                    lanes<A>(channels, [&](auto w, int64_t c) {
+                    lanes<A>(channels, [=](auto w, int64_t c) {
                         put(w, to + c, activation(get(w, from + c) + get(w, bias + c)));
                     });
                 else
                     lanes<A>(channels,
-                             [&](auto w, int64_t c) { put(w, to + c, activation(get(w, from + c))); });
+                             [=](auto w, int64_t c) { put(w, to + c, activation(get(w, from + c))); });
             }
         });
         return;
     }
-    int64_t parts = (inner + BLOCK - 1) / BLOCK;
+    int64_t parts = (inner + size - 1) / size;
     parallel(outer * channels * parts, outer * channels * inner, [&](int64_t block) {
-        int64_t plane = block / parts, start = block % parts * BLOCK;
-        int64_t length = inner - start < BLOCK ? inner - start : BLOCK;
+        int64_t plane = block / parts, start = block % parts * size;
+        int64_t length = std::min(inner - start, size);
         const T* from = x + plane * inner + start;
         T* to = y + plane * inner + start;
         A shift = bias ? bias[plane % channels] : A(0);
         lanes<A>(length,
-                 [&](auto w, int64_t i) { put(w, to + i, activation(get(w, from + i) + shift)); });
+                 [=](auto w, int64_t i) { put(w, to + i, activation(get(w, from + i) + shift)); });
     });
 }
 
 template <class T, class F>
 void bias_act_grad(const T* dy, const T* y, T* dx, int64_t count, F activation) {
-    parallel((count + BLOCK - 1) / BLOCK, count, [&](int64_t block) {
-        int64_t at = block * BLOCK, length = count - at < BLOCK ? count - at : BLOCK;
-        lanes<acc_t<T>>(length, [&](auto w, int64_t i) {
+    int64_t size = task_size(count);
+    parallel((count + size - 1) / size, count, [&](int64_t block) {
+        int64_t at = block * size, length = std::min(count - at, size);
+        lanes<acc_t<T>>(length, [=](auto w, int64_t i) {
             put(w, dx + at + i, get(w, dy + at + i) * activation.derivative(get(w, y + at + i)));
         });
     });

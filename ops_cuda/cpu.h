@@ -1,6 +1,10 @@
 // What the CPU kernels share: a parallel loop, and loops over vectors of 64 bytes with a scalar tail.
 #pragma once
 
+#include <algorithm>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -16,6 +20,15 @@ template <class Body>
 inline void parallel(int64_t count, int64_t elements, const Body& body) {
 #pragma omp parallel for schedule(static) if (elements > SMALL && count > 1)
     for (int64_t i = 0; i < count; i++) body(i);
+}
+
+// How many of `elements` a task of element-wise work takes: a few tasks a thread, none of them tiny.
+inline int64_t task_size(int64_t elements) {
+#ifdef _OPENMP
+    return std::max<int64_t>(elements / (2 * omp_get_max_threads()), 4096);
+#else
+    return std::max<int64_t>(elements, 4096);
+#endif
 }
 
 // Calls `run` with the activation for outputs of type T, without the clamp where there is none.
@@ -102,7 +115,8 @@ LS_BOTH void put(Wide, float16* to, vec_t<float> value) {
 #endif
 }
 
-// body(Wide(), i) for whole vectors of the accumulator A, body(One(), i) for the rest.
+// body(Wide(), i) for whole vectors of the accumulator A, body(One(), i) for the rest. The body should
+// capture by value: a store may alias what is captured by reference, which is then loaded every time.
 template <class A, class Body>
 LS_BOTH void lanes(int64_t count, const Body& body) {
     int64_t i = 0;

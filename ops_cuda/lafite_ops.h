@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define LS_ABI 1 /* raised with every change of this header; the loader compares it */
+#define LS_ABI 2 /* raised with every change of this header; the loader compares it */
 #define LS_BAD_ARGUMENT (-1)
 #define LS_MAX_TAPS 64 /* along an axis */
 
@@ -47,16 +47,17 @@ int ls_bias_act_grad(ls_place place, int dtype, const void* dy, const void* y, v
 
 /* Shape of a synthesis epilogue: x [n, channels, pixels] or, channels last, [n, pixels, channels];
  * noise acc [noise_n, pixels] with noise_n = n or 1; demodulation acc [n, channels]; strength acc,
- * one number on the device; bias acc [channels]. */
+ * one number on the device; bias acc [channels]; after acc [n, channels] or NULL. */
 typedef struct {
     int64_t n, channels, pixels, noise_n;
     int32_t layout;
 } ls_epilogue_shape;
 
-/* y = activation(x * demodulation + strength * noise + bias). */
+/* y = activation(x * demodulation + strength * noise + bias) * after. */
 int ls_synthesis_epilogue(ls_place place, int dtype, const void* x, const void* demodulation,
-                          const void* noise, const void* strength, const void* bias, void* y,
-                          ls_epilogue_shape shape, ls_activation activation);
+                          const void* noise, const void* strength, const void* bias,
+                          const void* after, void* y, ls_epilogue_shape shape,
+                          ls_activation activation);
 
 /* With g = dy * activation'(y): dx = g * demodulation, and partial sums over chunks of pixels,
  * sums acc [3, n, parts, channels]: of g * x, of g, and of g * noise. */

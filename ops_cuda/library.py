@@ -4,7 +4,7 @@ import ctypes
 from ctypes import POINTER, c_char_p, c_double, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 
-ABI = 1
+ABI = 2
 MAX_TAPS = 64
 DTYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}
 LAYOUTS = {"contiguous": 0, "channels_last": 1}
@@ -52,7 +52,7 @@ class Upfirdn2dShape(ctypes.Structure):
 _SIGNATURES = {
     "ls_bias_act": (Place, c_int, *[c_void_p] * 3, *[c_int64] * 3, Activation),
     "ls_bias_act_grad": (Place, c_int, *[c_void_p] * 3, c_int64, Activation),
-    "ls_synthesis_epilogue": (Place, c_int, *[c_void_p] * 6, EpilogueShape, Activation),
+    "ls_synthesis_epilogue": (Place, c_int, *[c_void_p] * 7, EpilogueShape, Activation),
     "ls_synthesis_epilogue_grad": (
         *(Place, c_int, *[c_void_p] * 7),
         *(c_int64, EpilogueShape, Activation),

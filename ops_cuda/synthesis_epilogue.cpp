@@ -6,15 +6,13 @@
 namespace ls {
 namespace {
 
-constexpr int64_t BLOCK = 4096;  // elements a thread takes at a time
-
 template <class T, class F>
 void forward(const T* x, const acc_t<T>* demodulation, const acc_t<T>* noise, acc_t<T> strength,
-             const acc_t<T>* bias, T* y, ls_epilogue_shape s, F activation) {
+             const acc_t<T>* bias, const acc_t<T>* after, T* y, ls_epilogue_shape s, F activation) {
     using A = acc_t<T>;
-    int64_t total = s.n * s.channels * s.pixels;
+    int64_t total = s.n * s.channels * s.pixels, size = task_size(total);
     if (s.layout == LS_CHANNELS_LAST) {
-        int64_t rows = std::max<int64_t>(BLOCK / s.channels, 1);
+        int64_t rows = std::max<int64_t>(size / s.channels, 1);
         int64_t parts = (s.pixels + rows - 1) / rows;
         parallel(s.n * parts, total, [&](int64_t block) {
             int64_t n = block / parts, first = block % parts * rows;
@@ -25,26 +23,35 @@ void forward(const T* x, const acc_t<T>* demodulation, const acc_t<T>* noise, ac
                 const T* from = x + (n * s.pixels + p) * s.channels;
                 T* to = y + (n * s.pixels + p) * s.channels;
                 A shift = strength * drawn[p];
-                lanes<A>(s.channels, [&](auto w, int64_t c) {
-                    auto value = get(w, from + c) * get(w, scale + c) + (get(w, bias + c) + shift);
-                    put(w, to + c, activation(value));
-                });
+                if (after) {
+                    const A* then = after + n * s.channels;
+                    lanes<A>(s.channels, [=](auto w, int64_t c) {
+                        auto value = get(w, from + c) * get(w, scale + c) + (get(w, bias + c) + shift);
+                        put(w, to + c, activation(value) * get(w, then + c));
+                    });
+                } else {
+                    lanes<A>(s.channels, [=](auto w, int64_t c) {
+                        auto value = get(w, from + c) * get(w, scale + c) + (get(w, bias + c) + shift);
+                        put(w, to + c, activation(value));
+                    });
+                }
             }
         });
         return;
     }
-    int64_t parts = (s.pixels + BLOCK - 1) / BLOCK;
+    int64_t parts = (s.pixels + size - 1) / size;
     parallel(s.n * s.channels * parts, total, [&](int64_t block) {
-        int64_t plane = block / parts, first = block % parts * BLOCK;
-        int64_t last = std::min(first + BLOCK, s.pixels);
+        int64_t plane = block / parts, first = block % parts * size;
+        int64_t last = std::min(first + size, s.pixels);
         int64_t n = plane / s.channels, c = plane % s.channels;
         const A* drawn = noise + (s.noise_n == 1 ? 0 : n) * s.pixels;
         const T* from = x + plane * s.pixels;
         T* to = y + plane * s.pixels;
-        A scale = demodulation[plane], shift = bias[c];
-        lanes<A>(last - first, [&](auto w, int64_t i) {
+        A scale = demodulation[plane], shift = bias[c], then = after ? after[plane] : A(1);
+        lanes<A>(last - first, [=](auto w, int64_t i) {
             auto value = get(w, from + first + i) * scale;
-            put(w, to + first + i, activation(value + (get(w, drawn + first + i) * strength + shift)));
+            value = activation(value + (get(w, drawn + first + i) * strength + shift));
+            put(w, to + first + i, value * then);
         });
     });
 }
@@ -76,7 +83,7 @@ void backward(const T* dy, const T* y, const T* x, const acc_t<T>* demodulation,
             for (int64_t p = first; p < last; p++) {
                 int64_t at = (n * s.pixels + p) * s.channels;
                 A here = drawn[p];
-                lanes<A>(s.channels, [&](auto w, int64_t c) {
+                lanes<A>(s.channels, [=](auto w, int64_t c) {
                     auto g = get(w, dy + at + c) * activation.derivative(get(w, y + at + c));
                     put(w, dx + at + c, g * get(w, scale + c));
                     put(w, with_x + c, get(w, with_x + c) + g * get(w, x + at + c));
@@ -104,8 +111,9 @@ void backward(const T* dy, const T* y, const T* x, const acc_t<T>* demodulation,
 }  // namespace ls
 
 int ls_synthesis_epilogue(ls_place, int dtype, const void* x, const void* demodulation,
-                          const void* noise, const void* strength, const void* bias, void* y,
-                          ls_epilogue_shape shape, ls_activation activation) {
+                          const void* noise, const void* strength, const void* bias,
+                          const void* after, void* y, ls_epilogue_shape shape,
+                          ls_activation activation) {
     if (!ls::valid(shape) || !ls::valid(activation)) return LS_BAD_ARGUMENT;
     if (shape.n * shape.channels * shape.pixels == 0) return 0;
     return ls::with_dtype(dtype, [&](auto type) {
@@ -113,7 +121,7 @@ int ls_synthesis_epilogue(ls_place, int dtype, const void* x, const void* demodu
         using A = ls::acc_t<T>;
         return ls::with_activation<T>(activation, [&](auto function) {
             ls::forward((const T*)x, (const A*)demodulation, (const A*)noise, *(const A*)strength,
-                        (const A*)bias, (T*)y, shape, function);
+                        (const A*)bias, (const A*)after, (T*)y, shape, function);
         });
     });
 }

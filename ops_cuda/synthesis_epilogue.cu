@@ -9,8 +9,9 @@ template <class T, int N, bool LAST>
 __global__ void __launch_bounds__(THREADS, 4)
     epilogue_kernel(const T* __restrict__ x, const acc_t<T>* __restrict__ demodulation,
                     const acc_t<T>* __restrict__ noise, const acc_t<T>* __restrict__ strength,
-                    const acc_t<T>* __restrict__ bias, T* __restrict__ y, ls_epilogue_shape s,
-                    Divisor channels, Divisor pixels, Activation<acc_t<T>> activation) {
+                    const acc_t<T>* __restrict__ bias, const acc_t<T>* __restrict__ after,
+                    T* __restrict__ y, ls_epilogue_shape s, Divisor channels, Divisor pixels,
+                    Activation<acc_t<T>> activation) {
     using A = acc_t<T>;
     int64_t i = global_thread() * N;
     if (i >= s.n * s.channels * s.pixels) return;
@@ -23,14 +24,16 @@ __global__ void __launch_bounds__(THREADS, 4)
         n = picture.quotient, channel = picture.remainder, pixel = plane.remainder;
     }
     const A* drawn = noise + (s.noise_n == 1 ? 0 : n * s.pixels) + pixel;
-    const A* scale = demodulation + n * s.channels + channel;
+    int64_t first = n * s.channels + channel;
     A weight = *strength;
     Lanes<T, N> values = load<N>(x + i);
 #pragma unroll
     for (int k = 0; k < N; k++) {
         int c = LAST ? k : 0, p = LAST ? 0 : k;
-        A value = to_acc(values.lane[k]) * scale[c] + weight * drawn[p] + bias[channel + c];
-        values.lane[k] = from_acc<T>(activation(value));
+        A value = to_acc(values.lane[k]) * demodulation[first + c] + weight * drawn[p] +
+                  bias[channel + c];
+        value = activation(value);
+        values.lane[k] = from_acc<T>(after ? value * after[first + c] : value);
     }
     store<N>(y + i, values);
 }
@@ -147,8 +150,9 @@ __global__ void __launch_bounds__(COLUMNS* ROWS, 2)
 }  // namespace ls
 
 int ls_synthesis_epilogue(ls_place place, int dtype, const void* x, const void* demodulation,
-                          const void* noise, const void* strength, const void* bias, void* y,
-                          ls_epilogue_shape shape, ls_activation activation) {
+                          const void* noise, const void* strength, const void* bias,
+                          const void* after, void* y, ls_epilogue_shape shape,
+                          ls_activation activation) {
     if (!ls::valid(shape) || !ls::valid(activation)) return LS_BAD_ARGUMENT;
     int64_t count = shape.n * shape.channels * shape.pixels;
     if (count == 0) return 0;
@@ -165,8 +169,8 @@ int ls_synthesis_epilogue(ls_place place, int dtype, const void* x, const void* 
         if (blocks > ls::MAX_BLOCKS) return LS_BAD_ARGUMENT;
         return ls::OnDevice(place).run([&] {
             LS_LAUNCH(kernel, blocks, ls::THREADS, 0, place, (const T*)x, (const A*)demodulation,
-                      (const A*)noise, (const A*)strength, (const A*)bias, (T*)y, shape,
-                      shape.channels, shape.pixels,
+                      (const A*)noise, (const A*)strength, (const A*)bias, (const A*)after, (T*)y,
+                      shape, shape.channels, shape.pixels,
                       ls::Activation<A>::template of<T>(activation));
         });
     });

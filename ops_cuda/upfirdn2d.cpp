@@ -31,7 +31,7 @@ void add_up(A* out, const T* const* rows, const A* weights, int64_t length) {
     const T* row[COUNT];
     A weight[COUNT];
     for (int k = 0; k < COUNT; k++) row[k] = rows[k], weight[k] = weights[k];
-    lanes<A>(length, [&](auto w, int64_t i) {
+    lanes<A>(length, [=](auto w, int64_t i) {
         auto total = get(w, row[0] + i) * weight[0];
         for (int k = 1; k < COUNT; k++) total += get(w, row[k] + i) * weight[k];
         put(w, out + i, total);
@@ -58,46 +58,52 @@ void filter_y(const T* x, A* out, const ls_upfirdn2d_shape& s, int64_t o, int64_
         default: add_up<4>(out, rows, weights, length);
     }
     for (int64_t k = 4; k < m.count; k++) {
-        lanes<A>(length, [&](auto w, int64_t i) {
+        lanes<A>(length, [=](auto w, int64_t i) {
             put(w, out + i, get(w, out + i) + get(w, rows[k] + i) * weights[k]);
         });
     }
 }
 
-// Outputs that lie up apart meet samples that lie down apart, with the same taps. `num` of them:
-// out[j * OUT_STEP] = sum over k of weights[k] * row[j * IN_STEP + k] (+ add), for each channel.
-template <int COUNT, int OUT_STEP, int IN_STEP, class T, class A>
-void span(T* __restrict out, const A* __restrict row, const A* weights, const T* __restrict add,
-          int64_t num, int64_t channels) {
-    A weight[COUNT];
-    for (int k = 0; k < COUNT; k++) weight[k] = weights[k];
-    bool flat = OUT_STEP == 1 && IN_STEP == 1;
-    if (channels == 1 && !flat) {  // one channel at a changed rate: strided, left to the compiler
-        auto run = [&](auto with) {
+// Outputs that lie up apart meet samples that lie down apart, with the same taps: one phase of up.
+template <class A, int COUNT>
+struct Phase {
+    int64_t start;  // the first sample of its first output
+    A weights[COUNT];
+};
+
+// `num` outputs of each phase: out[UP * j + phase] = sum over k of weights[k] *
+// row[start + DOWN * j + k] (+ add), for each channel.
+template <int UP, int DOWN, bool ADD, class T, class A, int COUNT>
+void span(T* __restrict out, const A* __restrict row, const Phase<A, COUNT> (&given)[UP],
+          const T* __restrict add, int64_t num, int64_t channels) {
+    Phase<A, COUNT> phases[UP];  // in registers: `out` may not change them
+    std::copy_n(&given[0], UP, phases);
+    if (channels == 1 && UP + DOWN > 2) {  // strided, left to the compiler
 #pragma omp simd
-            for (int64_t i = 0; i < num; i++) {
-                A total = weight[0] * row[i * IN_STEP];
-                for (int k = 1; k < COUNT; k++) total += weight[k] * row[i * IN_STEP + k];
-                if (decltype(with)::value) total += to_acc(add[i * OUT_STEP]);
-                out[i * OUT_STEP] = from_acc<T>(total);
+        for (int64_t j = 0; j < num; j++) {
+            for (int p = 0; p < UP; p++) {
+                A total = ADD ? to_acc(add[j * UP + p]) : A(0);
+                for (int k = 0; k < COUNT; k++)
+                    total += phases[p].weights[k] * row[phases[p].start + j * DOWN + k];
+                out[j * UP + p] = from_acc<T>(total);
             }
-        };
-        return add ? run(std::true_type()) : run(std::false_type());
+        }
+        return;
     }
+    bool flat = UP + DOWN == 2;  // neighbours follow each other: one stretch of all channels
     int64_t pixels = flat ? 1 : num, length = flat ? num * channels : channels;
     for (int64_t j = 0; j < pixels; j++) {
-        const A* from = row + j * IN_STEP * channels;
-        T* to = out + j * OUT_STEP * channels;
-        const T* other = add + j * OUT_STEP * channels;
-        auto run = [&](auto with) {
-            lanes<A>(length, [&](auto w, int64_t i) {
-                auto total = get(w, from + i) * weight[0];
-                for (int k = 1; k < COUNT; k++) total += get(w, from + i + k * channels) * weight[k];
-                if constexpr (decltype(with)::value) total += get(w, other + i);
-                put(w, to + i, total);
+        for (int p = 0; p < UP; p++) {
+            const A* from = row + (phases[p].start + j * DOWN) * channels;
+            int64_t at = (j * UP + p) * channels;
+            lanes<A>(length, [=](auto w, int64_t i) {
+                auto total = get(w, from + i) * phases[p].weights[0];
+                for (int k = 1; k < COUNT; k++)
+                    total += get(w, from + i + k * channels) * phases[p].weights[k];
+                if constexpr (ADD) total += get(w, add + at + i);
+                put(w, out + at + i, total);
             });
-        };
-        add ? run(std::true_type()) : run(std::false_type());
+        }
     }
 }
 
@@ -114,58 +120,83 @@ inline Stretch stretch(int64_t begin, int64_t end, const ls_upfirdn2d_shape& s) 
 }
 
 // One output pixel, at the border or of an unusual filter.
+struct Border {
+    int64_t out;
+    Meeting meeting;
+};
+
 template <class T, class A>
-void one_pixel(T* out, const A* row, const T* add, const ls_upfirdn2d_shape& s, int64_t o,
-               int64_t first_sample, int64_t channels) {
-    Meeting m = meeting(o, s.up_x, s.down_x, s.pad_x, s.num_taps_x, s.in_width);
-    for (int64_t c = 0; c < channels; c++) {
-        A total = add ? to_acc(add[c]) : A(0);
+void one_pixel(T* out, const A* row, const T* add, const ls_upfirdn2d_shape& s, const Meeting& m,
+               int64_t channels) {
+    lanes<A>(channels, [=](auto w, int64_t c) {
+        decltype(get(w, row)) total = {};
         for (int64_t k = 0; k < m.count; k++)
-            total += A(s.taps_x[m.first_tap + k * s.up_x]) *
-                     row[(m.first_sample - first_sample + k) * channels + c];
-        out[c] = from_acc<T>(total);
-    }
+            total += get(w, row + k * channels + c) * A(s.taps_x[m.first_tap + k * s.up_x]);
+        if (add) total += get(w, add + c);
+        put(w, out + c, total);
+    });
 }
 
-// A stretch filtered along x; UP = 0: any filter. `out` and `add` are whole rows.
-template <int UP, int DOWN, int TAPS, class T, class A>
-void filter_x(T* out, const A* row, const T* add, const ls_upfirdn2d_shape& s, const Stretch& part,
-              int64_t channels) {
-    int64_t left = part.end, right = part.end;  // the outputs between them are done
-    if constexpr (UP > 0) {
-        constexpr int COUNT = TAPS / UP;
-        int64_t first = part.end, last = part.begin;
-        for (int64_t phase = 0; phase < UP; phase++) {
-            // Output phase + UP * j begins at sample start + DOWN * j.
-            int64_t position = phase * DOWN - s.pad_x;
-            int64_t start = -floor_div(-position, UP), tap = start * UP - position;
-            int64_t from = std::max(-floor_div(start, DOWN), -floor_div(phase - part.begin, UP));
-            int64_t to = std::min(floor_div(s.in_width - COUNT - start, DOWN),
-                                  floor_div(part.end - 1 - phase, UP));
-            if (from > to) continue;
-            A weights[COUNT];
-            for (int k = 0; k < COUNT; k++) weights[k] = A(s.taps_x[tap + k * UP]);
-            int64_t at = (phase + UP * from) * channels;
-            span<COUNT, UP, DOWN>(out + at,
-                                  row + (start + DOWN * from - part.first_sample) * channels, weights,
-                                  add ? add + at : nullptr, to - from + 1, channels);
-            first = std::min(first, phase + UP * from);
-            last = std::max(last, phase + UP * to + 1);
+// How a stretch is filtered, the same for every row: UP * num outputs from `left` on by their phases,
+// the others, or all of them where UP = 0 (any filter), one by one.
+template <int UP, int DOWN, int TAPS, class A>
+struct Plan {
+    static constexpr int COUNT = UP ? TAPS / std::max(UP, 1) : 1;
+    int64_t left, num = 0, first_sample = 0;
+    Phase<A, COUNT> phases[std::max(UP, 1)];
+    std::vector<Border> borders;
+
+    Plan(const ls_upfirdn2d_shape& s, const Stretch& part) : left(part.end) {
+        if constexpr (UP > 0) {
+            int64_t from = floor_div(part.begin + UP - 1, UP), to = floor_div(part.end, UP) - 1;
+            for (int64_t phase = 0; phase < UP; phase++) {
+                int64_t position = phase * DOWN - s.pad_x, start = -floor_div(-position, UP);
+                for (int k = 0; k < COUNT; k++)
+                    phases[phase].weights[k] = A(s.taps_x[start * UP - position + k * UP]);
+                phases[phase].start = start;
+                from = std::max(from, -floor_div(start, DOWN));
+                to = std::min(to, floor_div(s.in_width - COUNT - start, DOWN));
+            }
+            if (from <= to)
+                left = UP * from, num = to - from + 1, first_sample = DOWN * from - part.first_sample;
         }
-        // At a border of the picture the phases begin, or end, a few outputs apart: these are done
-        // again. Elsewhere they follow each other without a gap.
-        left = first == part.begin ? first : std::min(first + 2 * UP, part.end);
-        right = std::max(last == part.end ? last : last - 2 * UP, left);
+        for (int64_t o = part.begin; o < part.end; o++) {
+            if (o == left) o += UP * num;
+            if (o >= part.end) break;
+            Meeting m = meeting(o, s.up_x, s.down_x, s.pad_x, s.num_taps_x, s.in_width);
+            m.first_sample -= part.first_sample;
+            borders.push_back({o, m});
+        }
     }
-    auto border = [&](int64_t o) {
-        int64_t at = o * channels;
-        one_pixel(out + at, row, add ? add + at : nullptr, s, o, part.first_sample, channels);
-    };
-    for (int64_t o = part.begin; o < left; o++) border(o);
-    for (int64_t o = right; o < part.end; o++) border(o);
+};
+
+// A stretch filtered along x. `out` and `add` are whole rows.
+template <int UP, int DOWN, int TAPS, class T, class A>
+void filter_x(T* out, const A* row, const T* add, const ls_upfirdn2d_shape& s,
+              const Plan<UP, DOWN, TAPS, A>& plan, int64_t channels) {
+    if constexpr (UP > 0) {
+        int64_t at = plan.left * channels;
+        const A* samples = row + plan.first_sample * channels;
+        if (add)
+            span<UP, DOWN, true>(out + at, samples, plan.phases, add + at, plan.num, channels);
+        else
+            span<UP, DOWN, false>(out + at, samples, plan.phases, add, plan.num, channels);
+    }
+    for (const Border& border : plan.borders) {
+        int64_t at = border.out * channels;
+        one_pixel(out + at, row + border.meeting.first_sample * channels, add ? add + at : nullptr, s,
+                  border.meeting, channels);
+    }
 }
 
-constexpr int64_t CACHED = 8192;  // elements of a row between the two filters
+// Room for `length` elements at an address that vectors do not straddle cache lines from.
+template <class A>
+A* aligned(std::vector<A>& buffer, int64_t length) {
+    buffer.resize(size_t(length + WIDTH<A>));
+    return (A*)(((uintptr_t)buffer.data() + 63) / 64 * 64);
+}
+
+constexpr int64_t CACHED = 4096;  // elements of a row between the two filters
 
 template <int UP, int DOWN, int TAPS, class T>
 void run(const T* x, const T* add, T* y, const ls_upfirdn2d_shape& s) {
@@ -179,18 +210,18 @@ void run(const T* x, const T* add, T* y, const ls_upfirdn2d_shape& s) {
     int64_t band = std::min<int64_t>(8, s.out_height);  // rows that a thread takes at a time
     int64_t bands = (s.out_height + band - 1) / band;
     parallel(pictures * bands, pictures * s.out_height * out_row, [&](int64_t task) {
-        thread_local std::vector<A> row;
+        thread_local std::vector<A> buffer;
         int64_t picture = task / bands, first = task % bands * band;
         for (int64_t begin = 0; begin < s.out_width; begin += width) {
             Stretch part = stretch(begin, std::min(begin + width, s.out_width), s);
             int64_t length = part.num_samples * channels;
-            row.resize(size_t(length));
+            Plan<UP, DOWN, TAPS, A> plan(s, part);
+            A* row = aligned(buffer, length);
             const T* from = x + picture * s.in_height * in_row + part.first_sample * channels;
             for (int64_t o = first; o < std::min<int64_t>(first + band, s.out_height); o++) {
-                filter_y(from, row.data(), s, o, length, in_row);
+                filter_y(from, row, s, o, length, in_row);
                 int64_t at = (picture * s.out_height + o) * out_row;
-                filter_x<UP, DOWN, TAPS>(y + at, row.data(), add ? add + at : nullptr, s, part,
-                                         channels);
+                filter_x(y + at, row, add ? add + at : nullptr, s, plan, channels);
             }
         }
     });

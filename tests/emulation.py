@@ -5,6 +5,7 @@ are also run one at a time, to see that no element is written by two of them, an
 """
 
 import ctypes
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -228,14 +229,16 @@ def epilogue_cases(dtype: torch.dtype) -> Iterator[Case]:
         function = Activation(1, 1.5, -1.0)
         sides = [demodulation, noise, strength, bias]
 
-        def forward(to: torch.dtype, x=x, sides=sides) -> list[Tensor]:
-            return [synthesis_epilogue(x.to(to), *sides, gain=1.5)]
+        def forward(to: torch.dtype, x=x, sides=sides, after=None) -> list[Tensor]:
+            return [synthesis_epilogue(x.to(to), *sides, gain=1.5, after=after)]
 
         name = f"{shape} last={last} shared={shared} {dtype}"
-        yield Case(
-            f"synthesis_epilogue {name}",
-            *("ls_synthesis_epilogue", dtype, [x, *sides], [x], [size, function], forward),
-        )
+        for after in (None, normal(n, channels, dtype=kind, seed=5)):
+            yield Case(
+                f"synthesis_epilogue {name} after={after is not None}",
+                *("ls_synthesis_epilogue", dtype, [x, *sides, after], [x], [size, function]),
+                functools.partial(forward, after=after),
+            )
         y = forward(torch.float64)[0].to(dtype)
         y = y.contiguous(memory_format=torch.channels_last) if last else y
         dy = normal(*shape, dtype=dtype, last=last, seed=4)

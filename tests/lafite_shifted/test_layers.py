@@ -12,8 +12,10 @@ from torch import Tensor
 from lafite_shifted.layers import (
     EqualConv2d,
     EqualLinear,
+    EqualLinears,
     ModulatedConv2d,
     ModulatedToRgb,
+    modulate,
     upsample,
 )
 from tests.references import convolutions
@@ -34,8 +36,8 @@ def test_modulated_convolution_matches_one_weight_per_sample(up: bool, demodulat
     conv = modulated(up=up)
     x, style = normal(3, 5, 6, 8).double(), normal(3, 6, seed=1).double()
     with torch.no_grad():
-        found, demodulation = conv(x, style)
         scale = conv.to_scale(style)
+        found, demodulation = conv(modulate(x, scale), scale)
     if demodulate:
         found = found * demodulation[:, :, None, None]
     expected = convolutions.modulated_convolution(
@@ -77,15 +79,16 @@ def test_to_rgb_matches_one_weight_per_sample():
 def test_a_frozen_kernel_is_prepared_once_and_anew_when_it_changes(up: bool):
     conv = modulated(up=up)
     x, style = normal(2, 5, 6, 6).double(), normal(2, 6, seed=1).double()
-    learning, demodulation = conv(x, style)
+    scale = conv.to_scale(style).detach()
+    learning, demodulation = conv(x, scale)
     conv.requires_grad_(False)
     for _ in range(2):
-        frozen, its_demodulation = conv(x, style)
+        frozen, its_demodulation = conv(x, scale)
         assert frozen.equal(learning)
         assert its_demodulation.equal(demodulation)
     assert conv._kernel(x.dtype)[0] is conv._kernel(x.dtype)[0]
     conv.weight.mul_(2)  # as the averaged network is updated
-    torch.testing.assert_close(conv(x, style)[0], 2 * learning.detach())
+    torch.testing.assert_close(conv(x, scale)[0], 2 * learning.detach())
 
 
 def test_the_scale_is_an_affine_map_of_the_style_around_one():
@@ -98,14 +101,24 @@ def test_the_scale_is_an_affine_map_of_the_style_around_one():
 def test_demodulation_undoes_the_size_of_the_style():
     """A style twice as large changes nothing (arXiv:1912.04958, section 2.2)."""
     conv = modulated(up=False)
-    x = normal(2, 5, 6, 6).double()
+    x, scale = normal(2, 5, 6, 6).double(), normal(2, 5, seed=1).double()
     with torch.no_grad():
-        conv.to_scale.bias.zero_()
-        style = normal(2, 6, seed=1).double()
-        one, its_demodulation = conv(x, style)
-        other, other_demodulation = conv(x, 2 * style)
+        one, its_demodulation = conv(modulate(x, scale), scale)
+        other, other_demodulation = conv(modulate(x, 2 * scale), 2 * scale)
     torch.testing.assert_close(other, 2 * one)
     torch.testing.assert_close(other_demodulation, its_demodulation / 2, rtol=1e-6, atol=0)
+
+
+def test_linears_side_by_side_match_one_after_the_other():
+    torch.manual_seed(0)
+    together = EqualLinears(3, 7, 4, learning_rate_multiplier=0.1)
+    torch.nn.init.normal_(together.bias)
+    x = normal(3, 5, 7)
+    found = together(x)
+    for number in range(3):
+        alone = EqualLinear(7, 4, activation="leaky_relu", learning_rate_multiplier=0.1)
+        alone.load_state_dict({k: v[number] for k, v in together.state_dict().items()})
+        torch.testing.assert_close(found[number], alone(x[number]))
 
 
 def test_equal_linear_matches_its_formula():
@@ -182,7 +195,8 @@ def test_demodulated_convolution_keeps_the_variance_of_white_noise(up: bool, exp
     torch.manual_seed(0)
     conv = ModulatedConv2d(64, 64, style_dim=32, up=up)
     with torch.no_grad():
-        y, demodulation = conv(normal(4, 64, 24, 24), normal(4, 32, seed=1))
+        scale = conv.to_scale(normal(4, 32, seed=1))
+        y, demodulation = conv(modulate(normal(4, 64, 24, 24), scale), scale)
     assert inner_variance(y * demodulation[:, :, None, None]) == pytest.approx(expected, rel=0.1)
 
 
@@ -201,8 +215,9 @@ def test_bfloat16_activations_stay_bfloat16():
     conv = ModulatedConv2d(5, 4, style_dim=6, up=True)
     x, style = normal(2, 5, 6, 6), normal(2, 6, seed=1)
     with torch.no_grad():
-        exact, demodulation = conv(x, style)
-        rounded, its_demodulation = conv(x.bfloat16(), style)
+        scale = conv.to_scale(style)
+        exact, demodulation = conv(modulate(x, scale), scale)
+        rounded, its_demodulation = conv(modulate(x.bfloat16(), scale), scale)
     assert rounded.dtype == torch.bfloat16
     assert its_demodulation.equal(demodulation)
     assert demodulation.dtype == torch.float32

@@ -9,6 +9,7 @@ import torch
 
 from lafite_shifted.errors import InputError
 from lafite_shifted.model_folder import (
+    FORMAT,
     find_part,
     load_generator,
     load_prior,
@@ -161,5 +162,5 @@ def test_another_format_is_refused(model_folder: Path, tmp_path: Path, change: d
     broken = Path(shutil.copytree(model_folder / "generator", tmp_path / "generator"))
     record = json.loads((broken / "config.json").read_text(encoding="utf-8")) | change
     (broken / "config.json").write_text(json.dumps(record), encoding="utf-8")
-    with pytest.raises(InputError, match="holds no generator of format 1"):
+    with pytest.raises(InputError, match=f"holds no generator of format {FORMAT}"):
         load_generator(broken, device=CPU)

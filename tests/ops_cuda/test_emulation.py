@@ -104,7 +104,8 @@ def test_epilogue_beyond_two_to_the_31(
     noise, strength, bias = torch.zeros(pixels), torch.zeros(()), torch.full((8,), 3.0)
     sides = [side.data_ptr() for side in (scale, noise, strength, bias)]
     function = Activation(0, 1.0, -1.0)
-    call = ("ls_synthesis_epilogue", HOST, BFLOAT16, x.pointer, *sides, y.pointer, shape, function)
+    pointers = (x.pointer, *sides, None, y.pointer)
+    call = ("ls_synthesis_epilogue", HOST, BFLOAT16, *pointers, shape, function)
     ends(emulated, lambda: emulated.call(*call))
     assert y.values[-64:].float().equal(torch.arange(64) + 103.0)
 

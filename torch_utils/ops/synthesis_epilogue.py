@@ -28,20 +28,24 @@ def synthesis_epilogue(
     *,
     gain: float | None = None,
     clamp: float | None = None,
+    after: Tensor | None = None,
 ) -> Tensor:
-    """leaky_relu(x * demodulation + strength * noise + bias) * gain, clamped, in the dtype of x.
+    """leaky_relu(x * demodulation + strength * noise + bias) * gain, clamped, times `after`, in the
+    dtype of x.
 
-    x [N, C, H, W], demodulation [N, C], noise [N or 1, 1, H, W], strength scalar, bias [C]. Twice
-    differentiable. ValueError for a gain that is not above 0, or a negative clamp.
+    x [N, C, H, W], demodulation [N, C], noise [N or 1, 1, H, W], strength scalar, bias [C], after
+    [N, C]: the scale that the next layer modulates its input by. Twice differentiable. ValueError
+    for a gain that is not above 0, or a negative clamp.
     """
     gain = DEFAULT_GAIN["leaky_relu"] if gain is None else gain
     if not gain > 0 or (clamp is not None and not clamp >= 0):
         raise ValueError(f"gain {gain} must be above 0 and clamp {clamp} at least 0")
     if native.is_compiled(x):
         return torch.ops.lafite.synthesis_epilogue(
-            x, demodulation, noise, strength, bias, gain, clamp
+            x, demodulation, noise, strength, bias, after, gain, clamp
         )
-    return reference(x, demodulation, noise, strength, bias, gain=gain, clamp=clamp)
+    y = reference(x, demodulation, noise, strength, bias, gain=gain, clamp=clamp)
+    return y if after is None else y * after.to(x.dtype)[:, :, None, None]
 
 
 def reference(
@@ -54,7 +58,7 @@ def reference(
     gain: float,
     clamp: float | None,
 ) -> Tensor:
-    """synthesis_epilogue in pure PyTorch."""
+    """synthesis_epilogue without `after` in pure PyTorch."""
     x = x * demodulation.to(x.dtype)[:, :, None, None]
     x = x + (noise * strength).to(x.dtype)
     return bias_act_reference(x, bias, activation="leaky_relu", gain=gain, clamp=clamp)
@@ -64,8 +68,8 @@ def reference(
 
 torch.library.define(
     "lafite::synthesis_epilogue",
-    "(Tensor x, Tensor demodulation, Tensor noise, Tensor strength, Tensor bias, float gain, "
-    "float? clamp) -> Tensor",
+    "(Tensor x, Tensor demodulation, Tensor noise, Tensor strength, Tensor bias, Tensor? after, "
+    "float gain, float? clamp) -> Tensor",
 )
 # dx, and sums [3, N, C] of g * x, g and g * noise, where g is the gradient before the activation
 torch.library.define(
@@ -87,13 +91,15 @@ def _forward(
     noise: Tensor,
     strength: Tensor,
     bias: Tensor,
+    after: Tensor | None,
     gain: float,
     clamp: float | None,
 ) -> Tensor:
     x = dense(x)
     y = torch.empty_like(x)
     sides = [side_input(value, x) for value in (demodulation, noise, strength, bias)]
-    pointers = (tensor.data_ptr() for tensor in (x, *sides, y))
+    after = None if after is None else side_input(after, x)
+    pointers = (t if t is None else t.data_ptr() for t in (x, *sides, after, y))
     function = native_activation("leaky_relu", gain, clamp)
     native.call("ls_synthesis_epilogue", x, *pointers, _shape(x, noise), function)
     return y
@@ -135,14 +141,20 @@ def _grad_shape(_dy: Tensor, y: Tensor, x: Tensor, *_: object) -> tuple[Tensor, 
 
 
 def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    x, demodulation, noise, strength, bias, ctx.gain, ctx.clamp = inputs
-    ctx.dtypes = [value.dtype for value in (demodulation, noise, strength, bias)]
-    ctx.save_for_backward(x, demodulation, noise, strength, output)
+    *tensors, after, ctx.gain, ctx.clamp = inputs
+    ctx.dtypes = [value.dtype for value in tensors[1:]]
+    ctx.save_for_backward(*tensors, after, output if after is None else None)
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple:
-    x, demodulation, noise, strength, y = ctx.saved_tensors
+    x, demodulation, noise, strength, _, after, y = ctx.saved_tensors
     function = (ctx.gain, ctx.clamp)
+    d_after = None
+    if after is not None:  # one more pass here, one activation less in memory until now
+        y = torch.ops.lafite.synthesis_epilogue(*ctx.saved_tensors[:5], None, *function)
+        if ctx.needs_input_grad[5]:
+            d_after = (dy * y).sum(dim=(2, 3), dtype=accumulator(x)).to(after.dtype)
+        dy = dy * after.to(x.dtype)[:, :, None, None]
     dx, sums = torch.ops.lafite.synthesis_epilogue_grad(dy, y, x, demodulation, noise, *function)
     d_noise = None
     if ctx.needs_input_grad[2]:
@@ -153,7 +165,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple:
         None if gradient is None else gradient.to(dtype)
         for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
     )
-    return dx, *cast, None, None
+    return dx, *cast, d_after, None, None
 
 
 def _sum_for_noise(g: Tensor, noise: Tensor) -> Tensor:

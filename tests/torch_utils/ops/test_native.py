@@ -136,6 +136,7 @@ def test_the_registration_is_complete(name: str):
                 torch.ones(2, 1, 6, 8),
                 torch.ones(()),
                 torch.ones(16),
+                torch.full((2, 16), 0.5).requires_grad_(),
                 1.4,
                 None,
             ),

@@ -33,13 +33,27 @@ def test_forward_matches_its_formula(shared_noise: bool, gain: float | None, cla
         assert float(found[n, c, i, j]) == pytest.approx(expected, rel=1e-12, abs=1e-14)
 
 
+def test_the_scale_of_the_next_layer_multiplies_the_result():
+    tensors = inputs()
+    after = torch.tensor([[0.5, -2.0, 0.0], [3.0, 1.0, -0.25]], dtype=torch.float64)
+    found = synthesis_epilogue(*tensors, clamp=0.7, after=after)
+    alone = synthesis_epilogue(*tensors, clamp=0.7)
+    torch.testing.assert_close(found, alone * after[:, :, None, None], rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("shared_noise", [False, True])
-def test_gradients_match_finite_differences(shared_noise: bool):
-    arguments = [tensor.requires_grad_() for tensor in inputs(shared_noise=shared_noise)]
-    assert torch.autograd.gradcheck(synthesis_epilogue, arguments)
-    assert torch.autograd.gradgradcheck(
-        lambda *tensors: synthesis_epilogue(*tensors).square(), arguments
-    )
+def test_gradients_match_finite_differences(shared_noise: bool, scaled: bool):
+    arguments = inputs(shared_noise=shared_noise)
+    if scaled:
+        arguments.append(inputs()[1] + 0.1)
+
+    def run(*tensors: Tensor) -> Tensor:
+        return synthesis_epilogue(*tensors[:5], after=tensors[5] if scaled else None)
+
+    arguments = [tensor.requires_grad_() for tensor in arguments]
+    assert torch.autograd.gradcheck(run, arguments)
+    assert torch.autograd.gradgradcheck(lambda *tensors: run(*tensors).square(), arguments)
 
 
 def r1(x: Tensor, rest: list[Tensor]) -> Tensor:
