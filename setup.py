@@ -30,6 +30,7 @@ setup(
         "scipy>=1.11",
         "click>=8.1",
         "pillow>=10.1",
+        "matplotlib>=3.8",
         "tensorboard>=2.15",
         "safetensors>=0.4.3",
         "packaging>=22",  # version ranges, for `doctor`

@@ -1,4 +1,4 @@
-"""Shifted diffusion (arXiv:2211.15388), one process and one sampler for every Gaussian.
+"""Shifted diffusion (arXiv:2211.15388), one process and one set of samplers for every Gaussian.
 
 The forward step is q(z_t | z_{t-1}) = N(sqrt(alpha_t) z_{t-1} + (1 - sqrt(alpha_t)) mu, beta_t
 Sigma) (eq. 3 with the shift s_t of section 3.2). In x = z - mu it is DDPM (arXiv:2006.11239) with
@@ -10,18 +10,63 @@ Shape letters: N batch, D embedding, T steps. Time t counts from 1 (least noise)
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from lafite_shifted.stats import Gaussian
-
 Denoiser = Callable[[Tensor, int], Tensor]  # (z_t [N, D], t) -> z_0 [N, D]
 NoiseSource = Callable[[int], Tensor]  # step number (0 = start) -> standard normal [N, D]
+
+
+class Process(Protocol):
+    """The Gaussian of a process: a `Gaussian`, or for each row its own."""
+
+    @property
+    def mean(self) -> Tensor:
+        """[D] or [N, D]."""
+        ...
+
+    def color(self, noise: Tensor) -> Tensor:
+        """Sigma^{1/2} n, [N, D]."""
+        ...
+
+    def whiten(self, z: Tensor) -> Tensor:
+        """Sigma^{-1/2} (z - mean), [N, D]."""
+        ...
+
+    def unwhiten(self, y: Tensor) -> Tensor:
+        """mean + Sigma^{1/2} y, [N, D]."""
+        ...
+
+
+Spacing = Literal["time", "log_snr"]
+Sampler = Literal["ancestral", "ddim", "dpm++"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How z_0 is drawn: few steps and no guidance, because more of either raises the Frechet
+    distance or lowers the cosine to the true embedding.
+    """
+
+    steps: int = 8  # evaluations of the network (with guidance each counts twice)
+    sampler: Sampler = "ancestral"
+    eta: float = 0.0  # noise of "ddim": 0 is deterministic, 1 is "ancestral"
+    guidance: float = 1.0
+    threshold: bool = False  # dynamic thresholding of every prediction
+    best_of: int = 1  # draws for each text; the closest to the text embedding is kept
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.best_of < 1:
+            raise ValueError(f"steps {self.steps} and best_of {self.best_of} must be at least 1")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must be in [0, 1], not {self.eta}")
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance must be finite, not {self.guidance}")
 
 
 @dataclass(frozen=True)
@@ -59,15 +104,31 @@ class Schedule:
     def num_steps(self) -> int:
         return self.config.num_steps
 
-    def subset(self, num_steps: int) -> list[int]:
-        """`num_steps` times from T down to 1, evenly spaced, for a strided sampler."""
+    @property
+    def half_log_snr(self) -> Tensor:
+        """log(sqrt(abar) / sqrt(1 - abar)), [T + 1] float64; infinite at t = 0."""
+        return 0.5 * (self.abar.log() - (1 - self.abar).log())
+
+    def subset(self, num_steps: int, *, spacing: Spacing = "time") -> list[int]:
+        """`num_steps` times from T down to 1, evenly spaced in time or in log-SNR (as far as whole
+        times allow).
+        """
         if not 1 <= num_steps <= self.num_steps:
             raise ValueError(f"the number of steps must be in 1..{self.num_steps}, not {num_steps}")
-        times = torch.linspace(self.num_steps, 1, num_steps, dtype=torch.float64).round().long()
-        return [int(t) for t in times]
+        if spacing == "time":
+            times = torch.linspace(self.num_steps, 1, num_steps, dtype=torch.float64).round()
+            return [int(t) for t in times]
+        levels = self.half_log_snr[1:]  # rises as t falls
+        wanted = torch.linspace(float(levels[-1]), float(levels[0]), num_steps, dtype=torch.float64)
+        found, last = [], self.num_steps + 1
+        for number, level in enumerate(wanted):
+            nearest = 1 + int((levels - level).abs().argmin())
+            last = max(min(nearest, last - 1), num_steps - number)  # always falling, down to 1
+            found.append(last)
+        return found
 
 
-def diffuse(z0: Tensor, t: Tensor, noise: Tensor, gaussian: Gaussian, schedule: Schedule) -> Tensor:
+def diffuse(z0: Tensor, t: Tensor, noise: Tensor, gaussian: Process, schedule: Schedule) -> Tensor:
     """z_t [N, D] from z_0 in one jump: mean sqrt(abar) z_0 + (1 - sqrt(abar)) mu, covariance (1 -
     abar) Sigma.
     """
@@ -78,11 +139,14 @@ def diffuse(z0: Tensor, t: Tensor, noise: Tensor, gaussian: Gaussian, schedule: 
 
 @dataclass(frozen=True)
 class LinearStep:
-    """One reverse step x_s = on_x0 x_0 + on_xt x_t + sigma Sigma^{1/2} n, in x = z - mu."""
+    """One reverse step x_s = on_x0 x_0 + on_xt x_t + on_previous x_0' + sigma Sigma^{1/2} n, in x =
+    z - mu; x_0' is the prediction of the step before.
+    """
 
     on_x0: float
     on_xt: float
     sigma: float
+    on_previous: float = 0.0
 
 
 def ddim_step(schedule: Schedule, t: int, s: int, *, eta: float) -> LinearStep:
@@ -97,28 +161,67 @@ def ddim_step(schedule: Schedule, t: int, s: int, *, eta: float) -> LinearStep:
     return LinearStep(math.sqrt(abar_s) - on_xt * math.sqrt(abar_t), on_xt, math.sqrt(variance))
 
 
+def dpm_step(schedule: Schedule, t: int, s: int, *, before: int | None) -> LinearStep:
+    """Step of DPM-Solver++(2M) (arXiv:2211.01095, algorithm 2) from time t to s < t, after one from
+    `before` to t. The first and the last step are of first order: DDIM without noise.
+    """
+    step = ddim_step(schedule, t, s, eta=0.0)
+    if before is None or s == 0:
+        return step
+    levels = schedule.half_log_snr
+    last, now = float(levels[t] - levels[before]), float(levels[s] - levels[t])
+    share = step.on_x0 * now / (2 * last)  # of x_0 - x_0', on top of x_0
+    return LinearStep(step.on_x0 + share, step.on_xt, 0.0, on_previous=-share)
+
+
+def plan(
+    schedule: Schedule, *, num_steps: int, sampler: Sampler = "ancestral", eta: float = 0.0
+) -> list[tuple[int, LinearStep]]:
+    """The times at which the network is asked, and what is done with its answers; `eta` is
+    DDIM's.
+    """
+    if sampler == "dpm++":
+        times = schedule.subset(num_steps, spacing="log_snr")
+        behind: list[int | None] = [None, *times[:-1]]
+        return [
+            (t, dpm_step(schedule, t, s, before=before))
+            for t, s, before in zip(times, [*times[1:], 0], behind, strict=True)
+        ]
+    eta = 1.0 if sampler == "ancestral" else eta
+    times = schedule.subset(num_steps)
+    return [(t, ddim_step(schedule, t, s, eta=eta)) for t, s in pairwise([*times, 0])]
+
+
 def sample(
     denoise: Denoiser,
     noise: NoiseSource,
-    gaussian: Gaussian,
-    schedule: Schedule,
-    *,
-    num_steps: int,
-    eta: float = 1.0,
+    gaussian: Process,
+    steps: Sequence[tuple[int, LinearStep]],
 ) -> Tensor:
-    """z_0 [N, D] from z_T ~ N(mu, Sigma), through `num_steps` evaluations of `denoise`.
+    """z_0 [N, D] from z_T ~ N(mu, Sigma), by the steps of a `plan`.
 
     `noise(i)` gives the i-th standard normal [N, D]: 0 is the start, i > 0 the i-th step's.
     """
     x = gaussian.color(noise(0))
-    times = [*schedule.subset(num_steps), 0]
-    for number, (t, s) in enumerate(pairwise(times), start=1):
+    previous: Tensor | None = None
+    for number, (t, step) in enumerate(steps, start=1):
         x0 = denoise(gaussian.mean + x, t) - gaussian.mean
-        step = ddim_step(schedule, t, s, eta=eta)
         x = step.on_x0 * x0 + step.on_xt * x
+        if step.on_previous != 0 and previous is not None:
+            x = x + step.on_previous * previous
         if step.sigma > 0:
             x = x + step.sigma * gaussian.color(noise(number))
+        previous = x0
     return gaussian.mean + x
+
+
+def threshold(y0: Tensor, limit: float, *, percentile: float) -> Tensor:
+    """Dynamic thresholding (arXiv:2205.11487, section 2.3) of predictions y_0 [N, D] in whitened
+    coordinates: clamped to the percentile of |y_0| of the row, or to `limit` if that is more, and
+    scaled back to `limit`, which is the data's own percentile there.
+    """
+    largest = torch.quantile(y0.abs(), percentile / 100, dim=1, keepdim=True).clamp(min=limit)
+    return y0.clamp(-largest, largest) * (limit / largest)
 
 
 def guide(with_text: Tensor, without_text: Tensor, scale: float) -> Tensor:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -136,17 +136,20 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def load_tensors(
-    path: Path, *, remedy: str = "Copy or download it again."
+    path: Path,
+    *,
+    only: Collection[str] | None = None,
+    remedy: str = "Copy or download it again.",
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (CPU) and metadata written by `save_tensors`; InputError, ending in `remedy`, if
-    truncated or foreign.
+    """Tensors (CPU; `only` those of these names) and metadata written by `save_tensors`;
+    InputError, ending in `remedy`, if truncated or foreign.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist. Check the path.")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
-            names = list(file.keys())
+            names = [name for name in file.keys() if only is None or name in only]  # noqa: SIM118
             return {name: file.get_tensor(name) for name in names}, metadata
     except (safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise InputError(

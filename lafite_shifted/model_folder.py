@@ -1,7 +1,7 @@
 """Model folders: what `pack` writes and `generate` reads.
 
     generator/   config.json, weights.safetensors, stats.safetensors
-    prior/       the same; optional
+    prior/       the same, with clusters.safetensors where it has several Gaussians; optional
     README.md    model card
 
 Each part keeps the statistics of its own training pictures and the id of the CLIP that made its
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lafite_shifted.clusters import ClusterStats
 from lafite_shifted.diffusion import ScheduleConfig
 from lafite_shifted.encoder_id import EncoderId, check_same_encoder
 from lafite_shifted.errors import InputError
@@ -64,6 +65,9 @@ def _save_part(
     network: nn.Module,
     stats: EmbeddingStats,
     training: dict[str, Any],
+    *,
+    clusters: ClusterStats | None = None,
+    **fields: Any,
 ) -> None:
     if stats.encoder_id is None:
         raise ValueError("statistics without an encoder id cannot be part of a model")
@@ -74,12 +78,15 @@ def _save_part(
             "config": dataclasses.asdict(config),
             "encoder": stats.encoder_id.to_json(),
             "training": training,
+            **fields,
         }
         write_json(target / "config.json", record)
         save_tensors(
             target / "weights.safetensors", network.state_dict(), {"kind": kind, "format": FORMAT}
         )
         stats.save(target / "stats.safetensors")
+        if clusters is not None:
+            clusters.save(target / "clusters.safetensors")
 
 
 def save_generator(
@@ -91,7 +98,16 @@ def save_generator(
 
 def save_prior(folder: Path, prior: Prior, *, training: dict[str, Any]) -> None:
     """Write a prior part, atomically."""
-    _save_part(folder, "prior", prior.config, prior.network, prior.stats, training)
+    _save_part(
+        folder,
+        "prior",
+        prior.config,
+        prior.network,
+        prior.stats,
+        training,
+        clusters=prior.cluster_stats,
+        limit=prior.limit,
+    )
 
 
 def _load_part(
@@ -148,7 +164,9 @@ def load_prior(folder: Path, *, device: torch.device) -> LoadedPrior:
     record, tensors, stats = _load_part(folder, "prior")
     with _wrong_config_is_input(folder):
         config = record["config"] | {"schedule": ScheduleConfig(**record["config"]["schedule"])}
-        prior = Prior(PriorConfig(**config), stats)
+        found = folder / "clusters.safetensors"
+        clusters = ClusterStats.load(found) if config["process"] == "clusters" else None
+        prior = Prior(PriorConfig(**config), stats, clusters, limit=record["limit"])
         encoder_id = EncoderId.from_json(record["encoder"])
     _fill(prior.network, tensors, folder)
     prior.eval().requires_grad_(False)

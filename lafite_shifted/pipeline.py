@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lafite_shifted.clip import ClipEncoder
 from lafite_shifted.device import resolve_device
+from lafite_shifted.diffusion import Sampling
 from lafite_shifted.encoder_id import check_same_encoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.generator import to_uint8
@@ -78,14 +79,13 @@ class TextToImage:
         *,
         seeds: Sequence[int],
         use_prior: bool = True,
-        steps: int = 8,
-        guidance: float = 1.0,
+        sampling: Sampling | None = None,
     ) -> Tensor:
         """Image embeddings [N, D] for N texts; without a prior, the text embeddings themselves."""
         text = self.clip.embed_texts(texts)
         if not use_prior or self.prior is None:
             return text.embedding
-        return self.prior.prior.sample(text, sample_seeds=seeds, num_steps=steps, guidance=guidance)
+        return self.prior.prior.sample(text, sample_seeds=seeds, sampling=sampling)
 
     @torch.no_grad()
     def decode(
@@ -107,8 +107,7 @@ class TextToImage:
         seed: int = 0,
         batch: int = 16,
         use_prior: bool = True,
-        steps: int = 8,
-        guidance: float = 1.0,
+        sampling: Sampling | None = None,
         truncation: float = 1.0,
     ) -> Iterator[tuple[int, Image.Image]]:
         """(seed, picture) pairs; picture i uses seed + i, with separate streams for prior and z."""
@@ -119,7 +118,7 @@ class TextToImage:
         for start in range(0, num_images, batch):
             part = range(seed + start, seed + min(start + batch, num_images))
             embeddings = self.embed(
-                [text] * len(part), seeds=part, use_prior=use_prior, steps=steps, guidance=guidance
+                [text] * len(part), seeds=part, use_prior=use_prior, sampling=sampling
             )
             for number, array in zip(
                 part, self.decode(embeddings, seeds=part, truncation=truncation), strict=True

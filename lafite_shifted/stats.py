@@ -1,12 +1,14 @@
 """Mean and covariance of CLIP embeddings: the module that the prior, the GAN and the metrics share.
 
-`EmbeddingStats` counts in float64, one pass, and merges exactly (Chan, Golub, LeVeque 1979). A
+`EmbeddingStats` counts in float64, one pass, and merges exactly (Chan, Golub, LeVeque 1979), over
+files, and over the processes of torchrun. A
 `Gaussian` made from it whitens, colours and samples with one spectrum, shrunk once and floored
 once. `frechet_distance` compares two sets.
 
 Shape letters: N batch, D embedding.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,22 +16,27 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lafite_shifted.encoder_id import EncoderId
+from lafite_shifted.encoder_id import EncoderId, check_same_encoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.files import check_format, load_tensors, save_tensors
+from torch_utils import distributed
 
-FORMAT = 1
+FORMAT = 2
 Kind = Literal["full", "diagonal", "isotropic"]
 
 
 class EmbeddingStats:
-    """Count, mean [D] and M2 [D, D] (sum of outer products of deviations), float64 on the CPU."""
+    """Count, mean [D] and M2 [D, D] (sum of outer products of deviations d from the mean), and the
+    sums of |d|^2 d [D] and of |d|^4 that shrinkage asks for; float64 on the CPU.
+    """
 
     def __init__(self, encoder_id: EncoderId | None, *, dim: int):
         self.encoder_id = encoder_id
         self.count = 0
         self.mean = torch.zeros(dim, dtype=torch.float64)
         self.m2 = torch.zeros(dim, dim, dtype=torch.float64)
+        self.third = torch.zeros(dim, dtype=torch.float64)
+        self.fourth = torch.zeros((), dtype=torch.float64)
 
     @property
     def dim(self) -> int:
@@ -53,28 +60,44 @@ class EmbeddingStats:
         batch = batch.detach().to("cpu", torch.float64)
         mean = batch.mean(dim=0)
         deviation = batch - mean
-        self._add(len(batch), mean, deviation.T @ deviation)
+        squared = deviation.square().sum(dim=1)  # [N]
+        third, fourth = squared @ deviation, squared.square().sum()
+        self._add(len(batch), mean, deviation.T @ deviation, third, fourth)
 
     def merge(self, other: "EmbeddingStats") -> None:
         """Add everything that `other` has counted; exact up to float64 rounding, in any order."""
         if other.dim != self.dim:
             raise ValueError(f"cannot merge statistics of {other.dim} and {self.dim} dimensions")
-        self._add(other.count, other.mean, other.m2)
+        self._add(other.count, other.mean, other.m2, other.third, other.fourth)
 
-    def _add(self, count: int, mean: Tensor, m2: Tensor) -> None:
+    def all_reduce(self) -> None:
+        """Add what the other processes of the group have counted; the same in all of them."""
+        total = EmbeddingStats(self.encoder_id, dim=self.dim)
+        names = ("mean", "m2", "third", "fourth")
+        mine = {name: getattr(self, name) for name in names}
+        for part in distributed.gather(mine | {"count": torch.tensor(self.count)}):
+            total._add(int(part.pop("count")), *(part[name] for name in names))
+        vars(self).update(vars(total))
+
+    def _add(self, count: int, mean: Tensor, m2: Tensor, third: Tensor, fourth: Tensor) -> None:
         if count == 0:
             return
         total = self.count + count
         delta = mean - self.mean
-        self.m2 += m2 + torch.outer(delta, delta) * (self.count * count / total)
-        self.mean += delta * (count / total)
+        shift = delta * (count / total)
+        ours = _moved(self.count, self.m2, self.third, self.fourth, -shift)
+        theirs = _moved(count, m2, third, fourth, delta - shift)
+        self.third, self.fourth = ours[0] + theirs[0], ours[1] + theirs[1]
+        self.m2 = self.m2 + m2 + torch.outer(delta, delta) * (self.count * count / total)
+        self.mean = self.mean + shift
         self.count = total
 
     def save(self, path: Path) -> None:
         """Write a stats.safetensors, atomically."""
         encoder = self.encoder_id.to_json() if self.encoder_id else None
         metadata = {"kind": "stats", "format": FORMAT, "count": self.count, "encoder": encoder}
-        save_tensors(path, {"mean": self.mean, "m2": self.m2}, metadata)
+        names = ("mean", "m2", "third", "fourth")
+        save_tensors(path, {name: getattr(self, name) for name in names}, metadata)
 
     @staticmethod
     def load(path: Path) -> "EmbeddingStats":
@@ -83,7 +106,8 @@ class EmbeddingStats:
         check_format(metadata, kind="stats", version=FORMAT, path=path)
         encoder = EncoderId.from_json(metadata["encoder"]) if metadata["encoder"] else None
         stats = EmbeddingStats(encoder, dim=len(tensors["mean"]))
-        stats.count, stats.mean, stats.m2 = metadata["count"], tensors["mean"], tensors["m2"]
+        stats.count = metadata["count"]
+        vars(stats).update(tensors)
         return stats
 
     @staticmethod
@@ -94,16 +118,26 @@ class EmbeddingStats:
         return stats
 
 
-def oas_shrinkage(covariance: Tensor, count: int) -> float:
-    """Weight of the isotropic target by oracle approximating shrinkage (Chen et al.,
-    arXiv:0907.4698, eq. 23).
+def _moved(
+    count: int, m2: Tensor, third: Tensor, fourth: Tensor, shift: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The sums of |d|^2 d and |d|^4 when every deviation d grows by `shift` (the d sum to zero)."""
+    size, trace, pulled = shift.square().sum(), m2.trace(), m2 @ shift
+    moved = third + trace * shift + 2 * pulled + count * size * shift
+    powers = fourth + 4 * shift @ (third + pulled) + 2 * trace * size + count * size.square()
+    return moved, powers
+
+
+def ledoit_wolf(stats: EmbeddingStats) -> float:
+    """Weight of the isotropic target that is closest to the true covariance in expectation (Ledoit
+    and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", 2004,
+    section 3.2); no normality is assumed. InputError below two embeddings.
     """
-    dim = len(covariance)
-    trace = covariance.trace()
-    trace_of_square = covariance.square().sum()
-    numerator = (1 - 2 / dim) * trace_of_square + trace**2
-    denominator = (count + 1 - 2 / dim) * (trace_of_square - trace**2 / dim)
-    return 1.0 if denominator <= 0 else min(1.0, float(numerator / denominator))
+    covariance = stats.covariance * ((stats.count - 1) / stats.count)
+    size = covariance.square().sum()
+    distance = size - covariance.trace() ** 2 / stats.dim  # to the target
+    error = stats.fourth / stats.count**2 - size / stats.count  # of the sample covariance
+    return 1.0 if distance <= 0 else float((error / distance).clamp(0, 1))
 
 
 class Gaussian:
@@ -130,13 +164,13 @@ class Gaussian:
     ) -> "Gaussian":
         """Fit a Gaussian: shrink the covariance towards its mean variance, then floor its spectrum.
 
-        `shrinkage` None chooses the weight by `oas_shrinkage` (full covariance only). `floor` is a
+        `shrinkage` None chooses the weight by `ledoit_wolf` (full covariance only). `floor` is a
         share of the mean eigenvalue, so that whitening cannot amplify without bound. Raises
         InputError below two embeddings.
         """
         covariance = stats.covariance
         if kind == "full":
-            weight = oas_shrinkage(covariance, stats.count) if shrinkage is None else shrinkage
+            weight = ledoit_wolf(stats) if shrinkage is None else shrinkage
             target = torch.eye(stats.dim, dtype=torch.float64) * covariance.diagonal().mean()
             eigenvalues, basis = torch.linalg.eigh((1 - weight) * covariance + weight * target)
         else:
@@ -256,3 +290,18 @@ def cone(stats: EmbeddingStats) -> Cone:
         mean_cosine=(stats.count * squared_norm - 1) / (stats.count - 1),
         effective_rank=float(entropy.exp()),
     )
+
+
+def merge_stats(parts: Sequence[EmbeddingStats]) -> EmbeddingStats:
+    """All parts in one; InputError where their dimensions or encoders differ."""
+    total = EmbeddingStats(parts[0].encoder_id, dim=parts[0].dim)
+    for part in parts:
+        if part.encoder_id and total.encoder_id:
+            check_same_encoder(
+                part.encoder_id, total.encoder_id, what="One of the files", remedy="Merge others."
+            )
+        try:
+            total.merge(part)
+        except ValueError as error:
+            raise InputError(f"The files do not belong together: {error}.") from error
+    return total

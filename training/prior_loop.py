@@ -11,6 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from lafite_shifted.clusters import (
+    ROWS_PER_CLUSTER,
+    ClusterStats,
+    Reservoir,
+    find_centres,
+    same_cluster_share,
+)
+from lafite_shifted.diffusion import Sampling
+from lafite_shifted.encoder_id import EncoderId
 from lafite_shifted.errors import InputError
 from lafite_shifted.model_folder import save_prior
 from lafite_shifted.prior import Prior, PriorConfig
@@ -20,6 +29,8 @@ from torch_utils.ema import Ema
 from training.config import RunConfig, positive
 from training.embeddings import EmbeddingSet
 from training.metrics import mean_cosine, set_distance
+
+LIMIT_PAIRS = 10_000  # that dynamic thresholding learns its percentile from
 
 
 @dataclass(frozen=True)
@@ -90,9 +101,17 @@ class PriorTrainer:
                 "`lafite-shifted embed` again."
             )
         torch.manual_seed(seeds.seed_of(config.seed, "prior weights"))
-        self.prior = Prior(config.prior, data.stats(training_rows)).to_device(device)
+        stats, clusters = data.stats(training_rows), None
+        if config.prior.process == "clusters":
+            images = data.image[training_rows]
+            clusters = cluster(images, config.prior, data.encoder_id, seed=config.seed)
+        self.prior = Prior(config.prior, stats, clusters).to_device(device)
+        shown = self.training[:LIMIT_PAIRS]
+        z0, text = data.image[data.caption_image[shown]], data.text[shown]
+        self.prior.limit = self.prior.whitened_limit(z0.to(device), text.to(device))
         self.ema = Ema(self.prior.network, half_life=config.ema_half_life_kimg * 1000)
-        self.averaged = Prior(config.prior, self.prior.stats).to_device(device)
+        self.averaged = Prior(config.prior, stats, clusters, limit=self.prior.limit)
+        self.averaged.to_device(device)
         self.averaged.network = self.ema.network
         self.prior.compute_dtype = pick_dtype(config.dtype, device)
         self.optimizer = AdamW(
@@ -137,9 +156,7 @@ class PriorTrainer:
         )
         return {"loss": loss.detach(), "gradient_norm": norm}
 
-    def sample(
-        self, captions: Tensor, *, num_steps: int | None = None, guidance: float = 1.0
-    ) -> Tensor:
+    def sample(self, captions: Tensor, *, sampling: Sampling | None = None) -> Tensor:
         """Embeddings [m, D] on the CPU that the averaged prior draws for these captions, seeds
         0..m-1.
         """
@@ -149,8 +166,7 @@ class PriorTrainer:
             drawn = self.averaged.sample(
                 self.data.text_features(part).to(self.device),
                 sample_seeds=range(start, start + len(part)),
-                num_steps=num_steps or self.config.evaluation_steps,
-                guidance=guidance,
+                sampling=sampling or Sampling(self.config.evaluation_steps),
             )
             parts.append(drawn.cpu())
         return torch.cat(parts)
@@ -166,16 +182,41 @@ class PriorTrainer:
             "num_captions": len(self.training),
         }
         save_prior(folder / "prior", self.averaged, training=training)
+        figures = self._same_cluster()
         if len(self.held_out) < 3:
-            return {}
+            return figures
         true = self.data.image[self.data.caption_image[self.held_out]]
         predicted, text = self.sample(self.held_out), self.data.text[self.held_out]
-        return {
+        return figures | {
             "held_out_cosine": mean_cosine(predicted, true),
             "held_out_frechet": set_distance(predicted, true),
             "text_itself_cosine": mean_cosine(text, true),
             "text_itself_frechet": set_distance(text, true),
         }
+
+    def _same_cluster(self) -> dict[str, float]:
+        """With clusters: the share of pairs whose text chooses the cluster that its image would."""
+        clusters, found = self.averaged.clusters, {}
+        if clusters is None:
+            return found
+        for name, captions in (("training", self.training), ("held_out", self.held_out)):
+            if len(captions):
+                text, image = self.data.text[captions], self.data.caption_image[captions]
+                pairs = text.to(self.device), self.data.image[image].to(self.device)
+                found[f"same_cluster_{name}"] = same_cluster_share(clusters, *pairs)
+        return found
+
+
+def cluster(
+    images: Tensor, config: PriorConfig, encoder_id: EncoderId, *, seed: int
+) -> ClusterStats:
+    """Statistics of the clusters of unit embeddings [n, D] in memory; InputError for too few."""
+    rows = Reservoir(config.num_clusters * ROWS_PER_CLUSTER, dim=images.shape[1], seed=seed)
+    rows.update(images, number=0)
+    centres = find_centres(rows.rows, config.num_clusters, seed=seed)
+    stats = ClusterStats(encoder_id, centres, kind=config.cluster_covariance)
+    stats.update(images)
+    return stats
 
 
 def _one_a_name(data: EmbeddingSet, captions: Tensor) -> Tensor:

@@ -1,10 +1,14 @@
 """`generate`: pictures from sentences."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lafite_shifted.cli import options
+
+if TYPE_CHECKING:
+    from lafite_shifted.diffusion import Sampler
 
 
 @click.command("generate")
@@ -17,7 +21,20 @@ from lafite_shifted.cli import options
 @options.ops_option
 @options.positive_int("--batch", default=16, help="Pictures a forward pass.")
 @options.positive_int("--steps", default=8, help="Sampling steps of the prior.")
+@click.option(
+    "--sampler",
+    type=click.Choice(["ancestral", "ddim", "dpm++"]),
+    default="ancestral",
+    help="Of the prior; ddim and dpm++ draw no noise on the way.",
+)
+@click.option(
+    "--eta", type=click.FloatRange(0, 1), default=0.0, help="Noise of ddim; 1 is ancestral."
+)
 @click.option("--guidance", default=1.0, help="Of the prior; 1 is none.")
+@click.option("--threshold", is_flag=True, help="Dynamic thresholding, for guidance above 1.")
+@options.positive_int(
+    "--best-of", default=1, help="Draws of the prior; CLIP keeps the closest to the text."
+)
 @click.option("--truncation", default=1.0, help="Pulls w towards its mean below 1.")
 @click.option("--no-prior", is_flag=True, help="Condition on the text embedding itself.")
 @click.option("--clip", help="Where the model's CLIP lies, if not where it was trained with.")
@@ -31,7 +48,11 @@ def command(
     ops: str,
     batch: int,
     steps: int,
+    sampler: "Sampler",
+    eta: float,
     guidance: float,
+    threshold: bool,
+    best_of: int,
     truncation: float,
     no_prior: bool,
     clip: str | None,
@@ -40,6 +61,7 @@ def command(
     M --out DIR.
     """
     from lafite_shifted.device import resolve_device
+    from lafite_shifted.diffusion import Sampling
     from lafite_shifted.errors import InputError
     from lafite_shifted.pipeline import TextToImage
     from training.grids import labelled_rows
@@ -49,6 +71,7 @@ def command(
         raise InputError(
             'A text is empty. Give a sentence, such as: generate "a red apple" --model M --out DIR.'
         )
+    sampling = Sampling(steps, sampler, eta, guidance, threshold, best_of)
     texts = tuple(dict.fromkeys(texts))  # a sentence given twice makes the same pictures
     options.choose_ops(ops, resolve_device(device))
     with options.plain_warnings():
@@ -71,8 +94,7 @@ def command(
                 seed=seed,
                 batch=batch,
                 use_prior=not no_prior,
-                steps=steps,
-                guidance=guidance,
+                sampling=sampling,
                 truncation=truncation,
             )
             images = []

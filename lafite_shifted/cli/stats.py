@@ -1,42 +1,147 @@
-"""`stats`: mean and covariance of embeddings, and the cone they fill."""
+"""`stats`: mean and covariance of embeddings, clusters of them, and the cone they fill."""
 
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lafite_shifted.cli import options
 
+if TYPE_CHECKING:
+    from lafite_shifted.clusters import ClusterStats
+    from lafite_shifted.stats import EmbeddingStats
+
+PLOTTED = 1500  # embeddings whose cosines the figure shows
+
 
 @click.command("stats")
-@click.argument("embeddings", type=options.FolderPath)
+@click.argument("sources", type=options.FolderPath, nargs=-1, required=True)
 @click.option(
     "--out", type=options.FolderPath, help="Also write the statistics to this .safetensors file."
 )
+@click.option("--merge", is_flag=True, help="SOURCES are such files: add them up into --out.")
+@options.positive_int("--clusters", default=None, help="Statistics of so many k-means clusters.")
+@click.option(
+    "--cluster-kind",
+    type=click.Choice(["diagonal", "low-rank", "full"]),
+    default="diagonal",
+    help="Covariance of a cluster.",
+)
+@click.option(
+    "--plot", type=options.FolderPath, help="Write a figure of spectrum and cone to this PNG."
+)
+@options.seed_option
 @options.json_option
-def command(embeddings: Path, out: Path | None, as_json: bool) -> None:
-    """Describe the cone that EMBEDDINGS (a folder made by `embed`) fill: norm of the mean, mean
-    pairwise cosine, effective rank.
-    """
-    from lafite_shifted.stats import cone
-    from training.embeddings import EmbeddingSet
+def command(
+    sources: tuple[Path, ...],
+    out: Path | None,
+    merge: bool,
+    clusters: int | None,
+    cluster_kind: str,
+    plot: Path | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Describe the cone that the embeddings in SOURCES (a folder made by `embed`) fill: norm of the
+    mean, mean pairwise cosine, effective rank.
 
-    data = EmbeddingSet(embeddings)
-    stats = data.stats()
-    shape = cone(stats)
-    if out:
-        stats.save(out)
-    if as_json:
-        click.echo(
-            json.dumps(asdict(shape) | {"dim": stats.dim, "encoder": data.encoder_id.to_json()})
-        )
+    Shards are read one by one: memory does not grow with their number. Under torchrun the processes
+    share them. With --merge, SOURCES are files written by --out.
+    """
+    from lafite_shifted.errors import InputError
+    from torch_utils import distributed
+
+    if merge:
+        if out is None or clusters or plot:
+            raise InputError("--merge needs --out FILE, and goes without --clusters and --plot.")
+        result = _merged(sources)
+        result.save(out)
+        _show(result, as_json)
         return
-    click.echo(
-        f"embeddings            {shape.count} of {stats.dim} dimensions, by {data.encoder_id.model}"
+    if len(sources) != 1:
+        raise InputError(
+            f"{len(sources)} folders are given. Describe one at a time with --out, then join the "
+            "files with --merge."
+        )
+    from training.embedding_stream import (
+        EmbeddingStream,
+        stream_clusters,
+        stream_sample,
+        stream_stats,
     )
+
+    stream = EmbeddingStream(sources[0])
+    with distributed.group():
+        if clusters:
+            kind = cluster_kind.replace("-", "_")
+            result = stream_clusters(stream, clusters, kind=kind, seed=seed)  # type: ignore[arg-type]
+        else:
+            result = stream_stats(stream)
+        if plot:
+            overall = stream_stats(stream) if clusters else result
+            sample = stream_sample(stream, PLOTTED, seed=seed)
+    if distributed.rank() != 0:
+        return
+    if out:
+        result.save(out)
+    if plot:
+        from training.plots import save_figure, spectrum_and_cone
+
+        save_figure(plot, spectrum_and_cone(overall, sample))  # type: ignore[arg-type]
+    _show(result, as_json)
+
+
+def _merged(paths: tuple[Path, ...]) -> "EmbeddingStats | ClusterStats":
+    from lafite_shifted.clusters import ClusterStats, merge_clusters
+    from lafite_shifted.files import load_tensors
+    from lafite_shifted.stats import EmbeddingStats, merge_stats
+
+    kinds = {load_tensors(path, only=())[1].get("kind") for path in paths}
+    if kinds == {"clusters"}:
+        return merge_clusters([ClusterStats.load(path) for path in paths])
+    return merge_stats([EmbeddingStats.load(path) for path in paths])
+
+
+def _show(stats: "EmbeddingStats | ClusterStats", as_json: bool) -> None:
+    from lafite_shifted.clusters import ClusterStats
+
+    if isinstance(stats, ClusterStats):
+        _show_clusters(stats, as_json)
+    else:
+        _show_cone(stats, as_json)
+
+
+def _show_cone(stats: "EmbeddingStats", as_json: bool) -> None:
+    from lafite_shifted.stats import cone, ledoit_wolf
+
+    shape, shrinkage = cone(stats), ledoit_wolf(stats)
+    encoder = stats.encoder_id
+    if as_json:
+        record = {"dim": stats.dim, "shrinkage": shrinkage}
+        record["encoder"] = encoder.to_json() if encoder else None
+        click.echo(json.dumps(asdict(shape) | record))
+        return
+    by = f", by {encoder.model}" if encoder else ""
+    click.echo(f"embeddings            {shape.count} of {stats.dim} dimensions{by}")
     click.echo(
         f"norm of the mean      {shape.norm_of_mean:.3f}   (0: all directions, 1: all the same)"
     )
     click.echo(f"mean pairwise cosine  {shape.mean_cosine:.3f}")
     click.echo(f"effective rank        {shape.effective_rank:.1f} of {stats.dim}")
+    click.echo(f"shrinkage             {shrinkage:.4f}  (0: many embeddings, 1: too few)")
+
+
+def _show_clusters(stats: "ClusterStats", as_json: bool) -> None:
+    counts = stats.counts.tolist()
+    if as_json:
+        record = {"clusters": len(counts), "dim": stats.dim, "kind": stats.kind, "counts": counts}
+        click.echo(json.dumps(record))
+        return
+    used = [count for count in counts if count]
+    click.echo(f"embeddings  {sum(counts)} of {stats.dim} dimensions")
+    click.echo(
+        f"clusters    {len(used)} of {len(counts)} in use, {min(used)} to {max(used)} embeddings, "
+        f"{stats.kind.replace('_', '-')} covariances"
+    )

@@ -13,8 +13,8 @@ from lafite_shifted.cli import options
 @click.option("--preset", default="base", help="tiny or base.")
 @click.option(
     "--process",
-    type=click.Choice(["shifted", "baseline"]),
-    help="Start from N(mu, Sigma), or N(0, I / D).",
+    type=click.Choice(["shifted", "clusters", "baseline"]),
+    help="Start from N(mu, Sigma), from one for each cluster, or from N(0, I / D).",
 )
 @click.option("--kimg", type=float, help="Length in thousands of pairs.")
 @options.positive_int("--batch", default=None, help="Pairs a step.")

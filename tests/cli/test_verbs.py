@@ -110,7 +110,34 @@ def test_stats_in_words(some_embeddings: Path):
         "norm of the mean",
         "mean pairwise cosine",
         "effective rank",
+        "shrinkage",
     ]
+
+
+def test_a_prior_of_clusters_trains_packs_and_samples(
+    some_embeddings: Path, gan_run: Path, tmp_path: Path
+):
+    run, model = tmp_path / "run", tmp_path / "model"
+    settings = ("--process", "clusters", "--set", "prior.num_clusters=4", *TINY_PRIOR)
+    succeed("train-prior", some_embeddings, "--out", run, *settings)
+    logged = json.loads((run / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    assert 0 < logged["same_cluster_training"] <= 1
+    succeed("pack", "--gan", gan_run, "--prior", run, "--out", model)
+    options = ("--model", model, "--num", "1", "--steps", "3", "--guidance", "2", "--threshold")
+    for sampler in ("ancestral", "ddim", "dpm++"):
+        out = tmp_path / sampler
+        succeed(
+            "generate",
+            "a red apple",
+            *options,
+            "--sampler",
+            sampler,
+            "--best-of",
+            "2",
+            "--out",
+            out,
+        )
+        assert (out / "grid.png").is_file()
 
 
 def test_progress_shows_rate_and_time_left(monkeypatch: pytest.MonkeyPatch):

@@ -4,6 +4,7 @@
 batch, D embedding, T steps.
 """
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -16,12 +17,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lafite_shifted.diffusion import (
+    Sampling,
     Schedule,
     ScheduleConfig,
     ddim_step,
     diffuse,
     guide,
+    plan,
     sample,
+    threshold,
 )
 from lafite_shifted.stats import Gaussian
 from tests.references import ddpm, shifted_diffusion
@@ -227,9 +231,7 @@ def test_the_whole_chain_reduces_to_ddpm_in_whitened_coordinates(schedule: Sched
         on_tensors(denoise),
         noises.__getitem__,
         exact_gaussian(MEAN, covariance),
-        schedule,
-        num_steps=1000,
-        eta=1.0,
+        plan(schedule, num_steps=1000),
     )
     y0 = ddpm.ancestral_chain(
         whitened(denoise, MEAN, covariance), [n.numpy() for n in noises], betas_of(schedule)
@@ -248,9 +250,7 @@ def test_strided_chains_reduce_to_ddim_in_whitened_coordinates(num_steps: int, e
         on_tensors(denoise),
         noises.__getitem__,
         exact_gaussian(MEAN, covariance),
-        LINEAR,
-        num_steps=num_steps,
-        eta=eta,
+        plan(LINEAR, num_steps=num_steps, sampler="ddim", eta=eta),
     )
     y0 = ddpm.strided_chain(
         whitened(denoise, MEAN, covariance),
@@ -268,7 +268,7 @@ def test_the_baseline_is_ddpm_on_scaled_embeddings():
     denoise = curved_denoiser(2)
     noises = noise_list(9, 4)
     gaussian = Gaussian.standard(DIM)
-    found = sample(on_tensors(denoise), noises.__getitem__, gaussian, LINEAR, num_steps=8)
+    found = sample(on_tensors(denoise), noises.__getitem__, gaussian, plan(LINEAR, num_steps=8))
     expected = ddpm.strided_chain(
         lambda y, t: DIM**0.5 * denoise(y / DIM**0.5, t),
         [n.numpy() for n in noises],
@@ -292,10 +292,70 @@ def test_one_step_returns_the_prediction_from_the_start_distribution():
         return 2 * z
 
     start = normal(4, DIM)
-    found = sample(denoise, lambda _: start, gaussian, LINEAR, num_steps=1)
+    found = sample(denoise, lambda _: start, gaussian, plan(LINEAR, num_steps=1))
     assert [t for _, t in seen] == [1000]
     torch.testing.assert_close(seen[0][0], gaussian.sample(start), rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(found, 2 * gaussian.sample(start), rtol=1e-13, atol=1e-13)
+
+
+# --- DPM-Solver++(2M)
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, COSINE])
+@pytest.mark.parametrize("num_steps", [1, 2, 5, 20])
+def test_dpm_steps_match_the_papers_algorithm(schedule: Schedule, num_steps: int):
+    """arXiv:2211.01095, algorithm 2, written out in whitened coordinates."""
+    covariance = random_covariance(DIM, condition=100)
+    denoise = curved_denoiser(1)
+    start = normal(4, DIM)
+    found = sample(
+        on_tensors(denoise),
+        lambda _: start,
+        exact_gaussian(MEAN, covariance),
+        plan(schedule, num_steps=num_steps, sampler="dpm++"),
+    )
+    times = schedule.subset(num_steps, spacing="log_snr")
+    y0 = ddpm.dpm_solver_chain(
+        whitened(denoise, MEAN, covariance), start.numpy(), betas_of(schedule), times
+    )
+    expected = MEAN + y0 @ scipy.linalg.sqrtm(covariance).real
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, COSINE])
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 8, 64, 999, 1000])
+def test_log_snr_spacing_falls_to_one_evenly(schedule: Schedule, num_steps: int):
+    times = schedule.subset(num_steps, spacing="log_snr")
+    assert times[0] == 1000
+    assert len(times) == len(set(times)) == num_steps
+    assert times == sorted(times, reverse=True)
+    if num_steps > 1:
+        assert times[-1] == 1
+    if num_steps == 8 and schedule is LINEAR:  # the last whole times of cosine lie far apart
+        gaps = schedule.half_log_snr[times].diff()
+        assert float(gaps.std() / gaps.mean()) < 0.05
+
+
+@pytest.mark.parametrize(
+    "changes", [{"steps": 0}, {"best_of": 0}, {"eta": 1.5}, {"eta": -0.1}, {"guidance": math.nan}]
+)
+def test_impossible_ways_of_sampling_are_refused(changes: dict):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        Sampling(**changes)
+
+
+# --- thresholding
+
+
+def test_thresholding_matches_its_formula():
+    """Row by row: a row within the limit is kept, a wider one is clamped and scaled to it."""
+    y0 = normal(6, 40) * torch.tensor([0.1, 0.5, 1, 2, 4, 8])[:, None].double()
+    found = threshold(y0, 2.0, percentile=90)
+    for row, made in zip(y0.numpy(), found.numpy(), strict=True):
+        largest = max(2.0, np.percentile(np.abs(row), 90))
+        np.testing.assert_allclose(made, np.clip(row, -largest, largest) * 2.0 / largest)
+    assert found[:2].equal(y0[:2])
+    assert float(found.abs().max()) <= 2.0
 
 
 # --- guidance

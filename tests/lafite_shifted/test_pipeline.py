@@ -10,6 +10,7 @@ from PIL import Image
 
 import lafite_shifted
 from lafite_shifted.clip import ClipEncoder
+from lafite_shifted.diffusion import Sampling
 from lafite_shifted.errors import InputError
 from lafite_shifted.model_folder import load_generator, load_prior, model_hash
 from lafite_shifted.pipeline import TextToImage
@@ -74,7 +75,12 @@ def test_prior_never_shifts_z(model: TextToImage):
     hook = model.generator.network.mapping.register_forward_pre_hook(
         lambda _module, inputs: seen.append(inputs[0].clone())
     )
-    for options in ({"steps": 1}, {"steps": 5}, {"guidance": 2.0}, {"use_prior": False}):
+    for options in (
+        {"sampling": Sampling(1)},
+        {"sampling": Sampling(5, "dpm++", best_of=2)},
+        {"sampling": Sampling(guidance=2.0)},
+        {"use_prior": False},
+    ):
         drawn(model, num_images=3, seed=11, **options)
     hook.remove()
     assert len(seen) == 4
@@ -84,19 +90,19 @@ def test_prior_never_shifts_z(model: TextToImage):
 
 def test_prior_embeddings_depend_on_text_and_seed_alone(model: TextToImage):
     texts, seeds = [TEXT, "a cat", TEXT], [4, 4, 9]
-    together = model.embed(texts, seeds=seeds, steps=3)
+    together = model.embed(texts, seeds=seeds, sampling=Sampling(3))
     torch.testing.assert_close(together.norm(dim=1), torch.ones(3))
     for row, (text, seed) in enumerate(zip(texts, seeds, strict=True)):
-        alone = model.embed([text], seeds=[seed], steps=3)
+        alone = model.embed([text], seeds=[seed], sampling=Sampling(3))
         torch.testing.assert_close(together[row : row + 1], alone, atol=1e-4, rtol=0)
     assert float((together[0] - together[2]).norm()) > 1e-2
     assert float((together[0] - together[1]).norm()) > 1e-4
 
 
 def test_pictures_are_those_of_the_prior_embedding(model: TextToImage):
-    embeddings = model.embed([TEXT] * 2, seeds=[3, 4], steps=2)
+    embeddings = model.embed([TEXT] * 2, seeds=[3, 4], sampling=Sampling(2))
     decoded = model.decode(embeddings, seeds=[3, 4]).numpy().astype(int)
-    made = drawn(model, num_images=2, seed=3, steps=2)
+    made = drawn(model, num_images=2, seed=3, sampling=Sampling(2))
     assert np.abs(decoded - np.stack([made[3], made[4]])).max() <= 1
 
 

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lafite_shifted.clip import TextFeatures
-from lafite_shifted.diffusion import diffuse
+from lafite_shifted.clusters import ClusterStats, find_centres
+from lafite_shifted.diffusion import Sampling, diffuse
+from lafite_shifted.errors import InputError
 from lafite_shifted.prior import NUM_EXTRA, Prior, PriorConfig, attention_mask
 from lafite_shifted.stats import EmbeddingStats, Gaussian
 from torch_utils import seeds
@@ -217,7 +219,7 @@ def test_it_memorises_eight_pairs(process: Literal["shifted", "baseline"]):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    drawn = prior.sample(text, sample_seeds=range(8), num_steps=8)
+    drawn = prior.sample(text, sample_seeds=range(8))
     assert (drawn * images).sum(dim=1).min() > 0.9
     assert ((drawn @ images.T).argmax(dim=1) == torch.arange(8)).all()
 
@@ -229,7 +231,7 @@ def test_it_memorises_eight_pairs(process: Literal["shifted", "baseline"]):
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_samples_are_unit_float32(prior: Prior, num_steps: int, guidance: float):
     drawn = prior.sample(
-        random_text(), sample_seeds=range(8), num_steps=num_steps, guidance=guidance
+        random_text(), sample_seeds=range(8), sampling=Sampling(num_steps, guidance=guidance)
     )
     assert drawn.shape == (8, 16)
     assert drawn.dtype == torch.float32
@@ -241,20 +243,44 @@ def test_one_step_is_the_prediction_from_the_start(prior: Prior):
     start, last = prior.gaussian.sample(noise), torch.full((8,), 1000)
     with torch.no_grad():
         expected = F.normalize(prior.predict(start, last, random_text(), YES), dim=1)
-    drawn = prior.sample(random_text(), sample_seeds=range(8), num_steps=1)
+    drawn = prior.sample(random_text(), sample_seeds=range(8), sampling=Sampling(1))
     torch.testing.assert_close(drawn, expected)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_a_sample_depends_on_its_text_and_seed_alone(prior: Prior, guidance: float):
+@pytest.fixture
+def clustered() -> Prior:
+    """A prior of four clusters, untrained."""
+    torch.manual_seed(0)
+    images = random_images(count=64)
+    clusters = ClusterStats(None, find_centres(images, 4), kind="diagonal")
+    clusters.update(images)
+    config = dataclasses.replace(TINY, process="clusters", num_clusters=4)
+    return Prior(config, EmbeddingStats.of(images), clusters, limit=2.5)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(guidance=2.0),
+        Sampling(4, "dpm++", best_of=3),
+        Sampling(4, "ddim", eta=0.5, threshold=True),
+    ],
+)
+@pytest.mark.parametrize("name", ["prior", "clustered"])
+def test_a_sample_depends_on_its_text_and_seed_alone(
+    request: pytest.FixtureRequest, name: str, sampling: Sampling
+):
     """Not on the batch, nor on its place in it."""
+    prior: Prior = request.getfixturevalue(name)
+    prior.limit = 2.5
     text = random_text()
-    together = prior.sample(text, sample_seeds=range(10, 18), guidance=guidance)
+    together = prior.sample(text, sample_seeds=range(10, 18), sampling=sampling)
     for i in (0, 5):
-        alone = prior.sample(text[i : i + 1], sample_seeds=[10 + i], guidance=guidance)
+        alone = prior.sample(text[i : i + 1], sample_seeds=[10 + i], sampling=sampling)
         torch.testing.assert_close(together[i], alone[0], rtol=1e-4, atol=1e-5)
     turned = prior.sample(
-        text[torch.arange(7, -1, -1)], sample_seeds=range(17, 9, -1), guidance=guidance
+        text[torch.arange(7, -1, -1)], sample_seeds=range(17, 9, -1), sampling=sampling
     )
     torch.testing.assert_close(turned.flip(0), together, rtol=1e-4, atol=1e-5)
 
@@ -270,12 +296,93 @@ def test_guidance_of_one_never_asks_for_the_prediction_without_text(prior: Prior
     asked = []
     predict_plainly = prior.predict
 
-    def spy(z_t: Tensor, t: Tensor, text: TextFeatures, has_text: Tensor) -> Tensor:
+    def spy(z_t: Tensor, t: Tensor, text: TextFeatures, has_text: Tensor, chosen) -> Tensor:
         asked.append(bool(has_text.all()))
-        return predict_plainly(z_t, t, text, has_text)
+        return predict_plainly(z_t, t, text, has_text, chosen)
 
     prior.predict = spy
-    prior.sample(random_text(), sample_seeds=range(8), num_steps=3, guidance=1.0)
+    prior.sample(random_text(), sample_seeds=range(8), sampling=Sampling(3))
     assert asked == [True] * 3
-    prior.sample(random_text(), sample_seeds=range(8), num_steps=3, guidance=2.0)
+    prior.sample(random_text(), sample_seeds=range(8), sampling=Sampling(3, guidance=2.0))
     assert asked[3:] == [True, False] * 3
+
+
+def test_deterministic_samplers_draw_only_the_start(prior: Prior, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    draw = seeds.normal_per_sample
+
+    def recorded(shape, *, key, indices):
+        asked.append(key)
+        return draw(shape, key=key, indices=indices)
+
+    monkeypatch.setattr(seeds, "normal_per_sample", recorded)
+    for sampling in (Sampling(4, "ddim"), Sampling(4, "dpm++")):
+        prior.sample(random_text(), sample_seeds=range(8), sampling=sampling)
+    assert asked == [("prior", 0)] * 2
+
+
+def test_best_of_keeps_the_draw_closest_to_its_text(prior: Prior):
+    text = random_text()
+
+    def cosines(best_of: int) -> Tensor:
+        drawn = prior.sample(text, sample_seeds=range(8), sampling=Sampling(2, best_of=best_of))
+        return (drawn * text.embedding).sum(dim=1)
+
+    one, two, six = cosines(1), cosines(2), cosines(6)
+    assert (two >= one).all()
+    assert (six >= two).all()
+    assert (six > one).any()
+
+
+def test_thresholding_keeps_predictions_within_the_limit(prior: Prior):
+    text = random_text()
+    prior.limit = 0.3
+    tight = prior.sample(text, sample_seeds=range(8), sampling=Sampling(1, threshold=True))
+    free = prior.sample(text, sample_seeds=range(8), sampling=Sampling(1))
+    mean = F.normalize(prior.gaussian.mean, dim=0)
+    assert (tight @ mean > free @ mean).all()  # drawn towards the mean
+    prior.limit = 1e3  # a limit that nothing reaches scales a prediction by 1, and clamps nothing
+    loose = prior.sample(text, sample_seeds=range(8), sampling=Sampling(1, threshold=True))
+    torch.testing.assert_close(loose, free, rtol=1e-4, atol=1e-5)
+
+
+def test_impossible_samplings_are_refused(prior: Prior):
+    with pytest.raises(InputError, match="this prior has 1000"):
+        prior.sample(random_text(), sample_seeds=range(8), sampling=Sampling(1001))
+    with pytest.raises(InputError, match="knows no percentile"):
+        prior.sample(random_text(), sample_seeds=range(8), sampling=Sampling(threshold=True))
+
+
+# --- clusters
+
+
+def test_each_text_starts_in_its_own_cluster(clustered: Prior):
+    text = random_text()
+    process, k = clustered.choose(text.embedding)
+    assert clustered.clusters is not None
+    assert len(k.unique()) > 1
+    for row, cluster in enumerate(k.tolist()):
+        assert process.mean[row].equal(clustered.clusters.choose(torch.tensor([cluster])).mean[0])
+
+
+def test_the_cluster_is_a_token_and_the_same_with_and_without_text(clustered: Prior):
+    text = random_text()
+    chosen = clustered.choose(text.embedding)
+    other = (chosen[0], (chosen[1] + 1) % 4)
+    with torch.no_grad():
+        here = clustered.predict(random_images(3), TIMES, text, ~YES, chosen)
+        there = clustered.predict(random_images(3), TIMES, text, ~YES, other)
+    assert not here.equal(there)
+
+
+def test_the_limit_is_the_percentile_of_the_whitened_data(prior: Prior):
+    images, text = random_images(5), random_text().embedding
+    y = prior.gaussian.whiten(images).abs().flatten()
+    limit = prior.whitened_limit(images, text)
+    assert float((y <= limit).double().mean()) == pytest.approx(0.995, abs=0.01)
+
+
+def test_cluster_statistics_belong_to_their_process():
+    stats = EmbeddingStats.of(random_images(count=64))
+    with pytest.raises(ValueError, match="belong to the process"):
+        Prior(dataclasses.replace(TINY, process="clusters"), stats)

@@ -20,7 +20,8 @@ from lafite_shifted.stats import (
     Kind,
     cone,
     frechet_distance,
-    oas_shrinkage,
+    ledoit_wolf,
+    merge_stats,
 )
 from tests.references import gaussians as reference
 
@@ -40,7 +41,7 @@ def embeddings(count: int, dim: int, *, seed: int = 0) -> Tensor:
 
 
 def gaussian_of(
-    rows: Tensor, kind: Kind = "full", *, shrinkage: float = 0.0, floor: float = 0.0
+    rows: Tensor, kind: Kind = "full", *, shrinkage: float | None = 0.0, floor: float = 0.0
 ) -> Gaussian:
     stats = EmbeddingStats.of(rows)
     return Gaussian.from_stats(stats, kind=kind, shrinkage=shrinkage, floor=floor)
@@ -50,6 +51,8 @@ def assert_same_stats(a: EmbeddingStats, b: EmbeddingStats) -> None:
     assert a.count == b.count
     torch.testing.assert_close(a.mean, b.mean, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(a.m2, b.m2, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(a.third, b.third, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(a.fourth, b.fourth, rtol=1e-9, atol=1e-11)
 
 
 # --- EmbeddingStats
@@ -223,20 +226,44 @@ def test_shrinkage_moves_the_covariance_towards_its_mean_variance():
 
 
 @pytest.mark.parametrize("count", [3, 10, 100])
-def test_default_shrinkage_matches_oas(count: int):
-    stats = EmbeddingStats.of(embeddings(count, 7))
-    expected = reference.oas_weight(stats.covariance.numpy(), count)
-    assert oas_shrinkage(stats.covariance, count) == pytest.approx(expected, rel=1e-12)
+def test_default_shrinkage_matches_ledoit_and_wolf(count: int):
+    rows = embeddings(count, 7)
+    stats = EmbeddingStats.of(rows)
+    expected = reference.ledoit_wolf_weight(rows.double().numpy())
+    assert ledoit_wolf(stats) == pytest.approx(expected, rel=1e-9)
     by_default = Gaussian.from_stats(stats, floor=0.0).covariance
     by_weight = Gaussian.from_stats(stats, shrinkage=expected, floor=0.0).covariance
     torch.testing.assert_close(by_default, by_weight, rtol=1e-12, atol=1e-15)
 
 
 def test_default_shrinkage_fades_with_the_count():
-    covariance = EmbeddingStats.of(embeddings(50, 7)).covariance
-    weights = [oas_shrinkage(covariance, count) for count in (10, 100, 10_000)]
+    weights = [ledoit_wolf(EmbeddingStats.of(embeddings(n, 7))) for n in (10, 100, 10_000)]
     assert weights == sorted(weights, reverse=True)
     assert 0 < weights[-1] < 0.001
+
+
+def test_shrinkage_brings_a_covariance_of_few_samples_closer_to_the_truth():
+    """Heavy tails, 40 samples of 20 dimensions: what the estimate is for."""
+    rng = np.random.default_rng(0)
+    truth = reference.random_covariance(20, condition=30)
+    root = scipy.linalg.sqrtm(truth).real
+    errors = np.zeros(2)
+    for _ in range(20):
+        rows = torch.from_numpy(rng.standard_t(6, size=(40, 20)) / 1.5**0.5 @ root)
+        for number, shrinkage in enumerate((None, 0.0)):
+            found = gaussian_of(rows, shrinkage=shrinkage).covariance.numpy()
+            errors[number] += np.square(found - truth).sum()
+    assert errors[0] < 0.7 * errors[1]
+
+
+def test_merging_files_of_another_encoder_is_refused():
+    one, other = (EncoderId((EncoderBlock("m", weights, "{}", 6),)) for weights in "ab")
+    rows = embeddings(20, 6)
+    with pytest.raises(InputError, match="Merge others"):
+        merge_stats([EmbeddingStats.of(rows, one), EmbeddingStats.of(rows, other)])
+    with pytest.raises(InputError, match="5 and 6 dimensions"):
+        merge_stats([EmbeddingStats.of(rows), EmbeddingStats.of(embeddings(20, 5))])
+    assert merge_stats([EmbeddingStats.of(rows, one)] * 3).count == 60
 
 
 @pytest.mark.parametrize("shrinkage", [None, 0.0])

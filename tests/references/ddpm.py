@@ -55,3 +55,25 @@ def strided_chain(
         if s > 0:
             y = y + sigma * noises[number]
     return y
+
+
+def dpm_solver_chain(denoise: Denoiser, start: Array, betas: Array, times: Sequence[int]) -> Array:
+    """DPM-Solver++(2M), arXiv:2211.01095, algorithm 2, over descending `times`, then the prediction
+    at the last: x_i = sigma_i / sigma_{i-1} x_{i-1} - alpha_i (exp(-h_i) - 1) D_i.
+    """
+
+    def level(t: int) -> tuple[float, float, float]:
+        abar = cumulative_alpha(betas, t)
+        return np.sqrt(abar), np.sqrt(1 - abar), np.log(np.sqrt(abar) / np.sqrt(1 - abar))
+
+    x, predictions = start, list[Array]()
+    for i in range(1, len(times)):
+        predictions.append(denoise(x, times[i - 1]))
+        (_, sigma_t, lambda_t), (alpha_s, sigma_s, lambda_s) = level(times[i - 1]), level(times[i])
+        h = lambda_s - lambda_t
+        d = predictions[-1]
+        if i > 1:
+            r = (lambda_t - level(times[i - 2])[2]) / h
+            d = (1 + 1 / (2 * r)) * predictions[-1] - 1 / (2 * r) * predictions[-2]
+        x = sigma_s / sigma_t * x - alpha_s * (np.exp(-h) - 1) * d
+    return denoise(x, times[-1])

@@ -40,16 +40,15 @@ def frechet_distance(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -
     return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a + cov_b - 2 * cross))
 
 
-def oas_weight(covariance: Array, count: int) -> float:
-    """arXiv:0907.4698, eq. 23, with the sums written out."""
-    dim = len(covariance)
-    trace = sum(covariance[i, i] for i in range(dim))
-    trace_of_square = sum(
-        covariance[i, j] * covariance[j, i] for i in range(dim) for j in range(dim)
-    )
-    above = (1 - 2 / dim) * trace_of_square + trace**2
-    below = (count + 1 - 2 / dim) * (trace_of_square - trace**2 / dim)
-    return min(1.0, above / below)
+def ledoit_wolf_weight(rows: Array) -> float:
+    """Ledoit and Wolf 2004, section 3.2, by the loop over samples that its b^2 is defined by."""
+    n, dim = rows.shape
+    rows = rows - rows.mean(axis=0)
+    covariance = rows.T @ rows / n
+    target = np.eye(dim) * np.trace(covariance) / dim
+    distance = np.square(covariance - target).sum()
+    error = sum(np.square(np.outer(x, x) - covariance).sum() for x in rows) / n**2
+    return min(float(error), float(distance)) / float(distance)
 
 
 def mean_pairwise_cosine(rows: Array) -> float:
