@@ -103,9 +103,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     if q.device.type != "cpu" or q.dtype == torch.float32:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     with torch.autocast("cpu", enabled=False):
-        attended = F.scaled_dot_product_attention(
-            q.float(), k.float(), v.float(), attn_mask=mask
-        )
+        attended = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
     return attended.to(q.dtype)
 
 
