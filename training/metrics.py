@@ -39,3 +39,16 @@ def recall_at(similarity: Tensor, k: int) -> float:
 def nearest(rows: Tensor, among: Tensor) -> Tensor:
     """Index into `among` [M, D] of the closest unit vector to each of `rows` [N, D]."""
     return torch.argmax(rows @ among.T, dim=1)
+
+
+def kernel_distance(a: Tensor, b: Tensor) -> float:
+    """Squared maximum mean discrepancy of two sets of unit rows [N, D] and [M, D] by the kernel
+    (1 + <x, y>)^3, unbiased (arXiv:1801.01401, eq. 4): it may fall below 0.
+    """
+
+    def within(x: Tensor) -> Tensor:
+        kernel = (1 + x @ x.T) ** 3
+        return (kernel.sum() - kernel.diagonal().sum()) / (len(x) * (len(x) - 1))
+
+    a, b = a.double(), b.double()
+    return float(within(a) + within(b) - 2 * ((1 + a @ b.T) ** 3).mean())

@@ -1,13 +1,18 @@
 """Figures, by matplotlib. Shape letters: n rows, D embedding."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lafite_shifted.files import write_bytes
 from lafite_shifted.stats import EmbeddingStats, Gaussian, cone
+
+if TYPE_CHECKING:
+    from training.prior_report import Line
 
 
 def save_figure(path: Path, figure) -> None:
@@ -45,4 +50,34 @@ def spectrum_and_cone(stats: EmbeddingStats, sample: Tensor):
     right.set(xlabel="cosine between two embeddings", ylabel="density")
     right.set_title(f"cone: norm of the mean {shape.norm_of_mean:.2f}")
     right.legend(fontsize=8)
+    return figure
+
+
+def steps_figure(lines: "Sequence[Line]", *, floor: "Line"):
+    """Steps against the Frechet distance and the cosine, a curve for each prior; `floor` is real
+    against real.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.8))
+    axes = figure.subplots(1, 2)
+    names = list(dict.fromkeys(line.name for line in lines))
+    titles = {"frechet": "Frechet distance", "cosine": "cosine to the true embedding"}
+    for axis, (key, title) in zip(axes, titles.items(), strict=True):
+        for name in names:
+            curve = [line for line in lines if line.name == name]
+            axis.errorbar(
+                [line.steps for line in curve],
+                [getattr(line.figures, key) for line in curve],
+                yerr=[line.spread.get(key, 0.0) for line in curve],
+                marker="o",
+                markersize=3,
+                label=name,
+            )
+        if key == "frechet":
+            value = floor.figures.frechet
+            axis.axhline(value, color="grey", linewidth=1, label="real against real")
+        axis.set_xscale("log", base=2)
+        axis.set(xlabel="steps (evaluations of the network)", title=title)
+    axes[0].legend(fontsize=7)
     return figure

@@ -90,7 +90,7 @@ class PriorTrainer:
         )
         is_training = training_rows[data.caption_image]
         self.training = torch.nonzero(is_training).flatten()  # caption indices
-        self.held_out = _one_a_name(data, torch.nonzero(~is_training).flatten())[
+        self.held_out = one_a_name(data, torch.nonzero(~is_training).flatten())[
             : config.max_evaluation
         ]
         if len(self.training) < 2:
@@ -219,7 +219,7 @@ def cluster(
     return stats
 
 
-def _one_a_name(data: EmbeddingSet, captions: Tensor) -> Tensor:
+def one_a_name(data: EmbeddingSet, captions: Tensor) -> Tensor:
     """The first of the given captions of every name, in a fixed shuffled order."""
     first: dict[str, int] = {}
     for caption in captions.tolist():

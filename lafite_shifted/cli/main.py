@@ -23,6 +23,7 @@ VERBS = {
     "train-prior": "train_prior",
     "pack": "pack",
     "generate": "generate",
+    "evaluate": "evaluate",
     "ops": "ops",
     "bench": "bench",
     "doctor": "doctor",

@@ -1,0 +1,86 @@
+"""`evaluate`: how good a model is, in figures."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lafite_shifted.cli import options
+
+if TYPE_CHECKING:
+    from lafite_shifted.diffusion import Sampler
+
+
+@click.group("evaluate", context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """Figures on held-out data, with what they must be compared with."""
+
+
+@command.command("prior")
+@click.argument("runs", type=options.FolderPath, nargs=-1, required=True)
+@click.option(
+    "--embeddings",
+    required=True,
+    type=options.FolderPath,
+    help="Made by `embed` of captioned pictures; the held-out sixth is asked.",
+)
+@options.out_option("report.json, report.md and steps.png")
+@click.option("--steps", default="1,2,4,8,16,64", help="Numbers of sampling steps.")
+@click.option("--guidance", default="", help="Also these scales of guidance, at 8 steps.")
+@click.option(
+    "--sampler",
+    type=click.Choice(["ancestral", "ddim", "dpm++"]),
+    default="ancestral",
+    help="As in `generate`.",
+)
+@options.positive_int("--limit", default=None, help="At most so many captions.")
+@options.device_option
+def prior(
+    runs: tuple[Path, ...],
+    embeddings: Path,
+    out: Path,
+    steps: str,
+    guidance: str,
+    sampler: "Sampler",
+    limit: int | None,
+    device: str,
+) -> None:
+    """Compare the priors in RUNS (of `train-prior`, or model folders), trainings of the same kind
+    as one line: cosine to the true image embedding, Frechet and kernel distance of the sets,
+    recall, diversity and time; beside them the text embedding itself, the nearest training
+    caption's image, an unrelated pair, and real against real.
+    """
+    import shlex
+
+    from lafite_shifted.device import resolve_device
+    from training.embeddings import EmbeddingSet
+    from training.prior_report import Asked, load_priors, report, ways_of, write_report
+
+    ways = ways_of(
+        [int(n) for n in _numbers("--steps", steps, least=1)],
+        _numbers("--guidance", guidance, least=0),
+        sampler,
+    )
+    data = EmbeddingSet(embeddings)
+    asked = Asked.of(data, limit=limit)
+    priors = load_priors(runs, data, resolve_device(device))
+    with options.progress_bar("sampling", "run") as progress:
+        lines = report(priors, asked, ways, progress=progress)
+    words = ["lafite-shifted", *sys.argv[1:]]
+    write_report(out, lines, asked, command=shlex.join(words))
+    click.echo((out / "report.md").read_text(encoding="utf-8"), nl=False)
+
+
+def _numbers(name: str, text: str, *, least: float) -> list[float]:
+    from lafite_shifted.errors import InputError
+
+    try:
+        found = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise InputError(f"{name} {text!r}: give numbers with commas, such as 1,2,4.") from error
+    if any(number < least or (least and number != int(number)) for number in found) or (
+        least and not found
+    ):
+        raise InputError(f"{name} {text!r}: give numbers from {least:g}, such as 1,2,4.")
+    return found

@@ -1,0 +1,181 @@
+"""The report on priors: its figures against loops, its references, and the verb that writes it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lafite_shifted.encoder_id import EncoderBlock, EncoderId
+from lafite_shifted.files import save_tensors, write_json_lines
+from tests.commands import TINY_PRIOR, run_command, succeed
+from training.embeddings import EmbeddingSet
+from training.metrics import kernel_distance, set_distance
+from training.prior_report import Asked, measure, references, ways_of
+from training.split import is_held_out
+
+DIM = 16
+ENCODER = EncoderId((EncoderBlock("made up", "abc", "{}", DIM),))
+
+
+def rows_of(count: int, *, seed: int = 0) -> Tensor:
+    drawn = torch.randn(count, DIM, generator=torch.Generator().manual_seed(seed))
+    return F.normalize(drawn + 0.5, dim=1)
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Embeddings of 400 pictures under 200 names, whose images lie near their texts."""
+    folder = tmp_path_factory.mktemp("captioned")
+    names = [f"thing {chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(200)] * 2
+    text = rows_of(200).repeat(2, 1)
+    image = F.normalize(text + 0.5 * rows_of(400, seed=1), dim=1)
+    tokens = rows_of(400, seed=2)[:, :8].repeat_interleave(2, 0)
+    tensors = {
+        "image": image.half(),
+        "text": text.half(),
+        "caption_image": torch.arange(400),
+        "text_tokens": tokens.half(),
+        "text_offsets": torch.arange(401) * 2,
+    }
+    metadata = {"kind": "embeddings", "format": 1, "encoder": ENCODER.to_json()}
+    save_tensors(folder / "shard-00000.safetensors", tensors, metadata | {"context_length": 4})
+    rows = [
+        {
+            "file_name": f"{i:03d}.png",
+            "size": 1,
+            "mtime_ns": 1,
+            "sha256": f"{i:03d}",
+            "captions": [name],
+            "split_key": name,
+            "shard": "shard-00000.safetensors",
+            "row": i,
+        }
+        for i, name in enumerate(names)
+    ]
+    write_json_lines(folder / "index.jsonl", rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, captioned: Path) -> list[Path]:
+    """Two seeds of one process, one of another."""
+    folder = tmp_path_factory.mktemp("runs")
+    given = [("shifted", 0), ("shifted", 1), ("baseline", 0)]
+    for process, seed in given:
+        options = ("--process", process, "--seed", str(seed), *TINY_PRIOR)
+        succeed("train-prior", captioned, "--out", folder / f"{process}-{seed}", *options)
+    return [folder / f"{process}-{seed}" for process, seed in given]
+
+
+def test_figures_match_loops():
+    predicted, true = rows_of(60), F.normalize(rows_of(60) + 0.6 * rows_of(60, seed=1), dim=1)
+    found = measure(predicted, true, bootstrap=3)
+    similarity = (predicted @ true.T).numpy()
+    ranks = [sum(other >= row[i] for other in row) for i, row in enumerate(similarity)]
+    assert found.cosine == pytest.approx(np.mean(np.diag(similarity)), rel=1e-5)
+    assert found.recall_1 == pytest.approx(np.mean([rank <= 1 for rank in ranks]))
+    assert found.recall_10 == pytest.approx(np.mean([rank <= 10 for rank in ranks]))
+    assert found.frechet == set_distance(predicted, true)
+    pairs = [float(a @ b) for i, a in enumerate(predicted) for b in predicted[:i]]
+    assert found.diversity == pytest.approx(np.mean(pairs), rel=1e-4)
+
+
+def test_errors_are_those_of_drawing_other_captions():
+    """Of a mean of independent cosines the standard error is known."""
+    predicted, true = rows_of(400), rows_of(400, seed=1)
+    found = measure(predicted, true, bootstrap=200)
+    cosine = (predicted * true).sum(dim=1)
+    assert found.cosine_error == pytest.approx(float(cosine.std()) / 20, rel=0.2)
+    share = found.recall_10
+    assert found.recall_10_error == pytest.approx((share * (1 - share) / 400) ** 0.5, rel=0.25)
+    assert found.frechet_error > 0
+
+
+def test_kernel_distance_matches_its_loop_and_is_unbiased():
+    a, b = rows_of(20).double(), rows_of(30, seed=1).double()
+
+    def kernel(x: Tensor, y: Tensor) -> float:
+        return float((1 + x @ y) ** 3)
+
+    within = [np.mean([kernel(x, y) for x in s for y in s if x is not y]) for s in ([*a], [*b])]
+    across = np.mean([kernel(x, y) for x in a for y in b])
+    assert kernel_distance(a, b) == pytest.approx(within[0] + within[1] - 2 * across, rel=1e-9)
+    same = [kernel_distance(rows_of(50, seed=i), rows_of(50, seed=i + 50)) for i in range(50)]
+    assert abs(np.mean(same)) < 3 * np.std(same) / 50**0.5
+
+
+def test_held_out_names_are_asked_once_and_compared_with_others(captioned: Path):
+    data = EmbeddingSet(captioned)
+    asked = Asked.of(data)
+    names = [data.captions[i] for i in asked.captions.tolist()]
+    assert len(set(names)) == len(names) >= 20
+    assert all(is_held_out(name) for name in names)
+    assert not any(is_held_out(data.captions[i]) for i in asked.training.tolist())
+    found = dict(references(asked))
+    assert found["text itself (no prior)"].equal(data.text[asked.captions])
+    assert set(map(len, found.values())) == {len(names)}
+    assert (found["unrelated pair"] != asked.true).any(dim=1).all()
+    for row in found["real against real"]:
+        assert not (row == asked.true).all(dim=1).any()
+
+
+def test_ways_are_steps_then_guidance_at_few():
+    ways = ways_of([1, 4, 64], [1.0, 2.0], "ddim")
+    assert [(way.steps, way.guidance) for way in ways] == [(1, 1), (4, 1), (64, 1), (4, 2)]
+    assert {way.sampler for way in ways} == {"ddim"}
+
+
+def test_the_verb_writes_table_record_and_figure(runs: list[Path], captioned: Path, tmp_path: Path):
+    out = tmp_path / "report"
+    options = ("--embeddings", captioned, "--out", out, "--steps", "1,3", "--guidance", "2")
+    printed = succeed("evaluate", "prior", *runs, *options).out
+    assert printed == (out / "report.md").read_text(encoding="utf-8")
+    record = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    lines = {(line["name"], line["steps"]): line for line in record["lines"]}
+    kinds = ("shifted full, linear", "baseline, linear")
+    expected = [(kind, steps) for kind in kinds for steps in (1, 3)]
+    expected += [(f"{kind}, guidance 2", 3) for kind in kinds]
+    assert set(expected) <= set(lines)
+    assert len(lines) == len(expected) + 4
+    shifted = lines["shifted full, linear", 3]
+    assert shifted["seeds"] == 2
+    assert shifted["spread"]["frechet"] > 0
+    assert lines["baseline, linear", 3]["spread"] == {}
+    for (name, steps), line in lines.items():
+        assert f"| {name} | {steps or ''} |" in printed
+        assert -1 <= line["figures"]["cosine"] <= 1
+    floor, unrelated = lines["real against real", None], lines["unrelated pair", None]
+    assert floor["figures"]["frechet"] < lines["baseline, linear", 3]["figures"]["frechet"]
+    assert unrelated["figures"]["recall_10"] < 0.6
+    assert (out / "steps.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--steps", "1,x"), "give numbers with commas"),
+        (("--steps", "0"), "give numbers from 1"),
+        (("--steps", ""), "give numbers from 1"),
+        (("--steps", "2000"), "this prior has 1000"),
+        (("--limit", "10"), "too few to evaluate on"),
+    ],
+)
+def test_bad_input_is_named(
+    runs: list[Path], captioned: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+):
+    options = ("--embeddings", captioned, "--out", tmp_path / "out", *arguments)
+    outcome = run_command("evaluate", "prior", runs[0], *options)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_priors_of_another_clip_are_refused(captioned: Path, prior_run: Path, tmp_path: Path):
+    options = ("--embeddings", captioned, "--out", tmp_path / "out")
+    outcome = run_command("evaluate", "prior", prior_run, *options)
+    assert outcome.code == 2
+    assert "Evaluate it on embeddings of its own CLIP" in outcome.err

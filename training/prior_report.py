@@ -1,0 +1,282 @@
+"""How good priors are, on held-out captions: closeness to the true embedding, and the distribution.
+
+A one-step prior predicts the mean: right on average, poor as a distribution. So cosine, recall and
+distances stand beside each other. Shape letters: m captions, D embedding.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lafite_shifted.diffusion import Sampling
+from lafite_shifted.encoder_id import check_same_encoder
+from lafite_shifted.errors import InputError
+from lafite_shifted.files import write_bytes, write_json
+from lafite_shifted.model_folder import LoadedPrior, find_part, load_prior
+from torch_utils import seeds
+from training.embeddings import EmbeddingSet
+from training.metrics import (
+    kernel_distance,
+    mean_cosine,
+    nearest,
+    pairwise_cosine,
+    recall_at,
+    set_distance,
+)
+from training.prior_loop import one_a_name
+
+CHUNK = 500  # captions a forward pass
+BOOTSTRAP = 100  # draws of the captions, for the errors
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of m embeddings predicted for m held-out captions; errors are bootstrap standard errors over
+    the captions.
+    """
+
+    cosine: float  # to the true image embedding
+    cosine_error: float
+    frechet: float  # between the two sets
+    frechet_error: float
+    kernel: float  # the same by kernel_distance
+    recall_1: float  # share that finds its own image among all m
+    recall_10: float
+    recall_10_error: float
+    diversity: float  # mean pairwise cosine; `real` has its own
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the report: one way to get from text to embedding."""
+
+    name: str
+    steps: int | None  # None: no sampling
+    guidance: float
+    seeds: int  # trainings behind it; figures are their mean
+    figures: Figures
+    spread: dict[str, float]  # standard deviation over the trainings, of cosine and distances
+    milliseconds: float | None  # for one text of many, without the text tower
+
+
+def measure(predicted: Tensor, true: Tensor, *, bootstrap: int = BOOTSTRAP) -> Figures:
+    """The figures of unit embeddings [m, D] predicted for captions whose images are `true`."""
+    similarity = predicted @ true.T
+    found = similarity.diagonal()[:, None] > similarity
+    rank = len(true) - found.sum(dim=1)  # 1 is the closest; ties count against it
+    cosine = similarity.diagonal()
+    errors: dict[str, list[float]] = {"cosine": [], "frechet": [], "recall": []}
+    for number in range(bootstrap):
+        generator = seeds.generator("bootstrap", number)
+        rows = torch.randint(len(true), (len(true),), generator=generator)
+        errors["cosine"].append(float(cosine[rows].mean()))
+        errors["frechet"].append(set_distance(predicted[rows], true[rows]))
+        errors["recall"].append(float((rank[rows] <= 10).double().mean()))
+    error = {
+        name: statistics.stdev(values) if bootstrap > 1 else 0.0 for name, values in errors.items()
+    }
+    return Figures(
+        cosine=mean_cosine(predicted, true),
+        cosine_error=error["cosine"],
+        frechet=set_distance(predicted, true),
+        frechet_error=error["frechet"],
+        kernel=kernel_distance(predicted, true),
+        recall_1=recall_at(similarity, 1),
+        recall_10=recall_at(similarity, 10),
+        recall_10_error=error["recall"],
+        diversity=pairwise_cosine(predicted),
+    )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The held-out captions of a set of embeddings, and what is known of them."""
+
+    data: EmbeddingSet
+    captions: Tensor  # [m]
+    true: Tensor  # [m, D]
+    training: Tensor  # caption indices of the other side of the split
+
+    @staticmethod
+    def of(data: EmbeddingSet, *, limit: int | None = None) -> "Asked":
+        """All held-out captions, one a name; InputError below 20."""
+        held_out = data.held_out[data.caption_image]
+        captions = one_a_name(data, torch.nonzero(held_out).flatten())[:limit]
+        training = torch.nonzero(~held_out).flatten()
+        if len(captions) < 20 or len(one_a_name(data, training)) < len(captions):
+            raise InputError(
+                f"{len(captions)} held-out captions and {len(training)} others are too few to "
+                "evaluate on: at least 20 are needed, and as many other names. Embed more "
+                "captioned pictures."
+            )
+        return Asked(data, captions, data.image[data.caption_image[captions]], training)
+
+
+def references(asked: Asked) -> Iterator[tuple[str, Tensor]]:
+    """Embeddings [m, D] that no prior has made, to compare with."""
+    data, m = asked.data, len(asked.captions)
+    text = data.text[asked.captions]
+    yield "text itself (no prior)", text
+    closest = asked.training[nearest(text, data.text[asked.training])]
+    yield "nearest training caption's image", data.image[data.caption_image[closest]]
+    yield "unrelated pair", asked.true.roll(1, 0)
+    others = one_a_name(data, asked.training)[:m]
+    yield "real against real", data.image[data.caption_image[others]]
+
+
+def draw(prior: LoadedPrior, asked: Asked, sampling: Sampling) -> tuple[Tensor, float]:
+    """Embeddings [m, D] on the CPU, text i with seed i, and the seconds it took."""
+    device = next(prior.prior.network.parameters()).device
+    parts, elapsed = [], 0.0
+    for start in range(0, len(asked.captions), CHUNK):
+        rows = asked.captions[start : start + CHUNK]
+        text = asked.data.text_features(rows).to(device)
+        begin = time.perf_counter()
+        indices = range(start, start + len(rows))
+        parts.append(prior.prior.sample(text, sample_seeds=indices, sampling=sampling).cpu())
+        elapsed += time.perf_counter() - begin
+    return torch.cat(parts), elapsed
+
+
+def label(prior: LoadedPrior) -> str:
+    """What distinguishes a prior, its seed aside: such as "shifted full, linear"."""
+    config = prior.prior.config
+    process: str = config.process
+    if process == "shifted":
+        process = f"shifted {config.covariance}"
+    elif process == "clusters":
+        process = f"{config.num_clusters} {config.cluster_covariance.replace('_', '-')} clusters"
+    return f"{process}, {config.schedule.name}"
+
+
+def load_priors(runs: Sequence[Path], data: EmbeddingSet, device: torch.device) -> dict[str, list]:
+    """The priors of run or model folders by label, several seeds under one; InputError for another
+    CLIP's.
+    """
+    found: dict[str, list[LoadedPrior]] = {}
+    for run in runs:
+        prior = load_prior(find_part(run, "prior"), device=device)
+        check_same_encoder(
+            prior.encoder_id,
+            data.encoder_id,
+            what=f"The prior {run}",
+            remedy="Evaluate it on embeddings of its own CLIP.",
+        )
+        found.setdefault(label(prior), []).append(prior)
+    return found
+
+
+def report(
+    priors: dict[str, list[LoadedPrior]],
+    asked: Asked,
+    ways: Sequence[Sampling],
+    *,
+    bootstrap: int = BOOTSTRAP,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Line]:
+    """The references, then every prior sampled in all `ways`."""
+    lines = [
+        Line(name, None, 1.0, 1, measure(made, asked.true, bootstrap=bootstrap), {}, None)
+        for name, made in references(asked)
+    ]
+    total, done = len(ways) * sum(map(len, priors.values())), 0
+    for name, group in priors.items():
+        for way in ways:
+            measured, seconds = [], []
+            for number, prior in enumerate(group):
+                made, elapsed = draw(prior, asked, way)
+                drawn = bootstrap if number == 0 else 0
+                measured.append(measure(made, asked.true, bootstrap=drawn))
+                seconds.append(elapsed)
+                done += 1
+                progress(done, total)
+            milliseconds = statistics.median(seconds) / len(asked.captions) * 1e3
+            lines.append(_joined(name, way, measured, milliseconds))
+    return lines
+
+
+def _joined(name: str, way: Sampling, measured: list[Figures], milliseconds: float) -> Line:
+    """Trainings of several seeds as one line; the bootstrap errors are the first one's."""
+    values = {key: [asdict(one)[key] for one in measured] for key in asdict(measured[0])}
+    kept = ("cosine_error", "frechet_error", "recall_10_error")
+    means = {key: one[0] if key in kept else statistics.mean(one) for key, one in values.items()}
+    spread = {}
+    if len(measured) > 1:
+        keys = ("cosine", "frechet", "kernel", "recall_10")
+        spread = {key: statistics.stdev(values[key]) for key in keys}
+    guided = "" if way.guidance == 1.0 else f", guidance {way.guidance:g}"
+    if way.sampler != "ancestral":
+        guided += f", {way.sampler}"
+    figures = Figures(**means)
+    return Line(
+        name + guided, way.steps, way.guidance, len(measured), figures, spread, milliseconds
+    )
+
+
+# --- what is written
+
+
+def write_report(folder: Path, lines: Sequence[Line], asked: Asked, *, command: str) -> None:
+    """report.json, report.md and steps.png in `folder`."""
+    record = {
+        "held_out_captions": len(asked.captions),
+        "training_captions": len(asked.training),
+        "encoder": asked.data.encoder_id.to_json(),
+        "real_diversity": pairwise_cosine(asked.true),
+        "command": command,
+        "lines": [asdict(line) for line in lines],
+    }
+    write_json(folder / "report.json", record)
+    write_bytes(folder / "report.md", markdown(lines, asked, command=command).encode())
+    from training.plots import save_figure, steps_figure
+
+    curves = [line for line in lines if line.steps and line.guidance == 1.0]
+    if curves:
+        floor = next(line for line in lines if line.name == "real against real")
+        save_figure(folder / "steps.png", steps_figure(curves, floor=floor))
+
+
+def markdown(lines: Sequence[Line], asked: Asked, *, command: str) -> str:
+    """The report as a table."""
+    head = (
+        f"{len(asked.captions)} held-out captions, one a name; `+-` is the bootstrap standard "
+        "error, in brackets the standard deviation over trainings. Mean pairwise cosine of the "
+        f"real embeddings: {pairwise_cosine(asked.true):.3f}.\n\n    {command}\n\n"
+        "| way | steps | seeds | cosine | Frechet distance | kernel distance | recall@1 / @10 % | "
+        "pairwise cosine | ms a text |\n|---|---|---|---|---|---|---|---|---|\n"
+    )
+    return head + "".join(_table_row(line) for line in lines)
+
+
+def _table_row(line: Line) -> str:
+    f, spread = line.figures, line.spread
+
+    def with_spread(key: str) -> str:
+        return f" ({spread[key]:.4f})" if key in spread else ""
+
+    steps = "" if line.steps is None else str(line.steps)
+    milliseconds = "" if line.milliseconds is None else f"{line.milliseconds:.2f}"
+    cells = [
+        line.name,
+        steps,
+        str(line.seeds) if line.steps else "",
+        f"{f.cosine:.3f} +- {f.cosine_error:.3f}{with_spread('cosine')}",
+        f"{f.frechet:.4f} +- {f.frechet_error:.4f}{with_spread('frechet')}",
+        f"{f.kernel:.5f}{with_spread('kernel')}",
+        f"{100 * f.recall_1:.1f} / {100 * f.recall_10:.1f} +- {100 * f.recall_10_error:.1f}",
+        f"{f.diversity:.3f}",
+        milliseconds,
+    ]
+    return "| " + " | ".join(cells) + " |\n"
+
+
+def ways_of(steps: Sequence[int], guidances: Sequence[float], sampler: str) -> list[Sampling]:
+    """Every number of steps without guidance, then 8 steps (or the most below) with each."""
+    plain = [Sampling(n, sampler) for n in steps]  # type: ignore[arg-type]
+    few = max((n for n in steps if n <= 8), default=min(steps))
+    return plain + [replace(plain[0], steps=few, guidance=g) for g in guidances if g != 1.0]
