@@ -177,12 +177,13 @@ def report(
     ways: Sequence[Sampling],
     *,
     bootstrap: int = BOOTSTRAP,
+    references_too: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Line]:
     """The references, then every prior sampled in all `ways`."""
     lines = [
         Line(name, None, 1.0, 1, measure(made, asked.true, bootstrap=bootstrap), {}, None)
-        for name, made in references(asked)
+        for name, made in (references(asked) if references_too else ())
     ]
     total, done = len(ways) * sum(map(len, priors.values())), 0
     for name, group in priors.items():
@@ -210,8 +211,8 @@ def _joined(name: str, way: Sampling, measured: list[Figures], milliseconds: flo
         keys = ("cosine", "frechet", "kernel", "recall_10")
         spread = {key: statistics.stdev(values[key]) for key in keys}
     guided = "" if way.guidance == 1.0 else f", guidance {way.guidance:g}"
-    if way.sampler != "ancestral":
-        guided += f", {way.sampler}"
+    guided += ", thresholded" if way.threshold else ""
+    guided += f", {way.sampler}" if way.sampler != "ancestral" else ""
     figures = Figures(**means)
     return Line(
         name + guided, way.steps, way.guidance, len(measured), figures, spread, milliseconds

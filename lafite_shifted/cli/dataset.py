@@ -8,22 +8,31 @@ from lafite_shifted.cli import options
 
 
 @click.command("dataset")
-@click.argument("name", type=click.Choice(["emoji", "clipart", "sample"]))
+@click.argument("name", type=click.Choice(["emoji", "clipart", "sample", "cone"]))
 @options.out_option("the pictures, metadata.jsonl and split.json")
 @options.positive_int(
     "--size", default=None, help="Side in pixels.  [default: emoji 64, clipart 128]"
 )
+@options.positive_int("--names", default=3000, help="Of cone: names, eight embeddings each.")
+@options.seed_option
 @click.option(
     "--raw",
     is_flag=True,
     help="Copy the files as the packages hold them, broken and huge ones too.",
 )
-def command(name: str, out: Path, size: int | None, raw: bool) -> None:
+def command(name: str, out: Path, size: int | None, names: int, seed: int, raw: bool) -> None:
     """Build a captioned picture set from npm and Debian packages.
 
     emoji: 7,158 drawings in two styles. clipart: 8,121 public-domain drawings. sample: the 512
     emoji pictures that lafite-shifted ships, and 512 further ones. Needs npm, or apt-get and dpkg.
+    cone: no pictures, but made-up embeddings in a narrow cone, to compare priors on.
     """
+    if name == "cone":
+        from training.cone import PAIRS_PER_NAME, write_cone
+
+        write_cone(out, num_names=names, seed=seed)
+        click.echo(f"{names * PAIRS_PER_NAME} embeddings of {names} names in {out}")
+        return
     from training.datasets import DEFAULT_SIZES, build_dataset, build_sample
 
     if name == "sample":

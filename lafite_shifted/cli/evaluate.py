@@ -72,6 +72,47 @@ def prior(
     click.echo((out / "report.md").read_text(encoding="utf-8"), nl=False)
 
 
+@command.command("study")
+@click.argument("embeddings", type=options.FolderPath)
+@options.out_option("the trainings, report.json, report.md and steps.png")
+@click.option("--kimg", default=100.0, help="Length of every training.")
+@options.positive_int("--seeds", default=3, help="Trainings of each process.")
+@click.option("--steps", default="1,2,4,8,16,64", help="Numbers of sampling steps.")
+@options.positive_int("--limit", default=None, help="At most so many captions.")
+@options.device_option
+def study(
+    embeddings: Path,
+    out: Path,
+    kimg: float,
+    seeds: int,
+    steps: str,
+    limit: int | None,
+    device: str,
+) -> None:
+    """Train small priors of every process on EMBEDDINGS and compare them: shifted with full and
+    with diagonal covariance, clusters, and the baseline, at equal network, schedule and budget.
+
+    The same command again goes on where it stopped.
+    """
+    import shlex
+
+    from lafite_shifted.device import resolve_device
+    from training.prior_study import StudyConfig, run_study
+
+    counts = tuple(int(n) for n in _numbers("--steps", steps, least=1))
+    with options.progress_bar("sampling", "run") as progress:
+        run_study(
+            embeddings,
+            out,
+            StudyConfig(kimg, seeds, counts, limit),
+            device=resolve_device(device),
+            command=shlex.join(["lafite-shifted", *sys.argv[1:]]),
+            show=options.show_progress,
+            progress=progress,
+        )
+    click.echo((out / "report.md").read_text(encoding="utf-8"), nl=False)
+
+
 def _numbers(name: str, text: str, *, least: float) -> list[float]:
     from lafite_shifted.errors import InputError
 

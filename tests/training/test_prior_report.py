@@ -179,3 +179,18 @@ def test_priors_of_another_clip_are_refused(captioned: Path, prior_run: Path, tm
     outcome = run_command("evaluate", "prior", prior_run, *options)
     assert outcome.code == 2
     assert "Evaluate it on embeddings of its own CLIP" in outcome.err
+
+
+def test_a_short_study_trains_every_process_and_reports(captioned: Path, tmp_path: Path):
+    """The comparison of docs/prior.md, in seconds; once more it trains nothing."""
+    options = ("--out", tmp_path / "study", "--kimg", "0.064", "--seeds", "1", "--steps", "1,2")
+    succeed("evaluate", "study", captioned, *options, "--limit", "25")
+    record = json.loads((tmp_path / "study" / "report.json").read_text(encoding="utf-8"))
+    names = {line["name"] for line in record["lines"] if line["steps"] == 2}
+    kinds = ("shifted full", "shifted diagonal", "64 diagonal clusters", "baseline")
+    assert {f"{kind}, {schedule}" for kind in kinds for schedule in ("linear", "cosine")} <= names
+    assert {"baseline, linear, guidance 4, thresholded", "shifted full, linear, dpm++"} <= names
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}
+    assert len(before) > 8
+    succeed("evaluate", "study", captioned, *options, "--limit", "25")
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}

@@ -1,0 +1,97 @@
+"""The comparison of processes at equal network, schedule, sampler and budget: trains what is
+missing, then reports. A stopped study goes on where it stopped.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lafite_shifted.diffusion import Sampling
+from training.embeddings import EmbeddingSet
+from training.loop import Progress, run_loop
+from training.presets import PRIOR_PRESETS
+from training.prior_report import Asked, Line, load_priors, report, write_report
+from training.runs import open_prior_run, prior_config
+
+PROCESSES = {
+    "full": ("shifted", "prior.covariance=full"),
+    "diagonal": ("shifted", "prior.covariance=diagonal"),
+    "clusters": ("clusters",),
+    "baseline": ("baseline",),
+}
+GUIDANCES = (1.5, 2.0, 4.0)  # of full and baseline
+GUIDED = ("full-linear-0", "baseline-linear-0")
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """How much is trained and asked."""
+
+    kimg: float = 100.0
+    num_seeds: int = 3  # of the linear schedule; the cosine one has one
+    steps: tuple[int, ...] = (1, 2, 4, 8, 16, 64)
+    limit: int | None = None  # of captions
+
+
+def trainings(config: StudyConfig) -> list[tuple[str, tuple[str, ...], int]]:
+    """(name of the run, its process and settings, seed): the seeds one after another."""
+    seeds = range(config.num_seeds)
+    kinds = [("linear", seed) for seed in seeds] + [("cosine", 0)]
+    return [
+        (f"{name}-{schedule}-{seed}", (*settings, f"prior.schedule.name={schedule}"), seed)
+        for schedule, seed in kinds
+        for name, settings in PROCESSES.items()
+    ]
+
+
+def run_study(
+    embeddings: Path,
+    out: Path,
+    config: StudyConfig,
+    *,
+    device: torch.device,
+    command: str,
+    show: Callable[[Iterator[Progress], str], object],
+    progress: Callable[[int, int], None],
+) -> list[Line]:
+    """Train every prior into `out`, then write report.json, report.md and steps.png there."""
+    data = EmbeddingSet(embeddings)
+    asked = Asked.of(data, limit=config.limit)  # refused before hours of training, not after
+    for name, (process, *settings), seed in trainings(config):
+        prior = prior_config(
+            PRIOR_PRESETS["tiny"],
+            process=process,
+            kimg=config.kimg,
+            batch=None,
+            seed=seed,
+            assignments=[*settings, f"run.evaluate_kimg={config.kimg}"],
+        )
+        trainer, run = open_prior_run(prior, data, out / name, device=device)
+        show(run_loop(trainer, prior.run, run()), name)
+    lines = _asked_in_all_ways(out, data, asked, config, device, progress)
+    write_report(out, lines, asked, command=command)
+    return lines
+
+
+def _asked_in_all_ways(
+    out: Path,
+    data: EmbeddingSet,
+    asked: Asked,
+    config: StudyConfig,
+    device: torch.device,
+    progress: Callable[[int, int], None],
+) -> list[Line]:
+    def priors(names: Sequence[str]) -> dict[str, list]:
+        return load_priors([out / name for name in names], data, device)
+
+    names = [name for name, _, _ in trainings(config)]
+    few = max((n for n in config.steps if n <= 8), default=min(config.steps))
+    plain = [Sampling(n) for n in config.steps]
+    guided = [Sampling(few, guidance=scale) for scale in GUIDANCES]
+    guided += [Sampling(few, guidance=scale, threshold=True) for scale in GUIDANCES[-1:]]
+    solved = [Sampling(n, sampler) for sampler in ("ddim", "dpm++") for n in config.steps[1:]]
+    lines = report(priors(names), asked, plain, progress=progress)
+    lines += report(priors(GUIDED), asked, guided, references_too=False)
+    return lines + report(priors(GUIDED[:1]), asked, solved, references_too=False)
