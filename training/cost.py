@@ -49,9 +49,9 @@ def measure_gan(config: GanTrainConfig, encoder: ClipEncoder, *, device: torch.d
         d_gmac = _gmac(lambda: discriminator(pictures))
         phases = {
             "discriminator": 2
-            * _saved_bytes(lambda: _conditional(discriminator, pictures, condition)),
-            "r1": _saved_bytes(lambda: _penalty(discriminator, pictures, condition)),
-            "generator": _saved_bytes(
+            * saved_bytes(lambda: _conditional(discriminator, pictures, condition)),
+            "r1": saved_bytes(lambda: _penalty(discriminator, pictures, condition)),
+            "generator": saved_bytes(
                 lambda: _conditional(discriminator, generator(z, condition), condition)
             ),
         }
@@ -62,7 +62,7 @@ def measure_gan(config: GanTrainConfig, encoder: ClipEncoder, *, device: torch.d
     state_bytes += sum(p.numel() * p.element_size() for p in encoder.model.parameters())
     if config.clip_weight > 0:
         seen = torch.zeros(1, 3, size, size, device=device, requires_grad=True)
-        phases["generator"] += _saved_bytes(lambda: encoder.embed_images(seen))
+        phases["generator"] += saved_bytes(lambda: encoder.embed_images(seen))
     seconds, pictures_timed = _probe(config, encoder, device)
     return GanCost(
         g_parameters,
@@ -91,7 +91,7 @@ def _gmac(run) -> float:
     return counter.get_total_flops() / 2e9
 
 
-def _saved_bytes(run) -> float:
+def saved_bytes(run) -> float:
     """Bytes that autograd keeps for one picture, parameters left out; each storage counted once."""
     seen: dict[int, int] = {}
 

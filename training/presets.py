@@ -64,6 +64,12 @@ PRIOR_PRESETS: dict[str, PriorTrainConfig] = {
         ema_half_life_kimg=20,
     ),
     "base": PriorTrainConfig(prior=PriorConfig(width=512, depth=8, heads=8)),
+    # network and clusters of arXiv:2211.15388, appendix; its length and batch are our guess
+    "corgi": PriorTrainConfig(
+        prior=PriorConfig(process="clusters", num_clusters=1024, width=2048, depth=20, heads=32),
+        run=RunConfig(kimg=500_000, log_kimg=10, evaluate_kimg=2000, checkpoint_kimg=1000),
+        batch=1024,
+    ),
 }
 
 

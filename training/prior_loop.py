@@ -2,6 +2,7 @@
 D embedding.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from lafite_shifted.clusters import (
 from lafite_shifted.diffusion import Sampling
 from lafite_shifted.encoder_id import EncoderId
 from lafite_shifted.errors import InputError
+from lafite_shifted.files import read_json
 from lafite_shifted.model_folder import save_prior
 from lafite_shifted.prior import Prior, PriorConfig
 from torch_utils import seeds
@@ -174,7 +176,7 @@ class PriorTrainer:
     def evaluate(self, samples_seen: int, folder: Path) -> Mapping[str, float]:
         """Cosine to the true image embedding and Frechet distance of the sets, on held-out
         captions, one a name, beside those of the text embedding itself; writes the averaged prior
-        to `folder/prior`.
+        to `folder/prior`, and to `folder/best/prior` where its distance is the smallest so far.
         """
         training = {
             "kimg": round(samples_seen / 1000, 3),
@@ -187,9 +189,13 @@ class PriorTrainer:
             return figures
         true = self.data.image[self.data.caption_image[self.held_out]]
         predicted, text = self.sample(self.held_out), self.data.text[self.held_out]
+        frechet = set_distance(predicted, true)
+        if frechet < best_frechet(folder):
+            found = training | {"held_out_frechet": frechet}
+            save_prior(folder / "best" / "prior", self.averaged, training=found)
         return figures | {
             "held_out_cosine": mean_cosine(predicted, true),
-            "held_out_frechet": set_distance(predicted, true),
+            "held_out_frechet": frechet,
             "text_itself_cosine": mean_cosine(text, true),
             "text_itself_frechet": set_distance(text, true),
         }
@@ -205,6 +211,12 @@ class PriorTrainer:
                 pairs = text.to(self.device), self.data.image[image].to(self.device)
                 found[f"same_cluster_{name}"] = same_cluster_share(clusters, *pairs)
         return found
+
+
+def best_frechet(run: Path) -> float:
+    """The held-out Frechet distance of a run's best prior; infinite before there is one."""
+    record = run / "best" / "prior" / "config.json"
+    return read_json(record)["training"]["held_out_frechet"] if record.is_file() else math.inf
 
 
 def cluster(

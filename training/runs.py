@@ -11,7 +11,6 @@ import torch
 from lafite_shifted.clip import STARTER, ClipEncoder
 from lafite_shifted.encoder_id import check_same_encoder
 from lafite_shifted.errors import InputError
-from lafite_shifted.prior import PriorNetwork
 from torch_utils.device import pick_dtype
 from torch_utils.ops import native
 from training.config import override
@@ -20,6 +19,7 @@ from training.embeddings import EmbeddingSet, EmbedReport, embed_folder
 from training.gan_data import load_gan_data
 from training.gan_loop import GanTrainConfig, GanTrainer
 from training.images import ImageSource
+from training.prior_cost import measure_prior
 from training.prior_loop import PriorTrainConfig, PriorTrainer
 from training.run_folder import RunFolder, check_usable
 
@@ -177,12 +177,16 @@ def prior_cost(
         token_width = encoder.embed_texts(["a picture"]).tokens.shape[2]
         length = encoder.context_length
     sized = _sized_for(config, encoder_id.dim, token_width, length)
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in PriorNetwork(sized.prior).parameters())
+    cost = measure_prior(sized, device=device)
+    hours = cost.seconds_per_kimg * config.run.kimg / 3600
     return [
-        f"parameters     {parameters / 1e6:.2f} M",
+        f"parameters     {cost.parameters / 1e6:.2f} M",
         f"captions       {num_captions}, by {encoder_id.model} ({encoder_id.dim} dimensions)",
         f"length         {config.run.kimg:g} kimg, batch {config.batch}",
+        f"memory         about {cost.training_gib:.2f} GiB on {device} while training at this "
+        "batch (estimated from the shapes)",
+        f"time           at most {cost.seconds_per_kimg:.1f} s/kimg on {device}, {hours:.1f} h for "
+        f"the run (from a probe with texts of all {length} tokens)",
     ]
 
 

@@ -10,7 +10,7 @@ from lafite_shifted.cli import options
 @click.command("train-prior")
 @click.argument("pictures", type=options.FolderPath)
 @options.out_option("the run")
-@click.option("--preset", default="base", help="tiny or base.")
+@click.option("--preset", default="base", help="tiny, base, or corgi (the paper's size).")
 @click.option(
     "--process",
     type=click.Choice(["shifted", "clusters", "baseline"]),
@@ -27,7 +27,11 @@ from lafite_shifted.cli import options
 @options.max_bad_option
 @options.max_megapixels_option
 @options.set_option
-@click.option("--dry-run", is_flag=True, help="Print parameters, captions and length, and stop.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print parameters, captions, memory and time from a short probe, and stop.",
+)
 def command(
     pictures: Path,
     out: Path,
