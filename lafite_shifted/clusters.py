@@ -5,7 +5,6 @@ Shape letters: N batch, K clusters, D embedding, R rank.
 """
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lafite_shifted.encoder_id import EncoderId, check_same_encoder
+from lafite_shifted.encoder_id import EncoderId
 from lafite_shifted.errors import InputError
 from lafite_shifted.files import check_format, load_tensors, save_tensors
 from torch_utils import distributed, seeds
@@ -293,18 +292,3 @@ def _roots(covariance: Tensor, *, rank: int, smallest: float) -> dict[str, Tenso
 def same_cluster_share(clusters: GaussianClusters, text: Tensor, image: Tensor) -> float:
     """Share of pairs of unit embeddings [N, D] whose text and image choose the same cluster."""
     return float((clusters.assign(text) == clusters.assign(image)).double().mean())
-
-
-def merge_clusters(parts: Sequence[ClusterStats]) -> ClusterStats:
-    """All parts in one; InputError where their centres, kinds or encoders differ."""
-    first, *others = parts
-    for other in others:
-        if first.encoder_id and other.encoder_id:
-            check_same_encoder(
-                other.encoder_id, first.encoder_id, what="One of the files", remedy="Merge others."
-            )
-        try:
-            first.merge(other)
-        except ValueError as error:
-            raise InputError(f"The files do not belong together: {error}.") from error
-    return first

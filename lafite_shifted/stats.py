@@ -8,10 +8,11 @@ once. `frechet_distance` compares two sets.
 Shape letters: N batch, D embedding.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -292,10 +293,22 @@ def cone(stats: EmbeddingStats) -> Cone:
     )
 
 
-def merge_stats(parts: Sequence[EmbeddingStats]) -> EmbeddingStats:
-    """All parts in one; InputError where their dimensions or encoders differ."""
-    total = EmbeddingStats(parts[0].encoder_id, dim=parts[0].dim)
-    for part in parts:
+class Mergeable(Protocol):
+    """Statistics of embeddings by one encoder."""
+
+    encoder_id: EncoderId | None
+
+    def merge(self, other: Any) -> None:
+        """Add what `other` has counted; ValueError if it does not fit."""
+
+
+Stats = TypeVar("Stats", bound=Mergeable)
+
+
+def merged(parts: Sequence[Stats]) -> Stats:
+    """All parts in one; InputError where they do not belong together."""
+    total = copy.deepcopy(parts[0])
+    for part in parts[1:]:
         if part.encoder_id and total.encoder_id:
             check_same_encoder(
                 part.encoder_id, total.encoder_id, what="One of the files", remedy="Merge others."

@@ -94,14 +94,14 @@ def command(
 
 
 def _merged(paths: tuple[Path, ...]) -> "EmbeddingStats | ClusterStats":
-    from lafite_shifted.clusters import ClusterStats, merge_clusters
+    from lafite_shifted.clusters import ClusterStats
     from lafite_shifted.files import load_tensors
-    from lafite_shifted.stats import EmbeddingStats, merge_stats
+    from lafite_shifted.stats import EmbeddingStats, merged
 
     kinds = {load_tensors(path, only=())[1].get("kind") for path in paths}
     if kinds == {"clusters"}:
-        return merge_clusters([ClusterStats.load(path) for path in paths])
-    return merge_stats([EmbeddingStats.load(path) for path in paths])
+        return merged([ClusterStats.load(path) for path in paths])
+    return merged([EmbeddingStats.load(path) for path in paths])
 
 
 def _show(stats: "EmbeddingStats | ClusterStats", as_json: bool) -> None:

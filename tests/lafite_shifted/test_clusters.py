@@ -15,11 +15,11 @@ from lafite_shifted.clusters import (
     GaussianClusters,
     Reservoir,
     find_centres,
-    merge_clusters,
     same_cluster_share,
 )
 from lafite_shifted.encoder_id import EncoderBlock, EncoderId
 from lafite_shifted.errors import InputError
+from lafite_shifted.stats import merged
 
 KINDS: list[ClusterKind] = ["diagonal", "low_rank", "full"]
 DIM = 6
@@ -94,7 +94,7 @@ def test_sums_in_pieces_match_numpy(kind: ClusterKind):
     parts = [ClusterStats(ENCODER, centres, kind=kind) for _ in range(3)]
     for number, batch in enumerate(rows.split(37)):
         parts[number % 3].update(batch)
-    total = merge_clusters(parts)
+    total = merged(parts)
     for cluster in range(3):
         group = int(centres[cluster, :3].argmax())
         expected = rows[k == group].double().numpy()
@@ -116,7 +116,7 @@ def test_statistics_around_other_centres_are_not_merged():
     rows, _ = grouped()
     for other in (stats_of(rows[:200]), stats_of(rows, kind="diagonal")):
         with pytest.raises(InputError, match="same centres"):
-            merge_clusters([stats_of(rows), other])
+            merged([stats_of(rows), other])
 
 
 def test_what_does_not_fit_is_refused_with_its_size():

@@ -21,7 +21,7 @@ from lafite_shifted.stats import (
     cone,
     frechet_distance,
     ledoit_wolf,
-    merge_stats,
+    merged,
 )
 from tests.references import gaussians as reference
 
@@ -260,10 +260,10 @@ def test_merging_files_of_another_encoder_is_refused():
     one, other = (EncoderId((EncoderBlock("m", weights, "{}", 6),)) for weights in "ab")
     rows = embeddings(20, 6)
     with pytest.raises(InputError, match="Merge others"):
-        merge_stats([EmbeddingStats.of(rows, one), EmbeddingStats.of(rows, other)])
+        merged([EmbeddingStats.of(rows, one), EmbeddingStats.of(rows, other)])
     with pytest.raises(InputError, match="5 and 6 dimensions"):
-        merge_stats([EmbeddingStats.of(rows), EmbeddingStats.of(embeddings(20, 5))])
-    assert merge_stats([EmbeddingStats.of(rows, one)] * 3).count == 60
+        merged([EmbeddingStats.of(rows), EmbeddingStats.of(embeddings(20, 5))])
+    assert merged([EmbeddingStats.of(rows, one)] * 3).count == 60
 
 
 @pytest.mark.parametrize("shrinkage", [None, 0.0])
