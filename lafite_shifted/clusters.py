@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,8 +26,8 @@ RANK = 32  # of "low_rank"
 
 
 def find_centres(rows: Tensor, num_clusters: int, *, seed: int = 0) -> Tensor:
-    """k-means centres [K, D] of unit rows [n, D], by scipy; InputError for fewer rows than
-    clusters.
+    """k-means centres [K, D] of unit rows [n, D], by scipy from the start of k-means++; InputError
+    for fewer rows than clusters.
     """
     from scipy.cluster.vq import kmeans2
 
@@ -37,16 +36,27 @@ def find_centres(rows: Tensor, num_clusters: int, *, seed: int = 0) -> Tensor:
             f"{num_clusters} clusters need at least as many embeddings, there are {len(rows)}. "
             "Give fewer clusters, or add pictures."
         )
+    rows = rows.double()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="One of the clusters is empty")
-        centres, _ = kmeans2(
-            rows.double().numpy(),
-            num_clusters,
-            iter=25,
-            minit="++",
-            rng=np.random.default_rng(seed),
-        )
+        start = _spread_out(rows, num_clusters, seed=seed)
+        centres, _ = kmeans2(rows.numpy(), start.numpy(), iter=25, minit="matrix")
     return torch.from_numpy(centres)
+
+
+def _spread_out(rows: Tensor, num: int, *, seed: int) -> Tensor:
+    """`num` rows, each drawn with a chance that grows with the square of its distance to those
+    before (k-means++). scipy's own compares with all before anew: hours for 1024.
+    """
+    generator = seeds.numpy_generator("k-means", seed)
+    chosen = [int(generator.integers(len(rows)))]
+    closest = torch.full((len(rows),), torch.inf, dtype=rows.dtype)
+    for _ in range(num - 1):
+        closest = torch.minimum(closest, (rows - rows[chosen[-1]]).square().sum(dim=1))
+        chance = closest.cumsum(0)
+        drawn = torch.searchsorted(chance, float(generator.uniform() * chance[-1]), right=True)
+        chosen.append(min(int(drawn), len(rows) - 1))
+    return rows[chosen]
 
 
 class Reservoir:
@@ -96,8 +106,9 @@ class ClusterStats:
         if size > MAX_BYTES:
             raise InputError(
                 f"{num} clusters of {dim} dimensions with a {kind.replace('_', '-')} covariance "
-                f"each would take {size / 2**30:.1f} GiB. Choose `--cluster-kind diagonal`, or "
-                f"at most {MAX_BYTES // (dim * dim * 8)} clusters."
+                f"each would take {size / 2**30:.1f} GiB. Give at most "
+                f"{MAX_BYTES * num // size} clusters, or diagonal covariances (`--cluster-kind "
+                "diagonal`; of a training `--set prior.cluster_covariance=diagonal`)."
             )
         self.encoder_id, self.kind, self.centres = encoder_id, kind, centres.double()
         self.counts = torch.zeros(num, dtype=torch.long)
@@ -112,6 +123,11 @@ class ClusterStats:
     @property
     def dim(self) -> int:
         return self.centres.shape[1]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when a centre does."""
+        return f"{seeds.seed_of(self.centres.numpy().round(6).tobytes().hex()):016x}"
 
     def update(self, batch: Tensor) -> None:
         """Add embeddings [N, D], each to its closest centre."""
@@ -139,10 +155,8 @@ class ClusterStats:
 
     def all_reduce(self) -> None:
         """Add what the other processes of the group have counted; the same in all of them."""
-        names = ("counts", "sums", "squares")
-        parts = distributed.gather({name: getattr(self, name) for name in names})
-        for name in names:
-            setattr(self, name, sum(part[name] for part in parts))
+        for tensor in (self.counts, self.sums, self.squares):
+            distributed.add(tensor)
 
     def save(self, path: Path) -> None:
         """Write a clusters.safetensors, atomically."""

@@ -223,8 +223,11 @@ class Prior(nn.Module):
         """The percentile of |y_0| over image embeddings [N, D], each whitened by the Gaussian of
         its text's embedding [N, D].
         """
-        values = self.choose(embedding)[0].whiten(z0).abs().flatten().double()
-        return float(np.percentile(values.cpu().numpy(), THRESHOLD_PERCENTILE))
+        parts = [  # few at a time: a full covariance for each row is large
+            self.choose(text)[0].whiten(image).abs().flatten().cpu()
+            for image, text in zip(z0.split(256), embedding.split(256), strict=True)
+        ]
+        return float(np.percentile(torch.cat(parts).double().numpy(), THRESHOLD_PERCENTILE))
 
     def predict(
         self,

@@ -49,3 +49,9 @@ def gather(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
         for part, value in zip(parts, received, strict=True):
             part[name] = value
     return parts
+
+
+def add(tensor: Tensor) -> None:
+    """Replace the tensor by its sum over all processes."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(tensor)

@@ -2,8 +2,9 @@
 case that can be drawn without end, on which priors are compared.
 
 K names have means m_k around one direction mu; an embedding is z = normalise(m_k + S_k^{1/2} n),
-the eigenvalues of both covariances falling as 1 / i. A text knows its m_k, up to noise, from
-another cone of its own. Shape letters: K names, N pairs, D embedding, F width of a token.
+the eigenvalues of both covariances falling as 1 / i. A text lies in another cone, around another
+direction, and deviates from it as its m_k does, up to noise. Shape letters: K names, N pairs, D
+embedding, F width of a token.
 """
 
 import math
@@ -53,11 +54,10 @@ def write_cone(folder: Path, *, num_names: int, seed: int = 0) -> None:
 def _texts(latent: Tensor, basis: Tensor, *, seed: int) -> tuple[Tensor, Tensor]:
     """Unit text embeddings [K, D] and token states [K, NUM_TOKENS, F]."""
     num_names = len(latent)
-    turn = torch.linalg.qr(_normal("text basis", DIM, DIM)).Q
     falling = torch.arange(1, DIM + 1, dtype=torch.float64).rsqrt()
     known = latent + TEXT_NOISE * _normal("text noise", num_names, DIM, seed=seed)
     direction = F.normalize(_normal("text mean", DIM), dim=0)
-    deviation = F.normalize((known * falling) @ turn.T @ basis.T, dim=1)
+    deviation = F.normalize((known * falling) @ basis.T, dim=1)
     text = F.normalize(direction + deviation, dim=1)
     mixing = _normal("tokens", NUM_TOKENS, DIM, TOKEN_WIDTH) / math.sqrt(DIM)
     return text, torch.einsum("kd,tdf->ktf", known, mixing)

@@ -41,14 +41,20 @@ def nearest(rows: Tensor, among: Tensor) -> Tensor:
     return torch.argmax(rows @ among.T, dim=1)
 
 
-def kernel_distance(a: Tensor, b: Tensor) -> float:
+def kernel_distance(a: Tensor, b: Tensor, *, paired: bool = False) -> float:
     """Squared maximum mean discrepancy of two sets of unit rows [N, D] and [M, D] by the kernel
     (1 + <x, y>)^3, unbiased (arXiv:1801.01401, eq. 4): it may fall below 0.
+
+    `paired`: row i of both belongs to the same caption, and is left out of the cross term, which
+    asks for independent rows.
     """
 
-    def within(x: Tensor) -> Tensor:
-        kernel = (1 + x @ x.T) ** 3
+    def mean(x: Tensor, y: Tensor, *, without_diagonal: bool) -> Tensor:
+        kernel = (1 + x @ y.T) ** 3
+        if not without_diagonal:
+            return kernel.mean()
         return (kernel.sum() - kernel.diagonal().sum()) / (len(x) * (len(x) - 1))
 
     a, b = a.double(), b.double()
-    return float(within(a) + within(b) - 2 * ((1 + a @ b.T) ** 3).mean())
+    within = mean(a, a, without_diagonal=True) + mean(b, b, without_diagonal=True)
+    return float(within - 2 * mean(a, b, without_diagonal=paired))

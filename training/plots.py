@@ -53,9 +53,9 @@ def spectrum_and_cone(stats: EmbeddingStats, sample: Tensor):
     return figure
 
 
-def steps_figure(lines: "Sequence[Line]", *, floor: "Line"):
-    """Steps against the Frechet distance and the cosine, a curve for each prior; `floor` is real
-    against real.
+def steps_figure(lines: "Sequence[Line]", *, floor: "Line | None"):
+    """Steps against the Frechet distance and the cosine, a curve for each prior; `floor` is another
+    real picture of the same name.
     """
     from matplotlib.figure import Figure
 
@@ -74,9 +74,9 @@ def steps_figure(lines: "Sequence[Line]", *, floor: "Line"):
                 markersize=3,
                 label=name,
             )
-        if key == "frechet":
-            value = floor.figures.frechet
-            axis.axhline(value, color="grey", linewidth=1, label="real against real")
+        if floor is not None:
+            value = getattr(floor.figures, key)
+            axis.axhline(value, color="grey", linewidth=1, label="another real picture")
         axis.set_xscale("log", base=2)
         axis.set(xlabel="steps (evaluations of the network)", title=title)
     axes[0].legend(fontsize=7)

@@ -108,7 +108,8 @@ class PriorTrainer:
             images = data.image[training_rows]
             clusters = cluster(images, config.prior, data.encoder_id, seed=config.seed)
         self.prior = Prior(config.prior, stats, clusters).to_device(device)
-        shown = self.training[:LIMIT_PAIRS]
+        order = torch.randperm(len(self.training), generator=seeds.generator(config.seed, "limit"))
+        shown = self.training[order[:LIMIT_PAIRS]]
         z0, text = data.image[data.caption_image[shown]], data.text[shown]
         self.prior.limit = self.prior.whitened_limit(z0.to(device), text.to(device))
         self.ema = Ema(self.prior.network, half_life=config.ema_half_life_kimg * 1000)
@@ -232,11 +233,13 @@ def cluster(
 
 
 def one_a_name(data: EmbeddingSet, captions: Tensor) -> Tensor:
-    """The first of the given captions of every name, in a fixed shuffled order."""
-    first: dict[str, int] = {}
+    """One of the given captions of every name, drawn by a hash (the first would be of one style),
+    in a fixed shuffled order.
+    """
+    drawn: dict[str, tuple[int, int]] = {}
+    files = data.names
     for caption in captions.tolist():
-        first.setdefault(data.captions[caption], caption)
-    return torch.tensor(
-        sorted(first.values(), key=lambda c: seeds.seed_of("held out", data.captions[c])),
-        dtype=torch.long,
-    )
+        name, file_name = data.captions[caption], files[int(data.caption_image[caption])]
+        lot = (seeds.seed_of("held out", name, file_name), caption)
+        drawn[name] = min(drawn.get(name, lot), lot)
+    return torch.tensor([caption for _, caption in sorted(drawn.values())], dtype=torch.long)

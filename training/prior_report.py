@@ -30,6 +30,8 @@ from training.metrics import (
 )
 from training.prior_loop import one_a_name
 
+UNRELATED = "real pictures of other names"
+PERFECT = "another real picture of the same name"
 CHUNK = 500  # captions a forward pass
 BOOTSTRAP = 100  # draws of the captions, for the errors
 
@@ -85,7 +87,7 @@ def measure(predicted: Tensor, true: Tensor, *, bootstrap: int = BOOTSTRAP) -> F
         cosine_error=error["cosine"],
         frechet=set_distance(predicted, true),
         frechet_error=error["frechet"],
-        kernel=kernel_distance(predicted, true),
+        kernel=kernel_distance(predicted, true, paired=True),
         recall_1=recall_at(similarity, 1),
         recall_10=recall_at(similarity, 10),
         recall_10_error=error["recall"],
@@ -124,9 +126,22 @@ def references(asked: Asked) -> Iterator[tuple[str, Tensor]]:
     yield "text itself (no prior)", text
     closest = asked.training[nearest(text, data.text[asked.training])]
     yield "nearest training caption's image", data.image[data.caption_image[closest]]
-    yield "unrelated pair", asked.true.roll(1, 0)
-    others = one_a_name(data, asked.training)[:m]
-    yield "real against real", data.image[data.caption_image[others]]
+    yield UNRELATED, data.image[data.caption_image[one_a_name(data, asked.training)[:m]]]
+
+
+def same_name(asked: Asked) -> tuple[Tensor, Tensor]:
+    """Another real picture [n, D] of each held-out name that has several, and the true one: what a
+    perfect prior would make.
+    """
+    data, others = asked.data, dict[str, int]()
+    images = data.caption_image[asked.captions].tolist()
+    own = dict(zip((data.captions[i] for i in asked.captions.tolist()), images, strict=True))
+    for caption in torch.nonzero(data.held_out[data.caption_image]).flatten().tolist():
+        name, image = data.captions[caption], int(data.caption_image[caption])
+        if name in own and image != own[name]:
+            others.setdefault(name, image)
+    names = sorted(others)
+    return data.image[[others[n] for n in names]], data.image[[own[n] for n in names]]
 
 
 def draw(prior: LoadedPrior, asked: Asked, sampling: Sampling) -> tuple[Tensor, float]:
@@ -154,12 +169,14 @@ def label(prior: LoadedPrior) -> str:
     return f"{process}, {config.schedule.name}"
 
 
-def load_priors(runs: Sequence[Path], data: EmbeddingSet, device: torch.device) -> dict[str, list]:
-    """The priors of run or model folders by label, several seeds under one; InputError for another
-    CLIP's.
+def load_priors(
+    runs: Sequence[Path], data: EmbeddingSet, device: torch.device
+) -> dict[str, list[LoadedPrior]]:
+    """The priors of run or model folders by label, several seeds of one kind and length together;
+    InputError for another CLIP's.
     """
-    found: dict[str, list[LoadedPrior]] = {}
-    for run in runs:
+    kinds: dict[tuple, list[LoadedPrior]] = {}
+    for run in dict.fromkeys(runs):
         prior = load_prior(find_part(run, "prior"), device=device)
         check_same_encoder(
             prior.encoder_id,
@@ -167,7 +184,16 @@ def load_priors(runs: Sequence[Path], data: EmbeddingSet, device: torch.device) 
             what=f"The prior {run}",
             remedy="Evaluate it on embeddings of its own CLIP.",
         )
-        found.setdefault(label(prior), []).append(prior)
+        length = (prior.training.get("kimg"), prior.training.get("num_captions"))
+        kinds.setdefault((prior.prior.config, *length), []).append(prior)
+    labels = [label(group[0]) for group in kinds.values()]
+    found = {}
+    for (config, kimg, captions), group in kinds.items():
+        name = label(group[0])
+        if labels.count(name) > 1:
+            name += f" ({config.width} x {config.depth}, {kimg} kimg of {captions} captions)"
+        number = sum(known.startswith(name) for known in found)
+        found[f"{name} {number + 1}" if number else name] = group
     return found
 
 
@@ -185,6 +211,10 @@ def report(
         Line(name, None, 1.0, 1, measure(made, asked.true, bootstrap=bootstrap), {}, None)
         for name, made in (references(asked) if references_too else ())
     ]
+    made, true = same_name(asked)
+    if references_too and len(true) >= 20:
+        figures = measure(made, true, bootstrap=bootstrap)
+        lines.append(Line(f"{PERFECT} ({len(true)} names)", None, 1.0, 1, figures, {}, None))
     total, done = len(ways) * sum(map(len, priors.values())), 0
     for name, group in priors.items():
         for way in ways:
@@ -238,7 +268,7 @@ def write_report(folder: Path, lines: Sequence[Line], asked: Asked, *, command: 
 
     curves = [line for line in lines if line.steps and line.guidance == 1.0]
     if curves:
-        floor = next(line for line in lines if line.name == "real against real")
+        floor = next((line for line in lines if line.name.startswith(PERFECT)), None)
         save_figure(folder / "steps.png", steps_figure(curves, floor=floor))
 
 
@@ -246,8 +276,9 @@ def markdown(lines: Sequence[Line], asked: Asked, *, command: str) -> str:
     """The report as a table."""
     head = (
         f"{len(asked.captions)} held-out captions, one a name; `+-` is the bootstrap standard "
-        "error, in brackets the standard deviation over trainings. Mean pairwise cosine of the "
-        f"real embeddings: {pairwise_cosine(asked.true):.3f}.\n\n    {command}\n\n"
+        "error (of the first training), in brackets the standard deviation over trainings. Mean "
+        f"pairwise cosine of the real embeddings: {pairwise_cosine(asked.true):.3f}.\n\n"
+        f"    {command}\n\n"
         "| way | steps | seeds | cosine | Frechet distance | kernel distance | recall@1 / @10 % | "
         "pairwise cosine | ms a text |\n|---|---|---|---|---|---|---|---|---|\n"
     )

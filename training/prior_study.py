@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from lafite_shifted.diffusion import Sampling
+from lafite_shifted.errors import InputError
 from training.embeddings import EmbeddingSet
 from training.loop import Progress, run_loop
 from training.presets import PRIOR_PRESETS
@@ -59,6 +60,9 @@ def run_study(
     """Train every prior into `out`, then write report.json, report.md and steps.png there."""
     data = EmbeddingSet(embeddings)
     asked = Asked.of(data, limit=config.limit)  # refused before hours of training, not after
+    most = PRIOR_PRESETS["tiny"].prior.schedule.num_steps
+    if max(config.steps) > most:
+        raise InputError(f"{max(config.steps)} sampling steps: at most {most}. Give fewer.")
     for name, (process, *settings), seed in trainings(config):
         prior = prior_config(
             PRIOR_PRESETS["tiny"],
@@ -91,7 +95,7 @@ def _asked_in_all_ways(
     plain = [Sampling(n) for n in config.steps]
     guided = [Sampling(few, guidance=scale) for scale in GUIDANCES]
     guided += [Sampling(few, guidance=scale, threshold=True) for scale in GUIDANCES[-1:]]
-    solved = [Sampling(n, sampler) for sampler in ("ddim", "dpm++") for n in config.steps[1:]]
+    solved = [Sampling(n, sampler) for sampler in ("ddim", "dpm++") for n in config.steps if n > 1]
     lines = report(priors(names), asked, plain, progress=progress)
     lines += report(priors(GUIDED), asked, guided, references_too=False)
     return lines + report(priors(GUIDED[:1]), asked, solved, references_too=False)

@@ -157,9 +157,10 @@ def open_prior_run(
         },
         "compute": compute_record(config.dtype, device),
     }
-    return PriorTrainer(config, data, device=device), lambda: RunFolder(
-        out, kind="prior", description=description
-    )
+    trainer = PriorTrainer(config, data, device=device)
+    if trainer.prior.cluster_stats is not None:  # found anew on a resume: they must be the same
+        description["data"]["clusters"] = trainer.prior.cluster_stats.fingerprint
+    return trainer, lambda: RunFolder(out, kind="prior", description=description)
 
 
 def prior_cost(
@@ -185,7 +186,7 @@ def prior_cost(
         f"length         {config.run.kimg:g} kimg, batch {config.batch}",
         f"memory         about {cost.training_gib:.2f} GiB on {device} while training at this "
         "batch (estimated from the shapes)",
-        f"time           at most {cost.seconds_per_kimg:.1f} s/kimg on {device}, {hours:.1f} h for "
+        f"time           about {cost.seconds_per_kimg:.1f} s/kimg on {device}, {hours:.1f} h for "
         f"the run (from a probe with texts of all {length} tokens)",
     ]
 

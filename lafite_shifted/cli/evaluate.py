@@ -114,14 +114,15 @@ def study(
 
 
 def _numbers(name: str, text: str, *, least: float) -> list[float]:
+    from math import isfinite
+
     from lafite_shifted.errors import InputError
 
     try:
         found = [float(part) for part in text.split(",") if part.strip()]
     except ValueError as error:
         raise InputError(f"{name} {text!r}: give numbers with commas, such as 1,2,4.") from error
-    if any(number < least or (least and number != int(number)) for number in found) or (
-        least and not found
-    ):
+    fits = all(isfinite(n) and n >= least and not (least and n % 1) for n in found)
+    if not fits or (least and not found):
         raise InputError(f"{name} {text!r}: give numbers from {least:g}, such as 1,2,4.")
     return found

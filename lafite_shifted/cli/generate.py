@@ -60,6 +60,8 @@ def command(
     """Make pictures of TEXTS with a trained model, such as: generate "a red apple" "a cat" --model
     M --out DIR.
     """
+    from math import isfinite
+
     from lafite_shifted.device import resolve_device
     from lafite_shifted.diffusion import Sampling
     from lafite_shifted.errors import InputError
@@ -71,6 +73,8 @@ def command(
         raise InputError(
             'A text is empty. Give a sentence, such as: generate "a red apple" --model M --out DIR.'
         )
+    if not isfinite(guidance):
+        raise InputError(f"--guidance {guidance}: give a number, such as 2.")
     sampling = Sampling(steps, sampler, eta, guidance, threshold, best_of)
     texts = tuple(dict.fromkeys(texts))  # a sentence given twice makes the same pictures
     options.choose_ops(ops, resolve_device(device))

@@ -6,6 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from lafite_shifted.clusters import (
+    ClusterStats,
+    GaussianClusters,
+    find_centres,
+    same_cluster_share,
+)
 from lafite_shifted.stats import EmbeddingStats, cone
 from tests.commands import TINY_PRIOR, succeed
 from training.embeddings import EmbeddingSet
@@ -54,6 +60,14 @@ def test_a_text_tells_its_picture_from_others(folder: Path):
     found = mean_cosine(guessed, data.image[~training])
     alone = mean_cosine(guessed.roll(1, 0), data.image[~training])
     assert found > alone + 0.1
+
+
+def test_texts_choose_their_pictures_cluster_more_often_than_by_chance(folder: Path):
+    data = EmbeddingSet(folder)
+    stats = ClusterStats(None, find_centres(data.image[:4096], 16), kind="diagonal")
+    stats.update(data.image)
+    clusters = GaussianClusters.from_stats(stats).to("cpu")
+    assert same_cluster_share(clusters, data.text, data.image) > 3 / 16
 
 
 def test_a_seed_repeats_it_and_another_draws_from_the_same_cone(folder: Path, tmp_path: Path):

@@ -14,7 +14,15 @@ from lafite_shifted.files import save_tensors, write_json_lines
 from tests.commands import TINY_PRIOR, run_command, succeed
 from training.embeddings import EmbeddingSet
 from training.metrics import kernel_distance, set_distance
-from training.prior_report import Asked, measure, references, ways_of
+from training.prior_report import (
+    PERFECT,
+    UNRELATED,
+    Asked,
+    measure,
+    references,
+    same_name,
+    ways_of,
+)
 from training.split import is_held_out
 
 DIM = 16
@@ -118,9 +126,20 @@ def test_held_out_names_are_asked_once_and_compared_with_others(captioned: Path)
     found = dict(references(asked))
     assert found["text itself (no prior)"].equal(data.text[asked.captions])
     assert set(map(len, found.values())) == {len(names)}
-    assert (found["unrelated pair"] != asked.true).any(dim=1).all()
-    for row in found["real against real"]:
+    for row in found[UNRELATED]:
         assert not (row == asked.true).all(dim=1).any()
+    made, true = same_name(asked)
+    assert len(made) == len(names)  # every name has two pictures
+    assert (made != true).any(dim=1).all()
+    assert float((made * true).sum(dim=1).mean()) > 0.5
+
+
+def test_a_perfect_prior_is_at_no_kernel_distance(tmp_path: Path):
+    """Pictures of the same names are no closer than chance has it, though the pairs are."""
+    succeed("dataset", "cone", "--out", tmp_path / "cone", "--names", "1500")
+    made, true = same_name(Asked.of(EmbeddingSet(tmp_path / "cone")))
+    paired = kernel_distance(made, true, paired=True)
+    assert abs(paired) < 0.008 < -kernel_distance(made, true)
 
 
 def test_ways_are_steps_then_guidance_at_few():
@@ -140,7 +159,7 @@ def test_the_verb_writes_table_record_and_figure(runs: list[Path], captioned: Pa
     expected = [(kind, steps) for kind in kinds for steps in (1, 3)]
     expected += [(f"{kind}, guidance 2", 3) for kind in kinds]
     assert set(expected) <= set(lines)
-    assert len(lines) == len(expected) + 4
+    assert len(lines) == len(expected) + 4  # references
     shifted = lines["shifted full, linear", 3]
     assert shifted["seeds"] == 2
     assert shifted["spread"]["frechet"] > 0
@@ -148,8 +167,9 @@ def test_the_verb_writes_table_record_and_figure(runs: list[Path], captioned: Pa
     for (name, steps), line in lines.items():
         assert f"| {name} | {steps or ''} |" in printed
         assert -1 <= line["figures"]["cosine"] <= 1
-    floor, unrelated = lines["real against real", None], lines["unrelated pair", None]
-    assert floor["figures"]["frechet"] < lines["baseline, linear", 3]["figures"]["frechet"]
+    unrelated = lines[UNRELATED, None]
+    (perfect,) = [line for (name, _), line in lines.items() if name.startswith(PERFECT)]
+    assert perfect["figures"]["frechet"] < lines["baseline, linear", 3]["figures"]["frechet"]
     assert unrelated["figures"]["recall_10"] < 0.6
     assert (out / "steps.png").read_bytes().startswith(b"\x89PNG")
 
@@ -159,6 +179,8 @@ def test_the_verb_writes_table_record_and_figure(runs: list[Path], captioned: Pa
     [
         (("--steps", "1,x"), "give numbers with commas"),
         (("--steps", "0"), "give numbers from 1"),
+        (("--steps", "inf"), "give numbers from 1"),
+        (("--guidance", "nan"), "give numbers from 0"),
         (("--steps", ""), "give numbers from 1"),
         (("--steps", "2000"), "this prior has 1000"),
         (("--limit", "10"), "too few to evaluate on"),
