@@ -5,6 +5,7 @@ Shape letters: N batch, K clusters, D embedding, R rank.
 """
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,10 +20,10 @@ from lafite_shifted.files import check_format, load_tensors, save_tensors
 from torch_utils import distributed, seeds
 
 FORMAT = 1
-ClusterKind = Literal["diagonal", "low_rank", "full"]
+ClusterKind = Literal["diagonal", "low-rank", "full"]
 MAX_BYTES = 4 * 2**30  # of the sums that a covariance for each cluster takes
 ROWS_PER_CLUSTER = 256  # of the sample that k-means sees
-RANK = 32  # of "low_rank"
+RANK = 32  # of "low-rank"
 
 
 def find_centres(rows: Tensor, num_clusters: int, *, seed: int = 0) -> Tensor:
@@ -105,7 +106,7 @@ class ClusterStats:
         size = num * dim * (1 if kind == "diagonal" else dim) * 8
         if size > MAX_BYTES:
             raise InputError(
-                f"{num} clusters of {dim} dimensions with a {kind.replace('_', '-')} covariance "
+                f"{num} clusters of {dim} dimensions with a {kind} covariance "
                 f"each would take {size / 2**30:.1f} GiB. Give at most "
                 f"{MAX_BYTES * num // size} clusters, or diagonal covariances (`--cluster-kind "
                 "diagonal`; of a training `--set prior.cluster_covariance=diagonal`)."
@@ -178,6 +179,30 @@ class ClusterStats:
         for name in ("counts", "sums", "squares"):
             setattr(stats, name, tensors[name])
         return stats
+
+
+def cluster(
+    batches: Iterable[tuple[int, Tensor]],
+    num_clusters: int,
+    *,
+    dim: int,
+    kind: ClusterKind,
+    encoder_id: EncoderId | None,
+    seed: int = 0,
+) -> ClusterStats:
+    """Centres by k-means on a sample, then one pass: of numbered batches [n, D], which are gone
+    through twice; the same in every process that has a share of them.
+    """
+    ClusterStats(None, torch.empty(num_clusters, dim), kind=kind)  # does it fit?
+    sample = Reservoir(num_clusters * ROWS_PER_CLUSTER, dim=dim, seed=seed)
+    for number, batch in batches:
+        sample.update(batch, number=number)
+    sample.all_reduce()
+    stats = ClusterStats(encoder_id, find_centres(sample.rows, num_clusters, seed=seed), kind=kind)
+    for _, batch in batches:
+        stats.update(batch)
+    stats.all_reduce()
+    return stats
 
 
 @dataclass(frozen=True)

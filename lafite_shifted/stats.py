@@ -1,9 +1,8 @@
 """Mean and covariance of CLIP embeddings: the module that the prior, the GAN and the metrics share.
 
 `EmbeddingStats` counts in float64, one pass, and merges exactly (Chan, Golub, LeVeque 1979), over
-files, and over the processes of torchrun. A
-`Gaussian` made from it whitens, colours and samples with one spectrum, shrunk once and floored
-once. `frechet_distance` compares two sets.
+files and over the processes of torchrun. A `Gaussian` made from it whitens, colours and samples
+with one spectrum, shrunk once and floored once. `frechet_distance` compares two sets.
 
 Shape letters: N batch, D embedding.
 """

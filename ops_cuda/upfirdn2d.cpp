@@ -128,10 +128,12 @@ struct Border {
 template <class T, class A>
 void one_pixel(T* out, const A* row, const T* add, const ls_upfirdn2d_shape& s, const Meeting& m,
                int64_t channels) {
+    const double* taps = s.taps_x + m.first_tap;
+    int64_t count = m.count, step = s.up_x;
     lanes<A>(channels, [=](auto w, int64_t c) {
         decltype(get(w, row)) total = {};
-        for (int64_t k = 0; k < m.count; k++)
-            total += get(w, row + k * channels + c) * A(s.taps_x[m.first_tap + k * s.up_x]);
+        for (int64_t k = 0; k < count; k++)
+            total += get(w, row + k * channels + c) * A(taps[k * step]);
         if (add) total += get(w, add + c);
         put(w, out + c, total);
     });

@@ -1,5 +1,5 @@
 """Statistics of embeddings shard by shard, in constant memory, shared among the processes of
-torchrun. Shape letters: n rows of a shard, K clusters, D embedding.
+torchrun. Shape letters: n rows of a shard, D embedding.
 """
 
 import json
@@ -11,13 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lafite_shifted.clusters import (
-    ROWS_PER_CLUSTER,
-    ClusterKind,
-    ClusterStats,
-    Reservoir,
-    find_centres,
-)
+from lafite_shifted.clusters import Reservoir
 from lafite_shifted.encoder_id import EncoderId, check_same_encoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.files import check_format, load_tensors
@@ -98,17 +92,3 @@ def stream_sample(stream: EmbeddingStream, size: int, *, seed: int = 0) -> Tenso
         sample.update(batch, number=number)
     sample.all_reduce()
     return sample.rows
-
-
-def stream_clusters(
-    stream: EmbeddingStream, num_clusters: int, *, kind: ClusterKind, seed: int = 0
-) -> ClusterStats:
-    """Centres by k-means on a sample, then one pass; the same in every process."""
-    ClusterStats(None, torch.empty(num_clusters, stream.dim), kind=kind)  # does it fit?
-    rows = stream_sample(stream, num_clusters * ROWS_PER_CLUSTER, seed=seed)
-    centres = find_centres(rows, num_clusters, seed=seed)
-    stats = ClusterStats(stream.encoder_id, centres, kind=kind)
-    for _, batch in stream:
-        stats.update(batch)
-    stats.all_reduce()
-    return stats

@@ -12,15 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from lafite_shifted.clusters import (
-    ROWS_PER_CLUSTER,
-    ClusterStats,
-    Reservoir,
-    find_centres,
-    same_cluster_share,
-)
+from lafite_shifted.clusters import cluster, same_cluster_share
 from lafite_shifted.diffusion import Sampling
-from lafite_shifted.encoder_id import EncoderId
 from lafite_shifted.errors import InputError
 from lafite_shifted.files import read_json
 from lafite_shifted.model_folder import save_prior
@@ -106,7 +99,14 @@ class PriorTrainer:
         stats, clusters = data.stats(training_rows), None
         if config.prior.process == "clusters":
             images = data.image[training_rows]
-            clusters = cluster(images, config.prior, data.encoder_id, seed=config.seed)
+            clusters = cluster(
+                [(0, images)],
+                config.prior.num_clusters,
+                dim=images.shape[1],
+                kind=config.prior.cluster_covariance,
+                encoder_id=data.encoder_id,
+                seed=config.seed,
+            )
         self.prior = Prior(config.prior, stats, clusters).to_device(device)
         order = torch.randperm(len(self.training), generator=seeds.generator(config.seed, "limit"))
         shown = self.training[order[:LIMIT_PAIRS]]
@@ -218,18 +218,6 @@ def best_frechet(run: Path) -> float:
     """The held-out Frechet distance of a run's best prior; infinite before there is one."""
     record = run / "best" / "prior" / "config.json"
     return read_json(record)["training"]["held_out_frechet"] if record.is_file() else math.inf
-
-
-def cluster(
-    images: Tensor, config: PriorConfig, encoder_id: EncoderId, *, seed: int
-) -> ClusterStats:
-    """Statistics of the clusters of unit embeddings [n, D] in memory; InputError for too few."""
-    rows = Reservoir(config.num_clusters * ROWS_PER_CLUSTER, dim=images.shape[1], seed=seed)
-    rows.update(images, number=0)
-    centres = find_centres(rows.rows, config.num_clusters, seed=seed)
-    stats = ClusterStats(encoder_id, centres, kind=config.cluster_covariance)
-    stats.update(images)
-    return stats
 
 
 def one_a_name(data: EmbeddingSet, captions: Tensor) -> Tensor:

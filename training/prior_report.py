@@ -7,13 +7,13 @@ distances stand beside each other. Shape letters: m captions, D embedding.
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lafite_shifted.diffusion import Sampling
+from lafite_shifted.diffusion import Sampler, Sampling
 from lafite_shifted.encoder_id import check_same_encoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.files import write_bytes, write_json
@@ -144,6 +144,19 @@ def same_name(asked: Asked) -> tuple[Tensor, Tensor]:
     return data.image[[others[n] for n in names]], data.image[[own[n] for n in names]]
 
 
+def reference_lines(asked: Asked) -> list[Line]:
+    """What priors must be compared with; the same name's pictures where there are enough."""
+    lines = [
+        Line(name, None, 1.0, 1, measure(made, asked.true), {}, None)
+        for name, made in references(asked)
+    ]
+    made, true = same_name(asked)
+    if len(true) >= 20:
+        name = f"{PERFECT} ({len(true)} names)"
+        lines.append(Line(name, None, 1.0, 1, measure(made, true), {}, None))
+    return lines
+
+
 def draw(prior: LoadedPrior, asked: Asked, sampling: Sampling) -> tuple[Tensor, float]:
     """Embeddings [m, D] on the CPU, text i with seed i, and the seconds it took."""
     device = next(prior.prior.network.parameters()).device
@@ -165,7 +178,7 @@ def label(prior: LoadedPrior) -> str:
     if process == "shifted":
         process = f"shifted {config.covariance}"
     elif process == "clusters":
-        process = f"{config.num_clusters} {config.cluster_covariance.replace('_', '-')} clusters"
+        process = f"{config.num_clusters} {config.cluster_covariance} clusters"
     return f"{process}, {config.schedule.name}"
 
 
@@ -203,18 +216,10 @@ def report(
     ways: Sequence[Sampling],
     *,
     bootstrap: int = BOOTSTRAP,
-    references_too: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Line]:
-    """The references, then every prior sampled in all `ways`."""
-    lines = [
-        Line(name, None, 1.0, 1, measure(made, asked.true, bootstrap=bootstrap), {}, None)
-        for name, made in (references(asked) if references_too else ())
-    ]
-    made, true = same_name(asked)
-    if references_too and len(true) >= 20:
-        figures = measure(made, true, bootstrap=bootstrap)
-        lines.append(Line(f"{PERFECT} ({len(true)} names)", None, 1.0, 1, figures, {}, None))
+    """Every prior sampled in all `ways`."""
+    lines = []
     total, done = len(ways) * sum(map(len, priors.values())), 0
     for name, group in priors.items():
         for way in ways:
@@ -307,8 +312,12 @@ def _table_row(line: Line) -> str:
     return "| " + " | ".join(cells) + " |\n"
 
 
-def ways_of(steps: Sequence[int], guidances: Sequence[float], sampler: str) -> list[Sampling]:
-    """Every number of steps without guidance, then 8 steps (or the most below) with each."""
-    plain = [Sampling(n, sampler) for n in steps]  # type: ignore[arg-type]
-    few = max((n for n in steps if n <= 8), default=min(steps))
-    return plain + [replace(plain[0], steps=few, guidance=g) for g in guidances if g != 1.0]
+def few(steps: Sequence[int]) -> int:
+    """8, or the most below it: where guidance is tried."""
+    return max((n for n in steps if n <= 8), default=min(steps))
+
+
+def ways_of(steps: Sequence[int], guidances: Sequence[float], sampler: Sampler) -> list[Sampling]:
+    """Every number of steps without guidance, then a few steps with each."""
+    guided = [Sampling(few(steps), sampler, guidance=g) for g in guidances if g != 1.0]
+    return [Sampling(n, sampler) for n in steps] + guided

@@ -3,7 +3,7 @@ missing, then reports. A stopped study goes on where it stopped.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,15 @@ from lafite_shifted.errors import InputError
 from training.embeddings import EmbeddingSet
 from training.loop import Progress, run_loop
 from training.presets import PRIOR_PRESETS
-from training.prior_report import Asked, Line, load_priors, report, write_report
+from training.prior_report import (
+    Asked,
+    Line,
+    few,
+    load_priors,
+    reference_lines,
+    report,
+    write_report,
+)
 from training.runs import open_prior_run, prior_config
 
 PROCESSES = {
@@ -91,11 +99,11 @@ def _asked_in_all_ways(
         return load_priors([out / name for name in names], data, device)
 
     names = [name for name, _, _ in trainings(config)]
-    few = max((n for n in config.steps if n <= 8), default=min(config.steps))
     plain = [Sampling(n) for n in config.steps]
-    guided = [Sampling(few, guidance=scale) for scale in GUIDANCES]
-    guided += [Sampling(few, guidance=scale, threshold=True) for scale in GUIDANCES[-1:]]
+    guided = [Sampling(few(config.steps), guidance=scale) for scale in GUIDANCES]
+    guided.append(replace(guided[-1], threshold=True))
     solved = [Sampling(n, sampler) for sampler in ("ddim", "dpm++") for n in config.steps if n > 1]
-    lines = report(priors(names), asked, plain, progress=progress)
-    lines += report(priors(GUIDED), asked, guided, references_too=False)
-    return lines + report(priors(GUIDED[:1]), asked, solved, references_too=False)
+    lines = reference_lines(asked)
+    lines += report(priors(names), asked, plain, progress=progress)
+    lines += report(priors(GUIDED), asked, guided)
+    return lines + report(priors(GUIDED[:1]), asked, solved)

@@ -55,7 +55,14 @@ def prior(
 
     from lafite_shifted.device import resolve_device
     from training.embeddings import EmbeddingSet
-    from training.prior_report import Asked, load_priors, report, ways_of, write_report
+    from training.prior_report import (
+        Asked,
+        load_priors,
+        reference_lines,
+        report,
+        ways_of,
+        write_report,
+    )
 
     ways = ways_of(
         [int(n) for n in _numbers("--steps", steps, least=1)],
@@ -66,7 +73,7 @@ def prior(
     asked = Asked.of(data, limit=limit)
     priors = load_priors(runs, data, resolve_device(device))
     with options.progress_bar("sampling", "run") as progress:
-        lines = report(priors, asked, ways, progress=progress)
+        lines = reference_lines(asked) + report(priors, asked, ways, progress=progress)
     words = ["lafite-shifted", *sys.argv[1:]]
     write_report(out, lines, asked, command=shlex.join(words))
     click.echo((out / "report.md").read_text(encoding="utf-8"), nl=False)

@@ -10,7 +10,7 @@ import click
 from lafite_shifted.cli import options
 
 if TYPE_CHECKING:
-    from lafite_shifted.clusters import ClusterStats
+    from lafite_shifted.clusters import ClusterKind, ClusterStats
     from lafite_shifted.stats import EmbeddingStats
 
 PLOTTED = 1500  # embeddings whose cosines the figure shows
@@ -39,7 +39,7 @@ def command(
     out: Path | None,
     merge: bool,
     clusters: int | None,
-    cluster_kind: str,
+    cluster_kind: "ClusterKind",
     plot: Path | None,
     seed: int,
     as_json: bool,
@@ -65,18 +65,20 @@ def command(
             f"{len(sources)} folders are given. Describe one at a time with --out, then join the "
             "files with --merge."
         )
-    from training.embedding_stream import (
-        EmbeddingStream,
-        stream_clusters,
-        stream_sample,
-        stream_stats,
-    )
+    from lafite_shifted.clusters import cluster
+    from training.embedding_stream import EmbeddingStream, stream_sample, stream_stats
 
     stream = EmbeddingStream(sources[0])
     with distributed.group():
         if clusters:
-            kind = cluster_kind.replace("-", "_")
-            result = stream_clusters(stream, clusters, kind=kind, seed=seed)  # type: ignore[arg-type]
+            result = cluster(
+                stream,
+                clusters,
+                dim=stream.dim,
+                kind=cluster_kind,
+                encoder_id=stream.encoder_id,
+                seed=seed,
+            )
         else:
             result = stream_stats(stream)
         if plot:
@@ -143,5 +145,5 @@ def _show_clusters(stats: "ClusterStats", as_json: bool) -> None:
     click.echo(f"embeddings  {sum(counts)} of {stats.dim} dimensions")
     click.echo(
         f"clusters    {len(used)} of {len(counts)} in use, {min(used)} to {max(used)} embeddings, "
-        f"{stats.kind.replace('_', '-')} covariances"
+        f"{stats.kind} covariances"
     )

@@ -21,7 +21,7 @@ from lafite_shifted.encoder_id import EncoderBlock, EncoderId
 from lafite_shifted.errors import InputError
 from lafite_shifted.stats import merged
 
-KINDS: list[ClusterKind] = ["diagonal", "low_rank", "full"]
+KINDS: list[ClusterKind] = ["diagonal", "low-rank", "full"]
 DIM = 6
 ENCODER = EncoderId((EncoderBlock("m", "abc", "{}", DIM),))
 
@@ -140,7 +140,7 @@ def test_each_cluster_has_the_moments_of_its_rows(kind: ClusterKind, monkeypatch
         root = chosen.color(torch.eye(DIM, dtype=torch.float64))
         if kind == "diagonal":
             expected = np.diag(np.diag(expected))
-        elif kind == "low_rank":  # the two largest, the others as their mean
+        elif kind == "low-rank":  # the two largest, the others as their mean
             values, vectors = np.linalg.eigh(expected)
             values[:-2] = values[:-2].mean()
             expected = (vectors * values) @ vectors.T
