@@ -39,7 +39,8 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6"],
+        "text": ["transformers>=4.45", "sentencepiece"],  # --text-encoder
+        "test": ["pytest>=8", "hypothesis>=6", "transformers>=4.45"],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "basedpyright>=1.20", "pre-commit>=3.5"],
     },
     entry_points={"console_scripts": ["lafite-shifted = lafite_shifted.cli.main:main"]},

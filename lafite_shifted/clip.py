@@ -4,12 +4,10 @@ what made them.
 Shape letters: N batch, C H W image, D embedding, L tokens, F width of the text tower.
 """
 
-import hashlib
 import json
 import warnings
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from pickle import UnpicklingError
@@ -26,31 +24,12 @@ from open_clip.transformer import QuickGELU
 from open_clip.utils import to_2tuple
 from torch import Tensor, nn
 
-from lafite_shifted.encoder_id import EncoderBlock, EncoderId
+from lafite_shifted.encoder_id import EncoderBlock, EncoderId, weights_digest
 from lafite_shifted.errors import InputError
 from lafite_shifted.preprocessing import describe_preprocessing, preprocess
+from lafite_shifted.text_features import TextFeatures
 
 STARTER = "starter"
-
-
-@dataclass(frozen=True)
-class TextFeatures:
-    """What a prior sees of N texts."""
-
-    embedding: Tensor  # [N, D] unit float32
-    tokens: Tensor  # [N, L, F] float32, states after the final norm, zero behind the end of text
-    lengths: Tensor  # [N] int64, tokens up to and including end-of-text
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, index: slice | Tensor) -> "TextFeatures":
-        return TextFeatures(self.embedding[index], self.tokens[index], self.lengths[index])
-
-    def to(self, device: torch.device) -> "TextFeatures":
-        return TextFeatures(
-            self.embedding.to(device), self.tokens.to(device), self.lengths.to(device)
-        )
 
 
 class ClipEncoder:
@@ -243,14 +222,11 @@ def _refuse_torchscript(path: Path) -> None:
 
 
 def _block(model: nn.Module, config: PreprocessCfg, *, name: str, dim: int) -> EncoderBlock:
-    digest = hashlib.sha256()
-    for key, tensor in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    if any(isinstance(module, QuickGELU) for module in model.modules()):
-        digest.update(b"QuickGELU")  # the same weights under another activation embed differently
+    quick = any(isinstance(module, QuickGELU) for module in model.modules())
+    # the same weights under another activation embed differently
+    digest = weights_digest(model.state_dict(), also=b"QuickGELU" if quick else b"")
     preprocess = json.dumps(describe_preprocessing(config), separators=(",", ":"))
-    return EncoderBlock(name, digest.hexdigest()[:16], preprocess, dim)
+    return EncoderBlock(name, digest, preprocess, dim)
 
 
 def _lengths(model: nn.Module, ids: Tensor) -> Tensor:

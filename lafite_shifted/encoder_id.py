@@ -1,13 +1,18 @@
-"""Which CLIP made an embedding: the identity that travels with everything made from it.
+"""Which CLIP made an embedding, and which encoder the token states of a text: the identities that
+travel with everything made from them.
 
 An embedding means nothing without the encoder that made it. An `EncoderId` is a list of blocks, one
 per CLIP (several can be concatenated); each block names the model and pins its weights and its
 preprocessing.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from lafite_shifted.errors import InputError
 
@@ -50,6 +55,28 @@ class EncoderId:
         return EncoderId(tuple(EncoderBlock(**block) for block in value))
 
 
+@dataclass(frozen=True)
+class TextEncoderId:
+    """Which encoder made token states. `model` is for people and for loading; `weights` decides
+    whether two are the same.
+    """
+
+    model: str
+    weights: str  # first 16 hexadecimal digits of the SHA-256 over all weights
+    width: int  # F
+
+
+def weights_digest(weights: Mapping[str, Tensor], *, also: bytes = b"") -> str:
+    """First 16 hexadecimal digits of the SHA-256 over names and values, and what else matters."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(weights.items()):
+        digest.update(key.encode())
+        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(values.numpy().tobytes())
+    digest.update(also)
+    return digest.hexdigest()[:16]
+
+
 def check_same_encoder(found: EncoderId, expected: EncoderId, *, what: str, remedy: str) -> None:
     """InputError unless both ids pin the same weights and preprocessing.
 
@@ -62,6 +89,19 @@ def check_same_encoder(found: EncoderId, expected: EncoderId, *, what: str, reme
         f"but {expected.model} ({_describe(expected)}) is in use here. Embeddings of two CLIPs "
         f"cannot be mixed. {remedy}"
     )
+
+
+def check_same_text_encoder(
+    found: TextEncoderId | None, expected: TextEncoderId | None, *, what: str, remedy: str
+) -> None:
+    """InputError unless both are the same encoder, or both are the CLIP's own text tower."""
+    pinned = [id and (id.weights, id.width) for id in (found, expected)]
+    if pinned[0] != pinned[1]:
+        names = [id.model if id else "the CLIP's own text tower" for id in (found, expected)]
+        raise InputError(
+            f"{what} was made with token states of {names[0]}, but {names[1]} is in use here. "
+            f"{remedy}"
+        )
 
 
 def _describe(encoder_id: EncoderId) -> str:

@@ -22,7 +22,7 @@ from torch import nn
 
 from lafite_shifted.clusters import ClusterStats
 from lafite_shifted.diffusion import ScheduleConfig
-from lafite_shifted.encoder_id import EncoderId, check_same_encoder
+from lafite_shifted.encoder_id import EncoderId, TextEncoderId, check_same_encoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.files import (
     atomic_directory,
@@ -33,10 +33,11 @@ from lafite_shifted.files import (
     write_json,
 )
 from lafite_shifted.generator import Generator, GeneratorConfig
-from lafite_shifted.prior import Prior, PriorConfig
+from lafite_shifted.prior import Prior
+from lafite_shifted.prior_network import PriorConfig
 from lafite_shifted.stats import EmbeddingStats, Gaussian
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,8 @@ def load_prior(folder: Path, *, device: torch.device) -> LoadedPrior:
     record, tensors, stats = _load_part(folder, "prior")
     with _wrong_config_is_input(folder):
         config = record["config"] | {"schedule": ScheduleConfig(**record["config"]["schedule"])}
+        if config["text_encoder"] is not None:
+            config["text_encoder"] = TextEncoderId(**config["text_encoder"])
         found = folder / "clusters.safetensors"
         clusters = ClusterStats.load(found) if config["process"] == "clusters" else None
         prior = Prior(PriorConfig(**config), stats, clusters, limit=record["limit"])

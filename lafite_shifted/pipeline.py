@@ -16,7 +16,7 @@ from torch import Tensor
 from lafite_shifted.clip import ClipEncoder
 from lafite_shifted.device import resolve_device
 from lafite_shifted.diffusion import Sampling
-from lafite_shifted.encoder_id import check_same_encoder
+from lafite_shifted.encoder_id import check_same_encoder, check_same_text_encoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.generator import to_uint8
 from lafite_shifted.model_folder import (
@@ -26,11 +26,14 @@ from lafite_shifted.model_folder import (
     load_prior,
     model_hash,
 )
+from lafite_shifted.text_encoder import TextEncoder, read_texts
 from torch_utils import seeds
 
 
 class TextToImage:
-    """A generator with its CLIP and, if there is one, its prior. `hash` identifies the weights."""
+    """A generator with its CLIP and, if there is one, its prior, which may read another text
+    encoder's token states. `hash` identifies the weights.
+    """
 
     def __init__(
         self,
@@ -38,6 +41,7 @@ class TextToImage:
         generator: LoadedGenerator,
         prior: LoadedPrior | None,
         *,
+        text_encoder: TextEncoder | None = None,
         hash: str = "",
     ):
         for what, part in (("The generator", generator), ("The prior", prior)):
@@ -45,18 +49,30 @@ class TextToImage:
                 check_same_encoder(
                     part.encoder_id, clip.id, what=what, remedy="Give the CLIP it was trained with."
                 )
+        if prior is not None:
+            check_same_text_encoder(
+                text_encoder and text_encoder.id,
+                prior.prior.config.text_encoder,
+                what="The text encoder",
+                remedy="Give the one that the prior was trained with.",
+            )
         self.clip, self.generator, self.prior, self.hash = clip, generator, prior, hash
+        self.text_encoder = text_encoder
         self.device = clip.device
 
     @staticmethod
     def from_pretrained(
-        path: str | Path, *, device: str = "auto", clip: str | None = None
+        path: str | Path,
+        *,
+        device: str = "auto",
+        clip: str | None = None,
+        text_encoder: str | None = None,
     ) -> "TextToImage":
         """Load a model folder, or a Hugging Face Hub id such as "someone/model" where no such
         folder exists.
 
-        `clip` overrides the name of the CLIP, for weights that lie elsewhere now. Raises
-        InputError.
+        `clip` and `text_encoder` override the names of the CLIP and of the prior's text encoder,
+        for weights that lie elsewhere now. Raises InputError.
         """
         folder = Path(path)
         if not folder.is_dir():
@@ -71,7 +87,9 @@ class TextToImage:
                 f"{path} needs the CLIP that it was trained with. {error} If it lies elsewhere "
                 "now, say where with `--clip` (in Python: clip=...)."
             ) from error
-        return TextToImage(encoder, generator, prior, hash=model_hash(folder))
+        wanted = prior.prior.config.text_encoder if prior else None
+        reader = TextEncoder.load(text_encoder or wanted.model, device=chosen) if wanted else None
+        return TextToImage(encoder, generator, prior, text_encoder=reader, hash=model_hash(folder))
 
     def embed(
         self,
@@ -82,9 +100,9 @@ class TextToImage:
         sampling: Sampling | None = None,
     ) -> Tensor:
         """Image embeddings [N, D] for N texts; without a prior, the text embeddings themselves."""
-        text = self.clip.embed_texts(texts)
         if not use_prior or self.prior is None:
-            return text.embedding
+            return self.clip.embed_texts(texts).embedding
+        text = read_texts(texts, self.clip, self.text_encoder)
         return self.prior.prior.sample(text, sample_seeds=seeds, sampling=sampling)
 
     @torch.no_grad()

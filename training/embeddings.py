@@ -7,7 +7,8 @@ verb.
                               "captions", "split_key"}
     report.jsonl              {"file_name", "reason"} for every picture that cannot be read
 
-Shards carry the format number of the whole and the encoder's id.
+Shards carry the format number of the whole, the encoder's id, and that of the text encoder whose
+token states they hold (none: the CLIP's own text tower).
 
 Shape letters: n pictures, m captions, D embedding, L tokens, F width of the text tower.
 """
@@ -15,16 +16,22 @@ Shape letters: n pictures, m captions, D embedding, L tokens, F width of the tex
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from lafite_shifted.clip import ClipEncoder, TextFeatures
-from lafite_shifted.encoder_id import EncoderId, check_same_encoder
+from lafite_shifted.clip import ClipEncoder
+from lafite_shifted.encoder_id import (
+    EncoderId,
+    TextEncoderId,
+    check_same_encoder,
+    check_same_text_encoder,
+)
 from lafite_shifted.errors import InputError
 from lafite_shifted.files import (
     check_format,
@@ -35,6 +42,8 @@ from lafite_shifted.files import (
     write_json_lines,
 )
 from lafite_shifted.stats import EmbeddingStats
+from lafite_shifted.text_encoder import TextEncoder, read_texts
+from lafite_shifted.text_features import TextFeatures
 from torch_utils import seeds
 from training.images import (
     DEFAULT_MAX_MEGAPIXELS,
@@ -86,13 +95,12 @@ class EmbeddingSet:
             name: EncoderId.from_json(metadata["encoder"]) for name, (_, metadata) in shards.items()
         }
         self.encoder_id = next(iter(ids.values()))
+        readers = {name: text_encoder_of(metadata) for name, (_, metadata) in shards.items()}
+        self.text_encoder = next(iter(readers.values()))
         for name, encoder_id in ids.items():
-            check_same_encoder(
-                encoder_id,
-                self.encoder_id,
-                what=str(folder / name),
-                remedy=f"Delete {folder} and embed again.",
-            )
+            what, remedy = str(folder / name), f"Delete {folder} and embed again."
+            check_same_encoder(encoder_id, self.encoder_id, what=what, remedy=remedy)
+            check_same_text_encoder(readers[name], self.text_encoder, what=what, remedy=remedy)
         self.image = _unit(
             torch.stack([shards[row["shard"]][0]["image"][row["row"]] for row in self.rows])
         )
@@ -147,15 +155,22 @@ class EmbeddingSet:
         """Text features of the captions with these indices, tokens padded to `length` or the
         longest.
         """
-        states = [self._states[i].float() for i in captions.tolist()]
+        states = [self._states[i] for i in captions.tolist()]
         lengths = torch.tensor([len(state) for state in states])
-        longest = length or int(lengths.max())
-        tokens = torch.stack([F.pad(state, (0, 0, 0, longest - len(state))) for state in states])
+        tokens = pad_sequence(states, batch_first=True).float()
+        if length:
+            tokens = F.pad(tokens, (0, 0, 0, length - tokens.shape[1]))
         return TextFeatures(self.text[captions], tokens, lengths)
 
 
 def _unit(stored: Tensor) -> Tensor:
     return F.normalize(stored.float(), dim=1)
+
+
+def text_encoder_of(metadata: dict) -> TextEncoderId | None:
+    """Whose token states a shard holds; None: those of the CLIP's own text tower."""
+    record = metadata.get("text_encoder")
+    return TextEncoderId(**record) if record else None
 
 
 def load_shard(path: Path) -> tuple[dict[str, Tensor], dict]:
@@ -171,6 +186,7 @@ def embed_folder(
     out: Path,
     clip: ClipEncoder,
     *,
+    text_encoder: TextEncoder | None = None,
     batch: int = 64,
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
     max_bad: float = 0.05,
@@ -183,7 +199,7 @@ def embed_folder(
     embeddings in `out`) and TooManyBadPicturesError (share above `max_bad`, after the report is
     written).
     """
-    known = _reusable_rows(out, source, clip.id)
+    known = _reusable_rows(out, source, clip.id, text_encoder.id if text_encoder else None)
     fresh = [name for name in source.names if name not in known]
     bad = [
         (name, "listed in metadata.jsonl, but the file does not exist") for name in source.missing()
@@ -195,7 +211,7 @@ def embed_folder(
     number = 1 + max(
         (int(path.stem.split("-")[1]) for path in out.glob("shard-*.safetensors")), default=-1
     )
-    shard, waiting = _Shard(clip), list[_Item]()
+    shard, waiting = _Shard(clip, text_encoder), list[_Item]()
     for done, (name, item, converted) in enumerate(
         _decoded(source, fresh, clip, max_megapixels), start=1
     ):
@@ -211,7 +227,7 @@ def embed_folder(
         if len(shard.rows) >= SHARD_SIZE or (last and shard.rows):
             rows += shard.write(out, number)
             write_json_lines(out / "index.jsonl", sorted(rows, key=lambda row: row["file_name"]))
-            shard, number = _Shard(clip), number + 1
+            shard, number = _Shard(clip, text_encoder), number + 1
         progress(done, len(fresh))
     write_json_lines(out / "index.jsonl", sorted(rows, key=lambda row: row["file_name"]))
     write_json_lines(out / "report.jsonl", bad_picture_rows(bad))
@@ -227,18 +243,22 @@ def _remove_unused_shards(out: Path, used: set[str]) -> None:
             path.unlink()
 
 
-def _reusable_rows(out: Path, source: ImageSource, encoder_id: EncoderId) -> dict[str, dict]:
+def _reusable_rows(
+    out: Path, source: ImageSource, encoder_id: EncoderId, text_encoder: TextEncoderId | None
+) -> dict[str, dict]:
     """Index rows whose picture and captions have not changed since."""
     if not (out / "index.jsonl").is_file():
         return {}
     rows = read_json_lines(out / "index.jsonl")
     for shard in sorted({row["shard"] for row in rows}):
-        check_same_encoder(
-            EncoderId.from_json(load_shard(out / shard)[1]["encoder"]),
-            encoder_id,
-            what=f"{out}",
-            remedy="Choose another --out, or delete that folder.",
+        metadata, remedy = (
+            load_shard(out / shard)[1],
+            "Choose another --out, or delete that folder.",
         )
+        found = EncoderId.from_json(metadata["encoder"])
+        check_same_encoder(found, encoder_id, what=f"{out}", remedy=remedy)
+        reader = text_encoder_of(metadata)
+        check_same_text_encoder(reader, text_encoder, what=f"{out}", remedy=remedy)
     names = set(source.names)
     if rows and names.isdisjoint(row["file_name"] for row in rows):
         raise InputError(
@@ -303,8 +323,8 @@ def _decoded(
 class _Shard:
     """Embeddings that wait to be written as one file."""
 
-    def __init__(self, clip: ClipEncoder):
-        self.clip = clip
+    def __init__(self, clip: ClipEncoder, text_encoder: TextEncoder | None):
+        self.clip, self.text_encoder = clip, text_encoder
         self.rows: list[dict] = []
         self.image: list[Tensor] = []
         self.text: list[Tensor] = []
@@ -325,7 +345,7 @@ class _Shard:
         )
         for start in range(0, len(captions), 256):
             part = captions[start : start + 256]
-            features = self.clip.embed_texts([text for _, text in part])
+            features = read_texts([text for _, text in part], self.clip, self.text_encoder)
             self.text.append(features.embedding.cpu().half())
             lengths = features.lengths.tolist()
             self.states += [
@@ -353,7 +373,8 @@ class _Shard:
                 "kind": "embeddings",
                 "format": FORMAT,
                 "encoder": self.clip.id.to_json(),
-                "context_length": self.clip.context_length,
+                "context_length": (self.text_encoder or self.clip).context_length,
+                "text_encoder": self.text_encoder and asdict(self.text_encoder.id),
             },
         )
         return [item | {"shard": name, "row": row} for row, item in enumerate(self.rows)]

@@ -54,15 +54,19 @@ def spectrum_and_cone(stats: EmbeddingStats, sample: Tensor):
 
 
 def steps_figure(lines: "Sequence[Line]", *, floor: "Line | None"):
-    """Steps against the Frechet distance and the cosine, a curve for each prior; `floor` is another
-    real picture of the same name.
+    """Steps against the Frechet distance, the cosine and the energy score, a curve for each prior;
+    `floor` is another real picture of the same name.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 3.8))
-    axes = figure.subplots(1, 2)
+    figure = Figure(figsize=(14, 3.8))
+    axes = figure.subplots(1, 3)
     names = list(dict.fromkeys(line.name for line in lines))
-    titles = {"frechet": "Frechet distance", "cosine": "cosine to the true embedding"}
+    titles = {
+        "frechet": "Frechet distance (less is better)",
+        "cosine": "cosine to the true embedding (more)",
+        "energy": "energy score (less)",
+    }
     for axis, (key, title) in zip(axes, titles.items(), strict=True):
         for name in names:
             curve = [line for line in lines if line.name == name]
@@ -74,7 +78,7 @@ def steps_figure(lines: "Sequence[Line]", *, floor: "Line | None"):
                 markersize=3,
                 label=name,
             )
-        if floor is not None:
+        if floor is not None and getattr(floor.figures, key) is not None:
             value = getattr(floor.figures, key)
             axis.axhline(value, color="grey", linewidth=1, label="another real picture")
         axis.set_xscale("log", base=2)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from lafite_shifted.clip import TextFeatures
-from lafite_shifted.prior import Prior, PriorConfig, PriorNetwork
+from lafite_shifted.prior import Prior
+from lafite_shifted.prior_network import PriorConfig, PriorNetwork
 from lafite_shifted.stats import EmbeddingStats
+from lafite_shifted.text_features import TextFeatures
 from torch_utils.device import pick_dtype
 from training.cost import saved_bytes
 from training.prior_loop import PriorTrainConfig
@@ -71,12 +72,15 @@ def _probe(
     lengths = torch.full((batch,), length)
     tokens = draw(batch, length, shape.token_width)
     text = TextFeatures(F.normalize(draw(batch, dim), dim=1), tokens, lengths).to(device)
-    t = torch.full((batch,), shape.schedule.num_steps // 2, device=device)
-    noise = draw(batch, dim).to(device)
+    draws = shape.predicts == "draw"
+    num_times = 1 if draws else config.questions
+    t = torch.full((batch, num_times), shape.schedule.num_steps // 2, device=device)
+    noise = draw(batch, num_times, dim).to(device)
+    inner = draw(batch, 1, config.questions, dim).to(device) if draws else None
     has_text = torch.ones(batch, dtype=torch.bool, device=device)
 
     def loss() -> torch.Tensor:
-        return prior.loss(z0, text, t=t, noise=noise, has_text=has_text).mean()
+        return prior.loss(z0, text, t=t, noise=noise, has_text=has_text, inner=inner).mean()
 
     kept = saved_bytes(loss)
     seconds = []

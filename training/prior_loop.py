@@ -1,5 +1,5 @@
-"""Training the prior on (text features, image embedding) pairs. Shape letters: N batch, m captions,
-D embedding.
+"""Training the prior on (text features, image embedding) pairs. Shape letters: N batch, R questions
+a pair, m captions, D embedding.
 """
 
 import math
@@ -17,7 +17,8 @@ from lafite_shifted.diffusion import Sampling
 from lafite_shifted.errors import InputError
 from lafite_shifted.files import read_json
 from lafite_shifted.model_folder import save_prior
-from lafite_shifted.prior import Prior, PriorConfig
+from lafite_shifted.prior import Prior, energy_score
+from lafite_shifted.prior_network import PriorConfig
 from torch_utils import seeds
 from torch_utils.device import pick_dtype
 from torch_utils.ema import Ema
@@ -41,6 +42,9 @@ class PriorTrainConfig:
         )
     )
     batch: int = 256
+    # asked about each pair of a batch, whose text is read once: R times and noises, or M draws at
+    # one time where the network predicts a draw
+    questions: int = 4
     learning_rate: float = 1.2e-4
     warmup_kimg: float = 25.0
     beta1: float = 0.9
@@ -60,7 +64,9 @@ class PriorTrainConfig:
         positive(
             self, "batch", "learning_rate", "evaluation_steps", "max_evaluation", "gradient_norm"
         )
-        positive(self, "warmup_kimg", "epsilon", "ema_half_life_kimg")
+        positive(self, "warmup_kimg", "epsilon", "ema_half_life_kimg", "questions")
+        if self.prior.predicts == "draw" and self.questions < 2:
+            raise ValueError("a network that predicts a draw needs at least 2 questions")
         if self.evaluation_steps > self.prior.schedule.num_steps:
             raise ValueError(
                 f"evaluation_steps must be at most {self.prior.schedule.num_steps}, the steps of "
@@ -108,6 +114,7 @@ class PriorTrainer:
                 seed=config.seed,
             )
         self.prior = Prior(config.prior, stats, clusters).to_device(device)
+        self.times = torch.tensor(self.prior.times)
         order = torch.randperm(len(self.training), generator=seeds.generator(config.seed, "limit"))
         shown = self.training[order[:LIMIT_PAIRS]]
         z0, text = data.image[data.caption_image[shown]], data.text[shown]
@@ -136,20 +143,13 @@ class PriorTrainer:
         captions = self.training[order]
         text = self.data.text_features(captions).to(device)
         z0 = self.data.image[self.data.caption_image[captions]].to(device)
-        uniform = seeds.uniform_per_sample((2,), key=(config.seed, "time"), indices=positions).to(
-            device
-        )
-        noise = seeds.normal_per_sample(
-            (z0.shape[1],), key=(config.seed, "noise"), indices=positions
-        ).to(device)
-        t = 1 + (uniform[:, 0] * self.prior.schedule.num_steps).long()
-        has_text = uniform[:, 1] >= config.text_dropout
+        drawn = self._draw(positions, dim=z0.shape[1])
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * min(
                 1.0, (samples_seen / 1000 + 1e-3) / config.warmup_kimg
             )
         self.prior.network.train()
-        loss = self.prior.loss(z0, text, t=t, noise=noise, has_text=has_text).mean()
+        loss = self.prior.loss(z0, text, **drawn).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.prior.network.parameters(), config.gradient_norm)
@@ -159,25 +159,49 @@ class PriorTrainer:
         )
         return {"loss": loss.detach(), "gradient_norm": norm}
 
-    def sample(self, captions: Tensor, *, sampling: Sampling | None = None) -> Tensor:
-        """Embeddings [m, D] on the CPU that the averaged prior draws for these captions, seeds
-        0..m-1.
+    def _draw(self, positions: range, *, dim: int) -> dict[str, Tensor]:
+        """What is random in the loss of the samples at these positions."""
+        config = self.config
+        draws = config.prior.predicts == "draw"
+        uniform = seeds.uniform_per_sample((2,), key=(config.seed, "time"), indices=positions)
+        num_times = 1 if draws else config.questions
+        # the times of one pair are spread evenly
+        place = (uniform[:, :1] + torch.arange(num_times) / num_times) % 1  # [N, R]
+        shape = (num_times, dim)
+        drawn = {
+            "t": self.times[(place * len(self.times)).long()],
+            "noise": seeds.normal_per_sample(shape, key=(config.seed, "noise"), indices=positions),
+            "has_text": uniform[:, 1] >= config.text_dropout,
+        }
+        if draws:
+            shape = (1, config.questions, dim)
+            drawn["inner"] = seeds.normal_per_sample(
+                shape, key=(config.seed, "inner"), indices=positions
+            )
+        return {name: tensor.to(self.device) for name, tensor in drawn.items()}
+
+    def sample(
+        self, captions: Tensor, *, sampling: Sampling | None = None, first_seed: int = 0
+    ) -> Tensor:
+        """Embeddings [m, D] on the CPU that the averaged prior draws for these captions, the i-th
+        with seed `first_seed` + i.
         """
-        parts = []
+        parts, most = [], len(self.times)  # steps that it can take
         for start in range(0, len(captions), 500):
             part = captions[start : start + 500]
             drawn = self.averaged.sample(
                 self.data.text_features(part).to(self.device),
-                sample_seeds=range(start, start + len(part)),
-                sampling=sampling or Sampling(self.config.evaluation_steps),
+                sample_seeds=range(first_seed + start, first_seed + start + len(part)),
+                sampling=sampling or Sampling(min(self.config.evaluation_steps, most)),
             )
             parts.append(drawn.cpu())
         return torch.cat(parts)
 
     def evaluate(self, samples_seen: int, folder: Path) -> Mapping[str, float]:
-        """Cosine to the true image embedding and Frechet distance of the sets, on held-out
-        captions, one a name, beside those of the text embedding itself; writes the averaged prior
-        to `folder/prior`, and to `folder/best/prior` where its distance is the smallest so far.
+        """On held-out captions, one a name: cosine to the true image embedding, Frechet distance of
+        the sets, energy score and cosine of two draws, beside what the text embedding itself
+        reaches; writes the averaged prior to `folder/prior`, and to `folder/best/prior` where its
+        distance is the smallest so far.
         """
         training = {
             "kimg": round(samples_seen / 1000, 3),
@@ -190,6 +214,7 @@ class PriorTrainer:
             return figures
         true = self.data.image[self.data.caption_image[self.held_out]]
         predicted, text = self.sample(self.held_out), self.data.text[self.held_out]
+        again = self.sample(self.held_out, first_seed=len(self.held_out))
         frechet = set_distance(predicted, true)
         if frechet < best_frechet(folder):
             found = training | {"held_out_frechet": frechet}
@@ -197,6 +222,8 @@ class PriorTrainer:
         return figures | {
             "held_out_cosine": mean_cosine(predicted, true),
             "held_out_frechet": frechet,
+            "held_out_energy": float(energy_score(torch.stack([predicted, again], 1), true).mean()),
+            "held_out_same_text_cosine": mean_cosine(predicted, again),
             "text_itself_cosine": mean_cosine(text, true),
             "text_itself_frechet": set_distance(text, true),
         }

@@ -1,13 +1,14 @@
 """How good priors are, on held-out captions: closeness to the true embedding, and the distribution.
 
-A one-step prior predicts the mean: right on average, poor as a distribution. So cosine, recall and
-distances stand beside each other. Shape letters: m captions, D embedding.
+One step of a prior that predicts means is right on average, poor as a distribution. So cosine,
+recall, distances of the sets and the energy score, which judges the distribution given the text,
+stand beside each other. Shape letters: m captions, D embedding.
 """
 
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from lafite_shifted.encoder_id import check_same_encoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.files import write_bytes, write_json
 from lafite_shifted.model_folder import LoadedPrior, find_part, load_prior
+from lafite_shifted.prior import energy_score
 from torch_utils import seeds
 from training.embeddings import EmbeddingSet
 from training.metrics import (
@@ -51,6 +53,9 @@ class Figures:
     recall_10: float
     recall_10_error: float
     diversity: float  # mean pairwise cosine; `real` has its own
+    same_text: float | None  # mean cosine of two draws for the same text; 1 has no diversity
+    # of two draws, against the true one: smallest where they have its distribution given the text
+    energy: float | None
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,16 @@ class Line:
     milliseconds: float | None  # for one text of many, without the text tower
 
 
-def measure(predicted: Tensor, true: Tensor, *, bootstrap: int = BOOTSTRAP) -> Figures:
-    """The figures of unit embeddings [m, D] predicted for captions whose images are `true`."""
+def measure(
+    predicted: Tensor, true: Tensor, again: Tensor | None = None, *, bootstrap: int = BOOTSTRAP
+) -> Figures:
+    """The figures of unit embeddings [m, D] predicted for captions whose images are `true`;
+    `again` are other draws for the same captions (`predicted` itself where nothing is drawn).
+    """
+    same_text = energy = None
+    if again is not None:
+        same_text = mean_cosine(predicted, again)
+        energy = float(energy_score(torch.stack([predicted, again], dim=1), true).mean())
     similarity = predicted @ true.T
     found = similarity.diagonal()[:, None] > similarity
     rank = len(true) - found.sum(dim=1)  # 1 is the closest; ties count against it
@@ -92,6 +105,8 @@ def measure(predicted: Tensor, true: Tensor, *, bootstrap: int = BOOTSTRAP) -> F
         recall_10=recall_at(similarity, 10),
         recall_10_error=error["recall"],
         diversity=pairwise_cosine(predicted),
+        same_text=same_text,
+        energy=energy,
     )
 
 
@@ -117,6 +132,10 @@ class Asked:
                 "captioned pictures."
             )
         return Asked(data, captions, data.image[data.caption_image[captions]], training)
+
+    def first(self, count: int) -> "Asked":
+        """The first `count` of the captions."""
+        return replace(self, captions=self.captions[:count], true=self.true[:count])
 
 
 def references(asked: Asked) -> Iterator[tuple[str, Tensor]]:
@@ -147,7 +166,7 @@ def same_name(asked: Asked) -> tuple[Tensor, Tensor]:
 def reference_lines(asked: Asked) -> list[Line]:
     """What priors must be compared with; the same name's pictures where there are enough."""
     lines = [
-        Line(name, None, 1.0, 1, measure(made, asked.true), {}, None)
+        Line(name, None, 1.0, 1, measure(made, asked.true, made), {}, None)
         for name, made in references(asked)
     ]
     made, true = same_name(asked)
@@ -157,15 +176,17 @@ def reference_lines(asked: Asked) -> list[Line]:
     return lines
 
 
-def draw(prior: LoadedPrior, asked: Asked, sampling: Sampling) -> tuple[Tensor, float]:
-    """Embeddings [m, D] on the CPU, text i with seed i, and the seconds it took."""
+def draw(
+    prior: LoadedPrior, asked: Asked, sampling: Sampling, *, first_seed: int = 0
+) -> tuple[Tensor, float]:
+    """Embeddings [m, D] on the CPU, text i with seed `first_seed` + i, and the seconds it took."""
     device = next(prior.prior.network.parameters()).device
     parts, elapsed = [], 0.0
     for start in range(0, len(asked.captions), CHUNK):
         rows = asked.captions[start : start + CHUNK]
         text = asked.data.text_features(rows).to(device)
         begin = time.perf_counter()
-        indices = range(start, start + len(rows))
+        indices = range(first_seed + start, first_seed + start + len(rows))
         parts.append(prior.prior.sample(text, sample_seeds=indices, sampling=sampling).cpu())
         elapsed += time.perf_counter() - begin
     return torch.cat(parts), elapsed
@@ -179,7 +200,9 @@ def label(prior: LoadedPrior) -> str:
         process = f"shifted {config.covariance}"
     elif process == "clusters":
         process = f"{config.num_clusters} {config.cluster_covariance} clusters"
-    return f"{process}, {config.schedule.name}"
+    predicts = ", draws" if config.predicts == "draw" else ""
+    steps = f", of at most {config.max_steps} steps" if config.max_steps else ""
+    return f"{process}, {config.schedule.name}{predicts}{steps}"
 
 
 def load_priors(
@@ -220,20 +243,28 @@ def report(
 ) -> list[Line]:
     """Every prior sampled in all `ways`."""
     lines = []
-    total, done = len(ways) * sum(map(len, priors.values())), 0
+    asked_ways = {name: [w for w in ways if _can(group[0], w)] for name, group in priors.items()}
+    total, done = sum(len(asked_ways[name]) * len(group) for name, group in priors.items()), 0
     for name, group in priors.items():
-        for way in ways:
+        for way in asked_ways[name]:
             measured, seconds = [], []
             for number, prior in enumerate(group):
                 made, elapsed = draw(prior, asked, way)
+                again, _ = draw(prior, asked, way, first_seed=len(asked.captions))
                 drawn = bootstrap if number == 0 else 0
-                measured.append(measure(made, asked.true, bootstrap=drawn))
+                measured.append(measure(made, asked.true, again, bootstrap=drawn))
                 seconds.append(elapsed)
                 done += 1
                 progress(done, total)
             milliseconds = statistics.median(seconds) / len(asked.captions) * 1e3
             lines.append(_joined(name, way, measured, milliseconds))
     return lines
+
+
+def _can(prior: LoadedPrior, way: Sampling) -> bool:
+    """A prior that has learnt few steps is asked for no more."""
+    most = prior.prior.config.max_steps
+    return most is None or way.steps <= most
 
 
 def _joined(name: str, way: Sampling, measured: list[Figures], milliseconds: float) -> Line:
@@ -243,7 +274,7 @@ def _joined(name: str, way: Sampling, measured: list[Figures], milliseconds: flo
     means = {key: one[0] if key in kept else statistics.mean(one) for key, one in values.items()}
     spread = {}
     if len(measured) > 1:
-        keys = ("cosine", "frechet", "kernel", "recall_10")
+        keys = ("cosine", "frechet", "kernel", "recall_10", "energy")
         spread = {key: statistics.stdev(values[key]) for key in keys}
     guided = "" if way.guidance == 1.0 else f", guidance {way.guidance:g}"
     guided += ", thresholded" if way.threshold else ""
@@ -271,7 +302,11 @@ def write_report(folder: Path, lines: Sequence[Line], asked: Asked, *, command: 
     write_bytes(folder / "report.md", markdown(lines, asked, command=command).encode())
     from training.plots import save_figure, steps_figure
 
-    curves = [line for line in lines if line.steps and line.guidance == 1.0]
+    curves = [
+        line
+        for line in lines
+        if line.steps and line.guidance == 1.0 and not line.name.endswith("texts")
+    ]
     if curves:
         floor = next((line for line in lines if line.name.startswith(PERFECT)), None)
         save_figure(folder / "steps.png", steps_figure(curves, floor=floor))
@@ -285,7 +320,8 @@ def markdown(lines: Sequence[Line], asked: Asked, *, command: str) -> str:
         f"pairwise cosine of the real embeddings: {pairwise_cosine(asked.true):.3f}.\n\n"
         f"    {command}\n\n"
         "| way | steps | seeds | cosine | Frechet distance | kernel distance | recall@1 / @10 % | "
-        "pairwise cosine | ms a text |\n|---|---|---|---|---|---|---|---|---|\n"
+        "pairwise cosine | same-text cosine | energy score | ms a text |\n"
+        f"|{'---|' * 11}\n"
     )
     return head + "".join(_table_row(line) for line in lines)
 
@@ -307,6 +343,8 @@ def _table_row(line: Line) -> str:
         f"{f.kernel:.5f}{with_spread('kernel')}",
         f"{100 * f.recall_1:.1f} / {100 * f.recall_10:.1f} +- {100 * f.recall_10_error:.1f}",
         f"{f.diversity:.3f}",
+        "" if f.same_text is None else f"{f.same_text:.3f}",
+        "" if f.energy is None else f"{f.energy:.4f}{with_spread('energy')}",
         milliseconds,
     ]
     return "| " + " | ".join(cells) + " |\n"

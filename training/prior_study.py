@@ -30,8 +30,12 @@ PROCESSES = {
     "clusters": ("clusters",),
     "baseline": ("baseline",),
 }
+DRAWS = ("shifted", "prior.covariance=full", "prior.predicts=draw")
+REGRESSION = ("shifted", "prior.covariance=full", "prior.max_steps=1")  # sees nothing but the text
 GUIDANCES = (1.5, 2.0, 4.0)  # of full and baseline
 GUIDED = ("full-linear-0", "baseline-linear-0")
+LONG = (64, 1000)  # steps, asked of few texts
+LONG_LIMIT = 100
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,12 @@ class StudyConfig:
 
 def trainings(config: StudyConfig) -> list[tuple[str, tuple[str, ...], int]]:
     """(name of the run, its process and settings, seed): the seeds one after another."""
-    seeds = range(config.num_seeds)
-    kinds = [("linear", seed) for seed in seeds] + [("cosine", 0)]
-    return [
-        (f"{name}-{schedule}-{seed}", (*settings, f"prior.schedule.name={schedule}"), seed)
-        for schedule, seed in kinds
-        for name, settings in PROCESSES.items()
-    ]
+    found = []
+    for seed in range(config.num_seeds):
+        of_seed = PROCESSES | {"draws": DRAWS} | ({"regression": REGRESSION} if seed == 0 else {})
+        found += [(f"{name}-linear-{seed}", settings, seed) for name, settings in of_seed.items()]
+    cosine = "prior.schedule.name=cosine"
+    return found + [(f"{n}-cosine-0", (*settings, cosine), 0) for n, settings in PROCESSES.items()]
 
 
 def run_study(
@@ -106,4 +109,9 @@ def _asked_in_all_ways(
     lines = reference_lines(asked)
     lines += report(priors(names), asked, plain, progress=progress)
     lines += report(priors(GUIDED), asked, guided)
-    return lines + report(priors(GUIDED[:1]), asked, solved)
+    lines += report(priors(GUIDED[:1]), asked, solved)
+    if max(config.steps) >= min(LONG):
+        few_texts = asked.first(LONG_LIMIT)
+        long = report(priors(GUIDED), few_texts, [Sampling(n) for n in LONG])
+        lines += [replace(line, name=f"{line.name}, {LONG_LIMIT} texts") for line in long]
+    return lines

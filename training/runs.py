@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from lafite_shifted.clip import STARTER, ClipEncoder
-from lafite_shifted.encoder_id import check_same_encoder
+from lafite_shifted.encoder_id import TextEncoderId, check_same_encoder, check_same_text_encoder
 from lafite_shifted.errors import InputError
+from lafite_shifted.text_encoder import TextEncoder, read_texts
 from torch_utils.device import pick_dtype
 from torch_utils.ops import native
 from training.config import override
@@ -66,7 +67,8 @@ def prior_config(
     bad value.
     """
     flags = [f"seed={seed}"]
-    _refuse_derived(assignments, "prior.embed_dim", "prior.token_width", "prior.context_length")
+    derived = ("embed_dim", "token_width", "context_length", "text_encoder")
+    _refuse_derived(assignments, *(f"prior.{name}" for name in derived))
     if process is not None:
         flags.append(f"prior.process={process}")
     if kimg is not None:
@@ -79,7 +81,7 @@ def prior_config(
 def _refuse_derived(assignments: Sequence[str], *fields: str) -> None:
     for assignment in assignments:
         if assignment.partition("=")[0] in fields:
-            raise InputError(f"--set {assignment}: the CLIP decides this. Leave it out.")
+            raise InputError(f"--set {assignment}: the encoder decides this. Leave it out.")
 
 
 def compute_record(dtype: str, device: torch.device) -> dict[str, str]:
@@ -102,13 +104,14 @@ def embeddings_for(
     out: Path,
     clip: str | None,
     *,
+    text_encoder: str | None = None,
     device: torch.device,
     max_bad: float,
     max_megapixels: float,
     progress: Progress = _silent,
 ) -> tuple[EmbeddingSet, EmbedReport | None]:
     """Embeddings of a folder of pictures, made or reused in `out`/embeddings; or those that
-    `pictures` already holds, which must be of `clip` if that is given.
+    `pictures` already holds, which must be of `clip` and `text_encoder` if those are given.
     """
     if (pictures / "index.jsonl").is_file():
         data = EmbeddingSet(pictures)
@@ -118,6 +121,11 @@ def embeddings_for(
             wanted = ClipEncoder.load(clip, device=device).id
             remedy = "Leave --clip out, or embed the pictures again with it."
             check_same_encoder(data.encoder_id, wanted, what=str(pictures), remedy=remedy)
+        if text_encoder is not None:
+            reader = TextEncoder.load(text_encoder, device=device).id
+            remedy = "Leave --text-encoder out, or embed the pictures again with it."
+            what = str(pictures)
+            check_same_text_encoder(data.text_encoder, reader, what=what, remedy=remedy)
         return data, None
     source = ImageSource(pictures, exclude=out)
     if not source.captions:
@@ -126,7 +134,13 @@ def embeddings_for(
     encoder = ClipEncoder.load(clip or STARTER, device=device)
     folder = out / "embeddings"
     report = embed_folder(
-        source, folder, encoder, max_bad=max_bad, max_megapixels=max_megapixels, progress=progress
+        source,
+        folder,
+        encoder,
+        text_encoder=TextEncoder.load(text_encoder, device=device) if text_encoder else None,
+        max_bad=max_bad,
+        max_megapixels=max_megapixels,
+        progress=progress,
     )
     return EmbeddingSet(folder), report
 
@@ -146,7 +160,9 @@ def open_prior_run(
     the run folder.
     """
     RunFolder.restore_threads(out)
-    config = _sized_for(config, data.encoder_id.dim, data.token_width, data.context_length)
+    config = _sized_for(
+        config, data.encoder_id.dim, data.token_width, data.context_length, data.text_encoder
+    )
     description = {
         "config": dataclasses.asdict(config),
         "encoder": data.encoder_id.to_json(),
@@ -164,20 +180,26 @@ def open_prior_run(
 
 
 def prior_cost(
-    config: PriorTrainConfig, pictures: Path, clip: str | None, *, device: torch.device
+    config: PriorTrainConfig,
+    pictures: Path,
+    clip: str | None,
+    text_encoder: str | None = None,
+    *,
+    device: torch.device,
 ) -> list[str]:
     """Lines for --dry-run; nothing is embedded or written."""
     if (pictures / "index.jsonl").is_file():
         data = EmbeddingSet(pictures)
         num_captions, encoder_id = len(data.captions), data.encoder_id
-        token_width, length = data.token_width, data.context_length
+        token_width, length, reader = data.token_width, data.context_length, data.text_encoder
     else:
         source = ImageSource(pictures)
         encoder = ClipEncoder.load(clip or STARTER, device=device)
+        tower = TextEncoder.load(text_encoder, device=device) if text_encoder else None
         num_captions, encoder_id = sum(map(len, source.captions.values())), encoder.id
-        token_width = encoder.embed_texts(["a picture"]).tokens.shape[2]
-        length = encoder.context_length
-    sized = _sized_for(config, encoder_id.dim, token_width, length)
+        token_width = read_texts(["a picture"], encoder, tower).tokens.shape[2]
+        length, reader = (tower or encoder).context_length, tower and tower.id
+    sized = _sized_for(config, encoder_id.dim, token_width, length, reader)
     cost = measure_prior(sized, device=device)
     hours = cost.seconds_per_kimg * config.run.kimg / 3600
     return [
@@ -192,10 +214,18 @@ def prior_cost(
 
 
 def _sized_for(
-    config: PriorTrainConfig, embed_dim: int, token_width: int, context_length: int
+    config: PriorTrainConfig,
+    embed_dim: int,
+    token_width: int,
+    context_length: int,
+    text_encoder: TextEncoderId | None,
 ) -> PriorTrainConfig:
     prior = dataclasses.replace(
-        config.prior, embed_dim=embed_dim, token_width=token_width, context_length=context_length
+        config.prior,
+        embed_dim=embed_dim,
+        token_width=token_width,
+        context_length=context_length,
+        text_encoder=text_encoder,
     )
     return dataclasses.replace(config, prior=prior)
 

@@ -1,4 +1,4 @@
-"""`bench`: how fast the operators are here."""
+"""`bench`: how fast operators, generators and priors are here."""
 
 import click
 
@@ -83,3 +83,38 @@ def generate(preset: str, device: str, rounds: int, as_json: bool) -> None:
                 f"{row.batch:5}{name:>12}{row.milliseconds[name]:9.1f}"
                 f"{row.outside[name]:12.1f}{share:8.2f}"
             )
+
+
+@command.command("prior")
+@click.option("--preset", default="base", help="tiny, base, or corgi (the paper's size).")
+@click.option("--clip", default="starter", help="As in `embed`: its text tower is timed too.")
+@options.device_option
+@options.positive_int("--rounds", default=15, help="The median counts.")
+@options.json_option
+def prior(preset: str, clip: str, device: str, rounds: int, as_json: bool) -> None:
+    """One sentence through the text tower and an untrained prior, batch 1."""
+    import json
+    from dataclasses import asdict
+
+    from lafite_shifted.clip import ClipEncoder
+    from lafite_shifted.device import resolve_device
+    from training.bench import machine
+    from training.bench_prior import bench_prior
+    from training.presets import PRIOR_PRESETS, choose
+
+    chosen = resolve_device(device)
+    config = choose(PRIOR_PRESETS, preset).prior
+    encoder = ClipEncoder.load(clip, device=chosen)
+    found = bench_prior(config, encoder, device=chosen, rounds=rounds)
+    if as_json:
+        click.echo(json.dumps({"machine": machine(chosen), "results": asdict(found)}, indent=2))
+        return
+    click.echo(machine(chosen))
+    click.echo(f"{preset}, {found.parameters / 1e6:.1f} M parameters, text tower of {clip}")
+    click.echo(f"text tower         {found.tower_milliseconds:8.1f} ms")
+    for steps, milliseconds in found.sampling_milliseconds.items():
+        total = milliseconds + found.tower_milliseconds
+        name = f"{steps} step{'s' * (steps > 1)}"
+        click.echo(f"{name:18} {milliseconds:8.1f} ms, with the tower {total:.1f} ms")
+    ratio = found.read_each_step_over_read_once
+    click.echo(f"8 steps that read the text in each of them would take {ratio:.2f} times as long")

@@ -11,6 +11,7 @@ from lafite_shifted.cli import options
 @click.argument("pictures", type=options.FolderPath)
 @options.out_option("shards, index.jsonl and report.jsonl")
 @options.clip_option
+@options.text_encoder_option
 @options.device_option
 @options.ops_option
 @options.positive_int("--batch", default=64, help="Pictures a forward pass.")
@@ -20,6 +21,7 @@ def command(
     pictures: Path,
     out: Path,
     clip: str,
+    text_encoder: str | None,
     device: str,
     ops: str,
     batch: int,
@@ -32,6 +34,7 @@ def command(
     """
     from lafite_shifted.clip import ClipEncoder
     from lafite_shifted.device import resolve_device
+    from lafite_shifted.text_encoder import TextEncoder
     from training.embeddings import embed_folder
     from training.images import ImageSource
 
@@ -39,12 +42,14 @@ def command(
     options.choose_ops(ops, chosen, used=False)
     source = ImageSource(pictures)
     encoder = ClipEncoder.load(clip, device=chosen)
+    tower = TextEncoder.load(text_encoder, device=chosen) if text_encoder else None
     options.note_starter(clip)
     with options.plain_warnings(), options.progress_bar("embedding", "img") as progress:
         report = embed_folder(
             source,
             out,
             encoder,
+            text_encoder=tower,
             batch=batch,
             max_bad=max_bad,
             max_megapixels=max_megapixels,

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 @click.option("--truncation", default=1.0, help="Pulls w towards its mean below 1.")
 @click.option("--no-prior", is_flag=True, help="Condition on the text embedding itself.")
 @click.option("--clip", help="Where the model's CLIP lies, if not where it was trained with.")
+@click.option("--text-encoder", help="Where the prior's text encoder lies, likewise.")
 def command(
     texts: tuple[str, ...],
     model: str,
@@ -56,6 +57,7 @@ def command(
     truncation: float,
     no_prior: bool,
     clip: str | None,
+    text_encoder: str | None,
 ) -> None:
     """Make pictures of TEXTS with a trained model, such as: generate "a red apple" "a cat" --model
     M --out DIR.
@@ -79,7 +81,9 @@ def command(
     texts = tuple(dict.fromkeys(texts))  # a sentence given twice makes the same pictures
     options.choose_ops(ops, resolve_device(device))
     with options.plain_warnings():
-        pipeline = TextToImage.from_pretrained(model, device=device, clip=clip)
+        pipeline = TextToImage.from_pretrained(
+            model, device=device, clip=clip, text_encoder=text_encoder
+        )
         if pipeline.prior is None and not no_prior:
             click.echo(
                 f"{model} has no prior: conditioning on the text embedding itself. Add one with "

@@ -24,6 +24,11 @@ clip_option = click.option(
     default="starter",
     help="`starter`, MODEL/PRETRAINED (open_clip), hf-hub:ORG/REPO, or a folder.",
 )
+text_encoder_option = click.option(
+    "--text-encoder",
+    help="A Hugging Face encoder (folder, or Hub id such as google/flan-t5-base): the prior reads "
+    "its token states instead of the CLIP's own.",
+)
 device_option = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 seed_option = click.option("--seed", default=0, help="Of all randomness.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")

@@ -21,6 +21,7 @@ from lafite_shifted.cli import options
 @click.option(
     "--clip", help="As in `embed`.  [default: starter, or the one that made the embeddings]"
 )
+@options.text_encoder_option
 @options.seed_option
 @options.device_option
 @options.ops_option
@@ -40,6 +41,7 @@ def command(
     kimg: float | None,
     batch: int | None,
     clip: str | None,
+    text_encoder: str | None,
     seed: int,
     device: str,
     ops: str,
@@ -68,7 +70,7 @@ def command(
         assignments=assignments,
     )
     if dry_run:
-        for line in prior_cost(config, pictures, clip, device=chosen):
+        for line in prior_cost(config, pictures, clip, text_encoder, device=chosen):
             click.echo(line)
         return
     with options.plain_warnings(), options.progress_bar("embedding", "img") as progress:
@@ -76,6 +78,7 @@ def command(
             pictures,
             out,
             clip,
+            text_encoder=text_encoder,
             device=chosen,
             max_bad=max_bad,
             max_megapixels=max_megapixels,

@@ -538,7 +538,7 @@ def test_bad_set(
 def test_field_that_the_clip_decides(verb: str, field: str, some_pictures: Path, tmp_path: Path):
     assignment = f"{field}=7"
     outcome = run_command(verb, some_pictures, "--out", tmp_path / "out", "--set", assignment)
-    assert_refused(outcome, f"--set {field}=7: the CLIP decides this")
+    assert_refused(outcome, f"--set {field}=7: the encoder decides this")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lafite_shifted.clip import TextFeatures
 from lafite_shifted.clusters import ClusterStats, find_centres
 from lafite_shifted.diffusion import Sampling, diffuse
 from lafite_shifted.errors import InputError
-from lafite_shifted.prior import NUM_EXTRA, Prior, PriorConfig, attention_mask
+from lafite_shifted.prior import Prior, energy_score
+from lafite_shifted.prior_network import NUM_ASKED, NUM_READ, PriorConfig, asking_mask, reading_mask
 from lafite_shifted.stats import EmbeddingStats, Gaussian
+from lafite_shifted.text_features import TextFeatures
 from torch_utils import seeds
 
 TINY = PriorConfig(
@@ -50,9 +51,26 @@ def prior() -> Prior:
     return made
 
 
-def predict(prior: Prior, text: TextFeatures, has_text: Tensor = YES, t: Tensor = TIMES) -> Tensor:
+def ask(
+    prior: Prior,
+    text: TextFeatures,
+    has_text: Tensor | None = None,
+    t: Tensor | None = None,
+    *,
+    z_t: Tensor | None = None,
+    cluster: Tensor | None = None,
+) -> Tensor:
+    """One question about each text."""
+    cluster = prior.assign(text.embedding) if cluster is None else cluster
+    reading = prior.read(text, YES[: len(text)] if has_text is None else has_text, cluster)
+    z_t = random_images(3, count=len(text)) if z_t is None else z_t
+    t = TIMES[: len(text)] if t is None else t
+    return prior.predict(z_t, t, prior.process(cluster), reading)
+
+
+def predict(prior: Prior, *args, **kwargs) -> Tensor:
     with torch.no_grad():
-        return prior.predict(random_images(3), t, text, has_text)
+        return ask(prior, *args, **kwargs)
 
 
 # --- what the network sees
@@ -66,7 +84,7 @@ def test_no_sample_depends_on_another_in_its_batch(prior: Prior):
         embedding=text.embedding.clone().requires_grad_(),
         tokens=text.tokens.clone().requires_grad_(),
     )
-    picked = prior.predict(z_t, TIMES, inputs, YES)[1].sum()
+    picked = ask(prior, inputs, z_t=z_t)[1].sum()
     for gradient in torch.autograd.grad(picked, [z_t, inputs.embedding, inputs.tokens]):
         rows = gradient.flatten(1).abs().sum(dim=1)
         assert rows[1] > 0
@@ -84,7 +102,7 @@ def test_every_token_within_the_length_matters(prior: Prior):
     text = random_text()
     tokens = text.tokens.clone().requires_grad_()
     with_tokens = dataclasses.replace(text, tokens=tokens)
-    total = prior.predict(random_images(3), TIMES, with_tokens, YES).square().sum()
+    total = ask(prior, with_tokens).square().sum()
     (gradient,) = torch.autograd.grad(total, tokens)
     within = torch.arange(5) < text.lengths[:, None]
     assert (gradient.abs().sum(dim=2) > 0).equal(within)
@@ -94,10 +112,7 @@ def test_padding_is_free_to_be_shorter(prior: Prior):
     """Texts cut to the longest of a batch give what they give at the full context length."""
     text = random_text()[torch.tensor([2, 3, 4, 6])]
     short = dataclasses.replace(text, tokens=text.tokens[:, :3])
-    z_t, t, yes = random_images(3, count=4), TIMES[:4], YES[:4]
-    with torch.no_grad():
-        long_text, short_text = prior.predict(z_t, t, text, yes), prior.predict(z_t, t, short, yes)
-    torch.testing.assert_close(long_text, short_text, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(predict(prior, text), predict(prior, short), rtol=1e-5, atol=1e-6)
 
 
 def test_dropped_text_has_no_influence(prior: Prior):
@@ -119,28 +134,42 @@ def test_text_and_time_and_noisy_embedding_matter(prior: Prior):
         predict(prior, text, t=TIMES.roll(1)),
     ):
         assert ((changed - reference).norm(dim=1) > 1e-2).all()
-    with torch.no_grad():
-        moved = prior.predict(random_images(4), TIMES, text, YES)
+    moved = predict(prior, text, z_t=random_images(4))
     assert ((moved - reference).norm(dim=1) > 1e-2).all()
 
 
-def test_attention_mask_matches_its_rule_written_out():
-    lengths, num_tokens = torch.tensor([0, 2, 4]), 4
-    mask = attention_mask(lengths, num_tokens)
-    size = num_tokens + NUM_EXTRA
-    assert mask.shape == (3, 1, size, size)
+def test_several_questions_about_a_text_are_asked_as_if_alone(prior: Prior):
+    text, z_t = random_text(), random_images(3, count=24)
+    t = torch.arange(1, 25) * 40
+    together = predict(prior, text, z_t=z_t, t=t).view(8, 3, 16)
+    for r in range(3):
+        alone = predict(prior, text, z_t=z_t[r::3], t=t[r::3])
+        torch.testing.assert_close(together[:, r], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_masks_match_their_rule_written_out():
+    """The sequence as one: the text, then the questions one behind the other."""
+    lengths, num_tokens, questions = torch.tensor([0, 2, 4]), 4, 2
+    read, asked = num_tokens + NUM_READ, NUM_ASKED * questions
+    index = torch.arange(read)
+    visible = (index < lengths[:, None]) | (index >= num_tokens)
+    text, question = reading_mask(visible), asking_mask(visible, questions)
+    assert text.shape == (3, 1, read, read)
+    assert question.shape == (3, 1, asked, read + asked)
     for n, length in enumerate(lengths.tolist()):
-        for i in range(size):
-            for j in range(size):
-                is_text_or_extra = j < length or j >= num_tokens
-                expected = (j <= i and is_text_or_extra) or i == j
-                assert bool(mask[n, 0, i, j]) == expected
+        for i in range(read + asked):
+            for j in range(read + asked if i >= read else read):
+                hidden = length <= j < num_tokens
+                foreign = j >= read and (i - read) // NUM_ASKED != (j - read) // NUM_ASKED
+                expected = (j <= i and not hidden and not foreign) or i == j
+                row = text[n, 0, i] if i < read else question[n, 0, i - read]
+                assert bool(row[j]) == expected
 
 
 def test_the_network_sees_whitened_noise_and_predicts_scaled_embeddings(prior: Prior):
     seen = {}
 
-    def network(y: Tensor, t: Tensor, *rest: Tensor) -> Tensor:
+    def network(y: Tensor, *_rest: Tensor) -> Tensor:
         seen["y"] = y
         return torch.full_like(y, 4.0)
 
@@ -182,24 +211,34 @@ def test_impossible_networks_are_refused(changes: dict[str, int]):
 
 
 def test_loss_matches_its_definition_sample_by_sample(prior: Prior):
-    z0, noise, text = random_images(), torch.randn(8, 16), random_text()
-    losses = prior.loss(z0, text, t=TIMES, noise=noise, has_text=YES)
-    for i, t in enumerate(TIMES.tolist()):
-        row = slice(i, i + 1)
-        z_t = diffuse(z0[row], TIMES[row], noise[row], prior.gaussian, prior.schedule)
-        prediction = prior.predict(z_t, TIMES[row], text[row], YES[row])[0]
-        error = sum(
-            float(4 * a - 4 * b) ** 2 for a, b in zip(prediction.detach(), z0[i], strict=True)
-        )
-        expected = error / 16 * (1 - float(prior.schedule.abar[t]))
+    z0, noise, text = random_images(), torch.randn(8, 2, 16), random_text()
+    times = torch.stack([TIMES, TIMES.flip(0)], dim=1)  # [N, R]
+    losses = prior.loss(z0, text, t=times, noise=noise, has_text=YES)
+    for i in range(8):
+        row, expected = slice(i, i + 1), 0.0
+        for r in range(2):
+            t = times[row, r]
+            z_t = diffuse(z0[row], t, noise[row, r], prior.gaussian, prior.schedule)
+            prediction = predict(prior, text[row], z_t=z_t, t=t)[0]
+            error = sum(float(4 * a - 4 * b) ** 2 for a, b in zip(prediction, z0[i], strict=True))
+            expected += error / 16 * (1 - float(prior.schedule.abar[t])) / 2
         assert float(losses[i].detach()) == pytest.approx(expected, rel=1e-5)
 
 
-def test_every_parameter_gets_a_gradient(prior: Prior):
+@pytest.mark.parametrize("predicts", ["mean", "draw"])
+def test_every_parameter_gets_a_gradient(predicts: Literal["mean", "draw"]):
+    stats = EmbeddingStats.of(random_images(count=64))
+    prior = Prior(dataclasses.replace(TINY, predicts=predicts), stats)
+    inner = torch.randn(8, 1, 3, 16) if predicts == "draw" else None
     has_text = torch.tensor([True] * 6 + [False] * 2)
-    noise = torch.randn(8, 16)
+    noise = torch.randn(8, 1, 16)
     prior.loss(
-        random_images(), random_text(), t=TIMES, noise=noise, has_text=has_text
+        random_images(),
+        random_text(),
+        t=TIMES[:, None],
+        noise=noise,
+        has_text=has_text,
+        inner=inner,
     ).sum().backward()
     silent = [n for n, p in prior.network.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
@@ -209,13 +248,12 @@ def test_every_parameter_gets_a_gradient(prior: Prior):
 @pytest.mark.parametrize("process", ["shifted", "baseline"])
 def test_it_memorises_eight_pairs(process: Literal["shifted", "baseline"]):
     torch.manual_seed(0)
-    images, text, rows = random_images(), random_text(), torch.arange(8).repeat(8)
+    images, text = random_images(), random_text()
     prior = Prior(dataclasses.replace(TINY, process=process), EmbeddingStats.of(images))
     optimizer = torch.optim.Adam(prior.network.parameters(), lr=3e-3)
-    has_text = torch.ones(64, dtype=torch.bool)
     for _ in range(150):
-        t, noise = torch.randint(1, 1001, (64,)), torch.randn(64, 16)
-        loss = prior.loss(images[rows], text[rows], t=t, noise=noise, has_text=has_text).mean()
+        t, noise = torch.randint(1, 1001, (8, 8)), torch.randn(8, 8, 16)
+        loss = prior.loss(images, text, t=t, noise=noise, has_text=YES).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -241,8 +279,7 @@ def test_samples_are_unit_float32(prior: Prior, num_steps: int, guidance: float)
 def test_one_step_is_the_prediction_from_the_start(prior: Prior):
     noise = seeds.normal_per_sample((16,), key=("prior", 0), indices=range(8))
     start, last = prior.gaussian.sample(noise), torch.full((8,), 1000)
-    with torch.no_grad():
-        expected = F.normalize(prior.predict(start, last, random_text(), YES), dim=1)
+    expected = F.normalize(predict(prior, random_text(), z_t=start, t=last), dim=1)
     drawn = prior.sample(random_text(), sample_seeds=range(8), sampling=Sampling(1))
     torch.testing.assert_close(drawn, expected)
 
@@ -293,18 +330,21 @@ def test_seeds_repeat_and_differ(prior: Prior):
 
 
 def test_guidance_of_one_never_asks_for_the_prediction_without_text(prior: Prior):
-    asked = []
-    predict_plainly = prior.predict
+    read, predict_plainly, texts, asked = prior.read, prior.predict, [], []
 
-    def spy(z_t: Tensor, t: Tensor, text: TextFeatures, has_text: Tensor, chosen) -> Tensor:
-        asked.append(bool(has_text.all()))
-        return predict_plainly(z_t, t, text, has_text, chosen)
+    def recorded_read(text: TextFeatures, has_text: Tensor, cluster: Tensor):
+        texts.append(bool(has_text.all()))
+        return read(text, has_text, cluster)
 
-    prior.predict = spy
+    def recorded_predict(*given):
+        asked.append(given[1].unique().item())
+        return predict_plainly(*given)
+
+    prior.read, prior.predict = recorded_read, recorded_predict
     prior.sample(random_text(), sample_seeds=range(8), sampling=Sampling(3))
-    assert asked == [True] * 3
+    assert (texts, len(asked)) == ([True], 3)  # a text is read once, however many steps
     prior.sample(random_text(), sample_seeds=range(8), sampling=Sampling(3, guidance=2.0))
-    assert asked[3:] == [True, False] * 3
+    assert (texts[1:], len(asked)) == ([True, False], 9)
 
 
 def test_deterministic_samplers_draw_only_the_start(prior: Prior, monkeypatch: pytest.MonkeyPatch):
@@ -357,8 +397,8 @@ def test_impossible_samplings_are_refused(prior: Prior):
 
 
 def test_each_text_starts_in_its_own_cluster(clustered: Prior):
-    text = random_text()
-    process, k = clustered.choose(text.embedding)
+    k = clustered.assign(random_text().embedding)
+    process = clustered.process(k)
     assert clustered.clusters is not None
     assert len(k.unique()) > 1
     for row, cluster in enumerate(k.tolist()):
@@ -367,12 +407,13 @@ def test_each_text_starts_in_its_own_cluster(clustered: Prior):
 
 def test_the_cluster_is_a_token_and_the_same_with_and_without_text(clustered: Prior):
     text = random_text()
-    chosen = clustered.choose(text.embedding)
-    other = (chosen[0], (chosen[1] + 1) % 4)
-    with torch.no_grad():
-        here = clustered.predict(random_images(3), TIMES, text, ~YES, chosen)
-        there = clustered.predict(random_images(3), TIMES, text, ~YES, other)
-    assert not here.equal(there)
+    cluster = clustered.assign(text.embedding)
+    process, told = clustered.process(cluster), []
+    for token in (cluster, (cluster + 1) % 4):
+        with torch.no_grad():
+            reading = clustered.read(text, ~YES, token)
+            told.append(clustered.predict(random_images(3), TIMES, process, reading))
+    assert not told[0].equal(told[1])
 
 
 def test_the_limit_is_the_percentile_of_the_whitened_data(prior: Prior):
@@ -386,3 +427,76 @@ def test_cluster_statistics_belong_to_their_process():
     stats = EmbeddingStats.of(random_images(count=64))
     with pytest.raises(ValueError, match="belong to the process"):
         Prior(dataclasses.replace(TINY, process="clusters"), stats)
+
+
+# --- predicting a draw
+
+
+def test_energy_score_matches_its_loops():
+    draws, true = torch.randn(3, 4, 5), torch.randn(3, 5)
+    for n in range(3):
+        error = sum(float((draws[n, m] - true[n]).norm()) for m in range(4)) / 4
+        apart = [float((draws[n, i] - draws[n, j]).norm()) for i in range(4) for j in range(i)]
+        expected = error - sum(apart) / 6 / 2
+        assert float(energy_score(draws, true)[n]) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="at least 2"):
+        energy_score(draws[:, :1], true)
+
+
+@pytest.fixture(scope="module")
+def two_answers() -> tuple[Prior, Prior, Tensor]:
+    """One text whose picture is one of two, learnt in one step: by a network that predicts the
+    mean, by one that predicts a draw; and the two pictures.
+    """
+    answers = F.normalize(torch.eye(16)[:2] + 0.3, dim=1)
+    text = random_text()[torch.zeros(32, dtype=torch.long)]
+    yes, priors = torch.ones(32, dtype=torch.bool), []
+    for predicts in ("mean", "draw"):
+        torch.manual_seed(0)
+        config = dataclasses.replace(TINY, predicts=predicts, max_steps=1)
+        prior = Prior(config, EmbeddingStats.of(torch.cat([answers, random_images()])))
+        optimizer = torch.optim.Adam(prior.network.parameters(), lr=3e-3)
+        for _ in range(150):
+            inner = torch.randn(32, 1, 4, 16) if predicts == "draw" else None
+            loss = prior.loss(
+                answers[torch.randint(2, (32,))],
+                text,
+                t=torch.full((32, 1), 1000),
+                noise=torch.randn(32, 1, 16),
+                has_text=yes,
+                inner=inner,
+            ).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        priors.append(prior)
+    return *priors, answers
+
+
+def test_one_step_of_draws_has_both_answers_where_one_of_means_has_neither(two_answers):
+    """What a few-step prior is for: one step of means is between the answers."""
+    means, draws, answers = two_answers
+    text = random_text()[torch.zeros(200, dtype=torch.long)]
+    between = F.normalize(answers.mean(dim=0), dim=0)
+
+    def drawn(prior: Prior) -> Tensor:
+        return prior.sample(text, sample_seeds=range(200), sampling=Sampling(1))
+
+    assert (drawn(means) @ between).min() > 0.98
+    closest = drawn(draws) @ answers.T  # [200, 2]
+    assert float(closest.amax(dim=1).mean()) > 0.93
+    share = (closest[:, 0] > closest[:, 1]).double().mean()
+    assert 0.35 < float(share) < 0.65
+
+
+def test_a_prior_of_few_steps_learns_their_times_and_refuses_others(two_answers):
+    means, draws, _ = two_answers
+    assert means.times == [1000]
+    four = dataclasses.replace(TINY, max_steps=4)
+    times = Prior(four, EmbeddingStats.of(random_images(count=64))).times
+    assert times == [1, 334, 500, 667, 1000]
+    for sampling in (Sampling(2), Sampling(1, "ddim"), Sampling(1, "dpm++")):
+        with pytest.raises(InputError, match=r"Give fewer|--sampler ancestral"):
+            draws.sample(random_text(), sample_seeds=range(8), sampling=sampling)
+    with pytest.raises(ValueError, match="max_steps must be in"):
+        dataclasses.replace(TINY, max_steps=0)

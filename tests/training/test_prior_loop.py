@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lafite_shifted.model_folder import find_part, load_prior
-from lafite_shifted.prior import PriorNetwork
+from lafite_shifted.prior_network import PriorNetwork
 from tests.commands import TINY_PRIOR, succeed
 from training.embeddings import EmbeddingSet
 from training.presets import PRIOR_PRESETS
