@@ -7,11 +7,13 @@ preprocessing.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lafite_shifted.errors import InputError
@@ -44,8 +46,26 @@ class EncoderId:
         return sum(block.dim for block in self.blocks)
 
     @property
+    def dims(self) -> list[int]:
+        """D of each block."""
+        return [block.dim for block in self.blocks]
+
+    @property
     def model(self) -> str:
-        return " + ".join(block.model for block in self.blocks)
+        """What `--clip` takes."""
+        return ",".join(block.model for block in self.blocks)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """[N, D] of unit norm, to which all blocks contribute alike: each has norm B^{-1/2}."""
+        parts = [F.normalize(part, dim=1) for part in x.split(self.dims, dim=1)]
+        return torch.cat(parts, dim=1) / math.sqrt(len(parts))
+
+    def cosines(self, a: Tensor, b: Tensor) -> list[float]:
+        """Mean cosine of unit rows [N, D] that belong together, by each CLIP; their mean is the
+        cosine of the whole.
+        """
+        pairs = zip(a.split(self.dims, dim=1), b.split(self.dims, dim=1), strict=True)
+        return [float((x * y).sum(dim=1).mean()) * len(self.blocks) for x, y in pairs]
 
     def to_json(self) -> list[dict[str, Any]]:
         return [asdict(block) for block in self.blocks]

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lafite_shifted.clip import ClipEncoder
+from lafite_shifted.clip_ensemble import load_clip
 from lafite_shifted.device import resolve_device
 from lafite_shifted.diffusion import Sampling
 from lafite_shifted.encoder_id import check_same_encoder, check_same_text_encoder
@@ -81,7 +82,7 @@ class TextToImage:
         generator = load_generator(folder / "generator", device=chosen)
         prior = load_prior(folder / "prior", device=chosen) if (folder / "prior").is_dir() else None
         try:
-            encoder = ClipEncoder.load(clip or generator.encoder_id.model, device=chosen)
+            encoder = load_clip(clip or generator.encoder_id.model, device=chosen)
         except InputError as error:
             raise InputError(
                 f"{path} needs the CLIP that it was trained with. {error} If it lies elsewhere "

@@ -237,7 +237,8 @@ class Prior(nn.Module):
         )
         # normalised once, at the end: early predictions rightly have norms below 1
         drawn = sample(denoise, lambda step: normal("prior", step), process, steps)
-        return F.normalize(drawn, dim=1)
+        encoder = self.stats.encoder_id
+        return encoder.normalise(drawn) if encoder else F.normalize(drawn, dim=1)
 
 
 def energy_score(draws: Tensor, true: Tensor) -> Tensor:

@@ -2,14 +2,17 @@
 
 `EmbeddingStats` counts in float64, one pass, and merges exactly (Chan, Golub, LeVeque 1979), over
 files and over the processes of torchrun. A `Gaussian` made from it whitens, colours and samples
-with one spectrum, shrunk once and floored once. `frechet_distance` compares two sets.
+with one spectrum, shrunk once and floored once. `frechet_distance` compares two sets. Where several
+CLIPs are concatenated, each has a block of its own.
 
-Shape letters: N batch, D embedding.
+Shape letters: N batch, D embedding, B blocks.
 """
 
 import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -21,13 +24,13 @@ from lafite_shifted.errors import InputError
 from lafite_shifted.files import check_format, load_tensors, save_tensors
 from torch_utils import distributed
 
-FORMAT = 2
+FORMAT = 3
 Kind = Literal["full", "diagonal", "isotropic"]
 
 
 class EmbeddingStats:
-    """Count, mean [D] and M2 [D, D] (sum of outer products of deviations d from the mean), and the
-    sums of |d|^2 d [D] and of |d|^4 that shrinkage asks for; float64 on the CPU.
+    """Count, mean [D] and M2 [D, D] (sum of outer products of deviations d from the mean), and for
+    each block the sums of |d|^2 d [D] and of |d|^4 [B] that shrinkage asks for; float64 on the CPU.
     """
 
     def __init__(self, encoder_id: EncoderId | None, *, dim: int):
@@ -36,11 +39,29 @@ class EmbeddingStats:
         self.mean = torch.zeros(dim, dtype=torch.float64)
         self.m2 = torch.zeros(dim, dim, dtype=torch.float64)
         self.third = torch.zeros(dim, dtype=torch.float64)
-        self.fourth = torch.zeros((), dtype=torch.float64)
+        self.fourth = torch.zeros(len(self._slices), dtype=torch.float64)
 
     @property
     def dim(self) -> int:
         return len(self.mean)
+
+    @property
+    def _slices(self) -> list[slice]:
+        """Where each block lies in the embedding."""
+        dims = self.encoder_id.dims if self.encoder_id else [self.dim]
+        ends = list(itertools.accumulate(dims))
+        return [slice(end - dim, end) for dim, end in zip(dims, ends, strict=True)]
+
+    def blocks(self) -> "list[EmbeddingStats]":
+        """The statistics of each CLIP alone."""
+        found = []
+        for number, part in enumerate(self._slices):
+            encoder_id = self.encoder_id and EncoderId((self.encoder_id.blocks[number],))
+            stats = EmbeddingStats(encoder_id, dim=part.stop - part.start)
+            stats.count, stats.mean, stats.m2 = self.count, self.mean[part], self.m2[part, part]
+            stats.third, stats.fourth = self.third[part], self.fourth[number : number + 1]
+            found.append(stats)
+        return found
 
     @property
     def covariance(self) -> Tensor:
@@ -60,13 +81,15 @@ class EmbeddingStats:
         batch = batch.detach().to("cpu", torch.float64)
         mean = batch.mean(dim=0)
         deviation = batch - mean
-        squared = deviation.square().sum(dim=1)  # [N]
-        third, fourth = squared @ deviation, squared.square().sum()
+        parts = [deviation[:, part] for part in self._slices]
+        squared = [part.square().sum(dim=1) for part in parts]  # each [N]
+        third = torch.cat([q @ part for q, part in zip(squared, parts, strict=True)])
+        fourth = torch.stack([q.square().sum() for q in squared])
         self._add(len(batch), mean, deviation.T @ deviation, third, fourth)
 
     def merge(self, other: "EmbeddingStats") -> None:
         """Add everything that `other` has counted; exact up to float64 rounding, in any order."""
-        if other.dim != self.dim:
+        if other.dim != self.dim or len(other.fourth) != len(self.fourth):
             raise ValueError(f"cannot merge statistics of {other.dim} and {self.dim} dimensions")
         self._add(other.count, other.mean, other.m2, other.third, other.fourth)
 
@@ -85,9 +108,15 @@ class EmbeddingStats:
         total = self.count + count
         delta = mean - self.mean
         shift = delta * (count / total)
-        ours = _moved(self.count, self.m2, self.third, self.fourth, -shift)
-        theirs = _moved(count, m2, third, fourth, delta - shift)
-        self.third, self.fourth = ours[0] + theirs[0], ours[1] + theirs[1]
+        thirds, fourths = [], []
+        for number, part in enumerate(self._slices):
+            ours = (self.m2[part, part], self.third[part], self.fourth[number])
+            theirs = (m2[part, part], third[part], fourth[number])
+            a = _moved(self.count, *ours, -shift[part])
+            b = _moved(count, *theirs, (delta - shift)[part])
+            thirds.append(a[0] + b[0])
+            fourths.append(a[1] + b[1])
+        self.third, self.fourth = torch.cat(thirds), torch.stack(fourths)
         self.m2 = self.m2 + m2 + torch.outer(delta, delta) * (self.count * count / total)
         self.mean = self.mean + shift
         self.count = total
@@ -131,12 +160,13 @@ def _moved(
 def ledoit_wolf(stats: EmbeddingStats) -> float:
     """Weight of the isotropic target that is closest to the true covariance in expectation (Ledoit
     and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", 2004,
-    section 3.2); no normality is assumed. InputError below two embeddings.
+    section 3.2); no normality is assumed. Of one block. InputError below two embeddings.
     """
+    (fourth,) = stats.fourth
     covariance = stats.covariance * ((stats.count - 1) / stats.count)
     size = covariance.square().sum()
     distance = size - covariance.trace() ** 2 / stats.dim  # to the target
-    error = stats.fourth / stats.count**2 - size / stats.count  # of the sample covariance
+    error = fourth / stats.count**2 - size / stats.count  # of the sample covariance
     return 1.0 if distance <= 0 else float((error / distance).clamp(0, 1))
 
 
@@ -165,9 +195,14 @@ class Gaussian:
         """Fit a Gaussian: shrink the covariance towards its mean variance, then floor its spectrum.
 
         `shrinkage` None chooses the weight by `ledoit_wolf` (full covariance only). `floor` is a
-        share of the mean eigenvalue, so that whitening cannot amplify without bound. Raises
-        InputError below two embeddings.
+        share of the mean eigenvalue, so that whitening cannot amplify without bound. Blocks are
+        fitted one by one: between them no covariance is kept. Raises InputError below two
+        embeddings.
         """
+        blocks = stats.blocks()
+        if len(blocks) > 1:
+            fit = partial(Gaussian.from_stats, kind=kind, shrinkage=shrinkage, floor=floor)
+            return Gaussian._joined([fit(block) for block in blocks])
         covariance = stats.covariance
         if kind == "full":
             weight = ledoit_wolf(stats) if shrinkage is None else shrinkage
@@ -184,6 +219,16 @@ class Gaussian:
             )
         return Gaussian(
             stats.mean.clone(), eigenvalues.clamp(min=float(floor * eigenvalues.mean())), basis
+        )
+
+    @staticmethod
+    def _joined(parts: "Sequence[Gaussian]") -> "Gaussian":
+        """Independent Gaussians as one."""
+        bases = [part.basis for part in parts if part.basis is not None]
+        return Gaussian(
+            torch.cat([part.mean for part in parts]),
+            torch.cat([part.eigenvalues for part in parts]),
+            torch.block_diag(*bases) if bases else None,
         )
 
     @staticmethod

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lafite_shifted.clip import ClipEncoder
+from lafite_shifted.clip_ensemble import load_clip
 from lafite_shifted.files import write_json
 from lafite_shifted.model_folder import pack_model
 from lafite_shifted.pipeline import TextToImage
@@ -70,7 +70,7 @@ def run_demo(
     its progress.
     """
     pictures = ASSETS / "pictures"
-    clip = ClipEncoder.load("starter", device=device)
+    clip = load_clip("starter", device=device)
 
     say("\n== 1. embeddings of the 512 shipped pictures")
     gan = gan_config(

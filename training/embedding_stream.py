@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lafite_shifted.clusters import Reservoir
@@ -56,7 +55,7 @@ class EmbeddingStream:
         image = tensors["image"]
         if self._rows is not None:
             image = image[torch.tensor(self._rows[name], dtype=torch.long)]
-        return F.normalize(image.float(), dim=1), encoder_id
+        return encoder_id.normalise(image.float()), encoder_id
 
 
 def _rows_by_shard(index: Path) -> dict[str, array] | None:

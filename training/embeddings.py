@@ -101,9 +101,8 @@ class EmbeddingSet:
             what, remedy = str(folder / name), f"Delete {folder} and embed again."
             check_same_encoder(encoder_id, self.encoder_id, what=what, remedy=remedy)
             check_same_text_encoder(readers[name], self.text_encoder, what=what, remedy=remedy)
-        self.image = _unit(
-            torch.stack([shards[row["shard"]][0]["image"][row["row"]] for row in self.rows])
-        )
+        images = [shards[row["shard"]][0]["image"][row["row"]] for row in self.rows]
+        self.image = self.encoder_id.normalise(torch.stack(images).float())
         self._gather_captions({name: tensors for name, (tensors, _) in shards.items()})
         recorded = [int(metadata.get("context_length", 0)) for _, metadata in shards.values()]
         # tokens that the text tower reads, however short the captions are
@@ -124,7 +123,8 @@ class EmbeddingSet:
                 image_index.append(index)
                 self.captions.append(row["captions"][number])
         self.caption_image = torch.tensor(image_index, dtype=torch.long)  # [m]
-        self.text = _unit(torch.stack(text)) if text else torch.empty(0, self.image.shape[1])
+        found = torch.stack(text).float() if text else torch.empty(0, self.image.shape[1])
+        self.text = self.encoder_id.normalise(found)
         self._states = states
 
     @property
@@ -161,10 +161,6 @@ class EmbeddingSet:
         if length:
             tokens = F.pad(tokens, (0, 0, 0, length - tokens.shape[1]))
         return TextFeatures(self.text[captions], tokens, lengths)
-
-
-def _unit(stored: Tensor) -> Tensor:
-    return F.normalize(stored.float(), dim=1)
 
 
 def text_encoder_of(metadata: dict) -> TextEncoderId | None:

@@ -219,6 +219,9 @@ class PriorTrainer:
         if frechet < best_frechet(folder):
             found = training | {"held_out_frechet": frechet}
             save_prior(folder / "best" / "prior", self.averaged, training=found)
+        by_clip = self.data.encoder_id.cosines(predicted, true)
+        if len(by_clip) > 1:
+            figures |= {f"held_out_cosine_clip_{i}": c for i, c in enumerate(by_clip, start=1)}
         return figures | {
             "held_out_cosine": mean_cosine(predicted, true),
             "held_out_frechet": frechet,

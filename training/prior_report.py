@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lafite_shifted.diffusion import Sampler, Sampling
-from lafite_shifted.encoder_id import check_same_encoder
+from lafite_shifted.encoder_id import EncoderId, check_same_encoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.files import write_bytes, write_json
 from lafite_shifted.model_folder import LoadedPrior, find_part, load_prior
@@ -46,6 +46,7 @@ class Figures:
 
     cosine: float  # to the true image embedding
     cosine_error: float
+    cosines: list[float]  # the same by each CLIP, where there are several
     frechet: float  # between the two sets
     frechet_error: float
     kernel: float  # the same by kernel_distance
@@ -72,11 +73,17 @@ class Line:
 
 
 def measure(
-    predicted: Tensor, true: Tensor, again: Tensor | None = None, *, bootstrap: int = BOOTSTRAP
+    predicted: Tensor,
+    true: Tensor,
+    again: Tensor | None = None,
+    *,
+    encoder_id: EncoderId | None = None,
+    bootstrap: int = BOOTSTRAP,
 ) -> Figures:
     """The figures of unit embeddings [m, D] predicted for captions whose images are `true`;
     `again` are other draws for the same captions (`predicted` itself where nothing is drawn).
     """
+    by_clip = encoder_id.cosines(predicted, true) if encoder_id else []
     same_text = energy = None
     if again is not None:
         same_text = mean_cosine(predicted, again)
@@ -98,6 +105,7 @@ def measure(
     return Figures(
         cosine=mean_cosine(predicted, true),
         cosine_error=error["cosine"],
+        cosines=by_clip if len(by_clip) > 1 else [],
         frechet=set_distance(predicted, true),
         frechet_error=error["frechet"],
         kernel=kernel_distance(predicted, true, paired=True),
@@ -165,14 +173,15 @@ def same_name(asked: Asked) -> tuple[Tensor, Tensor]:
 
 def reference_lines(asked: Asked) -> list[Line]:
     """What priors must be compared with; the same name's pictures where there are enough."""
+    by = asked.data.encoder_id
     lines = [
-        Line(name, None, 1.0, 1, measure(made, asked.true, made), {}, None)
+        Line(name, None, 1.0, 1, measure(made, asked.true, made, encoder_id=by), {}, None)
         for name, made in references(asked)
     ]
     made, true = same_name(asked)
     if len(true) >= 20:
         name = f"{PERFECT} ({len(true)} names)"
-        lines.append(Line(name, None, 1.0, 1, measure(made, true), {}, None))
+        lines.append(Line(name, None, 1.0, 1, measure(made, true, encoder_id=by), {}, None))
     return lines
 
 
@@ -252,7 +261,9 @@ def report(
                 made, elapsed = draw(prior, asked, way)
                 again, _ = draw(prior, asked, way, first_seed=len(asked.captions))
                 drawn = bootstrap if number == 0 else 0
-                measured.append(measure(made, asked.true, again, bootstrap=drawn))
+                by = asked.data.encoder_id
+                figures = measure(made, asked.true, again, encoder_id=by, bootstrap=drawn)
+                measured.append(figures)
                 seconds.append(elapsed)
                 done += 1
                 progress(done, total)
@@ -271,6 +282,7 @@ def _joined(name: str, way: Sampling, measured: list[Figures], milliseconds: flo
     """Trainings of several seeds as one line; the bootstrap errors are the first one's."""
     values = {key: [asdict(one)[key] for one in measured] for key in asdict(measured[0])}
     kept = ("cosine_error", "frechet_error", "recall_10_error")
+    by_clip = [statistics.mean(one) for one in zip(*values.pop("cosines"), strict=True)]
     means = {key: one[0] if key in kept else statistics.mean(one) for key, one in values.items()}
     spread = {}
     if len(measured) > 1:
@@ -279,7 +291,7 @@ def _joined(name: str, way: Sampling, measured: list[Figures], milliseconds: flo
     guided = "" if way.guidance == 1.0 else f", guidance {way.guidance:g}"
     guided += ", thresholded" if way.threshold else ""
     guided += f", {way.sampler}" if way.sampler != "ancestral" else ""
-    figures = Figures(**means)
+    figures = Figures(**means, cosines=by_clip)
     return Line(
         name + guided, way.steps, way.guidance, len(measured), figures, spread, milliseconds
     )
@@ -316,7 +328,8 @@ def markdown(lines: Sequence[Line], asked: Asked, *, command: str) -> str:
     """The report as a table."""
     head = (
         f"{len(asked.captions)} held-out captions, one a name; `+-` is the bootstrap standard "
-        "error (of the first training), in brackets the standard deviation over trainings. Mean "
+        "error (of the first training), in brackets the standard deviation over trainings, in "
+        "square ones the cosine by each CLIP where there are several. Mean "
         f"pairwise cosine of the real embeddings: {pairwise_cosine(asked.true):.3f}.\n\n"
         f"    {command}\n\n"
         "| way | steps | seeds | cosine | Frechet distance | kernel distance | recall@1 / @10 % | "
@@ -332,13 +345,14 @@ def _table_row(line: Line) -> str:
     def with_spread(key: str) -> str:
         return f" ({spread[key]:.4f})" if key in spread else ""
 
+    by_clip = f" [{', '.join(f'{c:.3f}' for c in f.cosines)}]" if f.cosines else ""
     steps = "" if line.steps is None else str(line.steps)
     milliseconds = "" if line.milliseconds is None else f"{line.milliseconds:.2f}"
     cells = [
         line.name,
         steps,
         str(line.seeds) if line.steps else "",
-        f"{f.cosine:.3f} +- {f.cosine_error:.3f}{with_spread('cosine')}",
+        f"{f.cosine:.3f} +- {f.cosine_error:.3f}{with_spread('cosine')}{by_clip}",
         f"{f.frechet:.4f} +- {f.frechet_error:.4f}{with_spread('frechet')}",
         f"{f.kernel:.5f}{with_spread('kernel')}",
         f"{100 * f.recall_1:.1f} / {100 * f.recall_10:.1f} +- {100 * f.recall_10_error:.1f}",

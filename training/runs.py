@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from lafite_shifted.clip import STARTER, ClipEncoder
+from lafite_shifted.clip_ensemble import load_clip
 from lafite_shifted.encoder_id import TextEncoderId, check_same_encoder, check_same_text_encoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.text_encoder import TextEncoder, read_texts
@@ -118,7 +119,7 @@ def embeddings_for(
         if not data.captions:
             raise no_captions(pictures)
         if clip is not None:
-            wanted = ClipEncoder.load(clip, device=device).id
+            wanted = load_clip(clip, device=device).id
             remedy = "Leave --clip out, or embed the pictures again with it."
             check_same_encoder(data.encoder_id, wanted, what=str(pictures), remedy=remedy)
         if text_encoder is not None:
@@ -131,7 +132,7 @@ def embeddings_for(
     if not source.captions:
         raise no_captions(pictures)
     check_usable(out, kind="prior")
-    encoder = ClipEncoder.load(clip or STARTER, device=device)
+    encoder = load_clip(clip or STARTER, device=device)
     folder = out / "embeddings"
     report = embed_folder(
         source,
@@ -194,7 +195,7 @@ def prior_cost(
         token_width, length, reader = data.token_width, data.context_length, data.text_encoder
     else:
         source = ImageSource(pictures)
-        encoder = ClipEncoder.load(clip or STARTER, device=device)
+        encoder = load_clip(clip or STARTER, device=device)
         tower = TextEncoder.load(text_encoder, device=device) if text_encoder else None
         num_captions, encoder_id = sum(map(len, source.captions.values())), encoder.id
         token_width = read_texts(["a picture"], encoder, tower).tokens.shape[2]

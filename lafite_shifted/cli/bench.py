@@ -96,7 +96,7 @@ def prior(preset: str, clip: str, device: str, rounds: int, as_json: bool) -> No
     import json
     from dataclasses import asdict
 
-    from lafite_shifted.clip import ClipEncoder
+    from lafite_shifted.clip_ensemble import load_clip
     from lafite_shifted.device import resolve_device
     from training.bench import machine
     from training.bench_prior import bench_prior
@@ -104,7 +104,7 @@ def prior(preset: str, clip: str, device: str, rounds: int, as_json: bool) -> No
 
     chosen = resolve_device(device)
     config = choose(PRIOR_PRESETS, preset).prior
-    encoder = ClipEncoder.load(clip, device=chosen)
+    encoder = load_clip(clip, device=chosen)
     found = bench_prior(config, encoder, device=chosen, rounds=rounds)
     if as_json:
         click.echo(json.dumps({"machine": machine(chosen), "results": asdict(found)}, indent=2))

@@ -32,7 +32,7 @@ def command(
 
     What is done already is skipped; every unreadable picture is listed in report.jsonl.
     """
-    from lafite_shifted.clip import ClipEncoder
+    from lafite_shifted.clip_ensemble import load_clip
     from lafite_shifted.device import resolve_device
     from lafite_shifted.text_encoder import TextEncoder
     from training.embeddings import embed_folder
@@ -41,7 +41,7 @@ def command(
     chosen = resolve_device(device)
     options.choose_ops(ops, chosen, used=False)
     source = ImageSource(pictures)
-    encoder = ClipEncoder.load(clip, device=chosen)
+    encoder = load_clip(clip, device=chosen)
     tower = TextEncoder.load(text_encoder, device=chosen) if text_encoder else None
     options.note_starter(clip)
     with options.plain_warnings(), options.progress_bar("embedding", "img") as progress:

@@ -22,7 +22,8 @@ FolderPath = click.Path(path_type=Path, file_okay=True)
 clip_option = click.option(
     "--clip",
     default="starter",
-    help="`starter`, MODEL/PRETRAINED (open_clip), hf-hub:ORG/REPO, or a folder.",
+    help="`starter`, MODEL/PRETRAINED (open_clip), hf-hub:ORG/REPO, or a folder; several with "
+    "commas between are one.",
 )
 text_encoder_option = click.option(
     "--text-encoder",

@@ -118,9 +118,10 @@ def _show(stats: "EmbeddingStats | ClusterStats", as_json: bool) -> None:
 def _show_cone(stats: "EmbeddingStats", as_json: bool) -> None:
     from lafite_shifted.stats import cone, ledoit_wolf
 
-    shape, shrinkage = cone(stats), ledoit_wolf(stats)
-    encoder = stats.encoder_id
+    shape, encoder = cone(stats), stats.encoder_id
+    shrinkages = [ledoit_wolf(block) for block in stats.blocks()]
     if as_json:
+        shrinkage = shrinkages[0] if len(shrinkages) == 1 else shrinkages
         record = {"dim": stats.dim, "shrinkage": shrinkage}
         record["encoder"] = encoder.to_json() if encoder else None
         click.echo(json.dumps(asdict(shape) | record))
@@ -132,7 +133,8 @@ def _show_cone(stats: "EmbeddingStats", as_json: bool) -> None:
     )
     click.echo(f"mean pairwise cosine  {shape.mean_cosine:.3f}")
     click.echo(f"effective rank        {shape.effective_rank:.1f} of {stats.dim}")
-    click.echo(f"shrinkage             {shrinkage:.4f}  (0: many embeddings, 1: too few)")
+    shown = ", ".join(f"{shrinkage:.4f}" for shrinkage in shrinkages)
+    click.echo(f"shrinkage             {shown}  (0: many embeddings, 1: too few)")
 
 
 def _show_clusters(stats: "ClusterStats", as_json: bool) -> None:

@@ -49,7 +49,7 @@ def command(
     Embeddings and statistics are made on the way, into RUN/embeddings. The same command again goes
     on where it stopped.
     """
-    from lafite_shifted.clip import ClipEncoder
+    from lafite_shifted.clip_ensemble import load_clip
     from lafite_shifted.device import resolve_device
     from training.loop import run_loop
     from training.presets import GAN_PRESETS, choose
@@ -65,7 +65,7 @@ def command(
         seed=seed,
         assignments=assignments,
     )
-    encoder = ClipEncoder.load(clip, device=chosen)
+    encoder = load_clip(clip, device=chosen)
     options.note_starter(clip)
     if dry_run:
         for line in gan_cost(config, pictures, encoder, device=chosen):
