@@ -1,14 +1,18 @@
 """Which device and which dtype to compute in."""
 
+import os
+
 import torch
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is a GPU, else the CPU. Raises ValueError for a device that is not
-    there.
+    """`auto` is CUDA where there is a GPU, else the CPU; under torchrun each process has a GPU of
+    its own. Raises ValueError for a device that is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     if name.startswith("meta"):
         raise ValueError("device 'meta' computes nothing")
     try:

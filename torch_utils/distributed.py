@@ -4,7 +4,7 @@ What a process has is gathered as tensors: nothing is pickled.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -25,13 +25,27 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_first() -> bool:
+    """Whether this process writes files and speaks."""
+    return rank() == 0
+
+
+def share(positions: range) -> range:
+    """This process's part of a batch, consecutive and as large as the others'."""
+    each, rest = divmod(len(positions), num_processes())
+    if rest:
+        raise ValueError(f"{len(positions)} are not shared evenly by {num_processes()} processes")
+    return positions[rank() * each : (rank() + 1) * each]
+
+
 @contextmanager
 def group() -> Iterator[None]:
-    """Join the other processes, by gloo: what is gathered lies on the CPU."""
+    """Join the other processes: by gloo for what lies on the CPU, by NCCL on GPUs."""
     if num_processes() == 1:
         yield
         return
-    dist.init_process_group("gloo", timeout=TIME_LIMIT)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=TIME_LIMIT)
     try:
         yield
     finally:
@@ -40,7 +54,7 @@ def group() -> Iterator[None]:
 
 def gather(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     """The tensors of all processes, in the order of their ranks; names and shapes must agree."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not _is_joined():
         return [dict(tensors)]
     parts: list[dict[str, Tensor]] = [{} for _ in range(dist.get_world_size())]
     for name, tensor in tensors.items():
@@ -53,5 +67,30 @@ def gather(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
 
 def add(tensor: Tensor) -> None:
     """Replace the tensor by its sum over all processes."""
-    if dist.is_available() and dist.is_initialized():
+    if _is_joined():
         dist.all_reduce(tensor)
+
+
+def average(tensors: Iterable[Tensor | None]) -> None:
+    """Replace each tensor by its mean over all processes, in one flat message (None is skipped, and
+    must be None everywhere).
+    """
+    present = [tensor for tensor in tensors if tensor is not None]
+    if not _is_joined() or not present:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in present])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    sizes = [tensor.numel() for tensor in present]
+    for tensor, part in zip(present, flat.split(sizes), strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if _is_joined():
+        dist.barrier()
+
+
+def _is_joined() -> bool:
+    return dist.is_available() and dist.is_initialized()

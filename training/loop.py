@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lafite_shifted.errors import DivergedError, InterruptedRunError
+from torch_utils import distributed
 from training.config import RunConfig
 from training.run_folder import Checkpoint, RunFolder, flatten_state, restore_state
 
@@ -80,9 +81,10 @@ def run_loop(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator
     """Train until `config.kimg`, from the latest checkpoint if there is one; yields after every
     step.
 
-    The thread count belongs to the state, because float sums depend on it. Raises
-    InterruptedRunError after a signal, with a checkpoint saved, and DivergedError when a logged
-    value is not finite (the last checkpoint stays).
+    Of several processes all do this in step; the first writes, and a signal to one stops all. The
+    thread count belongs to the state, because float sums depend on it. Raises InterruptedRunError
+    after a signal, with a checkpoint saved, and DivergedError when a logged value is not finite
+    (the last checkpoint stays).
     """
     checkpoint = folder.latest_checkpoint()
     samples, pending = 0, dict[str, list[float]]()
@@ -90,7 +92,9 @@ def run_loop(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator
         restore_state(trainer.parts(), checkpoint.tensors)
         samples, pending = checkpoint.samples, checkpoint.state["pending"]
         torch.set_num_threads(checkpoint.state["threads"])
-    folder.cut_back(samples)
+    first = distributed.is_first()
+    if first:
+        folder.cut_back(samples)
     total = math.ceil(config.kimg * 1000 / trainer.batch) * trainer.batch
     started, first_samples = time.perf_counter(), samples
 
@@ -98,13 +102,16 @@ def run_loop(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator
         state = {"pending": pending, "threads": torch.get_num_threads()}
         tensors = flatten_state(trainer.parts())
         _check_finite_state(tensors, samples)
-        folder.save_checkpoint(Checkpoint(samples, tensors, state), keep=config.keep_checkpoints)
+        if first:
+            checkpoint = Checkpoint(samples, tensors, state)
+            folder.save_checkpoint(checkpoint, keep=config.keep_checkpoints)
 
     with _Interrupts() as interrupts:
         while samples < total:
-            for name, value in trainer.step(samples).items():
+            values, received = _together(trainer.step(samples), interrupts.received)
+            for name, value in values.items():
                 sums = pending.setdefault(name, [0.0, 0.0])
-                sums[0] += float(value)
+                sums[0] += value
                 sums[1] += 1.0
             before, samples = samples, samples + trainer.batch
             last, logged = samples >= total, None
@@ -120,21 +127,33 @@ def run_loop(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator
                 )
                 if evaluate_now:
                     _check_finite_state(flatten_state(trainer.parts()), samples)
-                    logged |= trainer.evaluate(samples, folder.path)
-                folder.log(samples, logged)
-            if last or interrupts.received or _due(before, samples, config.checkpoint_kimg):
+                    if first:
+                        logged |= trainer.evaluate(samples, folder.path)
+                if first:
+                    folder.log(samples, logged)
+            if last or received or _due(before, samples, config.checkpoint_kimg):
                 _check_finite({name: sums[0] for name, sums in pending.items()}, samples)
                 save()
-            if interrupts.received and not last:
-                name = signal.Signals(interrupts.received).name
+            if received and not last:
+                name = signal.Signals(received).name
                 raise InterruptedRunError(
                     f"Stopped by {name} at {samples / 1000:.1f} of {total / 1000:.1f} kimg; the "
                     "checkpoint is saved. "
                     f"Run the same command again to go on.",
-                    interrupts.received,
+                    received,
                 )
             yield Progress(samples, total, logged)
     folder.close()
+    distributed.barrier()  # the first may still be writing
+
+
+def _together(values: Mapping[str, Tensor], received: int | None) -> tuple[dict[str, float], int]:
+    """The means of what each process logs, and the signal that any has received (0: none)."""
+    scalars = [float(value) for value in values.values()]
+    parts = distributed.gather({"scalars": torch.tensor([*scalars, received or 0]).double()})
+    rows = torch.stack([part["scalars"] for part in parts])  # [processes, values + 1]
+    means = rows[:, :-1].mean(dim=0).tolist() if len(parts) > 1 else scalars
+    return dict(zip(values, means, strict=True)), int(rows[:, -1].max())
 
 
 def _check_finite_state(tensors: Mapping[str, Tensor], samples: int) -> None:

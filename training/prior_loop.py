@@ -19,7 +19,7 @@ from lafite_shifted.files import read_json
 from lafite_shifted.model_folder import save_prior
 from lafite_shifted.prior import Prior, energy_score
 from lafite_shifted.prior_network import PriorConfig
-from torch_utils import seeds
+from torch_utils import distributed, seeds
 from torch_utils.device import pick_dtype
 from torch_utils.ema import Ema
 from training.config import RunConfig, positive
@@ -79,13 +79,18 @@ class PriorTrainConfig:
 
 
 class PriorTrainer:
-    """One denoising step a batch; statistics come from all training pictures, pairs from the
-    captioned ones.
+    """One denoising step a batch, which the processes of torchrun share; statistics come from all
+    training pictures, pairs from the captioned ones.
     """
 
     def __init__(self, config: PriorTrainConfig, data: EmbeddingSet, *, device: torch.device):
         self.config, self.data, self.device = config, data, device
         self.batch = config.batch
+        if config.batch % distributed.num_processes():
+            raise InputError(
+                f"A batch of {config.batch} is not shared evenly by {distributed.num_processes()} "
+                "processes. Choose another --batch."
+            )
         training_rows = (
             ~data.held_out if config.hold_out else torch.ones(len(data.rows), dtype=torch.bool)
         )
@@ -138,7 +143,7 @@ class PriorTrainer:
 
     def step(self, samples_seen: int) -> Mapping[str, Tensor]:
         config, device = self.config, self.device
-        positions = range(samples_seen, samples_seen + self.batch)
+        positions = distributed.share(range(samples_seen, samples_seen + self.batch))
         order = seeds.epoch_indices(positions, size=len(self.training), key=(config.seed, "pairs"))
         captions = self.training[order]
         text = self.data.text_features(captions).to(device)
@@ -152,6 +157,7 @@ class PriorTrainer:
         loss = self.prior.loss(z0, text, **drawn).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        distributed.average(p.grad for p in self.prior.network.parameters())
         norm = nn.utils.clip_grad_norm_(self.prior.network.parameters(), config.gradient_norm)
         self.optimizer.step()
         self.ema.update(

@@ -29,6 +29,7 @@ from lafite_shifted.files import (
     write_json,
     write_json_lines,
 )
+from torch_utils import distributed
 from training.config import differences
 
 FORMAT = 1
@@ -47,17 +48,20 @@ class RunFolder:
     """Opens or creates the folder of a run.
 
     `description` (configuration, data, encoder) is what must not change when a run goes on; its
-    "run" part (length and logging) may. Raises InputError naming the differences.
+    "run" part (length and logging) may. Raises InputError naming the differences. Of several
+    processes the first checks and writes; all must see the same file system.
     """
 
     def __init__(self, path: Path, *, kind: str, description: Mapping[str, Any]):
         self.path = path
         record = {"kind": kind, "format": FORMAT, **json.loads(json.dumps(description))}
-        check_usable(path, kind=kind)
-        config_path = path / "config.json"
-        if config_path.is_file():
-            _check_unchanged(read_json(config_path), record, path)
-        write_json(config_path, record)
+        if distributed.is_first():
+            check_usable(path, kind=kind)
+            config_path = path / "config.json"
+            if config_path.is_file():
+                _check_unchanged(read_json(config_path), record, path)
+            write_json(config_path, record)
+        distributed.barrier()
         self._encoder = record.get("encoder")
         self._writer = None
 

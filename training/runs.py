@@ -13,6 +13,7 @@ from lafite_shifted.clip_ensemble import load_clip
 from lafite_shifted.encoder_id import TextEncoderId, check_same_encoder, check_same_text_encoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.text_encoder import TextEncoder, read_texts
+from torch_utils import distributed
 from torch_utils.device import pick_dtype
 from torch_utils.ops import native
 from training.config import override
@@ -132,6 +133,11 @@ def embeddings_for(
     if not source.captions:
         raise no_captions(pictures)
     check_usable(out, kind="prior")
+    if distributed.num_processes() > 1:
+        raise InputError(
+            f"Several processes need embeddings that are ready. Run `lafite-shifted embed "
+            f"{pictures} --out EMBEDDINGS` in one, then `train-prior EMBEDDINGS` in all."
+        )
     encoder = load_clip(clip or STARTER, device=device)
     folder = out / "embeddings"
     report = embed_folder(

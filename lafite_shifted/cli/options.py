@@ -144,10 +144,18 @@ def report_embedding(report: "EmbedReport", out: Path) -> None:
 
 
 def show_progress(progress: "Iterator[Progress]", description: str) -> dict[str, float]:
-    """Draw a bar over a training, print every logged line; the last logged values."""
+    """Draw a bar over a training, print every logged line, in the first process; the last logged
+    values.
+    """
     from tqdm import tqdm
 
+    from torch_utils import distributed
+
     last: dict[str, float] = {}
+    if not distributed.is_first():
+        for step in progress:
+            last = step.logged or last
+        return last
     with tqdm(
         desc=description,
         unit="img",

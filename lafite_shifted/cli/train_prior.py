@@ -52,9 +52,11 @@ def command(
 ) -> None:
     """Train a prior on PICTURES with captions: a folder, or embeddings made by `embed`.
 
-    The same command again goes on where it stopped.
+    The same command again goes on where it stopped. Several processes, started by torchrun -m
+    lafite_shifted.cli, share every batch; they need embeddings.
     """
     from lafite_shifted.device import resolve_device
+    from torch_utils import distributed
     from training.loop import run_loop
     from training.presets import PRIOR_PRESETS, choose
     from training.runs import embeddings_for, open_prior_run, prior_config, prior_cost
@@ -87,9 +89,11 @@ def command(
     if report:
         options.note_starter(clip)
         options.report_embedding(report, out / "embeddings")
-    trainer, run = open_prior_run(config, data, out, device=chosen)
-    options.show_progress(run_loop(trainer, config.run, run()), "train-prior")
-    click.echo(
-        f"prior in {out}. Join it with a generator: lafite-shifted pack --gan RUN --prior {out} "
-        "--out MODEL"
-    )
+    with distributed.group():
+        trainer, run = open_prior_run(config, data, out, device=chosen)
+        options.show_progress(run_loop(trainer, config.run, run()), "train-prior")
+    if distributed.is_first():
+        click.echo(
+            f"prior in {out}. Join it with a generator: lafite-shifted pack --gan RUN --prior "
+            f"{out} --out MODEL"
+        )

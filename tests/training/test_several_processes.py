@@ -1,0 +1,115 @@
+"""Training in several processes of torchrun: the same samples meet the same randomness, so the log
+is that of one process, up to the order of sums; what is refused; stopping and going on.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lafite_shifted.files import load_tensors
+from tests.commands import TINY_PRIOR, run_command, succeed
+
+STEPS = 6
+FIELDS = ("dtype=float32", "run.log_kimg=0.008", "run.checkpoint_kimg=0.008")
+OPTIONS = (*TINY_PRIOR, *(word for field in FIELDS for word in ("--set", field)))
+
+
+@pytest.fixture(scope="module")
+def cone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cone") / "out"
+    succeed("dataset", "cone", "--out", folder, "--names", "100")
+    return folder
+
+
+def arguments(cone: Path, out: Path, *, kimg: float = 0.008 * STEPS) -> list[str]:
+    command = ["train-prior", cone, "--out", out, *OPTIONS, "--kimg", kimg]
+    return [str(word) for word in command]
+
+
+def launch(command: list[str], *, processes: int = 2) -> subprocess.Popen:
+    """`lafite-shifted COMMAND` under torchrun."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    return subprocess.Popen(
+        [*torchrun, "-m", "lafite_shifted.cli", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def finished(process: subprocess.Popen) -> str:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out
+
+
+def rows(run: Path) -> list[dict]:
+    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_two_processes_log_what_one_does(cone: Path, tmp_path: Path):
+    """Losses and norms of gradients of the same whole batch, step by step; one writes and
+    speaks.
+    """
+    succeed(*arguments(cone, tmp_path / "one"))
+    printed = finished(launch(arguments(cone, tmp_path / "two")))
+    assert printed.count("prior in") == 1
+    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
+    assert len(one) == len(two) == STEPS
+    for a, b in zip(one, two, strict=True):
+        for name in ("samples", "loss", "gradient_norm"):
+            assert b[name] == pytest.approx(a[name], rel=1e-5), name
+    assert one[0]["loss"] != one[1]["loss"]
+    names = [{path.name for path in (tmp_path / run).iterdir()} for run in ("one", "two")]
+    assert names[0] == names[1]
+
+
+def test_a_stopped_run_of_two_goes_on_exactly(cone: Path, tmp_path: Path):
+    """SIGTERM to torchrun reaches all; they stop at the same step, with one checkpoint."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    long = 0.008 * 150
+    finished(launch(arguments(cone, whole, kimg=long)))
+    process = launch(arguments(cone, broken, kimg=long))
+    deadline = time.monotonic() + 60
+    while not list(broken.glob("checkpoints/samples-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert 0 < rows(broken)[-1]["samples"] < 150 * 8
+    finished(launch(arguments(cone, broken, kimg=long)))
+    a, b = (load_tensors(run / "prior" / "weights.safetensors")[0] for run in (whole, broken))
+    assert all(a[name].equal(b[name]) for name in a)
+    keep = ("samples", "loss", "gradient_norm")
+    logs = [[{k: row[k] for k in keep} for row in rows(run)] for run in (whole, broken)]
+    assert logs[0] == logs[1]
+
+
+def test_another_number_of_processes_goes_on(cone: Path, tmp_path: Path):
+    finished(launch(arguments(cone, tmp_path / "run", kimg=0.024)))
+    succeed(*arguments(cone, tmp_path / "run"))
+    succeed(*arguments(cone, tmp_path / "one"))
+    for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "run"), strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
+
+
+def test_what_several_processes_cannot_do_is_refused(
+    cone: Path, some_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    outcome = run_command("train-prior", some_pictures, "--out", tmp_path / "a", *OPTIONS)
+    assert outcome.code == 2
+    assert "need embeddings that are ready" in outcome.err
+    process = launch(arguments(cone, tmp_path / "b"), processes=3)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "A batch of 8 is not shared evenly by 3 processes" in err
+    assert not (tmp_path / "b" / "config.json").exists()
