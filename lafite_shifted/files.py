@@ -104,25 +104,27 @@ def read_json(path: Path) -> Any:
 
 def read_json_lines(path: Path) -> list[Any]:
     """The JSON values in `path`, one a line; InputError names the line that is none."""
-    return [row for _, row in numbered_json_lines(path)]
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist. Check the path.") from None
+    return [row for _, row in numbered_json_lines(content, what=str(path))]
 
 
-def numbered_json_lines(path: Path) -> list[tuple[int, Any]]:
-    """(line number, JSON value) of every line of `path` that is not blank."""
+def numbered_json_lines(content: bytes, *, what: str) -> list[tuple[int, Any]]:
+    """(line number, JSON value) of every line that is not blank; `what` names it in errors."""
     rows, number = [], 0
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() cuts at U+2028 too
+        lines = content.decode("utf-8").split("\n")  # splitlines() cuts at U+2028 too
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 rows.append((number, json.loads(line)))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist. Check the path.") from None
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{path}, line {number}, is not valid JSON ({error.msg}). Mend that line."
+            f"{what}, line {number}, is not valid JSON ({error.msg}). Mend that line."
         ) from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+        raise InputError(f"{what} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     return rows
 
 

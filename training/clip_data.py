@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,6 @@ from training.images import (
     ImageSource,
     UnreadablePictureError,
     check_share_of_bad,
-    decode,
     to_square,
 )
 from training.split import is_held_out, normalised_name, split_key
@@ -97,9 +97,9 @@ def load_captioned_set(
 
     bad: list[tuple[str, str]] = []
 
-    def read(path: Path) -> np.ndarray | str:
+    def read(source: ImageSource, name: str) -> np.ndarray | str:
         try:
-            return to_square(decode(path, max_megapixels=max_megapixels).image, resolution)
+            return to_square(source.decode(name, max_megapixels=max_megapixels).image, resolution)
         except UnreadablePictureError as error:
             return str(error)
 
@@ -107,12 +107,12 @@ def load_captioned_set(
         source = ImageSource(folder)
         names = [name for name in source.names if name in source.captions]
         with ThreadPoolExecutor(max_workers=2) as pool:
-            decoded = list(pool.map(read, [source.path(name) for name in names]))
+            decoded = list(pool.map(partial(read, source), names))
         for name, result in zip(names, decoded, strict=True):
             if isinstance(result, str):
-                bad.append((str(source.path(name)), result))
+                bad.append((str(source.where / name), result))
                 continue
-            digest = sha256_of(source.path(name).read_bytes())
+            digest = sha256_of(source.read(name))
             metadata = source.metadata.get(name, {})
             text = _tidy(source.captions[name][0])
             key = split_key(name, caption=text, content_sha256=digest)

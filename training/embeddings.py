@@ -13,6 +13,7 @@ token states they hold (none: the CLIP's own text tower).
 Shape letters: n pictures, m captions, D embedding, L tokens, F width of the text tower.
 """
 
+import io
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -259,23 +260,27 @@ def _reusable_rows(
     if rows and names.isdisjoint(row["file_name"] for row in rows):
         raise InputError(
             f"{out} holds embeddings of another folder (such as {rows[0]['file_name']!r}), none of "
-            f"whose pictures are in {source.folder}. Choose another --out, or delete it first."
+            f"whose pictures are in {source.where}. Choose another --out, or delete it first."
         )
     kept = {}
     for row in rows:
         name = row["file_name"]
         if name not in names or row["captions"] != source.captions.get(name, []):
             continue
-        status = source.path(name).stat()
-        if status.st_size != row["size"]:
+        if not _is_unchanged(source, name, row):
             continue
-        if (
-            status.st_mtime_ns != row["mtime_ns"]
-            and sha256_of(source.path(name).read_bytes()) != row["sha256"]
-        ):
-            continue
-        kept[name] = row | {"mtime_ns": status.st_mtime_ns}
+        kept[name] = row | {"mtime_ns": source.stamp(name)[1]}
     return kept
+
+
+def _is_unchanged(source: ImageSource, name: str, row: dict) -> bool:
+    try:
+        size, time = source.stamp(name)
+        if size != row["size"]:
+            return False
+        return time == row["mtime_ns"] or sha256_of(source.read(name)) == row["sha256"]
+    except (UnreadablePictureError, FileNotFoundError):
+        return False
 
 
 def _decoded(
@@ -286,18 +291,18 @@ def _decoded(
     """
 
     def read(name: str) -> tuple[str, _Item | str, tuple[str, ...]]:
-        path = source.path(name)
         try:
-            decoded = decode(path, max_megapixels=max_megapixels)
+            content = source.read(name)
+            decoded = decode(io.BytesIO(content), max_megapixels=max_megapixels)
         except UnreadablePictureError as error:
             return name, str(error), ()
         captions = source.captions.get(name, [])
-        status, digest = path.stat(), sha256_of(path.read_bytes())
+        (size, time), digest = source.stamp(name), sha256_of(content)
         key = split_key(name, caption=captions[0] if captions else "", content_sha256=digest)
         row = {
             "file_name": name,
-            "size": status.st_size,
-            "mtime_ns": status.st_mtime_ns,
+            "size": size,
+            "mtime_ns": time,
             "sha256": digest,
             "captions": captions,
             "split_key": key,

@@ -16,7 +16,6 @@ from training.images import (
     DEFAULT_MAX_MEGAPIXELS,
     ImageSource,
     UnreadablePictureError,
-    decode,
     to_square,
 )
 
@@ -53,13 +52,11 @@ def load_gan_data(
 
     def read(name: str) -> np.ndarray:
         try:
-            return to_square(
-                decode(source.path(name), max_megapixels=max_megapixels).image, resolution
-            )
+            return to_square(source.decode(name, max_megapixels=max_megapixels).image, resolution)
         except UnreadablePictureError as error:
             raise InputError(
-                f"{source.path(name)} was readable when it was embedded, but is not now: {error}. "
-                f"Restore it, or remove it and run the same command again."
+                f"{source.where / name} was readable when it was embedded, but is not now: "
+                f"{error}. Restore it, or remove it and run the same command again."
             ) from error
 
     pixels = torch.empty(len(embeddings.names), 3, resolution, resolution, dtype=torch.uint8)
@@ -75,7 +72,7 @@ def load_gan_data(
                 "--set hold_out=false trains on all."
             )
         raise InputError(
-            f"{source.folder} leaves {int((~held_out).sum())} of {len(pixels)} pictures to train "
+            f"{source.where} leaves {int((~held_out).sum())} of {len(pixels)} pictures to train "
             f"on. {remedy}"
         )
     return GanData(

@@ -1,22 +1,26 @@
-"""A folder of pictures, captions optional: listing, decoding, squaring, and an honest account of
-what is broken.
+"""Pictures in a folder or an archive, captions optional: listing, decoding, squaring, and an honest
+account of what is broken.
 
 Every legal picture becomes 8-bit RGB (16-bit, CMYK, palette, grey, transparent and animated ones
 are converted and counted); every other one raises `UnreadablePictureError` with a reason, which
 callers collect into `report.jsonl`.
 """
 
+import io
+import json
 import posixpath
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lafite_shifted.errors import InputError, TooManyBadPicturesError
 from lafite_shifted.files import numbered_json_lines
+from training.picture_files import UnreadablePictureError, open_files
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # the only decoders that Pillow may use
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
@@ -32,10 +36,6 @@ Image.MAX_IMAGE_PIXELS = (
 )
 
 
-class UnreadablePictureError(Exception):
-    """One picture cannot be used; the message is the reason, in words for `report.jsonl`."""
-
-
 @dataclass(frozen=True)
 class Decoded:
     """An 8-bit RGB picture, and what had to be converted to get it."""
@@ -45,7 +45,7 @@ class Decoded:
 
 
 def decode(
-    path: Path,
+    file: Path | BinaryIO,
     *,
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
     background: tuple[int, int, int] = WHITE,
@@ -58,7 +58,7 @@ def decode(
     Raises UnreadablePictureError (broken, not a picture, or above `max_megapixels`).
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             megapixels = image.width * image.height / 1e6
             if megapixels > max_megapixels:
                 raise UnreadablePictureError(
@@ -143,85 +143,103 @@ def to_square(image: Image.Image, resolution: int) -> np.ndarray:
 
 
 class ImageSource:
-    """A folder of pictures, nested folders included, in sorted order, with captions where the
-    folder has them.
+    """The pictures of a folder (nested ones included), of a zip archive or of tar shards, in sorted
+    order, with captions where there are any.
 
-    Captions come from `metadata.jsonl` ({"file_name", "text"}; "text" may be a list) or from a .txt
-    of the same name, one caption a line. Raises InputError when the folder is missing, or holds
-    nothing usable.
+    Captions come from `metadata.jsonl` ({"file_name", "text"}; "text" may be a list), from a .txt
+    of the same name, one caption a line, or from a .json of the same name ("caption" or "text").
+    Raises InputError when there is nothing usable.
     """
 
-    def __init__(self, folder: Path, *, exclude: Path | None = None):
-        """`exclude` is a folder whose pictures do not count, such as a run inside `folder`."""
-        self.folder = folder
-        if not folder.is_dir():
-            what = "is a file, not a folder" if folder.exists() else "does not exist"
-            raise InputError(
-                f"{folder} {what}. Give a folder of pictures ({', '.join(sorted(SUFFIXES))})."
-            )
-        files = sorted(
-            p
-            for p in folder.rglob("*")
-            if (p.is_file() or p.is_symlink())
-            and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-            and not (exclude and p.resolve().is_relative_to(exclude.resolve()))
-        )  # a link to nothing is a picture that cannot be read
-        pictures = [p for p in files if p.suffix.lower() in SUFFIXES]
-        if not pictures:
-            found = sorted({p.suffix or p.name for p in files})[:5]
+    def __init__(self, where: Path, *, exclude: Path | None = None):
+        """`exclude` is a folder whose pictures do not count, such as a run inside `where`."""
+        self.where = where
+        self._files = open_files(where, exclude=exclude)
+        files = self._files.names()  # a link to nothing is a picture that cannot be read
+        self.names = [name for name in files if _suffix(name) in SUFFIXES]
+        if not self.names:
+            found = sorted({_suffix(name) or posixpath.basename(name) for name in files})[:5]
             holds = f"only {len(files)} other files ({', '.join(found)})" if files else "nothing"
             raise InputError(
-                f"{folder} holds no pictures: {holds}. Give a folder with pictures "
+                f"{where} holds no pictures: {holds}. Give a folder with pictures "
                 f"({', '.join(sorted(SUFFIXES))})."
             )
-        self.names = [p.relative_to(folder).as_posix() for p in pictures]
-        self.unsupported = [
-            p.relative_to(folder).as_posix() for p in files if p.suffix.lower() in UNSUPPORTED
-        ]
+        self.unsupported = [name for name in files if _suffix(name) in UNSUPPORTED]
+        self._others = set(files) - set(self.names)
         self.metadata = self._read_metadata()
         self.captions = self._read_captions()
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def path(self, name: str) -> Path:
-        return self.folder / name
+    def read(self, name: str) -> bytes:
+        """The file; UnreadablePictureError if it cannot be read."""
+        return self._files.read(name)
+
+    def decode(self, name: str, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> Decoded:
+        """The picture; UnreadablePictureError as in `decode`."""
+        return decode(io.BytesIO(self.read(name)), max_megapixels=max_megapixels)
+
+    def stamp(self, name: str) -> tuple[int, int]:
+        """Size and time of change."""
+        return self._files.stamp(name)
 
     def missing(self) -> list[str]:
         """Names that metadata.jsonl lists and the folder lacks."""
         return sorted(set(self.metadata) - set(self.names) - set(self.unsupported))
 
     def _read_metadata(self) -> dict[str, dict]:
-        path = self.folder / "metadata.jsonl"
-        if not path.is_file():
+        if "metadata.jsonl" not in self._others:
             return {}
-        rows = {}
-        for number, row in numbered_json_lines(path):
+        rows, what = {}, f"{self.where / 'metadata.jsonl'}"
+        for number, row in numbered_json_lines(self._content("metadata.jsonl"), what=what):
             if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
                 raise InputError(
-                    f'{path}, line {number}, lacks "file_name". Each line needs "file_name" and '
+                    f'{what}, line {number}, lacks "file_name". Each line needs "file_name" and '
                     '"text".'
                 )
             if not isinstance(row.get("text"), str | list | None):
                 raise InputError(
-                    f'{path}, line {number}: "text" is neither a caption nor a list of captions. '
+                    f'{what}, line {number}: "text" is neither a caption nor a list of captions. '
                     "Mend that line."
                 )
             rows[posixpath.normpath(row["file_name"])] = row  # "./a.png" is "a.png"
         return rows
 
+    def _content(self, name: str) -> bytes:
+        try:
+            return self.read(name)
+        except UnreadablePictureError as error:
+            raise InputError(f"{self.where / name}: {error}. Mend or remove it.") from error
+
     def _read_captions(self) -> dict[str, list[str]]:
         captions = {}
         for name in self.names:
             text = self.metadata.get(name, {}).get("text")
-            side_file = self.path(name).with_suffix(".txt")
-            if text is None and side_file.is_file():
-                text = side_file.read_text(encoding="utf-8", errors="replace").splitlines()
+            stem = posixpath.splitext(name)[0]
+            if text is None and f"{stem}.txt" in self._others:
+                text = self._content(f"{stem}.txt").decode("utf-8", errors="replace").splitlines()
+            if text is None and f"{stem}.json" in self._others:
+                text = self._caption_of_record(f"{stem}.json")
             lines = [text] if isinstance(text, str) else list(text or [])
             lines = [str(line).strip() for line in lines if str(line).strip()]
             if lines:
                 captions[name] = lines
         return captions
+
+    def _caption_of_record(self, name: str) -> str | list | None:
+        try:
+            record = json.loads(self._content(name))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{self.where / name} is no JSON ({error}). Mend or remove it."
+            ) from error
+        found = [record.get(key) for key in ("caption", "text")] if isinstance(record, dict) else []
+        return next((text for text in found if isinstance(text, str | list)), None)
+
+
+def _suffix(name: str) -> str:
+    return posixpath.splitext(name)[1].lower()
 
 
 def bad_picture_rows(bad: Iterable[tuple[str, str]]) -> list[dict[str, str]]:

@@ -300,7 +300,7 @@ def test_link_to_nothing_is_listed(tmp_path: Path):
     source = ImageSource(folder)
     assert source.names == ["a.png", "gone.png"]
     with pytest.raises(UnreadablePictureError, match="does not exist"):
-        decode(source.path("gone.png"))
+        source.decode("gone.png")
 
 
 def test_captions_from_metadata_and_text_files(tmp_path: Path):
@@ -348,7 +348,7 @@ def test_missing_empty_and_foreign_folders_say_what_to_give(tmp_path: Path):
     (tmp_path / "b.pdf").write_text("x", encoding="utf-8")
     with pytest.raises(InputError, match=r"only 2 other files \(\.pdf, \.txt\)"):
         ImageSource(tmp_path)
-    with pytest.raises(InputError, match=r"a\.txt is a file, not a folder"):
+    with pytest.raises(InputError, match=r"a\.txt is neither a folder nor a \.zip or \.tar"):
         ImageSource(tmp_path / "a.txt")
 
 

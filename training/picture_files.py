@@ -1,0 +1,259 @@
+"""Where pictures lie: a folder, a zip archive, or tar shards as WebDataset writes them. Archives
+are never extracted, and read at any place, so that the order of the data is the same everywhere.
+
+An archive may come from a stranger. What a picture archive has no reason to hold (paths out of it,
+links, encrypted or nested archives, names twice, entries that overlap) is refused whole; an entry
+that lies about its size, or is far larger than its picture can be, is one bad picture.
+"""
+
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
+
+from lafite_shifted.errors import InputError
+
+MAX_BYTES = 512 * 2**20  # of one file
+MAX_RATIO = 200  # of a file in a zip to its compressed size, where it is above SMALL
+SMALL = 2**20
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+
+
+class UnreadablePictureError(Exception):
+    """One picture cannot be used; the message is the reason, in words for `report.jsonl`."""
+
+
+class PictureFiles(Protocol):
+    """Files by name, some of them pictures."""
+
+    where: Path
+
+    def names(self) -> list[str]:
+        """Every file, sorted; with forward slashes."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """The whole content; UnreadablePictureError says why not."""
+        ...
+
+    def stamp(self, name: str) -> tuple[int, int]:
+        """Size in bytes and time of change in nanoseconds: alike where nothing has changed."""
+        ...
+
+
+def open_files(where: Path, *, exclude: Path | None = None) -> PictureFiles:
+    """What lies at `where`; InputError if it is nothing that we read. `exclude` is a folder in a
+    folder that does not count.
+    """
+    if where.is_dir():
+        shards = sorted(where.glob("*.tar"))
+        return TarFiles(where, shards) if shards else FolderFiles(where, exclude=exclude)
+    if where.is_file() and where.suffix.lower() == ".zip":
+        return ZipFiles(where)
+    if where.is_file() and where.suffix.lower() == ".tar":
+        return TarFiles(where, [where])
+    what = "is neither a folder nor a .zip or .tar" if where.exists() else "does not exist"
+    raise InputError(
+        f"{where} {what}. Give a folder of pictures, a zip archive, or a folder of .tar shards."
+    )
+
+
+class FolderFiles:
+    """All files below a folder, links followed; hidden ones are passed over."""
+
+    def __init__(self, where: Path, *, exclude: Path | None = None):
+        self.where = where
+        self._exclude = exclude.resolve() if exclude else None
+
+    def names(self) -> list[str]:
+        return sorted(path.relative_to(self.where).as_posix() for path in self._below(self.where))
+
+    def _below(self, folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+        """Files below; `above` are the real folders that lead here: a link back would go round."""
+        target = folder.resolve()
+        if target in above or target == self._exclude:
+            return
+        for entry in folder.iterdir():
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from self._below(entry, above | {target})
+            else:
+                yield entry
+
+    def read(self, name: str) -> bytes:
+        try:
+            path = self.where / name
+            size = path.stat().st_size
+            if size > MAX_BYTES:
+                raise UnreadablePictureError(_too_large(size))
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise UnreadablePictureError("the file does not exist") from None
+        except OSError as error:
+            raise UnreadablePictureError(f"cannot be read: {error.strerror}") from error
+
+    def stamp(self, name: str) -> tuple[int, int]:
+        status = (self.where / name).stat()
+        return status.st_size, status.st_mtime_ns
+
+
+class ZipFiles:
+    """The files of a zip archive (zip64 too), as StyleGAN's tools write it or any other."""
+
+    def __init__(self, where: Path):
+        self.where = where
+        self._time = where.stat().st_mtime_ns
+        try:
+            self._archive = zipfile.ZipFile(where)
+        except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as error:
+            raise InputError(
+                f"{where} is damaged, or no zip archive ({error}). Copy or download it again."
+            ) from error
+        entries = [entry for entry in self._archive.infolist() if not entry.is_dir()]
+        _check_names(where, (entry.filename for entry in entries))
+        for entry in entries:
+            _check_zip_entry(where, entry)
+        _check_overlap(where, entries)
+        self._entries = {entry.filename: entry for entry in entries}
+
+    def names(self) -> list[str]:
+        return sorted(name for name in self._entries if not _is_hidden(name))
+
+    def read(self, name: str) -> bytes:
+        entry = self._entries[name]
+        if entry.file_size > MAX_BYTES:
+            raise UnreadablePictureError(_too_large(entry.file_size))
+        if entry.file_size > max(SMALL, MAX_RATIO * entry.compress_size):
+            raise UnreadablePictureError(
+                f"{entry.file_size / 1e6:.0f} MB in {entry.compress_size / 1e6:.3f} MB of the "
+                "archive: no picture is packed so small"
+            )
+        try:
+            with self._archive.open(entry) as file:
+                content = file.read(entry.file_size + 1)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+            raise UnreadablePictureError(f"broken in the archive: {error}") from error
+        except (NotImplementedError, RuntimeError) as error:
+            raise UnreadablePictureError(f"packed in a way that is not read: {error}") from error
+        if len(content) != entry.file_size:
+            raise UnreadablePictureError("its size is not what the archive says")
+        return content
+
+    def stamp(self, name: str) -> tuple[int, int]:
+        return self._entries[name].file_size, self._time
+
+
+class TarFiles:
+    """The files of uncompressed tar shards, each found by its offset; names start with the shard's
+    where there are several.
+    """
+
+    def __init__(self, where: Path, shards: list[Path]):
+        self.where = where
+        self._places: dict[str, tuple[int, int, int]] = {}  # shard, offset, size
+        self._times = [shard.stat().st_mtime_ns for shard in shards]
+        self._shards = shards
+        for number, shard in enumerate(shards):
+            members = _tar_members(shard)
+            _check_names(shard, (member.name for member in members))
+            head = "" if where == shard else f"{shard.name}/"
+            for member in members:
+                self._places[head + member.name] = (number, member.offset_data, member.size)
+
+    def names(self) -> list[str]:
+        return sorted(name for name in self._places if not _is_hidden(name))
+
+    def read(self, name: str) -> bytes:
+        shard, offset, size = self._places[name]
+        if size > MAX_BYTES:
+            raise UnreadablePictureError(_too_large(size))
+        try:
+            with self._shards[shard].open("rb") as file:
+                file.seek(offset)
+                content = file.read(size)
+        except OSError as error:
+            raise UnreadablePictureError(f"its shard cannot be read: {error.strerror}") from error
+        if len(content) != size:
+            raise UnreadablePictureError("its shard ends before it does")
+        return content
+
+    def stamp(self, name: str) -> tuple[int, int]:
+        shard, _, size = self._places[name]
+        return size, self._times[shard]
+
+
+def _tar_members(shard: Path) -> list[tarfile.TarInfo]:
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            members = [member for member in archive if not member.isdir()]
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise InputError(
+            f"{shard} is damaged, or no uncompressed tar ({error}). Copy it again, or unpack a "
+            "compressed one first."
+        ) from error
+    for member in members:
+        if not member.isreg() or member.issparse():
+            raise InputError(
+                f"{shard} holds {member.name!r}, which is a link or no plain file. Pack the files "
+                "themselves."
+            )
+    return members
+
+
+def _check_names(where: Path, names: Iterable[str]) -> None:
+    """InputError for names that lead out of the archive, come twice, or are archives."""
+    seen = set[str]()
+    for name in names:
+        if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name) or "\0" in name:
+            problem = "an absolute path"
+        elif ".." in re.split(r"[/\\]", name):
+            problem = "a path out of the archive"
+        elif name in seen:
+            problem = "a name that comes twice"
+        elif name.lower().endswith(ARCHIVES):
+            problem = "an archive in the archive"
+        else:
+            seen.add(name)
+            continue
+        raise InputError(f"{where} holds {name!r}: {problem}. Pack the pictures anew, without it.")
+
+
+def _check_zip_entry(where: Path, entry: zipfile.ZipInfo) -> None:
+    mode = entry.external_attr >> 16
+    if stat.S_ISLNK(mode):
+        problem = "a link"
+    elif entry.flag_bits & 0x1:
+        problem = "encrypted"
+    else:
+        return
+    raise InputError(
+        f"{where} holds {entry.filename!r}, which is {problem}. Pack the pictures themselves."
+    )
+
+
+def _check_overlap(where: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """InputError where two entries share bytes (one small file that unpacks as many large ones)."""
+    ordered = sorted(entries, key=lambda entry: entry.header_offset)
+    for entry, following in pairwise(ordered):
+        # the local header has 30 bytes and the name, at the least
+        end = entry.header_offset + 30 + len(entry.orig_filename) + entry.compress_size
+        if end > following.header_offset:
+            raise InputError(
+                f"{where}: {entry.filename!r} and {following.filename!r} overlap, as in an archive "
+                "made to harm. Pack the pictures anew."
+            )
+
+
+def _is_hidden(name: str) -> bool:
+    """As programs hide what is theirs: .DS_Store, or __MACOSX/._picture.png."""
+    return any(part.startswith((".", "__MACOSX")) for part in name.removeprefix("./").split("/"))
+
+
+def _too_large(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB, the limit of one file is {MAX_BYTES // 2**20}"
