@@ -46,7 +46,8 @@ class ClipEncoder:
         self.device = device
         self.preprocess_config = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
         self.context_length = model.context_length
-        self.input_size: tuple[int, int] = to_2tuple(self.preprocess_config.size)
+        height, width = to_2tuple(self.preprocess_config.size)
+        self.input_size = (height, width)
         blank = torch.zeros(1, 3, *self.input_size, device=device)
         dim = model.encode_image(blank).shape[1]
         self.id = EncoderId((_block(model, self.preprocess_config, name=name, dim=dim),))
