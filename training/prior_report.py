@@ -14,11 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lafite_shifted.clip import ClipEncoder
 from lafite_shifted.diffusion import Sampler, Sampling
 from lafite_shifted.encoder_id import EncoderId, check_same_encoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.files import write_bytes, write_json
-from lafite_shifted.model_folder import LoadedPrior, find_part, load_prior
+from lafite_shifted.model_folder import LoadedGenerator, LoadedPrior, find_part, load_prior
+from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.prior import energy_score
 from torch_utils import seeds
 from training.embeddings import EmbeddingSet
@@ -36,6 +38,34 @@ UNRELATED = "real pictures of other names"
 PERFECT = "another real picture of the same name"
 CHUNK = 500  # captions a forward pass
 BOOTSTRAP = 100  # draws of the captions, for the errors
+
+
+Decode = Callable[[Tensor], Tensor]  # unit embeddings [m, D] -> those that are judged
+
+
+def unchanged(embeddings: Tensor) -> Tensor:
+    """Priors judged by what they make themselves."""
+    return embeddings
+
+
+def through(generator: LoadedGenerator, clip: ClipEncoder) -> Decode:
+    """Priors judged by the pictures that a generator makes of their embeddings: each embedded
+    again; z of row i from seed i.
+    """
+    check_same_encoder(
+        generator.encoder_id, clip.id, what="The generator", remedy="Give its own CLIP."
+    )
+    pipeline = TextToImage(clip, generator, None)
+
+    def decode(embeddings: Tensor) -> Tensor:
+        parts = []
+        for start in range(0, len(embeddings), 64):
+            rows = embeddings[start : start + 64]
+            pictures = pipeline.decode(rows, seeds=range(start, start + len(rows)))
+            parts.append(clip.embed_images(pictures.permute(0, 3, 1, 2)).cpu())
+        return torch.cat(parts)
+
+    return decode
 
 
 @dataclass(frozen=True)
@@ -171,13 +201,16 @@ def same_name(asked: Asked) -> tuple[Tensor, Tensor]:
     return data.image[[others[n] for n in names]], data.image[[own[n] for n in names]]
 
 
-def reference_lines(asked: Asked) -> list[Line]:
+def reference_lines(asked: Asked, *, decode: Decode = unchanged) -> list[Line]:
     """What priors must be compared with; the same name's pictures where there are enough."""
-    by = asked.data.encoder_id
-    lines = [
-        Line(name, None, 1.0, 1, measure(made, asked.true, made, encoder_id=by), {}, None)
-        for name, made in references(asked)
-    ]
+    by, lines = asked.data.encoder_id, []
+    named = dict(references(asked))
+    if decode is not unchanged:
+        named["true embedding"] = asked.true
+    for name, found in named.items():
+        made = decode(found)
+        figures = measure(made, asked.true, made, encoder_id=by)
+        lines.append(Line(name, None, 1.0, 1, figures, {}, None))
     made, true = same_name(asked)
     if len(true) >= 20:
         name = f"{PERFECT} ({len(true)} names)"
@@ -247,10 +280,11 @@ def report(
     asked: Asked,
     ways: Sequence[Sampling],
     *,
+    decode: Decode = unchanged,
     bootstrap: int = BOOTSTRAP,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Line]:
-    """Every prior sampled in all `ways`."""
+    """Every prior sampled in all `ways`; what is judged is `decode` of what it makes."""
     lines = []
     asked_ways = {name: [w for w in ways if _can(group[0], w)] for name, group in priors.items()}
     total, done = sum(len(asked_ways[name]) * len(group) for name, group in priors.items()), 0
@@ -260,6 +294,7 @@ def report(
             for number, prior in enumerate(group):
                 made, elapsed = draw(prior, asked, way)
                 again, _ = draw(prior, asked, way, first_seed=len(asked.captions))
+                made, again = decode(made), decode(again)
                 drawn = bootstrap if number == 0 else 0
                 by = asked.data.encoder_id
                 figures = measure(made, asked.true, again, encoder_id=by, bootstrap=drawn)

@@ -35,6 +35,11 @@ def command() -> None:
     help="As in `generate`.",
 )
 @options.positive_int("--limit", default=None, help="At most so many captions.")
+@click.option(
+    "--gan",
+    type=options.FolderPath,
+    help="Judge the pictures that the generator in this run or model folder makes of them.",
+)
 @options.device_option
 def prior(
     runs: tuple[Path, ...],
@@ -44,6 +49,7 @@ def prior(
     guidance: str,
     sampler: "Sampler",
     limit: int | None,
+    gan: Path | None,
     device: str,
 ) -> None:
     """Compare the priors in RUNS (of `train-prior`, or model folders), trainings of the same kind
@@ -53,13 +59,17 @@ def prior(
     """
     import shlex
 
+    from lafite_shifted.clip_ensemble import load_clip
     from lafite_shifted.device import resolve_device
+    from lafite_shifted.model_folder import find_part, load_generator
     from training.embeddings import EmbeddingSet
     from training.prior_report import (
         Asked,
         load_priors,
         reference_lines,
         report,
+        through,
+        unchanged,
         ways_of,
         write_report,
     )
@@ -71,9 +81,14 @@ def prior(
     )
     data = EmbeddingSet(embeddings)
     asked = Asked.of(data, limit=limit)
-    priors = load_priors(runs, data, resolve_device(device))
+    chosen, decode = resolve_device(device), unchanged
+    priors = load_priors(runs, data, chosen)
+    if gan:
+        generator = load_generator(find_part(gan, "generator"), device=chosen)
+        decode = through(generator, load_clip(generator.encoder_id.model, device=chosen))
     with options.progress_bar("sampling", "run") as progress:
-        lines = reference_lines(asked) + report(priors, asked, ways, progress=progress)
+        lines = reference_lines(asked, decode=decode)
+        lines += report(priors, asked, ways, decode=decode, progress=progress)
     words = ["lafite-shifted", *sys.argv[1:]]
     write_report(out, lines, asked, command=shlex.join(words))
     click.echo((out / "report.md").read_text(encoding="utf-8"), nl=False)

@@ -9,18 +9,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lafite_shifted.clip import ClipEncoder
+from lafite_shifted.diffusion import Sampling
 from lafite_shifted.encoder_id import EncoderBlock, EncoderId
 from lafite_shifted.files import save_tensors, write_json_lines
+from lafite_shifted.model_folder import find_part, load_generator
+from lafite_shifted.pipeline import TextToImage
 from tests.commands import TINY_PRIOR, run_command, succeed
 from training.embeddings import EmbeddingSet
-from training.metrics import kernel_distance, set_distance
+from training.metrics import kernel_distance, mean_cosine, set_distance
 from training.prior_report import (
     PERFECT,
     UNRELATED,
     Asked,
+    draw,
+    load_priors,
     measure,
     references,
+    report,
     same_name,
+    through,
     ways_of,
 )
 from training.split import is_held_out
@@ -90,6 +98,26 @@ def test_figures_match_loops():
     assert found.frechet == set_distance(predicted, true)
     pairs = [float(a @ b) for i, a in enumerate(predicted) for b in predicted[:i]]
     assert found.diversity == pytest.approx(np.mean(pairs), rel=1e-4)
+    assert (found.same_text, found.energy) == (None, None)
+
+
+def test_two_draws_tell_the_diversity_and_the_energy_score():
+    """A mean is the right answer on average, and no draw of what is true given the text."""
+    generator = torch.Generator().manual_seed(7)
+    centre = rows_of(300)
+
+    def drawn() -> Tensor:
+        return F.normalize(centre + 0.2 * torch.randn(centre.shape, generator=generator), dim=1)
+
+    true, right = drawn(), measure(drawn(), drawn(), drawn(), bootstrap=2)
+    mean = measure(centre, true, centre, bootstrap=2)
+    assert mean.same_text == pytest.approx(1)
+    assert right.same_text == pytest.approx(measure(drawn(), true, bootstrap=2).cosine, abs=0.02)
+    assert mean.cosine > right.cosine
+    assert mean.energy == pytest.approx(float((true - centre).norm(dim=1).mean()), rel=1e-5)
+    assert right.energy is not None
+    assert mean.energy is not None
+    assert right.energy < 0.8 * mean.energy
 
 
 def test_errors_are_those_of_drawing_other_captions():
@@ -174,6 +202,29 @@ def test_the_verb_writes_table_record_and_figure(runs: list[Path], captioned: Pa
     assert (out / "steps.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_priors_are_judged_through_a_generator(
+    prior_run: Path, gan_run: Path, some_embeddings: Path, tmp_path: Path
+):
+    """By the embeddings of the pictures that it makes; the true embedding is a reference then."""
+    data = EmbeddingSet(some_embeddings)
+    generator = load_generator(find_part(gan_run, "generator"), device=torch.device("cpu"))
+    clip = ClipEncoder.load("starter")
+    seen = through(generator, clip)(data.image[:3])
+    pictures = TextToImage(clip, generator, None).decode(data.image[:3], seeds=range(3))
+    torch.testing.assert_close(seen, clip.embed_images(pictures.permute(0, 3, 1, 2)))
+    asked = Asked(data, torch.arange(20), data.image[data.caption_image[:20]], torch.arange(20, 48))
+    prior = load_priors([prior_run], data, torch.device("cpu"))
+    decode = through(generator, clip)
+    (line,) = report(prior, asked, [Sampling(2)], decode=decode, bootstrap=2)
+    made, _ = draw(next(iter(prior.values()))[0], asked, Sampling(2))
+    assert line.figures.cosine == pytest.approx(mean_cosine(decode(made), asked.true), abs=1e-5)
+    outcome = run_command(
+        *("evaluate", "prior", prior_run, "--embeddings", some_embeddings),
+        *("--out", tmp_path / "o", "--gan", tmp_path),
+    )
+    assert outcome.code == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -203,8 +254,16 @@ def test_priors_of_another_clip_are_refused(captioned: Path, prior_run: Path, tm
     assert "Evaluate it on embeddings of its own CLIP" in outcome.err
 
 
-def test_a_short_study_trains_every_process_and_reports(captioned: Path, tmp_path: Path):
+@pytest.mark.parametrize("kind", ["captioned", "cone"])
+def test_a_short_study_trains_every_process_and_reports(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+):
     """The comparison of docs/prior.md, in seconds; once more it trains nothing."""
+    if kind == "cone":
+        captioned = tmp_path / "cone"
+        succeed("dataset", "cone", "--out", captioned, "--names", "200")
+    else:
+        captioned = request.getfixturevalue("captioned")
     options = ("--out", tmp_path / "study", "--kimg", "0.064", "--seeds", "1", "--steps", "1,2")
     succeed("evaluate", "study", captioned, *options, "--limit", "25")
     record = json.loads((tmp_path / "study" / "report.json").read_text(encoding="utf-8"))
@@ -212,6 +271,9 @@ def test_a_short_study_trains_every_process_and_reports(captioned: Path, tmp_pat
     kinds = ("shifted full", "shifted diagonal", "64 diagonal clusters", "baseline")
     assert {f"{kind}, {schedule}" for kind in kinds for schedule in ("linear", "cosine")} <= names
     assert {"baseline, linear, guidance 4, thresholded", "shifted full, linear, dpm++"} <= names
+    assert "shifted full, linear, draws" in names
+    once = {line["name"] for line in record["lines"] if line["steps"] == 1} - names
+    assert once == {"shifted full, linear, of at most 1 steps"}
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}
     assert len(before) > 8
     succeed("evaluate", "study", captioned, *options, "--limit", "25")
