@@ -65,6 +65,11 @@ def gather(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     return parts
 
 
+def gather_rows(tensor: Tensor) -> Tensor:
+    """The rows [N, ...] of all processes, in the order of their ranks, as constants."""
+    return torch.cat([part["rows"] for part in gather({"rows": tensor.detach()})])
+
+
 def add(tensor: Tensor) -> None:
     """Replace the tensor by its sum over all processes."""
     if _is_joined():

@@ -16,8 +16,9 @@ from lafite_shifted.clip import ClipEncoder
 from lafite_shifted.discriminator import Discriminator, conditional_logit
 from lafite_shifted.generator import Generator
 from torch_utils.device import pick_dtype
+from training.gan_config import GanTrainConfig
 from training.gan_data import GanData
-from training.gan_loop import GanTrainConfig, GanTrainer
+from training.gan_loop import GanTrainer
 from training.losses import r1_penalty
 
 LONG_PROBE_SECONDS = 20.0  # a first step that takes this long is itself the measurement
@@ -69,7 +70,7 @@ def measure_gan(config: GanTrainConfig, encoder: ClipEncoder, *, device: torch.d
         d_parameters,
         g_gmac,
         d_gmac,
-        (state_bytes + max(phases.values()) * config.batch) / 2**30,
+        (state_bytes + max(phases.values()) * (config.micro_batch or config.batch)) / 2**30,
         seconds * 1000,
         pictures_timed,
     )
@@ -115,14 +116,16 @@ def _probe(config: GanTrainConfig, encoder: ClipEncoder, device: torch.device) -
         config.batch,
         32 if config.generator.resolution <= 64 else 4 if config.generator.resolution <= 256 else 1,
     )
-    small = dataclasses.replace(config, batch=batch)
+    small = dataclasses.replace(config, batch=batch, micro_batch=None)
     size, num = config.generator.resolution, max(2 * batch, 4)
     generator = torch.Generator().manual_seed(0)
     embeddings = nn.functional.normalize(
         torch.randn(num, encoder.id.dim, generator=generator), dim=1
     )
     pixels = torch.full((num, 3, size, size), 128, dtype=torch.uint8)
-    data = GanData(pixels, embeddings, pixels[:0], embeddings[:0], encoder.id, "probe")
+    none = torch.zeros(num + 1, dtype=torch.long)
+    empty = embeddings[:0]
+    data = GanData(pixels, embeddings, pixels[:0], empty, encoder.id, "probe", empty, none)
     trainer = GanTrainer(small, data, encoder, device=device)
 
     def timed(step: int) -> float:

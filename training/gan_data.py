@@ -1,5 +1,5 @@
-"""Pictures and embeddings of a GAN's training set, in memory. Shape letters: M pictures, R
-resolution, D embedding.
+"""Pictures and embeddings of a GAN's training set, in memory. Shape letters: M pictures, m
+captions, R resolution, D embedding.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +30,8 @@ class GanData:
     held_out_embeddings: Tensor
     encoder_id: EncoderId
     fingerprint: str  # of the files, see EmbeddingSet
+    captions: Tensor  # [m, D], embeddings of the training pictures' captions, in their order
+    first_caption: Tensor  # [M + 1], where those of each picture begin
 
     def describe(self) -> dict:
         """What config.json records of the data, to notice when it changes."""
@@ -75,6 +77,8 @@ def load_gan_data(
             f"{source.where} leaves {int((~held_out).sum())} of {len(pixels)} pictures to train "
             f"on. {remedy}"
         )
+    captioned = ~held_out[embeddings.caption_image]
+    counts = torch.bincount(embeddings.caption_image, minlength=len(pixels))[~held_out]
     return GanData(
         pixels[~held_out],
         embeddings.image[~held_out],
@@ -82,4 +86,6 @@ def load_gan_data(
         embeddings.image[held_out],
         embeddings.encoder_id,
         embeddings.fingerprint,
+        embeddings.text[captioned],
+        torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]),
     )

@@ -1,126 +1,66 @@
 """Training the decoder on pictures alone: StyleGAN2 (arXiv:1912.04958) with Lafite's conditioning
 and contrastive losses (arXiv:2111.13792), each picture's own CLIP embedding being its condition.
 
-Shape letters: N batch, D embedding, Z latent, R resolution.
+Shape letters: N samples of this process, D embedding, Z latent, R resolution.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from lafite_shifted.clip import ClipEncoder
-from lafite_shifted.discriminator import Discriminator, DiscriminatorConfig, conditional_logit
+from lafite_shifted.discriminator import Discriminator
+from lafite_shifted.errors import DivergedError, InputError
 from lafite_shifted.files import atomic_file
-from lafite_shifted.generator import Generator, GeneratorConfig, to_uint8
+from lafite_shifted.generator import Generator, to_uint8
 from lafite_shifted.model_folder import save_generator
 from lafite_shifted.pseudo_text import pseudo_text
 from lafite_shifted.stats import EmbeddingStats, Gaussian
-from torch_utils import seeds
+from torch_utils import distributed, seeds
 from torch_utils.device import pick_dtype
 from torch_utils.ema import Ema
-from training.augment import NUM_DRAWS, diff_augment
-from training.config import RunConfig, positive
+from training.augment import NUM_DRAWS
+from training.gan_config import GanTrainConfig
 from training.gan_data import GanData
+from training.gan_steps import Batch, GanSteps
 from training.grids import conditions_grid
-from training.losses import discriminator_loss, generator_loss, info_nce, mean_kept, r1_penalty
 from training.metrics import mean_cosine, set_distance
 
-
-@dataclass(frozen=True)
-class GanTrainConfig:
-    """Everything `train-gan` needs besides the pictures."""
-
-    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    run: RunConfig = field(default_factory=RunConfig)
-    batch: int = 32
-    learning_rate: float = 0.0025
-    beta2: float = 0.99  # beta1 is 0
-    r1_gamma: float | None = None  # None: 0.0002 R^2 / batch
-    r1_every: int = 16  # steps between R1 terms, each weighing r1_every
-    contrast_weight: float = 0.5  # D-side: f_s(x) against the condition
-    contrast_temperature: float = 0.3
-    clip_weight: float = 0.0  # CLIP-side: CLIP(G) against the condition
-    clip_temperature: float = 0.1
-    pseudo_text_cosine: float = 0.9  # between an embedding and its pseudo text
-    pseudo_text_shape: Literal["gaussian", "isotropic"] = (
-        "gaussian"  # direction from Sigma^{1/2} n, or from n
-    )
-    condition_dropout: float = 0.1  # share of samples conditioned on the mean embedding
-    augment_strength: float = 1.0  # translation, colour, cutout; 0 switches it off
-    ema_half_life_kimg: float | None = None  # None: batch 10 / 32
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of activations while training
-    hold_out: bool = True  # keep the held-out sixth (training/split.py) for evaluation
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        positive(
-            self, "batch", "learning_rate", "r1_every", "contrast_temperature", "clip_temperature"
-        )
-        for name in ("contrast_weight", "clip_weight", "augment_strength"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
-        if not (0 <= self.gamma < math.inf and 0 <= self.beta2 < 1 and self.half_life_kimg > 0):
-            raise ValueError(
-                "r1_gamma must be at least 0, beta2 in [0, 1), ema_half_life_kimg above 0"
-            )
-        if not 0 <= self.pseudo_text_cosine <= 1:
-            raise ValueError(f"pseudo_text_cosine must be in [0, 1], not {self.pseudo_text_cosine}")
-        if not 0 <= self.condition_dropout < 1:
-            raise ValueError(f"condition_dropout must be in [0, 1), not {self.condition_dropout}")
-        if self.generator.resolution != self.discriminator.resolution:
-            raise ValueError(
-                "generator.resolution and discriminator.resolution must agree (use --resolution)"
-            )
-
-    @property
-    def gamma(self) -> float:
-        """R1 weight: arXiv:2006.06676's heuristic unless it is set."""
-        return (
-            0.0002 * self.generator.resolution**2 / self.batch
-            if self.r1_gamma is None
-            else self.r1_gamma
-        )
-
-    @property
-    def gamma_reason(self) -> str:
-        return (
-            "by the preset or --set" if self.r1_gamma is not None else "0.0002 resolution^2 / batch"
-        )
-
-    @property
-    def half_life_kimg(self) -> float:
-        return self.batch * 10 / 32 if self.ema_half_life_kimg is None else self.ema_half_life_kimg
+PATH_LENGTH_DECAY = 0.01  # arXiv:1912.04958, appendix B
+MAX_SKIPPED = 20  # steps in a row whose gradients are not finite
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What one step works on: everything keyed by (seed, position of the sample)."""
+class Running(nn.Module):
+    """What a training carries from step to step, beside weights and moments."""
 
-    real: Tensor  # [N, 3, R, R] in [-1, 1]
-    z: Tensor  # [N, Z]
-    noise: Tensor  # [N, num_noise]
-    pseudo: Tensor  # [N, D] h', unit
-    condition: Tensor  # [N, D] h' standardised, zero where dropped
-    keep: Tensor  # [N] bool: condition not dropped
-    augment_real: Tensor  # [N, NUM_DRAWS]
-    augment_fake: Tensor  # [N, NUM_DRAWS]
+    path_length_mean: Tensor
+    skipped: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("path_length_mean", torch.zeros(()))
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.long))  # in a row
 
 
 class GanTrainer:
-    """One step: D on real and generated pictures, lazily R1, then G."""
+    """One step: D on real and generated pictures, lazily R1, then G. The processes of torchrun
+    share the batch.
+    """
 
     def __init__(
         self, config: GanTrainConfig, data: GanData, clip: ClipEncoder, *, device: torch.device
     ):
         self.config, self.data, self.clip, self.device = config, data, clip, device
         self.batch = config.batch
+        _check_shares(config)
+        if config.caption_share > 0 and not len(data.captions):
+            raise InputError(
+                "caption_share is set, but no training picture has a caption. Add captions, or "
+                "leave it out."
+            )
         torch.manual_seed(seeds.seed_of(config.seed, "gan weights"))
         self.generator = Generator(config.generator).to(device)
         self.discriminator = Discriminator(config.discriminator).to(device)
@@ -128,10 +68,12 @@ class GanTrainer:
         self.generator.compute_dtype = self.discriminator.compute_dtype = dtype
         self.ema = Ema(self.generator, half_life=config.half_life_kimg * 1000)
         self.ema.network.compute_dtype = dtype
+        self.running = Running().to(device)
         self.stats = EmbeddingStats.of(data.embeddings, data.encoder_id)
         self.standardiser = Gaussian.from_stats(self.stats, kind="diagonal").to(device)
         shaped = config.pseudo_text_shape == "gaussian"
         self.noise_shape = Gaussian.from_stats(self.stats).to(device) if shaped else None
+        self.steps = GanSteps(config, self.generator, self.discriminator, clip)
         options = {
             "lr": config.learning_rate,
             "betas": (0.0, config.beta2),
@@ -148,16 +90,15 @@ class GanTrainer:
             "ema": self.ema.network,
             "g_optimizer": self.g_optimizer,
             "d_optimizer": self.d_optimizer,
+            "running": self.running,
         }
 
     def draw(self, samples_seen: int) -> Batch:
-        """The batch of the samples [samples_seen, samples_seen + batch)."""
-        config, device = self.config, self.device
-        positions = range(samples_seen, samples_seen + self.batch)
-        rows = seeds.epoch_indices(
-            positions, size=len(self.data.pixels), key=(config.seed, "pictures")
-        )
-        h = self.data.embeddings[rows].to(device)
+        """This process's part of the batch of the samples [samples_seen, samples_seen + batch)."""
+        config, device, data = self.config, self.device, self.data
+        positions = distributed.share(range(samples_seen, samples_seen + self.batch))
+        rows = seeds.epoch_indices(positions, size=len(data.pixels), key=(config.seed, "pictures"))
+        h = data.embeddings[rows].to(device)
         sizes = [config.generator.z_dim, self.generator.num_noise, h.shape[1]]
         normal = seeds.normal_per_sample(
             (sum(sizes),), key=(config.seed, "normal"), indices=positions
@@ -167,92 +108,103 @@ class GanTrainer:
         )
         uniform = uniform.to(device)
         z, noise, perturbation = normal.split(sizes, dim=1)
-        pseudo = pseudo_text(
-            h, perturbation, cosine=config.pseudo_text_cosine, gaussian=self.noise_shape
-        )
+
+        def conditions(embeddings: Tensor) -> Tensor:
+            cosine = config.pseudo_text_cosine
+            return pseudo_text(embeddings, perturbation, cosine=cosine, gaussian=self.noise_shape)
+
+        pseudo, mismatch = conditions(h), h[:, :0]
+        if config.caption_share > 0:
+            pseudo = self._with_captions(pseudo, rows, positions)
+        if config.mismatch_weight > 0:
+            others = self._lots("mismatch", positions, len(data.pixels))
+            mismatch = self.standardiser.standardise(conditions(data.embeddings[others].to(device)))
         keep = uniform[:, 0] >= config.condition_dropout
+        real = data.pixels[rows].to(device).float() / 127.5 - 1
+        path_noise = real[:, :0]
+        if self._lengths_are_due(samples_seen):
+            shape, key = real.shape[1:], (config.seed, "path")
+            path_noise = seeds.normal_per_sample(shape, key=key, indices=positions).to(device)
         return Batch(
-            real=self.data.pixels[rows].to(device).float() / 127.5 - 1,
+            real=real,
             z=z,
             noise=noise,
             pseudo=pseudo,
             condition=self.standardiser.standardise(pseudo) * keep[:, None],
+            mismatch=mismatch,
             keep=keep,
             augment_real=uniform[:, 1 : 1 + NUM_DRAWS],
             augment_fake=uniform[:, 1 + NUM_DRAWS :],
+            path_noise=path_noise,
         )
+
+    def _lots(self, what: str, positions: range, size: int) -> Tensor:
+        """A number below `size` for each position."""
+        key = (self.config.seed, what)
+        lots = seeds.uniform_per_sample((1,), key=key, indices=positions)[:, 0]
+        return (lots.double() * size).long()
+
+    def _with_captions(self, pseudo: Tensor, rows: list[int], positions: range) -> Tensor:
+        """A caption's embedding instead of the pseudo text, for a share of the captioned pictures
+        (arXiv:2211.15388, section 4.3).
+        """
+        captions, first = self.data.captions, self.data.first_caption
+        which = torch.tensor(rows)
+        counts = first[which + 1] - first[which]
+        key = (self.config.seed, "captions")
+        lots = seeds.uniform_per_sample((2,), key=key, indices=positions)
+        chosen = (counts > 0) & (lots[:, 0] < self.config.caption_share)
+        text = first[which] + (lots[:, 1].double() * counts).long()
+        found = captions[text[chosen]].to(self.device)
+        return pseudo.index_copy(0, chosen.nonzero().flatten().to(self.device), found)
+
+    def _is_due(self, samples_seen: int, every: int) -> bool:
+        return (samples_seen // self.batch) % every == 0
+
+    def _lengths_are_due(self, samples_seen: int) -> bool:
+        every = self.config.path_length_every
+        return self.config.path_length_weight > 0 and self._is_due(samples_seen, every)
 
     def step(self, samples_seen: int) -> Mapping[str, Tensor]:
-        batch = self.draw(samples_seen)
-        logged = self._discriminator_step(
-            batch, regularise=(samples_seen // self.batch) % self.config.r1_every == 0
-        )
-        logged |= self._generator_step(batch)
-        self.ema.update(self.generator, batch=self.batch, samples_seen=samples_seen + self.batch)
-        return logged
-
-    def _discriminator_step(self, batch: Batch, *, regularise: bool) -> dict[str, Tensor]:
-        config = self.config
-        with torch.no_grad():
-            fake = self.generator(batch.z, batch.condition, noise=batch.noise)
-            fake = diff_augment(fake, batch.augment_fake, strength=config.augment_strength)
-            real = diff_augment(batch.real, batch.augment_real, strength=config.augment_strength)
-        # one pass over both halves would mix them in the minibatch statistics of consecutive
-        # samples: N is kept apart
-        real_realness, real_feature = self.discriminator(real)
-        fake_realness, fake_feature = self.discriminator(fake)
-        real_logit = conditional_logit(real_realness, real_feature, batch.condition)
-        fake_logit = conditional_logit(fake_realness, fake_feature, batch.condition)
-        loss = discriminator_loss(real_logit, fake_logit).mean()
-        contrast = self._contrast(real_feature, batch)
+        batch, config = self.draw(samples_seen), self.config
         self.d_optimizer.zero_grad(set_to_none=True)
-        (loss + config.contrast_weight * contrast).backward()
-        logged = {
-            "loss_d": loss.detach(),
-            "contrast_real": contrast.detach(),
-            "logit_real": real_logit.detach().mean(),
-            "logit_fake": fake_logit.detach().mean(),
-        }
-        if regularise:
-            pictures = real.detach().requires_grad_(True)
-            realness, feature = self.discriminator(pictures)
-            logit = conditional_logit(realness, feature, batch.condition)
-            penalty = r1_penalty(logit, pictures).mean()
-            (penalty * (config.gamma / 2 * config.r1_every)).backward()
-            logged["r1_penalty"] = penalty.detach()
-        self.d_optimizer.step()
-        return logged
-
-    def _generator_step(self, batch: Batch) -> dict[str, Tensor]:
-        config = self.config
-        self.discriminator.requires_grad_(False)
-        w = self.generator.mapping(batch.z)
-        self.generator.mapping.track(w.detach())
-        pictures = self.generator.synthesise(w, batch.condition, noise=batch.noise)
-        fake = diff_augment(pictures, batch.augment_fake, strength=config.augment_strength)
-        realness, feature = self.discriminator(fake)
-        loss = generator_loss(conditional_logit(realness, feature, batch.condition)).mean()
-        contrast = self._contrast(feature, batch)
-        total = loss + config.contrast_weight * contrast
-        logged = {"loss_g": loss.detach(), "contrast_fake": contrast.detach()}
-        if config.clip_weight > 0:
-            seen = self.clip.embed_images(pictures)
-            terms = info_nce(
-                seen, batch.pseudo, temperature=config.clip_temperature, keep=batch.keep
-            )
-            clip_contrast = mean_kept(terms, batch.keep)
-            total = total + config.clip_weight * clip_contrast
-            logged["clip_contrast"] = clip_contrast.detach()
+        logged = self.steps.discriminator_gradients(
+            batch, regularise=self._is_due(samples_seen, config.r1_every)
+        )
+        if not self._apply(self.d_optimizer):
+            return {"skipped": torch.ones(())}
         self.g_optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        self.g_optimizer.step()
-        self.discriminator.requires_grad_(True)
-        return logged
+        lengths_are_due = self._lengths_are_due(samples_seen)
+        mean = self.running.path_length_mean if lengths_are_due else None
+        of_generator, w_mean = self.steps.generator_gradients(batch, path_length_mean=mean)
+        if not self._apply(self.g_optimizer):
+            return {"skipped": torch.ones(())}
+        if lengths_are_due:
+            length = of_generator["path_length"].clone()
+            distributed.average([length])
+            self.running.path_length_mean.lerp_(length, PATH_LENGTH_DECAY)
+        self.generator.mapping.track(w_mean)
+        self.ema.update(self.generator, batch=self.batch, samples_seen=samples_seen + self.batch)
+        return logged | of_generator
 
-    def _contrast(self, feature: Tensor, batch: Batch) -> Tensor:
-        temperature = self.config.contrast_temperature
-        terms = info_nce(feature, batch.condition, temperature=temperature, keep=batch.keep)
-        return mean_kept(terms, batch.keep)
+    def _apply(self, optimizer: Optimizer) -> bool:
+        """Take the step unless a gradient is not finite: gradients are the same in all processes,
+        and so is what is decided. DivergedError after MAX_SKIPPED in a row.
+        """
+        found = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.get_total_norm([g for g in found if g is not None])
+        if bool(norm.isfinite()):
+            optimizer.step()
+            self.running.skipped.zero_()
+            return True
+        self.running.skipped += 1
+        if int(self.running.skipped) >= MAX_SKIPPED:
+            raise DivergedError(
+                f"{MAX_SKIPPED} steps in a row had gradients that are not finite. The last "
+                "checkpoint is intact; start a new run with a lower learning rate or a higher R1 "
+                "gamma."
+            )
+        return False
 
     # --- evaluation
 
@@ -304,3 +256,15 @@ class GanTrainer:
             self.clip.embed_images(part.permute(0, 3, 1, 2)).cpu() for part in pictures.split(64)
         ]
         return torch.cat(parts)
+
+
+def _check_shares(config: GanTrainConfig) -> None:
+    """InputError unless the processes can share a batch in whole groups."""
+    processes, group = distributed.num_processes(), config.discriminator.group
+    share, rest = divmod(config.batch, processes)
+    if rest or (processes > 1 and share % group):
+        raise InputError(
+            f"A batch of {config.batch} is not shared by {processes} processes in groups of "
+            f"{group}, over which the minibatch standard deviation runs. Choose a --batch that is "
+            f"a multiple of {processes * group}."
+        )

@@ -17,6 +17,22 @@ def discriminator_loss(real_logit: Tensor, fake_logit: Tensor) -> Tensor:
     return F.softplus(-real_logit) + F.softplus(fake_logit)
 
 
+def relativistic_loss(better_logit: Tensor, worse_logit: Tensor) -> Tensor:
+    """softplus(-(D(better) - D(worse))) of pairs that share their condition, [N] (arXiv:2501.05441,
+    eq. 2): real pictures are the better ones for D, generated ones for G.
+    """
+    return F.softplus(worse_logit - better_logit)
+
+
+def path_lengths(pictures: Tensor, w: Tensor, noise: Tensor) -> Tensor:
+    """|J_w^T y| for pictures [N, C, H, W] made of w [N, V], y = `noise` / sqrt(H W), [N]
+    (arXiv:1912.04958, eq. 4); keeps the graph for its own gradient.
+    """
+    scaled = noise / (pictures.shape[2] * pictures.shape[3]) ** 0.5
+    (gradient,) = torch.autograd.grad((pictures * scaled).sum(), w, create_graph=True)
+    return gradient.square().sum(dim=1).sqrt()
+
+
 def r1_penalty(real_logit: Tensor, pictures: Tensor) -> Tensor:
     """|grad_x D(x)|^2, [N] (arXiv:1801.04406, eq. 9, without gamma / 2); keeps the graph for its
     own gradient.

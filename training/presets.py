@@ -7,7 +7,7 @@ from lafite_shifted.errors import InputError
 from lafite_shifted.generator import GeneratorConfig
 from lafite_shifted.prior_network import PriorConfig
 from training.config import RunConfig
-from training.gan_loop import GanTrainConfig
+from training.gan_config import GanTrainConfig
 from training.prior_loop import PriorTrainConfig
 
 

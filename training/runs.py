@@ -19,8 +19,9 @@ from torch_utils.ops import native
 from training.config import override
 from training.cost import measure_gan
 from training.embeddings import EmbeddingSet, EmbedReport, embed_folder
+from training.gan_config import GanTrainConfig
 from training.gan_data import load_gan_data
-from training.gan_loop import GanTrainConfig, GanTrainer
+from training.gan_loop import GanTrainer
 from training.images import ImageSource
 from training.prior_cost import measure_prior
 from training.prior_loop import PriorTrainConfig, PriorTrainer
@@ -247,17 +248,30 @@ def open_gan_run(
     max_bad: float = 0.05,
     max_megapixels: float = 100.0,
     progress: Progress = _silent,
-) -> tuple[GanTrainer, RunFolder, EmbedReport]:
-    """Embed `pictures` into `out`/embeddings where that is not done, and open trainer and run
-    folder.
+) -> tuple[GanTrainer, RunFolder, EmbedReport | None]:
+    """Embed `pictures` into `out`/embeddings where that is not done (in the first process, which
+    reports), and open trainer and run folder.
     """
     source = ImageSource(pictures, exclude=out)
     check_usable(out, kind="gan")
     RunFolder.restore_threads(out)
     folder = out / "embeddings"
-    report = embed_folder(
-        source, folder, encoder, max_bad=max_bad, max_megapixels=max_megapixels, progress=progress
-    )
+    report = None
+    if distributed.num_processes() > 1 and not (folder / "index.jsonl").is_file():
+        raise InputError(
+            f"Several processes need embeddings that are ready. Run `lafite-shifted embed "
+            f"{pictures} --out {folder} --clip {encoder.id.model}` in one, then this in all."
+        )
+    if distributed.is_first():  # with several, only what has changed since
+        report = embed_folder(
+            source,
+            folder,
+            encoder,
+            max_bad=max_bad,
+            max_megapixels=max_megapixels,
+            progress=progress,
+        )
+    distributed.barrier()
     data = load_gan_data(
         source,
         EmbeddingSet(folder),

@@ -44,13 +44,15 @@ def command(
     assignments: tuple[str, ...],
     dry_run: bool,
 ) -> None:
-    """Train a decoder on PICTURES, a folder of images; no captions needed.
+    """Train a decoder on PICTURES: a folder, a zip or tar shards; no captions needed.
 
-    Embeddings and statistics are made on the way, into RUN/embeddings. The same command again goes
-    on where it stopped.
+    Embeddings and statistics are made on the way, into OUT/embeddings. The same command again goes
+    on where it stopped. Several processes, started by torchrun -m lafite_shifted.cli, share every
+    batch; they need OUT/embeddings beforehand.
     """
     from lafite_shifted.clip_ensemble import load_clip
     from lafite_shifted.device import resolve_device
+    from torch_utils import distributed
     from training.loop import run_loop
     from training.presets import GAN_PRESETS, choose
     from training.runs import gan_config, gan_cost, open_gan_run
@@ -71,25 +73,28 @@ def command(
         for line in gan_cost(config, pictures, encoder, device=chosen):
             click.echo(line)
         return
-    with options.plain_warnings(), options.progress_bar("embedding", "img") as progress:
-        trainer, run, report = open_gan_run(
-            config,
-            pictures,
-            out,
-            encoder,
-            device=chosen,
-            max_bad=max_bad,
-            max_megapixels=max_megapixels,
-            progress=progress,
+    with distributed.group():
+        with options.plain_warnings(), options.progress_bar("embedding", "img") as progress:
+            trainer, run, report = open_gan_run(
+                config,
+                pictures,
+                out,
+                encoder,
+                device=chosen,
+                max_bad=max_bad,
+                max_megapixels=max_megapixels,
+                progress=progress,
+            )
+        if report:
+            options.report_embedding(report, out / "embeddings")
+            click.echo(
+                f"R1 gamma {config.gamma:.4g} ({config.gamma_reason}); EMA half-life "
+                f"{config.half_life_kimg:g} kimg",
+                err=True,
+            )
+        options.show_progress(run_loop(trainer, config.run, run), "train-gan")
+    if distributed.is_first():
+        click.echo(
+            f"generator in {out}, grids in {out / 'grids'}. Next: lafite-shifted pack --gan {out} "
+            "--out MODEL"
         )
-    options.report_embedding(report, out / "embeddings")
-    click.echo(
-        f"R1 gamma {config.gamma:.4g} ({config.gamma_reason}); EMA half-life "
-        f"{config.half_life_kimg:g} kimg",
-        err=True,
-    )
-    options.show_progress(run_loop(trainer, config.run, run), "train-gan")
-    click.echo(
-        f"generator in {out}, grids in {out / 'grids'}. Next: lafite-shifted pack --gan {out} "
-        "--out MODEL"
-    )

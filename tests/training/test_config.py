@@ -10,7 +10,7 @@ import pytest
 from lafite_shifted.errors import InputError
 from training.clip_loop import ClipTrainConfig
 from training.config import RunConfig, differences, field_paths, override, parse
-from training.gan_loop import GanTrainConfig
+from training.gan_config import GanTrainConfig
 from training.prior_loop import PriorTrainConfig
 
 

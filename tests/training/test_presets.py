@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from lafite_shifted.errors import InputError
-from training.gan_loop import GanTrainConfig
+from training.gan_config import GanTrainConfig
 from training.presets import GAN_PRESETS, PRIOR_PRESETS, choose
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lafite_shifted.files import load_tensors
-from tests.commands import TINY_PRIOR, run_command, succeed
+from tests.commands import TINY_GAN, TINY_PRIOR, run_command, succeed
 
 STEPS = 6
 FIELDS = ("dtype=float32", "run.log_kimg=0.008", "run.checkpoint_kimg=0.008")
@@ -99,6 +99,27 @@ def test_another_number_of_processes_goes_on(cone: Path, tmp_path: Path):
     succeed(*arguments(cone, tmp_path / "one"))
     for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "run"), strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
+
+
+def test_two_processes_train_a_gan_as_one_does(some_pictures: Path, tmp_path: Path):
+    """With contrastive terms over the whole batch."""
+
+    def command(out: Path) -> list[str]:
+        fields = ("dtype=float32", "run.log_kimg=0.008", "clip_weight=0.5", "r1_every=2")
+        words = ["train-gan", some_pictures, "--out", out, *TINY_GAN]
+        return [str(word) for word in (*words, *(w for f in fields for w in ("--set", f)))]
+
+    succeed(*command(tmp_path / "one"))
+    refused = launch(command(tmp_path / "two"))
+    assert "Several processes need embeddings" in refused.communicate(timeout=120)[1]
+    succeed("embed", some_pictures, "--out", tmp_path / "two" / "embeddings")
+    printed = finished(launch(command(tmp_path / "two")))
+    assert printed.count("generator in") == 1
+    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
+    assert len(one) == len(two) == 4
+    for a, b in zip(one[:2], two[:2], strict=True):  # Adam turns rounding of small gradients large
+        for name in ("loss_d", "loss_g", "contrast_real", "contrast_fake", "clip_contrast"):
+            assert b[name] == pytest.approx(a[name], rel=1e-3), name
 
 
 def test_what_several_processes_cannot_do_is_refused(
