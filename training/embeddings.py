@@ -69,6 +69,11 @@ class EmbedReport:
     bad: list[tuple[str, str]]  # (file name, reason)
     conversions: Counter[str]  # of the pictures embedded now
 
+    @staticmethod
+    def nothing() -> "EmbedReport":
+        """Of a process that has embedded nothing."""
+        return EmbedReport(0, 0, [], Counter())
+
 
 @dataclass(frozen=True)
 class _Item:

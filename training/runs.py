@@ -248,7 +248,7 @@ def open_gan_run(
     max_bad: float = 0.05,
     max_megapixels: float = 100.0,
     progress: Progress = _silent,
-) -> tuple[GanTrainer, RunFolder, EmbedReport | None]:
+) -> tuple[GanTrainer, RunFolder, EmbedReport]:
     """Embed `pictures` into `out`/embeddings where that is not done (in the first process, which
     reports), and open trainer and run folder.
     """
@@ -256,7 +256,7 @@ def open_gan_run(
     check_usable(out, kind="gan")
     RunFolder.restore_threads(out)
     folder = out / "embeddings"
-    report = None
+    report = EmbedReport.nothing()
     if distributed.num_processes() > 1 and not (folder / "index.jsonl").is_file():
         raise InputError(
             f"Several processes need embeddings that are ready. Run `lafite-shifted embed "

@@ -85,7 +85,7 @@ def command(
                 max_megapixels=max_megapixels,
                 progress=progress,
             )
-        if report:
+        if distributed.is_first():
             options.report_embedding(report, out / "embeddings")
             click.echo(
                 f"R1 gamma {config.gamma:.4g} ({config.gamma_reason}); EMA half-life "
