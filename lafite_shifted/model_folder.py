@@ -10,6 +10,7 @@ embeddings.
 
 import dataclasses
 import hashlib
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -174,6 +175,14 @@ def load_prior(folder: Path, *, device: torch.device) -> LoadedPrior:
     _fill(prior.network, tensors, folder)
     prior.eval().requires_grad_(False)
     return LoadedPrior(prior.to_device(device), encoder_id, record.get("training", {}))
+
+
+def best_figure(part: Path, name: str) -> float:
+    """A figure that was recorded of a part's training, such as the best one's so far; infinite
+    before there is one.
+    """
+    record = part / "config.json"
+    return read_json(record)["training"][name] if record.is_file() else math.inf
 
 
 def model_hash(folder: Path) -> str:

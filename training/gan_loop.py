@@ -16,7 +16,7 @@ from lafite_shifted.discriminator import Discriminator
 from lafite_shifted.errors import DivergedError, InputError
 from lafite_shifted.files import atomic_file
 from lafite_shifted.generator import Generator, to_uint8
-from lafite_shifted.model_folder import save_generator
+from lafite_shifted.model_folder import best_figure, save_generator
 from lafite_shifted.pseudo_text import pseudo_text
 from lafite_shifted.stats import EmbeddingStats, Gaussian
 from torch_utils import distributed, seeds
@@ -25,9 +25,8 @@ from torch_utils.ema import Ema
 from training.augment import NUM_DRAWS
 from training.gan_config import GanTrainConfig
 from training.gan_data import GanData
+from training.gan_evaluation import Asked, gan_figures, grid, real_figures
 from training.gan_steps import Batch, GanSteps
-from training.grids import conditions_grid
-from training.metrics import mean_cosine, set_distance
 
 PATH_LENGTH_DECAY = 0.01  # arXiv:1912.04958, appendix B
 MAX_SKIPPED = 20  # steps in a row whose gradients are not finite
@@ -73,6 +72,7 @@ class GanTrainer:
         self.standardiser = Gaussian.from_stats(self.stats, kind="diagonal").to(device)
         shaped = config.pseudo_text_shape == "gaussian"
         self.noise_shape = Gaussian.from_stats(self.stats).to(device) if shaped else None
+        self.asked = Asked.of(data)
         self.steps = GanSteps(config, self.generator, self.discriminator, clip)
         options = {
             "lr": config.learning_rate,
@@ -223,8 +223,9 @@ class GanTrainer:
 
     @torch.no_grad()
     def evaluate(self, samples_seen: int, folder: Path) -> Mapping[str, float]:
-        """Frechet distance in CLIP space and the cosine of CLIP(G(h)) to h; writes a grid and
-        `folder/generator`.
+        """Figures of the averaged generator (see `gan_evaluation`); writes a grid and
+        `folder/generator`, and `folder/best/generator` where the Frechet distance is the smallest
+        so far.
         """
         training = {
             "kimg": round(samples_seen / 1000, 3),
@@ -232,24 +233,19 @@ class GanTrainer:
             "pseudo_text_cosine": self.config.pseudo_text_cosine,
         }
         save_generator(folder / "generator", self.ema.network, self.stats, training=training)
-        has_held_out = len(self.data.held_out_pixels) >= 16
-        real_pixels = self.data.held_out_pixels if has_held_out else self.data.pixels
-        real = (self.data.held_out_embeddings if has_held_out else self.data.embeddings)[:512]
-        made = self.render(real)
-        shown = min(8, len(real))
-        grid = conditions_grid(
-            real_pixels[:shown].permute(0, 2, 3, 1),
-            [self.render(real[:shown], first_seed=1000 * k) for k in range(3)],
-        )
+        picture = grid(self.asked, self.render, self._embed_pixels)
         path = folder / "grids" / f"samples-{samples_seen:010d}.png"
         with atomic_file(path) as file:
-            grid.save(file, format="PNG")
-        seen = self._embed_pixels(made)
-        where = "held_out" if has_held_out else "training"
-        return {
-            f"{where}_frechet": set_distance(seen, real),
-            f"{where}_cosine": mean_cosine(seen, real),
-        }
+            picture.save(file, format="PNG")
+        seen = self._embed_pixels(self.render(self.asked.embeddings))
+        figures = gan_figures(self.asked, seen)
+        name = f"{self.asked.where}_frechet"
+        if figures[name] < best_figure(folder / "best" / "generator", name):
+            found = training | {name: figures[name]}
+            save_generator(
+                folder / "best" / "generator", self.ema.network, self.stats, training=found
+            )
+        return figures | real_figures(self.asked)
 
     def _embed_pixels(self, pictures: Tensor) -> Tensor:
         parts = [

@@ -41,6 +41,22 @@ def nearest(rows: Tensor, among: Tensor) -> Tensor:
     return torch.argmax(rows @ among.T, dim=1)
 
 
+def precision_and_recall(real: Tensor, made: Tensor, *, k: int = 3) -> tuple[float, float]:
+    """Share of `made` [N, D] within the manifold of `real` [M, D], and the other way round: a row
+    lies in a manifold if it is as close to a row of it as that row's k-th neighbour
+    (arXiv:1904.06991, eq. 1 and 2).
+    """
+    real, made = real.double(), made.double()
+    apart = torch.cdist(made, real)  # [N, M]
+
+    def radii(rows: Tensor) -> Tensor:
+        return torch.cdist(rows, rows).kthvalue(min(k + 1, len(rows)), dim=1).values
+
+    precision = (apart <= radii(real)[None]).any(dim=1).double().mean()
+    recall = (apart <= radii(made)[:, None]).any(dim=0).double().mean()
+    return float(precision), float(recall)
+
+
 def kernel_distance(a: Tensor, b: Tensor, *, paired: bool = False) -> float:
     """Squared maximum mean discrepancy of two sets of unit rows [N, D] and [M, D] by the kernel
     (1 + <x, y>)^3, unbiased (arXiv:1801.01401, eq. 4): it may fall below 0.

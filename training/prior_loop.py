@@ -2,7 +2,6 @@
 a pair, m captions, D embedding.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,7 @@ from torch.optim import AdamW, Optimizer
 from lafite_shifted.clusters import cluster, same_cluster_share
 from lafite_shifted.diffusion import Sampling
 from lafite_shifted.errors import InputError
-from lafite_shifted.files import read_json
-from lafite_shifted.model_folder import save_prior
+from lafite_shifted.model_folder import best_figure, save_prior
 from lafite_shifted.prior import Prior, energy_score
 from lafite_shifted.prior_network import PriorConfig
 from torch_utils import distributed, seeds
@@ -222,7 +220,7 @@ class PriorTrainer:
         predicted, text = self.sample(self.held_out), self.data.text[self.held_out]
         again = self.sample(self.held_out, first_seed=len(self.held_out))
         frechet = set_distance(predicted, true)
-        if frechet < best_frechet(folder):
+        if frechet < best_figure(folder / "best" / "prior", "held_out_frechet"):
             found = training | {"held_out_frechet": frechet}
             save_prior(folder / "best" / "prior", self.averaged, training=found)
         by_clip = self.data.encoder_id.cosines(predicted, true)
@@ -248,12 +246,6 @@ class PriorTrainer:
                 pairs = text.to(self.device), self.data.image[image].to(self.device)
                 found[f"same_cluster_{name}"] = same_cluster_share(clusters, *pairs)
         return found
-
-
-def best_frechet(run: Path) -> float:
-    """The held-out Frechet distance of a run's best prior; infinite before there is one."""
-    record = run / "best" / "prior" / "config.json"
-    return read_json(record)["training"]["held_out_frechet"] if record.is_file() else math.inf
 
 
 def one_a_name(data: EmbeddingSet, captions: Tensor) -> Tensor:

@@ -166,7 +166,9 @@ def test_run_folder_explains_itself(gan_run: Path):
     assert record["data"]["num_training"] == 48
     rows = read_json_lines(gan_run / "log.jsonl")
     assert [row["samples"] for row in rows] == [8, 16, 24, 32]
-    for name in ("loss_d", "loss_g", "seconds_per_kimg", "training_frechet", "training_cosine"):
+    names = ("loss_d", "loss_g", "training_frechet", "training_kernel", "training_cosine")
+    more = ("training_precision", "training_coverage", "real_nearest_cosine", "seconds_per_kimg")
+    for name in (*names, *more):
         assert all(np.isfinite(row[name]) for row in rows), name
     assert list((gan_run / "tensorboard").glob("events.out.tfevents.*"))
     kept = [p.name for p in sorted((gan_run / "checkpoints").iterdir())]
@@ -180,11 +182,19 @@ def test_run_folder_explains_itself(gan_run: Path):
 
 
 def test_grids_show_the_conditioning_pictures_above(gan_run: Path, some_pictures: Path):
+    """Then three rows of samples, and the training pictures nearest to the first of them."""
     with Image.open(next((gan_run / "grids").glob("*.png"))) as grid:
-        assert grid.size == (8 * 64 + 7 * 2, 4 * 64 + 3 * 2)  # a row of pictures, three of samples
-        shown = [np.asarray(grid)[2:64:4, 66 * i + 2 : 66 * i + 64 : 4] for i in range(8)]
-    for tile, name in zip(shown, EmbeddingSet(gan_run / "embeddings").names, strict=False):
-        assert np.array_equal(tile, to_square(decode(some_pictures / name).image, 16)), name
+        assert grid.size == (8 * 64 + 7 * 2, 5 * 64 + 4 * 2)
+        tiles = [
+            [np.asarray(grid)[66 * j + 2 : 66 * j + 64 : 4, 66 * i + 2 : 66 * i + 64 : 4]]
+            for j in (0, 4)
+            for i in range(8)
+        ]
+    names = EmbeddingSet(gan_run / "embeddings").names
+    known = [to_square(decode(some_pictures / name).image, 16) for name in names]
+    found = [[i for i, k in enumerate(known) if np.array_equal(tile, k)] for (tile,) in tiles]
+    assert all(found)
+    assert len({tuple(places) for places in found[:8]}) == 8  # drawn, each once
 
 
 @pytest.fixture(scope="module")

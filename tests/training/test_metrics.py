@@ -75,3 +75,29 @@ def test_nearest_matches_a_loop():
         distances = [float((query - row).norm()) for row in among]
         assert index == distances.index(min(distances))
     assert metrics.nearest(among[[3, 11]], among).tolist() == [3, 11]
+
+
+def test_precision_and_recall_match_loops():
+    real, made = rows(25), F.normalize(rows(20, seed=1) + 0.2, dim=1)
+
+    def radius(a: Tensor, i: int) -> float:
+        return sorted(float((a[i] - a[j]).norm()) for j in range(len(a)))[3]
+
+    def share(inside: Tensor, of: Tensor) -> float:
+        hits = [
+            any(float((x - of[j]).norm()) <= radius(of, j) for j in range(len(of))) for x in inside
+        ]
+        return float(np.mean(hits))
+
+    precision, recall = metrics.precision_and_recall(real.double(), made.double())
+    assert precision == pytest.approx(share(made.double(), real.double()))
+    assert recall == pytest.approx(share(real.double(), made.double()))
+    assert 0 < precision < 1
+    assert metrics.precision_and_recall(real, real) == (1, 1)
+
+
+def test_one_repeated_picture_is_precise_and_covers_nothing():
+    real = rows(40)
+    precision, recall = metrics.precision_and_recall(real, real[:1].expand(40, -1))
+    assert precision == 1
+    assert recall < 0.1

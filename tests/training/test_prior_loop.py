@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lafite_shifted.model_folder import find_part, load_prior
+from lafite_shifted.model_folder import best_figure, find_part, load_prior
 from lafite_shifted.prior_network import PriorNetwork
 from tests.commands import TINY_PRIOR, succeed
 from training.embeddings import EmbeddingSet
 from training.presets import PRIOR_PRESETS
 from training.prior_cost import measure_prior
-from training.prior_loop import PriorTrainer, best_frechet
+from training.prior_loop import PriorTrainer
 
 CPU = torch.device("cpu")
 
@@ -37,9 +37,11 @@ def test_the_best_prior_is_that_of_the_smallest_held_out_distance(cone: Path, tm
     assert len(distances) == 5
     best = load_prior(find_part(run / "best", "prior"), device=CPU)
     assert best.training["kimg"] == min(distances, key=distances.__getitem__) / 1000
-    assert best_frechet(run) == pytest.approx(min(distances.values()), rel=1e-3)
+    assert best_figure(run / "best" / "prior", "held_out_frechet") == pytest.approx(
+        min(distances.values()), rel=1e-3
+    )
     assert load_prior(find_part(run, "prior"), device=CPU).training["kimg"] == 0.32
-    assert best_frechet(tmp_path) == float("inf")
+    assert best_figure(tmp_path, "held_out_frechet") == float("inf")
 
 
 def test_statistics_come_from_all_pictures_and_pairs_from_the_captioned(

@@ -1,0 +1,106 @@
+"""How good a generator is, on pictures that it has not seen: by the embeddings of what it makes.
+
+Distances tell whether the pictures as a whole are like real ones, cosine and recall whether each
+follows its condition, precision and recall of the manifold (arXiv:1904.06991) fidelity and
+coverage, and the nearest training pictures whether it copies. Shape letters: N pictures asked, M
+training pictures, D embedding, R resolution.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from torch_utils import seeds
+from training.gan_data import GanData
+from training.grids import conditions_grid
+from training.metrics import (
+    kernel_distance,
+    mean_cosine,
+    nearest,
+    pairwise_cosine,
+    precision_and_recall,
+    recall_at,
+    set_distance,
+)
+
+ASKED = 512  # pictures at most
+SHOWN = 8  # columns of the grid
+FEWEST = 16  # held-out pictures to measure on; below it training pictures are taken
+
+Render = Callable[..., Tensor]  # (unit embeddings [N, D], first_seed=...) -> [N, R, R, 3] uint8
+Embed = Callable[[Tensor], Tensor]  # pictures [N, R, R, 3] uint8 -> unit embeddings [N, D]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The pictures whose embeddings a generator is asked for, drawn evenly and always the same."""
+
+    where: str  # "held_out", or "training" where too few are held out
+    pixels: Tensor  # [N, 3, R, R] uint8
+    embeddings: Tensor  # [N, D]
+    training_pixels: Tensor  # [M, 3, R, R]
+    training_embeddings: Tensor  # [M, D]
+
+    @staticmethod
+    def of(data: GanData) -> "Asked":
+        enough = len(data.held_out_pixels) >= FEWEST
+        pixels = data.held_out_pixels if enough else data.pixels
+        embeddings = data.held_out_embeddings if enough else data.embeddings
+        order = torch.randperm(len(pixels), generator=seeds.generator("asked of a generator"))
+        rows = order[:ASKED]
+        where = "held_out" if enough else "training"
+        return Asked(where, pixels[rows], embeddings[rows], data.pixels, data.embeddings)
+
+
+def gan_figures(asked: Asked, seen: Tensor) -> dict[str, float]:
+    """Figures of the embeddings [N, D] of pictures made for `asked`, beside those of the real
+    ones.
+    """
+    real, among = asked.embeddings, asked.training_embeddings
+    precision, recall = precision_and_recall(real, seen)
+    similarity = seen @ real.T
+    figures = {
+        "frechet": set_distance(seen, real),
+        "kernel": kernel_distance(seen, real, paired=True),
+        "cosine": mean_cosine(seen, real),
+        "recall_1": recall_at(similarity, 1),
+        "recall_10": recall_at(similarity, 10),
+        "precision": precision,
+        "coverage": recall,
+        "pairwise_cosine": pairwise_cosine(seen),
+        "nearest_training_cosine": mean_cosine(seen, among[nearest(seen, among)]),
+    }
+    return {f"{asked.where}_{name}": value for name, value in figures.items()}
+
+
+def real_figures(asked: Asked) -> dict[str, float]:
+    """What real pictures reach: the nearest training picture of each, another one, and how alike
+    they are.
+    """
+    real, among = asked.embeddings, asked.training_embeddings
+    closest = among[nearest(real, among)]
+    others = among[torch.randperm(len(among), generator=seeds.generator("unrelated"))[: len(real)]]
+    paired = min(len(real), len(others))
+    return {
+        "real_nearest_cosine": mean_cosine(real, closest),
+        "real_unrelated_cosine": mean_cosine(real[:paired], others[:paired]),
+        "real_nearest_frechet": set_distance(closest, real),
+        "real_pairwise_cosine": pairwise_cosine(real),
+    }
+
+
+def grid(asked: Asked, render: Render, embed: Embed) -> Image.Image:
+    """Conditioning pictures, three rows of samples, and the training pictures that are nearest to
+    the first of them.
+    """
+    shown = min(SHOWN, len(asked.pixels))
+    h = asked.embeddings[:shown]
+    samples = [render(h, first_seed=1000 * k) for k in range(3)]
+    closest = nearest(embed(samples[0]), asked.training_embeddings)
+    conditions = asked.pixels[:shown].permute(0, 2, 3, 1)
+    return conditions_grid(
+        conditions, [*samples, asked.training_pixels[closest].permute(0, 2, 3, 1)]
+    )
