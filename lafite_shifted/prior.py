@@ -112,11 +112,18 @@ class Prior(nn.Module):
     ) -> Tensor:
         """z_0 [N R, D] (not normalised) from z_t [N R, D] at times t [N R], R questions about each
         of the N texts read; `inner` [N R, D] decides between the draws of a network that draws.
+
+        It is what the Gaussian alone knows, mean + sqrt(abar) (z_t - mean), plus sqrt(1 - abar)
+        times what the network says: arXiv:2202.00512's v, with the sign turned. So little noise
+        needs little of the network.
         """
         y = process.whiten(z_t)
         with self._reduced(y.device):
             scaled = self.network(y, t, reading, inner)
-        return scaled.float() / math.sqrt(self.config.embed_dim)
+        abar = self.schedule.abar.to(y.device)[t][:, None]
+        signal, spread = abar.sqrt().float(), (1 - abar).sqrt().float()
+        rest = scaled.float() / math.sqrt(self.config.embed_dim)
+        return process.mean + signal * (z_t - process.mean) + spread * rest
 
     def _reduced(self, device: torch.device):
         reduced = self.compute_dtype != torch.float32

@@ -1,9 +1,9 @@
 """The network of the prior.
 
 A causal transformer over [text tokens, text embedding, cluster, time, noisy embedding, query]
-(arXiv:2204.06125, section 2.2) sees the noisy embedding whitened and predicts sqrt(D) z_0 at the
-query. RMSNorm, SwiGLU. Nothing before the time depends on it, so a text is read once and asked as
-often as training and sampling want.
+(arXiv:2204.06125, section 2.2) sees the noisy embedding whitened, and says at the query what the
+Gaussian does not know of z_0 (see `Prior.predict`). RMSNorm, SwiGLU. Nothing before the time
+depends on it, so a text is read once and asked as often as training and sampling want.
 
 Shape letters: N texts, R questions a text, L text tokens, F width of the text tower, P what is
 read of a text, S sequence, W width, D embedding.
@@ -130,7 +130,7 @@ class Reading:
 
 
 class PriorNetwork(nn.Module):
-    """Text -> `read` -> (whitened y_t, t) -> sqrt(D) z_0."""
+    """Text -> `read` -> (whitened y_t, t) -> what `Prior.predict` adds, times sqrt(D)."""
 
     def __init__(self, config: PriorConfig):
         super().__init__()
@@ -181,8 +181,8 @@ class PriorNetwork(nn.Module):
     def forward(
         self, y: Tensor, t: Tensor, reading: Reading, inner: Tensor | None = None
     ) -> Tensor:
-        """sqrt(D) z_0 [N R, D] for y [N R, D] at times t [N R]: row n R + r is the r-th question
-        about text n, and knows nothing of the others. Where it predicts a draw, the standard normal
+        """[N R, D] for y [N R, D] at times t [N R]: row n R + r is the r-th question about text n,
+        and knows nothing of the others. Where it predicts a draw, the standard normal
         `inner` [N R, D] decides which.
         """
         num_texts = len(reading.visible)

@@ -6,6 +6,7 @@ the log and the TensorBoard events are cut back to it, so that a killed run leav
 an unbroken one.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -57,6 +58,7 @@ class RunFolder:
         record = {"kind": kind, "format": FORMAT, **json.loads(json.dumps(description))}
         if distributed.is_first():
             check_usable(path, kind=kind)
+            _remove_leftovers(path)
             config_path = path / "config.json"
             if config_path.is_file():
                 _check_unchanged(read_json(config_path), record, path)
@@ -80,18 +82,30 @@ class RunFolder:
         return sorted((self.path / "checkpoints").glob("samples-*"))
 
     def save_checkpoint(self, checkpoint: Checkpoint, *, keep: int) -> None:
-        """Write a checkpoint, then remove the oldest beyond `keep`."""
+        """Write a checkpoint, read it again, then remove the oldest beyond `keep`. InputError where
+        there is no room for it; the ones before it stay.
+        """
         target = self.path / "checkpoints" / f"samples-{checkpoint.samples:010d}"
-        with atomic_directory(target) as folder:
-            save_tensors(
-                folder / "state.safetensors",
-                checkpoint.tensors,
-                {"kind": "checkpoint", "format": FORMAT, "encoder": self._encoder},
-            )
-            head = {"format": FORMAT, "samples": checkpoint.samples}
-            write_json(folder / "state.json", head | checkpoint.state)
-        leftovers = target.parent.glob(".samples-*.tmp")  # of a process that was killed meanwhile
-        for old in (*self._checkpoint_paths()[:-keep], *leftovers):
+        tensors = {name: tensor.detach().cpu() for name, tensor in checkpoint.tensors.items()}
+        try:
+            with atomic_directory(target) as folder:
+                state = folder / "state.safetensors"
+                metadata = {"kind": "checkpoint", "format": FORMAT, "encoder": self._encoder}
+                save_tensors(state, tensors, metadata)
+                head = {"format": FORMAT, "samples": checkpoint.samples}
+                write_json(folder / "state.json", head | checkpoint.state)
+                _verify(state, tensors)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+            free = shutil.disk_usage(self.path).free
+            raise InputError(
+                f"No room for a checkpoint: it needs {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB "
+                f"are free in {self.path}. The checkpoints before it are intact. Free some space "
+                "and run the same command again."
+            ) from error
+        for old in self._checkpoint_paths()[:-keep]:
             shutil.rmtree(old)
 
     def latest_checkpoint(self) -> Checkpoint | None:
@@ -164,6 +178,31 @@ def check_usable(path: Path, *, kind: str) -> None:
         entry.name != "embeddings" and not entry.name.startswith(".") for entry in path.iterdir()
     ):
         raise InputError(f"{path} is not empty and is no run folder. Choose another --out.")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Half-written files and folders of a process that was killed."""
+    for pattern in (".*.tmp", ".*.old"):
+        for leftover in list(path.rglob(pattern)):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+def _verify(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """OSError unless the file gives back what was written, bit for bit."""
+    found, _ = load_tensors(path)
+    wrong = [name for name, tensor in tensors.items() if not _same(found.get(name), tensor)]
+    if wrong:
+        raise OSError(errno.EIO, f"{wrong[0]} reads otherwise than it was written", str(path))
+
+
+def _same(found: Tensor | None, written: Tensor) -> bool:
+    if found is None or found.shape != written.shape or found.dtype != written.dtype:
+        return False
+    pairs = (tensor.contiguous().flatten().view(torch.uint8) for tensor in (found, written))
+    return torch.equal(*pairs)
 
 
 def _whole_lines(log: Path) -> list[dict[str, Any]]:

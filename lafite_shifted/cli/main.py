@@ -32,6 +32,7 @@ VERBS = {
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full. Free some space",
     errno.EDQUOT: "your disk quota is used up. Free some space",
+    errno.EIO: "the disk gives back other than was written, or nothing. Choose another disk",
     errno.EROFS: "the file system is read-only. Choose another --out",
     errno.EACCES: "permission denied. Choose another folder, or change its permissions",
     errno.EPERM: "permission denied. Choose another folder, or change its permissions",
