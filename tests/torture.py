@@ -24,7 +24,7 @@ import torch
 
 from lafite_shifted.files import load_tensors
 from tests.commands import TINY_GAN
-from tests.real_pictures import copy_pictures
+from tests.conftest import ASSETS
 
 ROOT = Path(__file__).parents[1]
 STEPS, BATCH = 60, 8
@@ -68,7 +68,9 @@ class Bench:
     @staticmethod
     def set_up(folder: Path) -> "Bench":
         bench = Bench(folder)
-        copy_pictures(folder / "pictures", 24)
+        (folder / "pictures").mkdir()
+        for path in sorted((ASSETS / "pictures").glob("*.png"))[:24]:
+            shutil.copy(path, folder / "pictures")
         assert bench.start("first", prepare=False).wait() == 0
         shutil.copytree(folder / "first" / "embeddings", folder / "embeddings")
         assert bench.start("whole").wait() == 0

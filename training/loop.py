@@ -79,13 +79,21 @@ def _due(before: int, after: int, every_kimg: float) -> bool:
 
 def run_loop(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[Progress]:
     """Train until `config.kimg`, from the latest checkpoint if there is one; yields after every
-    step.
+    step. Closes the folder, however it ends.
 
     Of several processes all do this in step; the first writes, and a signal to one stops all. The
     thread count belongs to the state, because float sums depend on it. Raises InterruptedRunError
     after a signal, with a checkpoint saved, and DivergedError when a logged value is not finite
     (the last checkpoint stays).
     """
+    try:
+        yield from _steps(trainer, config, folder)
+    finally:
+        folder.close()
+    distributed.barrier()  # the first may still be writing
+
+
+def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[Progress]:
     checkpoint = folder.latest_checkpoint()
     samples, pending = 0, dict[str, list[float]]()
     if checkpoint is not None:
@@ -143,8 +151,6 @@ def run_loop(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator
                     received,
                 )
             yield Progress(samples, total, logged)
-    folder.close()
-    distributed.barrier()  # the first may still be writing
 
 
 def _together(values: Mapping[str, Tensor], received: int | None) -> tuple[dict[str, float], int]:

@@ -7,10 +7,12 @@ an unbroken one.
 """
 
 import errno
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,9 +57,12 @@ class RunFolder:
 
     def __init__(self, path: Path, *, kind: str, description: Mapping[str, Any]):
         self.path = path
+        self._unlock: Callable[[], object] | None = None
         record = {"kind": kind, "format": FORMAT, **json.loads(json.dumps(description))}
         if distributed.is_first():
             check_usable(path, kind=kind)
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock(path)
             _remove_leftovers(path)
             config_path = path / "config.json"
             if config_path.is_file():
@@ -66,6 +71,22 @@ class RunFolder:
         distributed.barrier()
         self._encoder = record.get("encoder")
         self._writer = None
+
+    def _lock(self, path: Path) -> None:
+        """InputError if another process trains here; the lock goes with this process, or with
+        `close`.
+        """
+        descriptor = os.open(path, os.O_RDONLY)
+        self._unlock = weakref.finalize(self, os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{path} is in use: another process trains there. Wait for it, or choose another "
+                "--out."
+            ) from None
+        except OSError:
+            pass  # a file system without locks, as some shared ones are
 
     # --- checkpoints
 
@@ -156,8 +177,11 @@ class RunFolder:
         return read_json_lines(log) if log.is_file() else []
 
     def close(self) -> None:
+        """Close the log and let others in."""
         if self._writer is not None:
             self._writer.close()
+        if self._unlock is not None:
+            self._unlock()
 
 
 def check_usable(path: Path, *, kind: str) -> None:

@@ -50,7 +50,7 @@ def test_failed_checkpoint_keeps_the_last_one(tmp_path: Path, monkeypatch: pytes
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full_disk)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(InputError, match=r"needs .* MB, .* MB are free"):
             run.save_checkpoint(checkpoint(16), keep=1)
     latest = run.latest_checkpoint()
     assert latest is not None
@@ -61,6 +61,7 @@ def test_failed_checkpoint_keeps_the_last_one(tmp_path: Path, monkeypatch: pytes
 def test_leftovers_of_a_killed_save_are_no_checkpoint(tmp_path: Path):
     run = open_run(tmp_path / "run")
     run.save_checkpoint(checkpoint(8), keep=2)
+    run.close()
     leftover = tmp_path / "run" / "checkpoints" / ".samples-0000000016.1234.tmp"
     leftover.mkdir()
     (leftover / "state.safetensors").write_bytes(b"half")
@@ -206,3 +207,40 @@ def test_config_json_explains_the_run(tmp_path: Path):
     assert record["kind"] == "gan"
     assert record["format"] == 1
     assert record["config"]["sizes"] == [1, 2]
+
+
+def test_a_folder_in_use_is_refused_until_it_is_closed(tmp_path: Path):
+    first = RunFolder(tmp_path / "run", kind="walk", description={"config": {}})
+    with pytest.raises(InputError, match="another process trains there"):
+        RunFolder(tmp_path / "run", kind="walk", description={"config": {}})
+    first.close()
+    RunFolder(tmp_path / "run", kind="walk", description={"config": {}}).close()
+
+
+def test_leftovers_of_a_killed_process_go(tmp_path: Path):
+    run = tmp_path / "run"
+    RunFolder(run, kind="walk", description={"config": {}}).close()
+    (run / "checkpoints" / ".samples-0000000004.77.tmp").mkdir(parents=True)
+    (run / ".generator.77.old").mkdir()
+    (run / ".config.json.77.tmp").write_text("{", encoding="utf-8")
+    RunFolder(run, kind="walk", description={"config": {}}).close()
+    assert [p.name for p in run.rglob(".*")] == []
+
+
+def test_a_checkpoint_that_reads_otherwise_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A disk that keeps something else is found out before the checkpoint before goes."""
+    run = open_run(tmp_path / "run")
+    run.save_checkpoint(checkpoint(8), keep=1)
+    whole = run_folder.load_tensors
+
+    def other(path: Path) -> tuple[dict, dict]:
+        tensors, metadata = whole(path)
+        return {name: tensor + 1 for name, tensor in tensors.items()}, metadata
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "load_tensors", other)
+        with pytest.raises(OSError, match="reads otherwise than it was written"):
+            run.save_checkpoint(checkpoint(16), keep=1)
+    latest = run.latest_checkpoint()
+    assert latest is not None
+    assert latest.samples == 8
