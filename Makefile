@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test test-slow gates lint format clean
+.PHONY: demo test test-slow torture gates lint format clean
 
 demo: $(VENV)/.installed  ## pictures from sentences, in minutes, on a laptop
 	$(RUN)/lafite-shifted demo --out demo
@@ -13,6 +13,9 @@ test: $(VENV)/.installed  ## every default test: CPU, no network
 
 test-slow: $(VENV)/.installed
 	$(RUN)/python -m pytest -m slow
+
+torture: $(VENV)/.installed  ## training under kills, signals, full disks and lost processes
+	$(RUN)/python -m tests.torture
 
 gates: $(VENV)/.installed  ## static checks of the CUDA kernels, where nvcc is
 	$(RUN)/python -m ops_cuda.gates

@@ -110,14 +110,15 @@ class Schedule:
         return 0.5 * (self.abar.log() - (1 - self.abar).log())
 
     def subset(self, num_steps: int, *, spacing: Spacing = "time") -> list[int]:
-        """`num_steps` times from T down to 1, evenly spaced in time or in log-SNR (as far as whole
-        times allow).
+        """`num_steps` falling times from T on: in time evenly spaced down to 0, where nothing is
+        left to ask ("trailing", arXiv:2305.08891, table 2), or down to 1 evenly in log-SNR (as far
+        as whole times allow).
         """
         if not 1 <= num_steps <= self.num_steps:
             raise ValueError(f"the number of steps must be in 1..{self.num_steps}, not {num_steps}")
         if spacing == "time":
-            times = torch.linspace(self.num_steps, 1, num_steps, dtype=torch.float64).round()
-            return [int(t) for t in times]
+            times = torch.linspace(self.num_steps, 0, num_steps + 1, dtype=torch.float64)
+            return [int(t) for t in times[:-1].round()]
         levels = self.half_log_snr[1:]  # rises as t falls
         wanted = torch.linspace(float(levels[-1]), float(levels[0]), num_steps, dtype=torch.float64)
         found, last = [], self.num_steps + 1

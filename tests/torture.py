@@ -77,12 +77,18 @@ class Bench:
         return bench
 
     def start(
-        self, run: str | Path, *, fault: str = "", ranks: int = 1, prepare: bool = True
+        self,
+        run: str | Path,
+        *,
+        fault: str = "",
+        ranks: int = 1,
+        prepare: bool = True,
+        more: tuple[str, ...] = (),
     ) -> subprocess.Popen:
         out = self.folder / run
         if prepare and not (out / "embeddings").exists():
             shutil.copytree(self.folder / "embeddings", out / "embeddings")
-        words = ["train-gan", str(self.folder / "pictures"), "--out", str(out), *OPTIONS]
+        words = ["train-gan", str(self.folder / "pictures"), "--out", str(out), *OPTIONS, *more]
         python = [sys.executable, "-c", CHILD]
         if ranks > 1:
             launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
