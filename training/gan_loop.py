@@ -200,9 +200,9 @@ class GanTrainer:
         self.running.skipped += 1
         if int(self.running.skipped) >= MAX_SKIPPED:
             raise DivergedError(
-                f"{MAX_SKIPPED} steps in a row had gradients that are not finite. The last "
-                "checkpoint is intact; start a new run with a lower learning rate or a higher R1 "
-                "gamma."
+                f"Training diverged: the gradients of {MAX_SKIPPED} steps in a row were not "
+                "finite. The last checkpoint is intact; start a new run with a lower learning "
+                "rate or a higher R1 gamma."
             )
         return False
 

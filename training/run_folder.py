@@ -122,9 +122,9 @@ class RunFolder:
             needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
             free = shutil.disk_usage(self.path).free
             raise InputError(
-                f"No room for a checkpoint: it needs {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB "
-                f"are free in {self.path}. The checkpoints before it are intact. Free some space "
-                "and run the same command again."
+                f"{self.path}: the disk is full. A checkpoint needs {needed / 1e6:.1f} MB, "
+                f"{free / 1e6:.1f} MB are free. The checkpoints before it are intact. Free some "
+                "space and run the same command again."
             ) from error
         for old in self._checkpoint_paths()[:-keep]:
             shutil.rmtree(old)
