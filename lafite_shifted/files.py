@@ -125,6 +125,10 @@ def numbered_json_lines(content: bytes, *, what: str) -> list[tuple[int, Any]]:
         ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{what} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+    except (ValueError, RecursionError) as error:  # numbers and nesting without end
+        raise InputError(
+            f"{what}, line {number}, is not read ({error}). Mend that line."
+        ) from error
     return rows
 
 

@@ -113,17 +113,19 @@ class Prior(nn.Module):
         """z_0 [N R, D] (not normalised) from z_t [N R, D] at times t [N R], R questions about each
         of the N texts read; `inner` [N R, D] decides between the draws of a network that draws.
 
-        It is what the Gaussian alone knows, mean + sqrt(abar) (z_t - mean), plus sqrt(1 - abar)
-        times what the network says: arXiv:2202.00512's v, with the sign turned. So little noise
-        needs little of the network.
+        A residual network adds to what the Gaussian alone knows: z_0 is mean + sqrt(abar) (z_t -
+        mean), plus sqrt(1 - abar) times what it says: arXiv:2202.00512's v, with the sign turned.
+        So little noise needs little of the network.
         """
         y = process.whiten(z_t)
         with self._reduced(y.device):
             scaled = self.network(y, t, reading, inner)
+        said = scaled.float() / math.sqrt(self.config.embed_dim)
+        if not self.config.is_residual:
+            return said
         abar = self.schedule.abar.to(y.device)[t][:, None]
         signal, spread = abar.sqrt().float(), (1 - abar).sqrt().float()
-        rest = scaled.float() / math.sqrt(self.config.embed_dim)
-        return process.mean + signal * (z_t - process.mean) + spread * rest
+        return process.mean + signal * (z_t - process.mean) + spread * said
 
     def _reduced(self, device: torch.device):
         reduced = self.compute_dtype != torch.float32
@@ -202,11 +204,16 @@ class Prior(nn.Module):
                 "This prior knows no percentile for thresholding. Train it with this version, or "
                 "leave thresholding out."
             )
-        draws = self.config.predicts == "draw"
-        if (draws or self.config.max_steps) and sampling.sampler != "ancestral":
+        draws, few = self.config.predicts == "draw", self.config.max_steps is not None
+        if sampling.sampler == "dpm++" and few:
             raise InputError(
-                f"The sampler {sampling.sampler} asks for a mean at any time, which this prior has "
-                "not learnt. Use `--sampler ancestral`."
+                "The sampler dpm++ asks at times that this prior has not learnt. Use `--sampler "
+                "ancestral`."
+            )
+        if sampling.sampler != "ancestral" and draws:
+            raise InputError(
+                f"The sampler {sampling.sampler} asks for means, and this prior draws. Use "
+                "`--sampler ancestral`."
             )
 
     def _draw(

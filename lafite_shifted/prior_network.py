@@ -1,9 +1,9 @@
 """The network of the prior.
 
 A causal transformer over [text tokens, text embedding, cluster, time, noisy embedding, query]
-(arXiv:2204.06125, section 2.2) sees the noisy embedding whitened, and says at the query what the
-Gaussian does not know of z_0 (see `Prior.predict`). RMSNorm, SwiGLU. Nothing before the time
-depends on it, so a text is read once and asked as often as training and sampling want.
+(arXiv:2204.06125, section 2.2) sees the noisy embedding whitened, and says at the query z_0, or
+what the Gaussian does not know of it (see `Prior.predict`). RMSNorm, SwiGLU. Nothing before the
+time depends on it, so a text is read once and asked as often as training and sampling want.
 
 Shape letters: N texts, R questions a text, L text tokens, F width of the text tower, P what is
 read of a text, S sequence, W width, D embedding.
@@ -40,6 +40,9 @@ class PriorConfig:
     # the mean of z_0 given z_t (mean square error), or a draw of it (energy score)
     predicts: Literal["mean", "draw"] = "mean"
     max_steps: int | None = None  # sampling steps that are learnt, and no other times; None: all
+    # whether the network says z_0, or what is missing from what the Gaussian knows of it; None: the
+    # latter where the Gaussian is that of the data (of another one it knows the wrong things)
+    residual: bool | None = None
     embed_dim: int = 128  # D
     token_width: int = 192  # F
     text_encoder: TextEncoderId | None = None  # whose token states it reads; None: the CLIP's own
@@ -60,6 +63,13 @@ class PriorConfig:
             raise ValueError(
                 f"max_steps must be in 1..{self.schedule.num_steps}, not {self.max_steps}"
             )
+
+    @property
+    def is_residual(self) -> bool:
+        """`residual`, decided."""
+        if self.residual is not None:
+            return self.residual
+        return self.process == "shifted" and self.covariance == "full"
 
     def gaussian(self, stats: EmbeddingStats) -> Gaussian:
         """Where the chain starts; with clusters, where it would without."""
@@ -130,7 +140,7 @@ class Reading:
 
 
 class PriorNetwork(nn.Module):
-    """Text -> `read` -> (whitened y_t, t) -> what `Prior.predict` adds, times sqrt(D)."""
+    """Text -> `read` -> (whitened y_t, t) -> z_0 or its residual, times sqrt(D)."""
 
     def __init__(self, config: PriorConfig):
         super().__init__()

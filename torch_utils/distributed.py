@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-TIME_LIMIT = timedelta(minutes=10)  # of waiting for another process
+# of waiting for another process: the first may be evaluating; torchrun notices dead ones sooner
+TIME_LIMIT = timedelta(minutes=60)
 
 
 def rank() -> int:

@@ -117,7 +117,8 @@ class GanTrainer:
         if config.caption_share > 0:
             pseudo = self._with_captions(pseudo, rows, positions)
         if config.mismatch_weight > 0:
-            others = self._lots("mismatch", positions, len(data.pixels))
+            lots = self._lots("mismatch", positions, len(data.pixels) - 1)
+            others = (torch.tensor(rows) + 1 + lots) % len(data.pixels)  # never the picture itself
             mismatch = self.standardiser.standardise(conditions(data.embeddings[others].to(device)))
         keep = uniform[:, 0] >= config.condition_dropout
         real = data.pixels[rows].to(device).float() / 127.5 - 1
@@ -172,31 +173,37 @@ class GanTrainer:
             batch, regularise=self._is_due(samples_seen, config.r1_every)
         )
         if not self._apply(self.d_optimizer):
-            return {"skipped": torch.ones(())}
+            return self._skipped()
         self.g_optimizer.zero_grad(set_to_none=True)
         lengths_are_due = self._lengths_are_due(samples_seen)
         mean = self.running.path_length_mean if lengths_are_due else None
         of_generator, w_mean = self.steps.generator_gradients(batch, path_length_mean=mean)
         if not self._apply(self.g_optimizer):
-            return {"skipped": torch.ones(())}
+            return self._skipped()
+        self.running.skipped.zero_()
         if lengths_are_due:
             length = of_generator["path_length"].clone()
             distributed.average([length])
             self.running.path_length_mean.lerp_(length, PATH_LENGTH_DECAY)
         self.generator.mapping.track(w_mean)
         self.ema.update(self.generator, batch=self.batch, samples_seen=samples_seen + self.batch)
-        return logged | of_generator
+        return logged | of_generator | {"skipped": torch.zeros(())}
 
     def _apply(self, optimizer: Optimizer) -> bool:
         """Take the step unless a gradient is not finite: gradients are the same in all processes,
-        and so is what is decided. DivergedError after MAX_SKIPPED in a row.
+        and so is what is decided.
         """
         found = [p.grad for group in optimizer.param_groups for p in group["params"]]
         norm = nn.utils.get_total_norm([g for g in found if g is not None])
         if bool(norm.isfinite()):
             optimizer.step()
-            self.running.skipped.zero_()
             return True
+        return False
+
+    def _skipped(self) -> Mapping[str, Tensor]:
+        """What is logged of a step that D or G did not take; DivergedError after MAX_SKIPPED in a
+        row.
+        """
         self.running.skipped += 1
         if int(self.running.skipped) >= MAX_SKIPPED:
             raise DivergedError(
@@ -204,7 +211,7 @@ class GanTrainer:
                 "finite. The last checkpoint is intact; start a new run with a lower learning "
                 "rate or a higher R1 gamma."
             )
-        return False
+        return {"skipped": torch.ones(())}
 
     # --- evaluation
 

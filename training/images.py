@@ -222,7 +222,9 @@ class ImageSource:
             if text is None and f"{stem}.json" in self._others:
                 text = self._caption_of_record(f"{stem}.json")
             lines = [text] if isinstance(text, str) else list(text or [])
-            lines = [str(line).strip() for line in lines if str(line).strip()]
+            # a lone surrogate, which JSON can hold, is no text that can be written again
+            lines = [line.encode("utf-8", "replace").decode() for line in lines if _is_text(line)]
+            lines = [line.strip() for line in lines]
             if lines:
                 captions[name] = lines
         return captions
@@ -230,12 +232,16 @@ class ImageSource:
     def _caption_of_record(self, name: str) -> str | list | None:
         try:
             record = json.loads(self._content(name))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{self.where / name} is no JSON ({error}). Mend or remove it."
             ) from error
         found = [record.get(key) for key in ("caption", "text")] if isinstance(record, dict) else []
         return next((text for text in found if isinstance(text, str | list)), None)
+
+
+def _is_text(line: object) -> bool:
+    return isinstance(line, str) and bool(line.strip())
 
 
 def _suffix(name: str) -> str:

@@ -143,6 +143,7 @@ def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[P
                 _check_finite({name: sums[0] for name, sums in pending.items()}, samples)
                 save()
             if received and not last:
+                distributed.barrier()  # torchrun would end the first while it still writes
                 name = signal.Signals(received).name
                 raise InterruptedRunError(
                     f"Stopped by {name} at {samples / 1000:.1f} of {total / 1000:.1f} kimg; the "

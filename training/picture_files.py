@@ -6,6 +6,7 @@ links, encrypted or nested archives, names twice, entries that overlap) is refus
 that lies about its size, or is far larger than its picture can be, is one bad picture.
 """
 
+import posixpath
 import re
 import stat
 import tarfile
@@ -51,8 +52,12 @@ def open_files(where: Path, *, exclude: Path | None = None) -> PictureFiles:
     folder that does not count.
     """
     if where.is_dir():
-        shards = sorted(where.glob("*.tar"))
-        return TarFiles(where, shards) if shards else FolderFiles(where, exclude=exclude)
+        files = FolderFiles(where, exclude=exclude)
+        names = files.names()
+        shards = [name for name in names if name.endswith(".tar")]
+        if shards and len(shards) == len(names):  # one tar among pictures is no shard of them
+            return TarFiles(where, [where / name for name in shards])
+        return files
     if where.is_file() and where.suffix.lower() == ".zip":
         return ZipFiles(where)
     if where.is_file() and where.suffix.lower() == ".tar":
@@ -89,9 +94,11 @@ class FolderFiles:
     def read(self, name: str) -> bytes:
         try:
             path = self.where / name
-            size = path.stat().st_size
-            if size > MAX_BYTES:
-                raise UnreadablePictureError(_too_large(size))
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadablePictureError("no file, but a pipe or a device")
+            if status.st_size > MAX_BYTES:
+                raise UnreadablePictureError(_too_large(status.st_size))
             return path.read_bytes()
         except FileNotFoundError:
             raise UnreadablePictureError("the file does not exist") from None
@@ -116,10 +123,11 @@ class ZipFiles:
                 f"{where} is damaged, or no zip archive ({error}). Copy or download it again."
             ) from error
         entries = [entry for entry in self._archive.infolist() if not entry.is_dir()]
-        _check_names(where, (entry.filename for entry in entries))
+        names = [entry.filename for entry in entries]
+        _check_names(where, names, as_known=names)
         for entry in entries:
             _check_zip_entry(where, entry)
-        _check_overlap(where, entries)
+        _check_overlap(where, entries, end=self._archive.start_dir)
         self._entries = {entry.filename: entry for entry in entries}
 
     def names(self) -> list[str]:
@@ -127,6 +135,9 @@ class ZipFiles:
 
     def read(self, name: str) -> bytes:
         entry = self._entries[name]
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # the others unpack more than they are asked for
+            raise UnreadablePictureError("packed in a way that is not read: only deflate is")
         if entry.file_size > MAX_BYTES:
             raise UnreadablePictureError(_too_large(entry.file_size))
         if entry.file_size > max(SMALL, MAX_RATIO * entry.compress_size):
@@ -150,8 +161,8 @@ class ZipFiles:
 
 
 class TarFiles:
-    """The files of uncompressed tar shards, each found by its offset; names start with the shard's
-    where there are several.
+    """The files of uncompressed tar shards, each found by its offset; in a folder of shards, names
+    start with the shard's.
     """
 
     def __init__(self, where: Path, shards: list[Path]):
@@ -161,10 +172,11 @@ class TarFiles:
         self._shards = shards
         for number, shard in enumerate(shards):
             members = _tar_members(shard)
-            _check_names(shard, (member.name for member in members))
-            head = "" if where == shard else f"{shard.name}/"
-            for member in members:
-                self._places[head + member.name] = (number, member.offset_data, member.size)
+            names = [posixpath.normpath(member.name) for member in members]  # ./a.png is a.png
+            _check_names(shard, (member.name for member in members), as_known=names)
+            head = "" if where == shard else f"{shard.relative_to(where).as_posix()}/"
+            for name, member in zip(names, members, strict=True):
+                self._places[head + name] = (number, member.offset_data, member.size)
 
     def names(self) -> list[str]:
         return sorted(name for name in self._places if not _is_hidden(name))
@@ -188,11 +200,33 @@ class TarFiles:
         return size, self._times[shard]
 
 
+class _Member(tarfile.TarInfo):
+    """Refuses sizes below 0, with which a shard is read in circles (CVE-2025-8194), and above what
+    a header may have, which would be read into memory.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "_Member":
+        member = super().frombuf(buf, encoding, errors)
+        most = 2**63 if member.isreg() else 2**20  # long names and pax headers are read whole
+        if not 0 <= member.size <= most:
+            raise tarfile.ReadError(f"a size of {member.size}")
+        return member
+
+
 def _tar_members(shard: Path) -> list[tarfile.TarInfo]:
+    broken = (tarfile.TarError, OSError, EOFError, ValueError)
+    bombs = (MemoryError, OverflowError, RecursionError)
+    size, members = shard.stat().st_size, []
     try:
-        with tarfile.open(shard, "r:") as archive:
-            members = [member for member in archive if not member.isdir()]
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        with tarfile.open(shard, "r:", tarinfo=_Member) as archive:
+            for member in archive:
+                if not 0 <= member.size <= size:
+                    raise tarfile.ReadError(f"{member.name!r} has a size of {member.size}")
+                if not member.isdir():
+                    members.append(member)
+            _check_end(shard, archive.offset)
+    except (*broken, *bombs) as error:
         raise InputError(
             f"{shard} is damaged, or no uncompressed tar ({error}). Copy it again, or unpack a "
             "compressed one first."
@@ -206,20 +240,33 @@ def _tar_members(shard: Path) -> list[tarfile.TarInfo]:
     return members
 
 
-def _check_names(where: Path, names: Iterable[str]) -> None:
-    """InputError for names that lead out of the archive, come twice, or are archives."""
+def _check_end(shard: Path, offset: int) -> None:
+    """ReadError unless the archive ends where its reader has stopped: it stops at any header that
+    is damaged, and says nothing.
+    """
+    with shard.open("rb") as file:
+        file.seek(offset)
+        block = file.read(tarfile.BLOCKSIZE)
+    if block.strip(b"\0") or 0 < len(block) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"no header where one should be, at byte {offset}")
+
+
+def _check_names(where: Path, names: Iterable[str], *, as_known: Iterable[str]) -> None:
+    """InputError for names that lead out of the archive, come twice (`as_known`), or are
+    archives.
+    """
     seen = set[str]()
-    for name in names:
+    for name, known in zip(names, as_known, strict=True):
         if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name) or "\0" in name:
             problem = "an absolute path"
         elif ".." in re.split(r"[/\\]", name):
             problem = "a path out of the archive"
-        elif name in seen:
+        elif known in seen:
             problem = "a name that comes twice"
         elif name.lower().endswith(ARCHIVES):
             problem = "an archive in the archive"
         else:
-            seen.add(name)
+            seen.add(known)
             continue
         raise InputError(f"{where} holds {name!r}: {problem}. Pack the pictures anew, without it.")
 
@@ -237,16 +284,18 @@ def _check_zip_entry(where: Path, entry: zipfile.ZipInfo) -> None:
     )
 
 
-def _check_overlap(where: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """InputError where two entries share bytes (one small file that unpacks as many large ones)."""
+def _check_overlap(where: Path, entries: list[zipfile.ZipInfo], *, end: int) -> None:
+    """InputError where an entry shares bytes with the next one (one small file that unpacks as many
+    large ones), or with the directory that begins at `end`.
+    """
     ordered = sorted(entries, key=lambda entry: entry.header_offset)
-    for entry, following in pairwise(ordered):
+    starts = [*(entry.header_offset for entry in ordered), end]
+    for entry, (start, following) in zip(ordered, pairwise(starts), strict=True):
         # the local header has 30 bytes and the name, at the least
-        end = entry.header_offset + 30 + len(entry.orig_filename) + entry.compress_size
-        if end > following.header_offset:
+        if start + 30 + len(entry.orig_filename) + entry.compress_size > following:
             raise InputError(
-                f"{where}: {entry.filename!r} and {following.filename!r} overlap, as in an archive "
-                "made to harm. Pack the pictures anew."
+                f"{where}: {entry.filename!r} overlaps what follows it, as in an archive made to "
+                "harm. Pack the pictures anew."
             )
 
 

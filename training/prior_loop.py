@@ -190,7 +190,8 @@ class PriorTrainer:
         """Embeddings [m, D] on the CPU that the averaged prior draws for these captions, the i-th
         with seed `first_seed` + i.
         """
-        parts, most = [], len(self.times)  # steps that it can take
+        prior, parts = self.config.prior, []
+        most = prior.max_steps or prior.schedule.num_steps
         for start in range(0, len(captions), 500):
             part = captions[start : start + 500]
             drawn = self.averaged.sample(

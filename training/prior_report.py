@@ -5,6 +5,7 @@ recall, distances of the sets and the energy score, which judges the distributio
 stand beside each other. Shape letters: m captions, D embedding.
 """
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -244,7 +245,10 @@ def label(prior: LoadedPrior) -> str:
         process = f"{config.num_clusters} {config.cluster_covariance} clusters"
     predicts = ", draws" if config.predicts == "draw" else ""
     steps = f", of at most {config.max_steps} steps" if config.max_steps else ""
-    return f"{process}, {config.schedule.name}{predicts}{steps}"
+    usual = dataclasses.replace(config, residual=None).is_residual
+    residual = {True: ", residual", False: ", direct"}[config.is_residual]
+    said = residual if config.is_residual != usual else ""
+    return f"{process}, {config.schedule.name}{predicts}{steps}{said}"
 
 
 def load_priors(
@@ -287,6 +291,12 @@ def report(
     """Every prior sampled in all `ways`; what is judged is `decode` of what it makes."""
     lines = []
     asked_ways = {name: [w for w in ways if _can(group[0], w)] for name, group in priors.items()}
+    for name, found in asked_ways.items():
+        if not found:
+            raise InputError(
+                f"The prior {name!r} has learnt none of these ways to sample. Give fewer "
+                "`--steps`, or `--sampler ancestral`."
+            )
     total, done = sum(len(asked_ways[name]) * len(group) for name, group in priors.items()), 0
     for name, group in priors.items():
         for way in asked_ways[name]:
@@ -308,9 +318,11 @@ def report(
 
 
 def _can(prior: LoadedPrior, way: Sampling) -> bool:
-    """A prior that has learnt few steps is asked for no more."""
-    most = prior.prior.config.max_steps
-    return most is None or way.steps <= most
+    """A prior that has learnt few steps is asked for no more, and one that draws in one way."""
+    config = prior.prior.config
+    if config.predicts == "draw" and way.sampler != "ancestral":
+        return False
+    return config.max_steps is None or way.steps <= config.max_steps
 
 
 def _joined(name: str, way: Sampling, measured: list[Figures], milliseconds: float) -> Line:

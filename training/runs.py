@@ -88,7 +88,9 @@ def _refuse_derived(assignments: Sequence[str], *fields: str) -> None:
 
 
 def compute_record(dtype: str, device: torch.device) -> dict[str, str]:
-    """What the exactness of a resumed run depends on, beside the thread count (in checkpoints)."""
+    """What the exactness of a resumed run depends on, beside the thread count (in checkpoints). The
+    number of processes may change: then it is exact up to rounding.
+    """
     resolved = str(pick_dtype(dtype, device)).removeprefix("torch.")
     return {"device": device.type, "dtype": resolved}
 

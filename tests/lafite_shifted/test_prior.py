@@ -166,8 +166,8 @@ def test_attention_masks_match_their_rule_written_out():
                 assert bool(row[j]) == expected
 
 
-def test_the_network_adds_to_what_the_gaussian_knows(prior: Prior):
-    """It sees whitened noise; where it says nothing, z_0 is the mean of z_0 given z_t alone."""
+def constant_network(prior: Prior) -> dict[str, Tensor]:
+    """Let it say 4 everywhere, sqrt(D) times 1; what it sees."""
     seen = {}
 
     def network(y: Tensor, *_rest: Tensor) -> Tensor:
@@ -175,16 +175,36 @@ def test_the_network_adds_to_what_the_gaussian_knows(prior: Prior):
         return torch.full_like(y, 4.0)
 
     prior.network.forward = network
+    return seen
+
+
+def test_a_residual_network_adds_to_what_the_gaussian_knows(prior: Prior):
+    """Where it says nothing, z_0 is the mean of z_0 given z_t alone, by Gaussian conditioning."""
+    seen = constant_network(prior)
     prediction, z_t = predict(prior, random_text()), random_images(3)
-    abar = prior.schedule.abar[TIMES][:, None].float()
-    mean = prior.gaussian.mean
-    covariance = prior.gaussian.covariance
-    # Gaussian conditioning, by the joint covariance of z_0 and z_t
-    gain = abar.sqrt()[..., None] * covariance @ torch.linalg.inv(covariance)
-    known = mean + torch.einsum("nij,nj->ni", gain, z_t - mean)
-    expected = known + (1 - abar).sqrt()  # 4 / sqrt(D) = 1 of the network
-    torch.testing.assert_close(prediction, expected, rtol=1e-4, atol=1e-4)
+    abar = prior.schedule.abar[TIMES][:, None].double()
+    mean, covariance = prior.gaussian.mean.double(), prior.gaussian.covariance.double()
+    expected = []
+    for n in range(8):
+        together = abar[n] * covariance + (1 - abar[n]) * covariance  # of z_t
+        gain = abar[n].sqrt() * covariance @ torch.linalg.inv(together)
+        expected.append(mean + gain @ (z_t[n].double() - mean) + (1 - abar[n]).sqrt())
+    torch.testing.assert_close(prediction.double(), torch.stack(expected), rtol=1e-4, atol=1e-4)
+    assert seen["y"].equal(prior.gaussian.whiten(z_t))
+
+
+def test_any_other_network_says_z_0_itself():
+    """As the baseline does: what a Gaussian of others knows is wrong."""
+    config = dataclasses.replace(TINY, process="baseline")
+    prior = Prior(config, EmbeddingStats.of(random_images(count=64)))
+    seen = constant_network(prior)
+    assert predict(prior, random_text()).equal(torch.ones(8, 16))
     assert seen["y"].equal(prior.gaussian.whiten(random_images(3)))
+    decided = {"full": True, "diagonal": False, "isotropic": False}
+    for kind, residual in decided.items():
+        assert dataclasses.replace(TINY, covariance=kind).is_residual == residual
+    assert not dataclasses.replace(TINY, residual=False).is_residual
+    assert dataclasses.replace(config, residual=True).is_residual
 
 
 def test_reduced_precision_is_the_networks_alone(prior: Prior):

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -235,26 +236,29 @@ def test_path_lengths_match_finite_differences():
 # --- gradients that are not finite
 
 
-def broken(trainer: GanTrainer, monkeypatch: pytest.MonkeyPatch, *, steps: set[int]) -> None:
-    """Make D's gradients infinite in these steps."""
-    whole, calls = GanSteps.discriminator_gradients, []
+def broken(
+    network: str, monkeypatch: pytest.MonkeyPatch, *, steps: Container[int] = range(10_000)
+) -> None:
+    """Make the gradients of D or G infinite in these steps."""
+    name = f"{network}_gradients"
+    whole, calls = getattr(GanSteps, name), []
 
-    def gradients_of_d(self: GanSteps, batch: Batch, *, regularise: bool) -> dict[str, Tensor]:
-        found = whole(self, batch, regularise=regularise)
+    def gradients_of_it(self: GanSteps, batch: Batch, **options):
+        found = whole(self, batch, **options)
         if len(calls) in steps:
-            next(self.discriminator.parameters()).grad.fill_(torch.inf)
+            next(getattr(self, network).parameters()).grad.fill_(torch.inf)
         calls.append(0)
         return found
 
-    monkeypatch.setattr(GanSteps, "discriminator_gradients", gradients_of_d)
+    monkeypatch.setattr(GanSteps, name, gradients_of_it)
 
 
 def test_a_step_without_finite_gradients_changes_nothing(
     clip: ClipEncoder, monkeypatch: pytest.MonkeyPatch
 ):
     trainer = trainer_of(clip)
-    broken(trainer, monkeypatch, steps={1})
-    trainer.step(0)
+    broken("discriminator", monkeypatch, steps={1})
+    assert trainer.step(0)["skipped"] == 0
     before = {n: p.clone() for n, p in trainer.discriminator.named_parameters()}
     assert dict(trainer.step(16)) == {"skipped": torch.ones(())}
     assert all(p.equal(before[n]) for n, p in trainer.discriminator.named_parameters())
@@ -263,11 +267,13 @@ def test_a_step_without_finite_gradients_changes_nothing(
     assert int(trainer.running.skipped) == 0
 
 
+@pytest.mark.parametrize("network", ["discriminator", "generator"])
 def test_many_steps_without_finite_gradients_stop_the_run(
-    clip: ClipEncoder, monkeypatch: pytest.MonkeyPatch
+    network: str, clip: ClipEncoder, monkeypatch: pytest.MonkeyPatch
 ):
+    """Of one of them, while the other's are well."""
     trainer = trainer_of(clip)
-    broken(trainer, monkeypatch, steps=set(range(100)))
+    broken(network, monkeypatch)
     for step in range(MAX_SKIPPED - 1):
         trainer.step(16 * step)
     with pytest.raises(DivergedError, match="diverged: the gradients of 20 steps in a row"):

@@ -4,6 +4,7 @@ a damaged entry is one bad picture.
 
 import io
 import json
+import os
 import struct
 import tarfile
 import zipfile
@@ -95,6 +96,15 @@ def test_long_names_of_tars(form: int, tmp_path: Path):
     assert source.read(name) == PNG
 
 
+def test_a_tar_damaged_in_the_middle_is_not_taken_for_a_short_one(tmp_path: Path):
+    path = tar_of(tmp_path / "p.tar", {"a.png": PNG, "b.png": PNG})
+    content = bytearray(path.read_bytes())
+    content[content.index(b"b.png")] = ord("c")  # its header's sum is wrong now
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is damaged"):
+        ImageSource(path)
+
+
 def test_stylegan_zip_with_many_entries(tmp_path: Path):
     """More than 65,535 entries need zip64; dataset.json is no caption."""
     labels = json.dumps({"labels": [["00000/img00000000.png", 3]]}).encode()
@@ -113,6 +123,51 @@ def test_links_in_a_folder_are_followed_but_not_round(tmp_path: Path):
     (folder / "round").symlink_to(folder)
     (other / "back").symlink_to(folder)
     assert ImageSource(folder).names == ["a.png", "linked/deep/x.png"]
+
+
+def test_names_may_begin_with_a_dot_and_a_slash(tmp_path: Path):
+    """As `tar cf x.tar -C folder .` writes them."""
+    rows = json.dumps({"file_name": "a.png", "text": "a cat"}).encode()
+    entries = {"./a.png": PNG, "./metadata.jsonl": rows}
+    alone = ImageSource(tar_of(tmp_path / "p.tar", entries))
+    assert (alone.names, alone.captions) == (["a.png"], {"a.png": ["a cat"]})
+    (tmp_path / "shards").mkdir()
+    tar_of(tmp_path / "shards" / "0.tar", entries)
+    assert ImageSource(tmp_path / "shards").names == ["0.tar/a.png"]
+
+
+def test_a_tar_among_pictures_hides_none_of_them(tmp_path: Path):
+    folder = folder_of(tmp_path / "mixed", {"x.png": PNG})
+    tar_of(folder / "backup.tar", {"a.png": PNG})
+    assert ImageSource(folder).names == ["x.png"]
+
+
+def test_what_is_no_file_is_a_bad_picture(tmp_path: Path):
+    """A pipe would be waited for, and a device read without end."""
+    folder = folder_of(tmp_path / "folder", {"a.png": PNG})
+    os.mkfifo(folder / "pipe.png")
+    (folder / "zero.png").symlink_to("/dev/zero")
+    source = ImageSource(folder)
+    for name in ("pipe.png", "zero.png"):
+        with pytest.raises(UnreadablePictureError, match="a pipe or a device"):
+            source.read(name)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"n": ' + "9" * 5000 + "}", "{"])
+def test_records_without_end_are_refused(content: str, tmp_path: Path):
+    folder = folder_of(tmp_path / "folder", {"a.png": PNG, "a.json": content.encode()})
+    with pytest.raises(InputError, match="is no JSON"):
+        ImageSource(folder)
+    (folder / "a.json").unlink()
+    (folder / "metadata.jsonl").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"metadata\.jsonl, line 1"):
+        ImageSource(folder)
+
+
+def test_captions_that_are_no_text_are_left_out(tmp_path: Path):
+    record = json.dumps({"caption": ["a \ud800 cat", None, {"y": 1}, 3, " "]}).encode()
+    folder = folder_of(tmp_path / "folder", {"a.png": PNG, "a.json": record})
+    assert ImageSource(folder).captions == {"a.png": ["a ? cat"]}
 
 
 # --- archives made to harm
@@ -170,6 +225,26 @@ def link_in_tar(path: Path, kind: bytes) -> Path:
     return path
 
 
+def long_last_entry(path: Path) -> Path:
+    """It claims to be packed larger than the archive is, and so to unpack to much."""
+    content = bytearray(zip_of(path, {"a.png": PNG}, compression=zipfile.ZIP_DEFLATED).read_bytes())
+    place = content.index(b"PK\x01\x02") + 20
+    content[place : place + 4] = struct.pack("<I", 4_000_000)
+    path.write_bytes(content)
+    return path
+
+
+def tar_header(name: str, kind: bytes, size: int) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def tar_of_headers(path: Path, *headers: bytes) -> Path:
+    path.write_bytes(b"".join(headers) + bytes(1024))
+    return path
+
+
 HARM: dict[str, tuple[Callable[[Path], Path], str]] = {
     "zip: path out": (lambda p: zip_of(p / "x.zip", {"../a.png": PNG}), "path out of the archive"),
     "zip: backslashes": (lambda p: zip_of(p / "x.zip", {"b\\..\\..\\a.png": PNG}), "path out"),
@@ -180,6 +255,28 @@ HARM: dict[str, tuple[Callable[[Path], Path], str]] = {
     "zip: encrypted": (lambda p: encrypted_zip(p / "x.zip"), "encrypted"),
     "zip: overlap": (lambda p: overlapping_zip(p / "x.zip"), "verlap"),
     "zip: nested": (lambda p: zip_of(p / "x.zip", {"a.png": PNG, "b.zip": b""}), "archive in the"),
+    "zip: last entry": (lambda p: long_last_entry(p / "x.zip"), "overlaps what follows"),
+    "tar: round and round": (
+        lambda p: tar_of_headers(
+            p / "x.tar", tar_header("a.png", b"0", 0), tar_header("b.png", b"0", -512)
+        ),
+        "a size of -512",
+    ),
+    "tar: endless name": (
+        lambda p: tar_of_headers(p / "x.tar", tar_header("a", tarfile.GNUTYPE_LONGNAME, 2**50)),
+        "is damaged",
+    ),
+    "tar: names of names": (
+        lambda p: tar_of_headers(
+            p / "x.tar",
+            *[tar_header("a", tarfile.GNUTYPE_LONGNAME, 1) + b"b" + bytes(511)] * 3000,
+        ),
+        "is damaged",
+    ),
+    "tar: longer than itself": (
+        lambda p: tar_of_headers(p / "x.tar", tar_header("a.png", b"0", 2**40)),
+        "is damaged",
+    ),
     "tar: path out": (lambda p: tar_of(p / "x.tar", {"b/../../a.png": PNG}), "path out"),
     "tar: absolute": (lambda p: tar_of(p / "x.tar", {"/a.png": PNG}), "absolute path"),
     "tar: symlink": (lambda p: link_in_tar(p / "x.tar", tarfile.SYMTYPE), "is a link"),
@@ -245,6 +342,13 @@ def test_entries_that_are_not_what_they_say_are_single_bad_pictures(
     monkeypatch.setattr(picture_files, "MAX_BYTES", 10)
     with pytest.raises(UnreadablePictureError, match="the limit of one file"):
         files.read("good.png")
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_packings_that_give_more_than_is_asked_for_are_not_read(kind: int, tmp_path: Path):
+    files = open_files(zip_of(tmp_path / "p.zip", {"a.png": PNG}, compression=kind))
+    with pytest.raises(UnreadablePictureError, match="only deflate"):
+        files.read("a.png")
 
 
 def test_a_shard_that_became_shorter_is_a_bad_picture(tmp_path: Path):
