@@ -206,7 +206,7 @@ class _Member(tarfile.TarInfo):
     """
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "_Member":
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Member":
         member = super().frombuf(buf, encoding, errors)
         most = 2**63 if member.isreg() else 2**20  # long names and pax headers are read whole
         if not 0 <= member.size <= most:
