@@ -2,7 +2,7 @@
 full or read-only disk, with a process lost. After each the run must go on, and end as the unbroken
 one did, bit for bit.
 
-    make torture                         the whole, in some twenty minutes
+    make torture                         the whole
     python -m tests.torture --help       parts of it
 """
 
@@ -269,7 +269,7 @@ def failing_disks(bench: Bench, count: int) -> str:
 
 
 def lost_ranks(bench: Bench) -> str:
-    """One of two ranks killed, then one stopped: all processes end, not with 0."""
+    """One of two ranks killed: all processes end, not with 0, and the run goes on exactly."""
     process = bench.start("lost", ranks=2)
     wait_for_training(process, bench.folder / "lost")
     found = children(process.pid)
@@ -294,8 +294,10 @@ def main() -> None:
         "rank-kills": lambda bench: kills(bench, 10, inside_saves=0, ranks=2),
         "lost-ranks": lost_ranks,
     }
-    parser.add_argument("parts", nargs="*", choices=[*parts, []], default=[*parts])
-    chosen = parser.parse_args().parts
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
+    chosen = parser.parse_args().parts or [*parts]
+    if unknown := [part for part in chosen if part not in parts]:
+        parser.error(f"{unknown[0]}: choose from {', '.join(parts)}")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench.set_up(Path(folder))
         if any("rank" in part for part in chosen):

@@ -108,14 +108,14 @@ class GanSteps:
     def discriminator_gradients(self, batch: Batch, *, regularise: bool) -> dict[str, Tensor]:
         """Fill the gradients of D, averaged over all samples; scalars to log."""
         config, sums = self.config, Sums(len(batch))
-        contrast = self._contrast(batch, lambda part: self._criticise(self._real(part))[1])
+        contrast = self._contrast(batch, lambda part: self.discriminator(self._real(part))[1])
         for place, part in batch.parts(config.micro_batch or len(batch)):
             with torch.no_grad():
                 fake = self._fake(part)
             real = self._real(part)
             # real and generated apart: the minibatch statistics are of consecutive samples
-            real_realness, real_feature = self._criticise(real)
-            fake_realness, fake_feature = self._criticise(fake)
+            real_realness, real_feature = self.discriminator(real)
+            fake_realness, fake_feature = self.discriminator(fake)
             real_logit = conditional_logit(real_realness, real_feature, part.condition)
             fake_logit = conditional_logit(fake_realness, fake_feature, part.condition)
             loss = sums.add("loss_d", self._d_terms(real_logit, fake_logit))
@@ -147,13 +147,13 @@ class GanSteps:
         config, sums = self.config, Sums(len(batch))
         self.discriminator.requires_grad_(False)
         w_mean = torch.zeros(1, device=batch.z.device)
-        contrast = self._contrast(batch, lambda part: self._criticise(self._fake(part))[1])
+        contrast = self._contrast(batch, lambda part: self.discriminator(self._fake(part))[1])
         by_clip = self._clip_contrast(batch)
         for place, part in batch.parts(config.micro_batch or len(batch)):
             w = self.generator.mapping(part.z)
             w_mean = w_mean + w.detach().sum(dim=0) / len(batch)
             pictures = self.generator.synthesise(w, part.condition, noise=part.noise)
-            realness, feature = self._criticise(self._augmented(pictures, part.augment_fake))
+            realness, feature = self.discriminator(self._augmented(pictures, part.augment_fake))
             logit = conditional_logit(realness, feature, part.condition)
             loss = sums.add("loss_g", self._g_terms(logit, part))
             if contrast is not None:
@@ -174,9 +174,6 @@ class GanSteps:
 
     # --- parts
 
-    def _criticise(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        return self.discriminator(pictures)
-
     def _augmented(self, pictures: Tensor, draws: Tensor) -> Tensor:
         return diff_augment(pictures, draws, strength=self.config.augment_strength)
 
@@ -195,7 +192,7 @@ class GanSteps:
     def _g_terms(self, fake_logit: Tensor, part: Batch) -> Tensor:
         if self.config.adversarial == "relativistic":
             with torch.no_grad():
-                realness, feature = self._criticise(self._real(part))
+                realness, feature = self.discriminator(self._real(part))
                 real_logit = conditional_logit(realness, feature, part.condition)
             return relativistic_loss(fake_logit, real_logit)
         return generator_loss(fake_logit)
@@ -232,7 +229,7 @@ class GanSteps:
 
     def _regularise(self, pictures: Tensor, part: Batch, sums: Sums, name: str) -> None:
         leaf = pictures.detach().requires_grad_(True)
-        realness, feature = self._criticise(leaf)
+        realness, feature = self.discriminator(leaf)
         logit = conditional_logit(realness, feature, part.condition)
         penalty = sums.add(name, r1_penalty(logit, leaf))
         (penalty * (self.config.gamma / 2 * self.config.r1_every)).backward()

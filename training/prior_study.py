@@ -20,8 +20,8 @@ from training.prior_report import (
     load_priors,
     reference_lines,
     report,
-    write_report,
 )
+from training.prior_table import write_report
 from training.runs import open_prior_run, prior_config
 
 PROCESSES = {

@@ -71,8 +71,8 @@ def prior(
         through,
         unchanged,
         ways_of,
-        write_report,
     )
+    from training.prior_table import write_report
 
     ways = ways_of(
         [int(n) for n in _numbers("--steps", steps, least=1)],
