@@ -50,11 +50,11 @@ Sampler = Literal["ancestral", "ddim", "dpm++"]
 @dataclass(frozen=True)
 class Sampling:
     """How z_0 is drawn: few steps and no guidance, because more of either raises the Frechet
-    distance or lowers the cosine to the true embedding.
+    distance or lowers the cosine to the true embedding (docs/prior.md).
     """
 
-    steps: int = 8  # evaluations of the network (with guidance each counts twice)
-    sampler: Sampler = "ancestral"
+    steps: int = 4  # evaluations of the network (with guidance each counts twice)
+    sampler: Sampler | None = None  # None: "dpm++", "ancestral" of a prior that it does not suit
     eta: float = 0.0  # noise of "ddim": 0 is deterministic, 1 is "ancestral"
     guidance: float = 1.0
     threshold: bool = False  # dynamic thresholding of every prediction
@@ -111,8 +111,12 @@ class Schedule:
 
     def subset(self, num_steps: int, *, spacing: Spacing = "time") -> list[int]:
         """`num_steps` falling times from T on: in time evenly spaced down to 0, where nothing is
-        left to ask ("trailing", arXiv:2305.08891, table 2), or down to 1 evenly in log-SNR (as far
-        as whole times allow).
+        left to ask ("trailing", arXiv:2305.08891, table 2), or evenly in log-SNR (as far as whole
+        times allow).
+
+        Half the log-SNR runs up to 0.5 + n / 4, and from -1.5 - n / 8 after the first, both as far
+        as T and 1 allow: few questions are worth most in the middle, where the answer is in the
+        making (`training/exact_prior.py`).
         """
         if not 1 <= num_steps <= self.num_steps:
             raise ValueError(f"the number of steps must be in 1..{self.num_steps}, not {num_steps}")
@@ -120,12 +124,13 @@ class Schedule:
             times = torch.linspace(self.num_steps, 0, num_steps + 1, dtype=torch.float64)
             return [int(t) for t in times[:-1].round()]
         levels = self.half_log_snr[1:]  # rises as t falls
-        wanted = torch.linspace(float(levels[-1]), float(levels[0]), num_steps, dtype=torch.float64)
-        found, last = [], self.num_steps + 1
-        for number, level in enumerate(wanted):
+        lowest, highest = (float(levels[t - 1]) for t in (self.num_steps, 1))
+        lowest, highest = max(lowest, -1.5 - num_steps / 8), min(highest, 0.5 + num_steps / 4)
+        wanted = torch.linspace(lowest, highest, num_steps, dtype=torch.float64)
+        found = [self.num_steps]
+        for number, level in enumerate(wanted[1:], start=1):
             nearest = 1 + int((levels - level).abs().argmin())
-            last = max(min(nearest, last - 1), num_steps - number)  # always falling, down to 1
-            found.append(last)
+            found.append(max(min(nearest, found[-1] - 1), num_steps - number))  # always falling
         return found
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lafite_shifted.generator import check_resolution
-from lafite_shifted.layers import EqualConv2d, EqualLinear
+from lafite_shifted.layers import EqualConv2d, EqualLinear, recomputed
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
+        self.recompute = False  # activations again for the gradient
         self.from_rgb = EqualConv2d(3, config.channels(config.resolution), kernel=1)
         sizes = [
             config.resolution >> level for level in range(int(math.log2(config.resolution)) - 1)
@@ -87,7 +88,7 @@ class Discriminator(nn.Module):
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         x = self.from_rgb(pictures.to(self.compute_dtype, memory_format=torch.channels_last))
         for block in self.blocks:
-            x = block(x)
+            x = recomputed(block, x, when=self.recompute)
         if self.config.group > 1:
             x = minibatch_standard_deviation(x, group=self.config.group)
         x = self.hidden(self.last_conv(x).float().flatten(1))  # [N, C]

@@ -16,7 +16,9 @@ from lafite_shifted.layers import (
     EqualLinears,
     ModulatedConv2d,
     ModulatedToRgb,
+    clamp_of,
     modulate,
+    recomputed,
     upsample,
 )
 from torch_utils.ops import synthesis_epilogue
@@ -35,6 +37,7 @@ class GeneratorConfig:
     mapping_layers: int = 8
     mapping_lr_multiplier: float = 0.01
     condition_lr_multiplier: float = 0.01  # of the per-layer condition layers
+    noise: bool = True  # per pixel, of learned strength, in each layer; off for flat drawings
 
     def __post_init__(self) -> None:
         check_resolution(self.resolution)
@@ -112,7 +115,7 @@ class SynthesisLayer(nn.Module):
         num_outputs = config.channels(resolution)
         self.resolution = resolution
         self.conv = ModulatedConv2d(num_inputs, num_outputs, style_dim=2 * config.w_dim, up=up)
-        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.noise_strength = nn.Parameter(torch.zeros(()), requires_grad=config.noise)
         self.bias = nn.Parameter(torch.zeros(num_outputs))
         self.register_buffer("noise_buffer", torch.randn(1, 1, resolution, resolution))
 
@@ -125,7 +128,13 @@ class SynthesisLayer(nn.Module):
         y, demodulation = self.conv(x, scale)
         noise = self.noise_buffer if noise is None else noise
         return synthesis_epilogue(
-            y, demodulation, noise, self.noise_strength, self.bias, after=after
+            y,
+            demodulation,
+            noise,
+            self.noise_strength,
+            self.bias,
+            clamp=clamp_of(y.dtype),
+            after=after,
         )
 
 
@@ -140,6 +149,7 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
+        self.recompute = False  # activations again for the gradient
         self.mapping = Mapping(config)
         channels = config.channels(4)
         self.constant = nn.Parameter(torch.randn(1, channels, 4, 4))
@@ -160,6 +170,8 @@ class Generator(nn.Module):
     @property
     def num_noise(self) -> int:
         """Numbers of synthesis noise that one picture takes."""
+        if not self.config.noise:
+            return 0
         return sum(layer.resolution**2 for layer in self.layers)  # type: ignore[misc, operator]
 
     def forward(
@@ -189,14 +201,33 @@ class Generator(nn.Module):
         rgb = self.to_rgbs[0](x, rgb_styles[0])  # [N, 3, H, W] float32
         for block in range(1, len(self.to_rgbs)):
             up, then = 2 * block - 1, 2 * block
-            x = modulate(x, scales[up])
-            x = self.layers[up](x, scales[up], noises[up], after=scales[then])
-            x = self.layers[then](x, scales[then], noises[then])
-            rgb = upsample(rgb, add=self.to_rgbs[block](x, rgb_styles[block]))
+            x, rgb = recomputed(
+                self._block,
+                block,
+                x,
+                rgb,
+                (scales[up], scales[then], rgb_styles[block]),
+                (noises[up], noises[then]),
+                when=self.recompute,
+            )
         return rgb
 
+    def _block(
+        self,
+        block: int,
+        x: Tensor,
+        rgb: Tensor,
+        scales: tuple[Tensor, Tensor, Tensor],
+        noises: tuple[Tensor | None, Tensor | None],
+    ) -> tuple[Tensor, Tensor]:
+        """Both layers of a resolution, and its picture."""
+        first, second = self.layers[2 * block - 1], self.layers[2 * block]
+        x = first(modulate(x, scales[0]), scales[0], noises[0], after=scales[1])
+        x = second(x, scales[1], noises[1])
+        return x, upsample(rgb, add=self.to_rgbs[block](x, scales[2]))
+
     def _split(self, noise: Tensor | None) -> list[Tensor | None]:
-        if noise is None:
+        if noise is None or not self.config.noise:
             return [None] * len(self.layers)
         sizes = [layer.resolution for layer in self.layers]
         parts = noise.split([size**2 for size in sizes], dim=1)  # type: ignore[operator]

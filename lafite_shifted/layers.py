@@ -8,15 +8,33 @@ Shape letters: N batch, I inputs, O outputs, L layers, H W picture, K kernel.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from torch_utils.ops import bias_act, upfirdn2d
 from torch_utils.ops.bias_act import DEFAULT_GAIN, SLOPE, Activation
 
+T = TypeVar("T")
 TAPS = (1 / 8, 3 / 8, 3 / 8, 1 / 8)  # StyleGAN2's low-pass filter, normalised
+
+
+def recomputed(function: Callable[..., T], *inputs: Any, when: bool) -> T:
+    """function(*inputs). `when` it is for the gradient, activations in between are not kept but
+    computed again (arXiv:1604.06174).
+    """
+    if not (when and torch.is_grad_enabled()):
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
+def clamp_of(dtype: torch.dtype) -> float | None:
+    """Activations in float16 are clamped, far below where it ends (arXiv:2006.06676, appendix)."""
+    return 256.0 if dtype == torch.float16 else None
 
 
 def upsample(x: Tensor, *, add: Tensor | None = None) -> Tensor:
@@ -114,7 +132,9 @@ class EqualConv2d(nn.Module):
         else:
             x = F.conv2d(x, weight, padding=kernel // 2)
         own = math.sqrt(2) if self.activation == "leaky_relu" else 1.0
-        return bias_act(x, self.bias, activation=self.activation, gain=own * gain)
+        return bias_act(
+            x, self.bias, activation=self.activation, gain=own * gain, clamp=clamp_of(x.dtype)
+        )
 
 
 def modulate(x: Tensor, scale: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lafite_shifted.clusters import ClusterStats, GaussianClusters
 from lafite_shifted.diffusion import (
     Process,
+    Sampler,
     Sampling,
     Schedule,
     diffuse,
@@ -193,6 +194,13 @@ class Prior(nn.Module):
             best = torch.where(closer[:, None], other, best)
         return best
 
+    def sampler(self, sampling: Sampling) -> Sampler:
+        """The one that is asked for, or that suits this prior."""
+        if sampling.sampler is not None:
+            return sampling.sampler
+        draws, few = self.config.predicts == "draw", self.config.max_steps is not None
+        return "ancestral" if draws or few else "dpm++"
+
     def _check(self, sampling: Sampling) -> None:
         most = self.config.max_steps or self.schedule.num_steps
         if sampling.steps > most:
@@ -205,14 +213,15 @@ class Prior(nn.Module):
                 "leave thresholding out."
             )
         draws, few = self.config.predicts == "draw", self.config.max_steps is not None
-        if sampling.sampler == "dpm++" and few:
+        sampler = self.sampler(sampling)
+        if sampler == "dpm++" and few:
             raise InputError(
                 "The sampler dpm++ asks at times that this prior has not learnt. Use `--sampler "
                 "ancestral`."
             )
-        if sampling.sampler != "ancestral" and draws:
+        if sampler != "ancestral" and draws:
             raise InputError(
-                f"The sampler {sampling.sampler} asks for means, and this prior draws. Use "
+                f"The sampler {sampler} asks for means, and this prior draws. Use "
                 "`--sampler ancestral`."
             )
 
@@ -247,7 +256,10 @@ class Prior(nn.Module):
             return z0
 
         steps = plan(
-            self.schedule, num_steps=sampling.steps, sampler=sampling.sampler, eta=sampling.eta
+            self.schedule,
+            num_steps=sampling.steps,
+            sampler=self.sampler(sampling),
+            eta=sampling.eta,
         )
         # normalised once, at the end: early predictions rightly have norms below 1
         drawn = sample(denoise, lambda step: normal("prior", step), process, steps)

@@ -37,4 +37,4 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 where it is fast, else float32."""
     if name == "auto":
         return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]

@@ -43,6 +43,7 @@ def measure_gan(config: GanTrainConfig, encoder: ClipEncoder, *, device: torch.d
         generator, discriminator = Generator(config.generator), Discriminator(config.discriminator)
         dtype = pick_dtype(config.dtype, device)
         generator.compute_dtype = discriminator.compute_dtype = dtype
+        generator.recompute = discriminator.recompute = config.recompute
         size, dim = config.generator.resolution, config.generator.condition_dim
         z, condition = torch.empty(1, config.generator.z_dim), torch.empty(1, dim)
         pictures = torch.empty(1, 3, size, size)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from lafite_shifted.discriminator import DiscriminatorConfig
 from lafite_shifted.generator import GeneratorConfig
+from training.augment import AugmentConfig
 from training.config import RunConfig, positive
 
 
@@ -15,10 +16,11 @@ class GanTrainConfig:
 
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     run: RunConfig = field(default_factory=RunConfig)
     batch: int = 32  # samples a step, over all processes
     micro_batch: int | None = None  # samples a backward pass; None: all of a process at once
-    learning_rate: float = 0.0025
+    learning_rate: float | None = None  # None: 0.0025, from 1024 px on 0.002
     beta2: float = 0.99  # beta1 is 0
     # non-saturating, or of pairs that share their condition (arXiv:2501.05441)
     adversarial: Literal["non_saturating", "relativistic"] = "non_saturating"
@@ -38,19 +40,20 @@ class GanTrainConfig:
     )
     caption_share: float = 0.0  # of captioned pictures, conditioned on a caption's embedding
     condition_dropout: float = 0.1  # share of samples conditioned on the mean embedding
-    augment_strength: float = 1.0  # translation, colour, cutout; 0 switches it off
     ema_half_life_kimg: float | None = None  # None: batch 10 / 32
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of activations while training
+    # of activations while training; float16 scales its losses, and clamps activations to 256
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    recompute: bool = False  # activations again for the gradient: less memory, more time
     hold_out: bool = True  # keep the held-out sixth (training/split.py) for evaluation
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive(
-            self, "batch", "learning_rate", "r1_every", "contrast_temperature", "clip_temperature"
-        )
+        positive(self, "batch", "r1_every", "contrast_temperature", "clip_temperature")
         positive(self, "path_length_every")
+        if self.learning_rate is not None:
+            positive(self, "learning_rate")
         weights = ("contrast_weight", "clip_weight", "path_length_weight", "mismatch_weight")
-        for name in (*weights, "augment_strength"):
+        for name in weights:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not (0 <= self.gamma < math.inf and 0 <= self.beta2 < 1 and self.half_life_kimg > 0):
@@ -84,11 +87,48 @@ class GanTrainConfig:
         )
 
     @property
-    def gamma_reason(self) -> str:
-        return (
-            "by the preset or --set" if self.r1_gamma is not None else "0.0002 resolution^2 / batch"
-        )
-
-    @property
     def half_life_kimg(self) -> float:
         return self.batch * 10 / 32 if self.ema_half_life_kimg is None else self.ema_half_life_kimg
+
+    @property
+    def step_size(self) -> float:
+        """Learning rate of both networks."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 0.0025 if self.generator.resolution < 1024 else 0.002
+
+    @property
+    def augment_speed_kimg(self) -> float:
+        if self.augment.speed_kimg is not None:
+            return self.augment.speed_kimg
+        return 500.0 if self.run.kimg >= 1000 else 50.0
+
+    def reasons(self) -> list[str]:
+        """A line for each default that is computed or that users ask about: the value, and why."""
+        given = "by the preset or --set"
+        gamma = given if self.r1_gamma is not None else "0.0002 resolution^2 / batch"
+        half_life = given if self.ema_half_life_kimg is not None else "10 kimg at batch 32"
+        rate = given if self.learning_rate is not None else "StyleGAN2's; 0.002 from 1024 px on"
+        pieces = "" if self.micro_batch is None else f", in pieces of {self.micro_batch}"
+        return [
+            f"R1 gamma       {self.gamma:.4g} ({gamma})",
+            f"learning rate  {self.step_size:g} ({rate})",
+            f"batch          {self.batch}{pieces} (by the preset or --batch; gamma and EMA follow)",
+            f"EMA half-life  {self.half_life_kimg:g} kimg ({half_life})",
+            f"augmentation   {self._augment_reason()}",
+        ]
+
+    def _augment_reason(self) -> str:
+        augment = self.augment
+        if not augment.is_on:
+            return "off"
+        if augment.control == "fixed":
+            return f"each with probability {augment.probability:g}, always"
+        speed = f"{self.augment_speed_kimg:g} kimg from 0 to 1"
+        why = "by --set" if augment.speed_kimg else "50 in runs below 1000 kimg, else 500"
+        if augment.control == "ramp":
+            return f"probability rises to {augment.probability:g}, {speed} ({why})"
+        return (
+            f"probability follows overfitting (mean sign of D's real logits, target "
+            f"{augment.target:g}; {augment.probability:g} at most), {speed} ({why})"
+        )

@@ -22,7 +22,8 @@ from lafite_shifted.stats import EmbeddingStats, Gaussian
 from torch_utils import distributed, seeds
 from torch_utils.device import pick_dtype
 from torch_utils.ema import Ema
-from training.augment import NUM_DRAWS
+from torch_utils.loss_scale import LossScale
+from training.augment import NUM_DRAWS, AugmentControl
 from training.gan_config import GanTrainConfig
 from training.gan_data import GanData
 from training.gan_evaluation import Asked, gan_figures, grid, real_figures
@@ -65,17 +66,23 @@ class GanTrainer:
         self.discriminator = Discriminator(config.discriminator).to(device)
         dtype = pick_dtype(config.dtype, device)
         self.generator.compute_dtype = self.discriminator.compute_dtype = dtype
+        self.generator.recompute = self.discriminator.recompute = config.recompute
         self.ema = Ema(self.generator, half_life=config.half_life_kimg * 1000)
         self.ema.network.compute_dtype = dtype
         self.running = Running().to(device)
+        speed = config.augment_speed_kimg
+        self.augment = AugmentControl(config.augment, speed_kimg=speed).to(device)
         self.stats = EmbeddingStats.of(data.embeddings, data.encoder_id)
         self.standardiser = Gaussian.from_stats(self.stats, kind="diagonal").to(device)
         shaped = config.pseudo_text_shape == "gaussian"
         self.noise_shape = Gaussian.from_stats(self.stats).to(device) if shaped else None
         self.asked = Asked.of(data)
-        self.steps = GanSteps(config, self.generator, self.discriminator, clip)
+        self.g_scale, self.d_scale = LossScale(dtype).to(device), LossScale(dtype).to(device)
+        self.steps = GanSteps(
+            config, self.generator, self.discriminator, clip, self.g_scale, self.d_scale
+        )
         options = {
-            "lr": config.learning_rate,
+            "lr": config.step_size,
             "betas": (0.0, config.beta2),
             "eps": 1e-8,
             "fused": True,
@@ -91,6 +98,9 @@ class GanTrainer:
             "g_optimizer": self.g_optimizer,
             "d_optimizer": self.d_optimizer,
             "running": self.running,
+            "augment": self.augment,
+            "g_scale": self.g_scale,
+            "d_scale": self.d_scale,
         }
 
     def draw(self, samples_seen: int) -> Batch:
@@ -122,10 +132,16 @@ class GanTrainer:
             mismatch = self.standardiser.standardise(conditions(data.embeddings[others].to(device)))
         keep = uniform[:, 0] >= config.condition_dropout
         real = data.pixels[rows].to(device).float() / 127.5 - 1
-        path_noise = real[:, :0]
+
+        def pictures_of_noise(what: str, *shape: int) -> Tensor:
+            key = (config.seed, what)
+            return seeds.normal_per_sample(shape, key=key, indices=positions).to(device)
+
+        path_noise, augment_noise = real[:, :0], real[:, None, :0]
         if self._lengths_are_due(samples_seen):
-            shape, key = real.shape[1:], (config.seed, "path")
-            path_noise = seeds.normal_per_sample(shape, key=key, indices=positions).to(device)
+            path_noise = pictures_of_noise("path", *real.shape[1:])
+        if config.augment.noise > 0:
+            augment_noise = pictures_of_noise("augment", 2, *real.shape[1:])
         return Batch(
             real=real,
             z=z,
@@ -134,8 +150,10 @@ class GanTrainer:
             condition=self.standardiser.standardise(pseudo) * keep[:, None],
             mismatch=mismatch,
             keep=keep,
+            augment_probability=self.augment.probability.expand(len(real)),
             augment_real=uniform[:, 1 : 1 + NUM_DRAWS],
             augment_fake=uniform[:, 1 + NUM_DRAWS :],
+            augment_noise=augment_noise,
             path_noise=path_noise,
         )
 
@@ -172,13 +190,16 @@ class GanTrainer:
         logged = self.steps.discriminator_gradients(
             batch, regularise=self._is_due(samples_seen, config.r1_every)
         )
-        if not self._apply(self.d_optimizer):
+        if not self._apply(self.d_optimizer, self.d_scale):
             return self._skipped()
+        sign = logged["sign_real"].clone()
+        distributed.average([sign])
+        self.augment.update(sign, samples=self.batch)
         self.g_optimizer.zero_grad(set_to_none=True)
         lengths_are_due = self._lengths_are_due(samples_seen)
         mean = self.running.path_length_mean if lengths_are_due else None
         of_generator, w_mean = self.steps.generator_gradients(batch, path_length_mean=mean)
-        if not self._apply(self.g_optimizer):
+        if not self._apply(self.g_optimizer, self.g_scale):
             return self._skipped()
         self.running.skipped.zero_()
         if lengths_are_due:
@@ -187,18 +208,21 @@ class GanTrainer:
             self.running.path_length_mean.lerp_(length, PATH_LENGTH_DECAY)
         self.generator.mapping.track(w_mean)
         self.ema.update(self.generator, batch=self.batch, samples_seen=samples_seen + self.batch)
-        return logged | of_generator | {"skipped": torch.zeros(())}
+        augmented = {"augment_probability": self.augment.probability.clone()}
+        return logged | of_generator | augmented | {"skipped": torch.zeros(())}
 
-    def _apply(self, optimizer: Optimizer) -> bool:
+    def _apply(self, optimizer: Optimizer, scale: LossScale) -> bool:
         """Take the step unless a gradient is not finite: gradients are the same in all processes,
         and so is what is decided.
         """
-        found = [p.grad for group in optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.get_total_norm([g for g in found if g is not None])
-        if bool(norm.isfinite()):
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        finite = bool(norm.isfinite())
+        if finite:
+            scale.unscale(parameters)
             optimizer.step()
-            return True
-        return False
+        scale.update(finite=finite)
+        return finite
 
     def _skipped(self) -> Mapping[str, Tensor]:
         """What is logged of a step that D or G did not take; DivergedError after MAX_SKIPPED in a

@@ -18,7 +18,8 @@ from lafite_shifted.clip import ClipEncoder
 from lafite_shifted.discriminator import Discriminator, conditional_logit
 from lafite_shifted.generator import Generator
 from torch_utils import distributed
-from training.augment import diff_augment
+from torch_utils.loss_scale import LossScale
+from training.augment import augment
 from training.gan_config import GanTrainConfig
 from training.losses import (
     discriminator_loss,
@@ -42,8 +43,10 @@ class Batch:
     condition: Tensor  # [N, D] h' standardised, zero where dropped
     mismatch: Tensor  # [N, D] another picture's condition
     keep: Tensor  # [N] bool: condition not dropped
+    augment_probability: Tensor  # [N]
     augment_real: Tensor  # [N, NUM_DRAWS]
     augment_fake: Tensor  # [N, NUM_DRAWS]
+    augment_noise: Tensor  # [N, 2, 3, R, R] of real and generated, empty where there is none
     path_noise: Tensor  # [N, 3, R, R], empty where path lengths are off
 
     def __len__(self) -> int:
@@ -96,6 +99,9 @@ class Sums:
         return part
 
 
+See = Callable[[Batch, Tensor], tuple[Tensor, Tensor]]  # realness and feature of pictures
+
+
 @dataclass(frozen=True)
 class GanSteps:
     """The networks, and gradients of their losses."""
@@ -104,18 +110,21 @@ class GanSteps:
     generator: Generator
     discriminator: Discriminator
     clip: ClipEncoder
+    g_scale: LossScale  # gradients are left multiplied by these
+    d_scale: LossScale
 
     def discriminator_gradients(self, batch: Batch, *, regularise: bool) -> dict[str, Tensor]:
-        """Fill the gradients of D, averaged over all samples; scalars to log."""
+        """Fill the gradients of D, averaged over all samples and times `d_scale`; scalars to
+        log.
+        """
         config, sums = self.config, Sums(len(batch))
-        contrast = self._contrast(batch, lambda part: self.discriminator(self._real(part))[1])
+        contrast = self._contrast(batch, lambda part: self._see_real(part, part.real)[1])
         for place, part in batch.parts(config.micro_batch or len(batch)):
             with torch.no_grad():
-                fake = self._fake(part)
-            real = self._real(part)
+                fake = self._make(part)
             # real and generated apart: the minibatch statistics are of consecutive samples
-            real_realness, real_feature = self.discriminator(real)
-            fake_realness, fake_feature = self.discriminator(fake)
+            real_realness, real_feature = self._see_real(part, part.real)
+            fake_realness, fake_feature = self._see_fake(part, fake)
             real_logit = conditional_logit(real_realness, real_feature, part.condition)
             fake_logit = conditional_logit(fake_realness, fake_feature, part.condition)
             loss = sums.add("loss_d", self._d_terms(real_logit, fake_logit))
@@ -128,32 +137,34 @@ class GanSteps:
                 value = contrast.loss(real_feature, place)
                 sums.values["contrast_real"] = value.detach()
                 loss = loss + config.contrast_weight * distributed.num_processes() * value
-            loss.backward()
+            (loss * self.d_scale.scale).backward()
             sums.add("logit_real", real_logit.detach())
             sums.add("logit_fake", fake_logit.detach())
+            pairs = config.adversarial == "relativistic"
+            sums.add("sign_real", (real_logit - fake_logit * pairs).detach().sign())
             if regularise:
-                self._regularise(real, part, sums, "r1_penalty")
+                self._regularise(self._see_real, part.real, part, sums, "r1_penalty")
                 if config.r2:
-                    self._regularise(fake, part, sums, "r2_penalty")
+                    self._regularise(self._see_fake, fake, part, sums, "r2_penalty")
         distributed.average(p.grad for p in self.discriminator.parameters())
         return sums.values
 
     def generator_gradients(
         self, batch: Batch, *, path_length_mean: Tensor | None
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Fill the gradients of G, averaged over all samples; scalars to log, and the mean w [V].
-        Path lengths are held to `path_length_mean`, where it is given.
+        """Fill the gradients of G, averaged over all samples and times `g_scale`; scalars to log,
+        and the mean w [V]. Path lengths are held to `path_length_mean`, where it is given.
         """
         config, sums = self.config, Sums(len(batch))
         self.discriminator.requires_grad_(False)
         w_mean = torch.zeros(1, device=batch.z.device)
-        contrast = self._contrast(batch, lambda part: self.discriminator(self._fake(part))[1])
+        contrast = self._contrast(batch, lambda part: self._see_fake(part, self._make(part))[1])
         by_clip = self._clip_contrast(batch)
         for place, part in batch.parts(config.micro_batch or len(batch)):
             w = self.generator.mapping(part.z)
             w_mean = w_mean + w.detach().sum(dim=0) / len(batch)
             pictures = self.generator.synthesise(w, part.condition, noise=part.noise)
-            realness, feature = self.discriminator(self._augmented(pictures, part.augment_fake))
+            realness, feature = self._see_fake(part, pictures)
             logit = conditional_logit(realness, feature, part.condition)
             loss = sums.add("loss_g", self._g_terms(logit, part))
             if contrast is not None:
@@ -164,7 +175,7 @@ class GanSteps:
                 value = by_clip.loss(self.clip.embed_images(pictures), place)
                 sums.values["clip_contrast"] = value.detach()
                 loss = loss + config.clip_weight * distributed.num_processes() * value
-            loss.backward()
+            (loss * self.g_scale.scale).backward()
             if path_length_mean is not None:
                 self._path_lengths(part, path_length_mean, sums)
         self.discriminator.requires_grad_(True)
@@ -174,15 +185,27 @@ class GanSteps:
 
     # --- parts
 
-    def _augmented(self, pictures: Tensor, draws: Tensor) -> Tensor:
-        return diff_augment(pictures, draws, strength=self.config.augment_strength)
+    def _make(self, part: Batch) -> Tensor:
+        return self.generator(part.z, part.condition, noise=part.noise)
 
-    def _real(self, part: Batch) -> Tensor:
-        return self._augmented(part.real, part.augment_real)
+    def _see_real(self, part: Batch, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """What D says of pictures, augmented as real ones are."""
+        return self._see(part, pictures, part.augment_real, part.augment_noise[:, :1])
 
-    def _fake(self, part: Batch) -> Tensor:
-        made = self.generator(part.z, part.condition, noise=part.noise)
-        return self._augmented(made, part.augment_fake)
+    def _see_fake(self, part: Batch, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        return self._see(part, pictures, part.augment_fake, part.augment_noise[:, 1:])
+
+    def _see(
+        self, part: Batch, pictures: Tensor, draws: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        augmented = augment(
+            pictures,
+            draws,
+            config=self.config.augment,
+            probability=part.augment_probability,
+            noise=noise.flatten(1, 2) if noise.numel() else None,
+        )
+        return self.discriminator(augmented)
 
     def _d_terms(self, real_logit: Tensor, fake_logit: Tensor) -> Tensor:
         if self.config.adversarial == "relativistic":
@@ -192,7 +215,7 @@ class GanSteps:
     def _g_terms(self, fake_logit: Tensor, part: Batch) -> Tensor:
         if self.config.adversarial == "relativistic":
             with torch.no_grad():
-                realness, feature = self.discriminator(self._real(part))
+                realness, feature = self._see_real(part, part.real)
                 real_logit = conditional_logit(realness, feature, part.condition)
             return relativistic_loss(fake_logit, real_logit)
         return generator_loss(fake_logit)
@@ -213,8 +236,7 @@ class GanSteps:
         contrast = Contrast(batch.pseudo, batch.keep, temperature=self.config.clip_temperature)
 
         def embed(part: Batch) -> Tensor:
-            made = self.generator(part.z, part.condition, noise=part.noise)
-            return self.clip.embed_images(made)
+            return self.clip.embed_images(self._make(part))
 
         self._prepare(contrast, batch, embed)
         return contrast
@@ -227,19 +249,22 @@ class GanSteps:
         if size < len(batch):
             contrast.prepare(torch.cat([feature(part) for _, part in batch.parts(size)]))
 
-    def _regularise(self, pictures: Tensor, part: Batch, sums: Sums, name: str) -> None:
+    def _regularise(self, see: See, pictures: Tensor, part: Batch, sums: Sums, name: str) -> None:
+        """The gradient penalty of pictures before they are augmented."""
         leaf = pictures.detach().requires_grad_(True)
-        realness, feature = self.discriminator(leaf)
+        realness, feature = see(part, leaf)
         logit = conditional_logit(realness, feature, part.condition)
-        penalty = sums.add(name, r1_penalty(logit, leaf))
-        (penalty * (self.config.gamma / 2 * self.config.r1_every)).backward()
+        scale = self.d_scale.scale
+        penalty = sums.add(name, r1_penalty(logit * scale, leaf) / scale.square())
+        (penalty * (scale * self.config.gamma / 2 * self.config.r1_every)).backward()
 
     def _path_lengths(self, part: Batch, mean: Tensor, sums: Sums) -> None:
         """StyleGAN2, section 3.2: all directions of w should change a picture alike."""
         w = self.generator.mapping(part.z)
         pictures = self.generator.synthesise(w, part.condition, noise=part.noise)
-        lengths = path_lengths(pictures, w, part.path_noise)
+        scale = self.g_scale.scale
+        lengths = path_lengths(pictures, w, part.path_noise * scale) / scale
         sums.add("path_length", lengths.detach())
         penalty = sums.add("path_length_penalty", (lengths - mean).square())
         weight = self.config.path_length_weight * self.config.path_length_every
-        (penalty * weight).backward()
+        (penalty * (weight * self.g_scale.scale)).backward()

@@ -319,7 +319,7 @@ def report(
 def _can(prior: LoadedPrior, way: Sampling) -> bool:
     """A prior that has learnt few steps is asked for no more, and one that draws in one way."""
     config = prior.prior.config
-    if config.predicts == "draw" and way.sampler != "ancestral":
+    if way.sampler not in (None, "ancestral") and config.predicts == "draw":
         return False
     return config.max_steps is None or way.steps <= config.max_steps
 
@@ -336,7 +336,7 @@ def _joined(name: str, way: Sampling, measured: list[Figures], milliseconds: flo
         spread = {key: statistics.stdev(values[key]) for key in keys}
     guided = "" if way.guidance == 1.0 else f", guidance {way.guidance:g}"
     guided += ", thresholded" if way.threshold else ""
-    guided += f", {way.sampler}" if way.sampler != "ancestral" else ""
+    guided += f", {way.sampler}" if way.sampler not in (None, "ancestral") else ""
     figures = Figures(**means, cosines=by_clip)
     return Line(
         name + guided, way.steps, way.guidance, len(measured), figures, spread, milliseconds

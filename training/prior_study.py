@@ -102,16 +102,17 @@ def _asked_in_all_ways(
         return load_priors([out / name for name in names], data, device)
 
     names = [name for name, _, _ in trainings(config)]
-    plain = [Sampling(n) for n in config.steps]
-    guided = [Sampling(few(config.steps), guidance=scale) for scale in GUIDANCES]
+    plain = [Sampling(n, "ancestral") for n in config.steps]
+    plain += [Sampling(n, "dpm++") for n in config.steps if n > 1]
+    guided = [Sampling(few(config.steps), "ancestral", guidance=scale) for scale in GUIDANCES]
     guided.append(replace(guided[-1], threshold=True))
-    solved = [Sampling(n, sampler) for sampler in ("ddim", "dpm++") for n in config.steps if n > 1]
+    solved = [Sampling(n, "ddim") for n in config.steps if n > 1]
     lines = reference_lines(asked)
     lines += report(priors(names), asked, plain, progress=progress)
     lines += report(priors(GUIDED), asked, guided)
     lines += report(priors(GUIDED[:1]), asked, solved)
     if max(config.steps) >= min(LONG):
         few_texts = asked.first(LONG_LIMIT)
-        long = report(priors(GUIDED), few_texts, [Sampling(n) for n in LONG])
+        long = report(priors(GUIDED), few_texts, [Sampling(n, "ancestral") for n in LONG])
         lines += [replace(line, name=f"{line.name}, {LONG_LIMIT} texts") for line in long]
     return lines

@@ -16,6 +16,7 @@ from lafite_shifted.text_encoder import TextEncoder, read_texts
 from torch_utils import distributed
 from torch_utils.device import pick_dtype
 from torch_utils.ops import native
+from training.augment import AugmentConfig
 from training.config import override
 from training.cost import measure_gan
 from training.embeddings import EmbeddingSet, EmbedReport, embed_folder
@@ -40,12 +41,15 @@ def gan_config(
     resolution: int | None = None,
     kimg: float | None = None,
     batch: int | None = None,
+    augment: AugmentConfig | None = None,
     seed: int = 0,
     assignments: Sequence[str] = (),
 ) -> GanTrainConfig:
     """The preset with the common flags, then `--set`, applied; InputError for an unknown field or a
     bad value.
     """
+    if augment is not None:
+        preset = dataclasses.replace(preset, augment=augment)
     flags = [f"seed={seed}"]
     _refuse_derived(assignments, "generator.condition_dim", "discriminator.condition_dim")
     if kimg is not None:
@@ -324,5 +328,5 @@ def gan_cost(
         "batch (estimated from the shapes)",
         f"time           {cost.seconds_per_kimg:.1f} s/kimg on {device}, {hours:.1f} h for the run "
         f"(from a probe of {cost.probe_pictures} pictures)",
-        f"R1 gamma       {config.gamma:.4g} ({config.gamma_reason})",
+        *config.reasons(),
     ]

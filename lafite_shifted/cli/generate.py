@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 @options.device_option
 @options.ops_option
 @options.positive_int("--batch", default=16, help="Pictures a forward pass.")
-@options.positive_int("--steps", default=8, help="Sampling steps of the prior.")
+@options.positive_int("--steps", default=4, help="Sampling steps of the prior.")
 @click.option(
     "--sampler",
     type=click.Choice(["ancestral", "ddim", "dpm++"]),
-    default="ancestral",
-    help="Of the prior; ddim and dpm++ draw no noise on the way.",
+    help="Of the prior; ddim and dpm++ draw no noise on the way. By default dpm++, ancestral for a "
+    "prior that predicts draws.",
 )
 @click.option(
     "--eta", type=click.FloatRange(0, 1), default=0.0, help="Noise of ddim; 1 is ancestral."

@@ -16,6 +16,11 @@ from lafite_shifted.cli import options
 )
 @click.option("--kimg", type=float, help="Length in thousands of pictures.")
 @options.positive_int("--batch", default=None, help="Pictures a step.")
+@click.option(
+    "--augment",
+    type=click.Choice(["ada", "diffaugment", "off"]),
+    help="ada: geometry and colour, as often as overfitting asks for (the default).",
+)
 @options.clip_option
 @options.seed_option
 @options.device_option
@@ -35,6 +40,7 @@ def command(
     resolution: int | None,
     kimg: float | None,
     batch: int | None,
+    augment: str | None,
     clip: str,
     seed: int,
     device: str,
@@ -53,6 +59,7 @@ def command(
     from lafite_shifted.clip_ensemble import load_clip
     from lafite_shifted.device import resolve_device
     from torch_utils import distributed
+    from training.augment import AUGMENTATIONS
     from training.loop import run_loop
     from training.presets import GAN_PRESETS, choose
     from training.runs import gan_config, gan_cost, open_gan_run
@@ -64,6 +71,7 @@ def command(
         resolution=resolution,
         kimg=kimg,
         batch=batch,
+        augment=AUGMENTATIONS[augment] if augment else None,
         seed=seed,
         assignments=assignments,
     )
@@ -87,11 +95,7 @@ def command(
             )
         if distributed.is_first():
             options.report_embedding(report, out / "embeddings")
-            click.echo(
-                f"R1 gamma {config.gamma:.4g} ({config.gamma_reason}); EMA half-life "
-                f"{config.half_life_kimg:g} kimg",
-                err=True,
-            )
+            click.echo("\n".join(config.reasons()), err=True)
         options.show_progress(run_loop(trainer, config.run, run), "train-gan")
     if distributed.is_first():
         click.echo(

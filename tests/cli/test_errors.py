@@ -587,7 +587,7 @@ def test_bad_preset(verb: str, some_pictures: Path, tmp_path: Path):
         ("train-gan", "beta2=1"),
         ("train-gan", "generator.mapping_lr_multiplier=0"),
         ("train-gan", "r1_gamma=nan"),
-        ("train-gan", "augment_strength=-1"),
+        ("train-gan", "augment.scale=-1"),
         ("train-gan", "contrast_weight=inf"),
         ("train-gan", "ema_half_life_kimg=-1"),
     ],

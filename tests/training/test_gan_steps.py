@@ -20,12 +20,15 @@ from lafite_shifted.discriminator import Discriminator, DiscriminatorConfig, con
 from lafite_shifted.errors import DivergedError, InputError
 from lafite_shifted.files import load_tensors
 from lafite_shifted.generator import Generator, GeneratorConfig
-from training.config import override
+from training.augment import AUGMENTATIONS, AugmentConfig, augment
+from training.config import RunConfig, override
+from training.cost import saved_bytes
 from training.gan_config import GanTrainConfig
 from training.gan_data import GanData
 from training.gan_loop import MAX_SKIPPED, GanTrainer
 from training.gan_steps import Batch, GanSteps
 from training.losses import path_lengths
+from training.run_folder import flatten_state, restore_state
 
 SMALL = GanTrainConfig(
     generator=GeneratorConfig(
@@ -87,7 +90,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("adversarial", ["non_saturating", "relativistic"])
 def test_gradients_match_the_losses_written_out(clip: ClipEncoder, adversarial: str):
-    trainer = trainer_of(clip, adversarial=adversarial, augment_strength=0.0, **EVERYTHING)
+    trainer = trainer_of(clip, adversarial=adversarial, augment=AUGMENTATIONS["off"], **EVERYTHING)
     found = gradients(trainer)
     batch, config = trainer.draw(0), trainer.config
     generator, discriminator = trainer.generator, trainer.discriminator
@@ -295,3 +298,103 @@ def test_every_parameter_gets_a_gradient(clip: ClipEncoder):
     named = [*(f"D.{n}" for n, _ in Discriminator(SMALL.discriminator).named_parameters())]
     named += [f"G.{n}" for n, _ in Generator(SMALL.generator).named_parameters()]
     assert [name for name in named if name not in found or not found[name].any()] == []
+
+
+ALWAYS = AugmentConfig(control="fixed", probability=0.8, cutout=0.5)
+
+
+def test_r1_is_of_the_pictures_before_they_are_augmented(clip: ClipEncoder):
+    trainer = trainer_of(clip, augment=ALWAYS, contrast_weight=0.0, clip_weight=0.0)
+    batch, config = trainer.draw(0), trainer.config
+    trainer.steps.discriminator_gradients(batch, regularise=True)
+    found = {n: p.grad.clone() for n, p in trainer.discriminator.named_parameters()}
+
+    def logit(pictures: Tensor, draws: Tensor) -> Tensor:
+        seen = augment(
+            pictures, draws, config=ALWAYS, probability=torch.full((len(pictures),), 0.8)
+        )
+        return conditional_logit(*trainer.discriminator(seen), batch.condition)
+
+    leaf = batch.real.clone().requires_grad_()
+    with torch.no_grad():
+        fake = trainer.generator(batch.z, batch.condition, noise=batch.noise)
+    real = logit(leaf, batch.augment_real)
+    loss = (F.softplus(-real) + F.softplus(logit(fake, batch.augment_fake))).mean()
+    (slope,) = torch.autograd.grad(real.sum(), leaf, create_graph=True)
+    penalty = slope.square().sum(dim=(1, 2, 3)).mean()
+    parameters = dict(trainer.discriminator.named_parameters())
+    total = loss + config.gamma / 2 * config.r1_every * penalty
+    expected = torch.autograd.grad(total, list(parameters.values()))
+    assert_same(found, dict(zip(parameters, expected, strict=True)))
+
+
+def test_augmentation_rises_where_d_is_sure_and_goes_on_after_a_resume(clip: ClipEncoder):
+    trainer = trainer_of(clip, augment=AugmentConfig(target=-0.99, speed_kimg=0.1))
+    for step in range(3):
+        logged = trainer.step(step * trainer.batch)
+    assert float(logged["augment_probability"]) == pytest.approx(3 * 16 / 100)
+    other = trainer_of(clip, augment=AugmentConfig(target=-0.99, speed_kimg=0.1))
+    saved = {name: t.clone() for name, t in flatten_state(trainer.parts()).items()}
+    restore_state(other.parts(), saved)
+    for each in (trainer, other):
+        each.step(48)
+    assert float(trainer.augment.probability) == pytest.approx(0.64)
+    assert trainer.augment.probability == other.augment.probability
+    for a, b in zip(trainer.generator.parameters(), other.generator.parameters(), strict=True):
+        assert a.equal(b)
+
+
+def test_a_longer_run_keeps_the_speed_it_began_with(clip: ClipEncoder):
+    short = trainer_of(clip, run=RunConfig(kimg=900))
+    longer = trainer_of(clip, run=RunConfig(kimg=1100))
+    assert longer.augment.speed_kimg == 500
+    restore_state(longer.parts(), flatten_state(short.parts()))
+    assert longer.augment.speed_kimg == 50
+
+
+def test_recomputed_activations_have_the_same_gradients(clip: ClipEncoder):
+    kept = gradients(trainer_of(clip, **EVERYTHING))
+    assert_same(gradients(trainer_of(clip, recompute=True, **EVERYTHING)), kept)
+
+
+def test_recomputing_keeps_fewer_activations(clip: ClipEncoder):
+    def bytes_of(recompute: bool) -> float:
+        trainer = trainer_of(clip, recompute=recompute)
+        batch = trainer.draw(0)
+        return saved_bytes(
+            lambda: trainer.discriminator(trainer.generator(batch.z, batch.condition))
+        )
+
+    assert bytes_of(recompute=True) < 0.5 * bytes_of(recompute=False)
+
+
+def test_float16_is_closer_to_float32_than_bfloat16_is(clip: ClipEncoder):
+    """It has three more bits, which a loss scale too small or too large would lose again."""
+    exact = gradients(trainer_of(clip))
+    errors: dict[str, dict[str, float]] = {}
+    for dtype, scale in (("float16", 2.0**14), ("bfloat16", 1.0)):
+        trainer = trainer_of(clip, dtype=dtype)
+        assert trainer.d_scale.scale == trainer.g_scale.scale == scale
+        found = gradients(trainer)
+        errors[dtype] = {}
+        for network in ("D.", "G."):
+            names = [name for name in exact if name.startswith(network)]
+            whole = torch.cat([exact[name].flatten() for name in names])
+            error = torch.cat([found[name].flatten() / scale for name in names]) - whole
+            errors[dtype][network] = float(error.norm() / whole.norm())
+            vanished = [n for n in names if exact[n].any() and not found[n].any()]
+            assert not vanished
+    for network, error in errors["float16"].items():
+        assert error < 0.5 * errors["bfloat16"][network]
+
+
+def test_the_loss_scale_halves_where_gradients_overflow(clip: ClipEncoder):
+    trainer = trainer_of(clip, dtype="float16")
+    trainer.d_scale.scale.fill_(2.0**100)
+    before = [p.detach().clone() for p in trainer.discriminator.parameters()]
+    assert trainer.step(0)["skipped"] == 1
+    assert trainer.d_scale.scale == 2.0**99
+    for old, new in zip(before, trainer.discriminator.parameters(), strict=True):
+        assert old.equal(new)
+    trainer.d_scale.scale.fill_(2.0**10)
+    assert trainer.step(0)["skipped"] == 0

@@ -147,11 +147,12 @@ def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple:
-    x, demodulation, noise, strength, _, after, y = ctx.saved_tensors
+    inputs = ctx.saved_tensors  # asked for once: recomputed activations are given once
+    x, demodulation, noise, strength, _, after, y = inputs
     function = (ctx.gain, ctx.clamp)
     d_after = None
     if after is not None:  # one more pass here, one activation less in memory until now
-        y = torch.ops.lafite.synthesis_epilogue(*ctx.saved_tensors[:5], None, *function)
+        y = torch.ops.lafite.synthesis_epilogue(*inputs[:5], None, *function)
         if ctx.needs_input_grad[5]:
             d_after = (dy * y).sum(dim=(2, 3), dtype=accumulator(x)).to(after.dtype)
         dy = dy * after.to(x.dtype)[:, :, None, None]
