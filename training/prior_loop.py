@@ -23,6 +23,7 @@ from torch_utils.ema import Ema
 from training.config import RunConfig, positive
 from training.embeddings import EmbeddingSet
 from training.metrics import mean_cosine, set_distance
+from training.prior_start import PriorStart
 
 LIMIT_PAIRS = 10_000  # that dynamic thresholding learns its percentile from
 
@@ -81,7 +82,14 @@ class PriorTrainer:
     training pictures, pairs from the captioned ones.
     """
 
-    def __init__(self, config: PriorTrainConfig, data: EmbeddingSet, *, device: torch.device):
+    def __init__(
+        self,
+        config: PriorTrainConfig,
+        data: EmbeddingSet,
+        *,
+        device: torch.device,
+        start: PriorStart | None = None,
+    ):
         self.config, self.data, self.device = config, data, device
         self.batch = config.batch
         if config.batch % distributed.num_processes():
@@ -117,6 +125,8 @@ class PriorTrainer:
                 seed=config.seed,
             )
         self.prior = Prior(config.prior, stats, clusters).to_device(device)
+        if start is not None:
+            start.apply(self.prior.network)
         self.times = torch.tensor(self.prior.times)
         order = torch.randperm(len(self.training), generator=seeds.generator(config.seed, "limit"))
         shown = self.training[order[:LIMIT_PAIRS]]

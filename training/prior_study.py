@@ -32,6 +32,8 @@ PROCESSES = {
 }
 DRAWS = ("shifted", "prior.covariance=full", "prior.predicts=draw")
 REGRESSION = ("shifted", "prior.covariance=full", "prior.max_steps=1")  # sees nothing but the text
+TUNED = (*DRAWS, "prior.max_steps=1")  # from full, for a share of its length
+TUNED_SHARE = 0.4
 GUIDANCES = (1.5, 2.0, 4.0)  # of full and baseline
 GUIDED = ("full-linear-0", "baseline-linear-0")
 LONG = (64, 1000)  # steps, asked of few texts
@@ -48,14 +50,28 @@ class StudyConfig:
     limit: int | None = None  # of captions
 
 
-def trainings(config: StudyConfig) -> list[tuple[str, tuple[str, ...], int]]:
-    """(name of the run, its process and settings, seed): the seeds one after another."""
-    found = []
+@dataclass(frozen=True)
+class Training:
+    """One of a study: its run's name, its process and settings, and the run it starts from."""
+
+    name: str
+    settings: tuple[str, ...]
+    seed: int
+    kimg: float
+    init: str | None = None
+
+
+def trainings(config: StudyConfig) -> list[Training]:
+    """The seeds one after another, then the other schedule."""
+    found, kimg = [], config.kimg
     for seed in range(config.num_seeds):
         of_seed = PROCESSES | {"draws": DRAWS} | ({"regression": REGRESSION} if seed == 0 else {})
-        found += [(f"{name}-linear-{seed}", settings, seed) for name, settings in of_seed.items()]
+        found += [Training(f"{n}-linear-{seed}", given, seed, kimg) for n, given in of_seed.items()]
+        full = f"full-linear-{seed}"
+        found.append(Training(f"tuned-linear-{seed}", TUNED, seed, kimg * TUNED_SHARE, full))
     cosine = "prior.schedule.name=cosine"
-    return found + [(f"{n}-cosine-0", (*settings, cosine), 0) for n, settings in PROCESSES.items()]
+    others = PROCESSES.items()
+    return found + [Training(f"{n}-cosine-0", (*given, cosine), 0, kimg) for n, given in others]
 
 
 def run_study(
@@ -74,17 +90,19 @@ def run_study(
     most = PRIOR_PRESETS["tiny"].prior.schedule.num_steps
     if max(config.steps) > most:
         raise InputError(f"{max(config.steps)} sampling steps: at most {most}. Give fewer.")
-    for name, (process, *settings), seed in trainings(config):
+    for training in trainings(config):
+        process, *settings = training.settings
         prior = prior_config(
             PRIOR_PRESETS["tiny"],
             process=process,
-            kimg=config.kimg,
+            kimg=training.kimg,
             batch=None,
-            seed=seed,
-            assignments=[*settings, f"run.evaluate_kimg={config.kimg}"],
+            seed=training.seed,
+            assignments=[*settings, f"run.evaluate_kimg={training.kimg}"],
         )
-        trainer, run = open_prior_run(prior, data, out / name, device=device)
-        show(run_loop(trainer, prior.run, run()), name)
+        init = out / training.init if training.init else None
+        trainer, run = open_prior_run(prior, data, out / training.name, device=device, init=init)
+        show(run_loop(trainer, prior.run, run()), training.name)
     lines = _asked_in_all_ways(out, data, asked, config, device, progress)
     write_report(out, lines, asked, command=command)
     return lines
@@ -101,7 +119,7 @@ def _asked_in_all_ways(
     def priors(names: Sequence[str]) -> dict[str, list]:
         return load_priors([out / name for name in names], data, device)
 
-    names = [name for name, _, _ in trainings(config)]
+    names = [training.name for training in trainings(config)]
     plain = [Sampling(n, "ancestral") for n in config.steps]
     plain += [Sampling(n, "dpm++") for n in config.steps if n > 1]
     guided = [Sampling(few(config.steps), "ancestral", guidance=scale) for scale in GUIDANCES]

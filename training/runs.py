@@ -26,6 +26,7 @@ from training.gan_loop import GanTrainer
 from training.images import ImageSource
 from training.prior_cost import measure_prior
 from training.prior_loop import PriorTrainConfig, PriorTrainer
+from training.prior_start import PriorStart
 from training.run_folder import RunFolder, check_usable
 
 Progress = Callable[[int, int], None]
@@ -168,10 +169,15 @@ def no_captions(pictures: Path) -> InputError:
 
 
 def open_prior_run(
-    config: PriorTrainConfig, data: EmbeddingSet, out: Path, *, device: torch.device
+    config: PriorTrainConfig,
+    data: EmbeddingSet,
+    out: Path,
+    *,
+    device: torch.device,
+    init: Path | None = None,
 ) -> tuple[PriorTrainer, Callable[[], RunFolder]]:
     """A trainer for `data`, its network sized for that data's encoder, and a function that opens
-    the run folder.
+    the run folder; a new run starts from the prior in `init`, if given.
     """
     RunFolder.restore_threads(out)
     config = _sized_for(
@@ -187,7 +193,10 @@ def open_prior_run(
         },
         "compute": compute_record(config.dtype, device),
     }
-    trainer = PriorTrainer(config, data, device=device)
+    start = PriorStart.of(init, out, config.prior, data.encoder_id) if init else None
+    if start is not None:
+        description["init"] = dict(start.record)
+    trainer = PriorTrainer(config, data, device=device, start=start)
     if trainer.prior.cluster_stats is not None:  # found anew on a resume: they must be the same
         description["data"]["clusters"] = trainer.prior.cluster_stats.fingerprint
     return trainer, lambda: RunFolder(out, kind="prior", description=description)

@@ -22,6 +22,12 @@ from lafite_shifted.cli import options
     "--clip", help="As in `embed`.  [default: starter, or the one that made the embeddings]"
 )
 @options.text_encoder_option
+@click.option(
+    "--init",
+    type=options.FolderPath,
+    metavar="PRIOR",
+    help="Start from the prior in a run or model folder, such as one of means that is to draw.",
+)
 @options.seed_option
 @options.device_option
 @options.ops_option
@@ -42,6 +48,7 @@ def command(
     batch: int | None,
     clip: str | None,
     text_encoder: str | None,
+    init: Path | None,
     seed: int,
     device: str,
     ops: str,
@@ -90,7 +97,7 @@ def command(
         options.note_starter(clip)
         options.report_embedding(report, out / "embeddings")
     with distributed.group():
-        trainer, run = open_prior_run(config, data, out, device=chosen)
+        trainer, run = open_prior_run(config, data, out, device=chosen, init=init)
         options.show_progress(run_loop(trainer, config.run, run()), "train-prior")
     if distributed.is_first():
         click.echo(
