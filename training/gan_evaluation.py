@@ -2,17 +2,20 @@
 
 Distances tell whether the pictures as a whole are like real ones, cosine and recall whether each
 follows its condition, precision and recall of the manifold (arXiv:1904.06991) fidelity and
-coverage, and the nearest training pictures whether it copies. Shape letters: N pictures asked, M
+coverage, and the nearest training pictures whether it copies. A figure means something beside
+others of the same real pictures, which its reference names. Shape letters: N pictures asked, M
 training pictures, D embedding, R resolution.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from lafite_shifted.clip import ClipEncoder
+from lafite_shifted.encoder_id import EncoderId, weights_digest
 from torch_utils import seeds
 from training.gan_data import GanData
 from training.grids import conditions_grid
@@ -26,12 +29,15 @@ from training.metrics import (
     set_distance,
 )
 
-ASKED = 512  # pictures at most
+ASKED = 512  # pictures at most, while it trains
 SHOWN = 8  # columns of the grid
 FEWEST = 16  # held-out pictures to measure on; below it training pictures are taken
 
 Render = Callable[..., Tensor]  # (unit embeddings [N, D], first_seed=...) -> [N, R, R, 3] uint8
 Embed = Callable[[Tensor], Tensor]  # pictures [N, R, R, 3] uint8 -> unit embeddings [N, D]
+# Number of pictures, filter that the encoder sees them through, weights of the encoder, and a hash
+# of the real ones: figures of two references are not compared.
+Reference = Mapping[str, int | str]
 
 
 @dataclass(frozen=True)
@@ -43,26 +49,45 @@ class Asked:
     embeddings: Tensor  # [N, D]
     training_pixels: Tensor  # [M, 3, R, R]
     training_embeddings: Tensor  # [M, D]
+    encoder_id: EncoderId
 
     @staticmethod
-    def of(data: GanData) -> "Asked":
+    def of(data: GanData, *, count: int | None = ASKED) -> "Asked":
+        """At most `count` of them; None: all."""
         enough = len(data.held_out_pixels) >= FEWEST
         pixels = data.held_out_pixels if enough else data.pixels
         embeddings = data.held_out_embeddings if enough else data.embeddings
         order = torch.randperm(len(pixels), generator=seeds.generator("asked of a generator"))
-        rows = order[:ASKED]
-        where = "held_out" if enough else "training"
-        return Asked(where, pixels[rows], embeddings[rows], data.pixels, data.embeddings)
+        rows = order[:count]
+        return Asked(
+            "held_out" if enough else "training",
+            pixels[rows],
+            embeddings[rows],
+            data.pixels,
+            data.embeddings,
+            data.encoder_id,
+        )
+
+    @property
+    def reference(self) -> Reference:
+        """What figures of these pictures in CLIP space are measured against."""
+        blocks = self.encoder_id.blocks
+        return {
+            "pictures": len(self.embeddings),
+            "filter": ", ".join(block.preprocess for block in blocks),
+            "encoder": ", ".join(block.weights for block in blocks),
+            "hash": weights_digest({"embeddings": self.embeddings}),
+        }
 
 
 def gan_figures(asked: Asked, seen: Tensor) -> dict[str, float]:
-    """Figures of the embeddings [N, D] of pictures made for `asked`, beside those of the real
-    ones.
+    """Figures of the embeddings [N, D] of pictures made for `asked`, or of real ones in their
+    place.
     """
     real, among = asked.embeddings, asked.training_embeddings
     precision, recall = precision_and_recall(real, seen)
     similarity = seen @ real.T
-    figures = {
+    return {
         "frechet": set_distance(seen, real),
         "kernel": kernel_distance(seen, real, paired=True),
         "cosine": mean_cosine(seen, real),
@@ -73,23 +98,39 @@ def gan_figures(asked: Asked, seen: Tensor) -> dict[str, float]:
         "pairwise_cosine": pairwise_cosine(seen),
         "nearest_training_cosine": mean_cosine(seen, among[nearest(seen, among)]),
     }
-    return {f"{asked.where}_{name}": value for name, value in figures.items()}
+
+
+def nearest_real(asked: Asked) -> Tensor:
+    """[N, D] of the training picture that is nearest to each."""
+    among = asked.training_embeddings
+    return among[nearest(asked.embeddings, among)]
+
+
+def other_real(asked: Asked) -> Tensor:
+    """[N, D] of training pictures drawn at random, each once where there are as many."""
+    among, count = asked.training_embeddings, len(asked.embeddings)
+    order = torch.randperm(len(among), generator=seeds.generator("unrelated"))
+    return among[order.repeat(-(-count // len(among)))[:count]]
 
 
 def real_figures(asked: Asked) -> dict[str, float]:
     """What real pictures reach: the nearest training picture of each, another one, and how alike
     they are.
     """
-    real, among = asked.embeddings, asked.training_embeddings
-    closest = among[nearest(real, among)]
-    others = among[torch.randperm(len(among), generator=seeds.generator("unrelated"))[: len(real)]]
-    paired = min(len(real), len(others))
+    real, closest, others = asked.embeddings, nearest_real(asked), other_real(asked)
     return {
         "real_nearest_cosine": mean_cosine(real, closest),
-        "real_unrelated_cosine": mean_cosine(real[:paired], others[:paired]),
         "real_nearest_frechet": set_distance(closest, real),
+        "real_unrelated_cosine": mean_cosine(real, others),
+        "real_unrelated_frechet": set_distance(others, real),
         "real_pairwise_cosine": pairwise_cosine(real),
     }
+
+
+def embed_pictures(clip: ClipEncoder, pictures: Tensor) -> Tensor:
+    """Unit embeddings [N, D] on the CPU of pictures [N, R, R, 3] uint8."""
+    parts = [clip.embed_images(part.permute(0, 3, 1, 2)).cpu() for part in pictures.split(64)]
+    return torch.cat(parts)
 
 
 def grid(asked: Asked, render: Render, embed: Embed) -> Image.Image:

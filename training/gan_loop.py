@@ -26,7 +26,13 @@ from torch_utils.loss_scale import LossScale
 from training.augment import NUM_DRAWS, AugmentControl
 from training.gan_config import GanTrainConfig
 from training.gan_data import GanData
-from training.gan_evaluation import Asked, gan_figures, grid, real_figures
+from training.gan_evaluation import (
+    Asked,
+    embed_pictures,
+    gan_figures,
+    grid,
+    real_figures,
+)
 from training.gan_steps import Batch, GanSteps
 
 PATH_LENGTH_DECAY = 0.01  # arXiv:1912.04958, appendix B
@@ -262,6 +268,7 @@ class GanTrainer:
             "kimg": round(samples_seen / 1000, 3),
             "num_pictures": len(self.data.pixels),
             "pseudo_text_cosine": self.config.pseudo_text_cosine,
+            "hold_out": self.config.hold_out,
         }
         save_generator(folder / "generator", self.ema.network, self.stats, training=training)
         picture = grid(self.asked, self.render, self._embed_pixels)
@@ -269,7 +276,8 @@ class GanTrainer:
         with atomic_file(path) as file:
             picture.save(file, format="PNG")
         seen = self._embed_pixels(self.render(self.asked.embeddings))
-        figures = gan_figures(self.asked, seen)
+        found = gan_figures(self.asked, seen)
+        figures = {f"{self.asked.where}_{name}": value for name, value in found.items()}
         name = f"{self.asked.where}_frechet"
         if figures[name] < best_figure(folder / "best" / "generator", name):
             found = training | {name: figures[name]}
@@ -279,10 +287,7 @@ class GanTrainer:
         return figures | real_figures(self.asked)
 
     def _embed_pixels(self, pictures: Tensor) -> Tensor:
-        parts = [
-            self.clip.embed_images(part.permute(0, 3, 1, 2)).cpu() for part in pictures.split(64)
-        ]
-        return torch.cat(parts)
+        return embed_pictures(self.clip, pictures)
 
 
 def _check_shares(config: GanTrainConfig) -> None:

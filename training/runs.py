@@ -12,6 +12,7 @@ from lafite_shifted.clip import STARTER, ClipEncoder
 from lafite_shifted.clip_ensemble import load_clip
 from lafite_shifted.encoder_id import TextEncoderId, check_same_encoder, check_same_text_encoder
 from lafite_shifted.errors import InputError
+from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.text_encoder import TextEncoder, read_texts
 from torch_utils import distributed
 from torch_utils.device import pick_dtype
@@ -21,7 +22,7 @@ from training.config import override
 from training.cost import measure_gan
 from training.embeddings import EmbeddingSet, EmbedReport, embed_folder
 from training.gan_config import GanTrainConfig
-from training.gan_data import load_gan_data
+from training.gan_data import GanData, load_gan_data
 from training.gan_loop import GanTrainer
 from training.images import ImageSource
 from training.prior_cost import measure_prior
@@ -304,6 +305,47 @@ def open_gan_run(
     }
     trainer = GanTrainer(config, data, encoder, device=device)  # first: it may refuse the data
     return trainer, RunFolder(out, kind="gan", description=description), report
+
+
+def gan_data_for(
+    model: TextToImage,
+    pictures: Path,
+    out: Path,
+    embeddings: Path | None,
+    *,
+    max_bad: float,
+    max_megapixels: float,
+    progress: Progress = _silent,
+) -> tuple[GanData, EmbedReport | None]:
+    """What a model is evaluated on: `pictures`, with ready `embeddings` or those made or reused in
+    `out`/embeddings. A model that was trained on all pictures has none held out.
+    """
+    source, report = ImageSource(pictures, exclude=out), None
+    if embeddings is None:
+        report = embed_folder(
+            source,
+            out / "embeddings",
+            model.clip,
+            max_bad=max_bad,
+            max_megapixels=max_megapixels,
+            progress=progress,
+        )
+    found = EmbeddingSet(embeddings or out / "embeddings")
+    check_same_encoder(
+        found.encoder_id,
+        model.clip.id,
+        what=str(embeddings),
+        remedy="Leave --embeddings out.",
+    )
+    generator = model.generator
+    data = load_gan_data(
+        source,
+        found,
+        resolution=generator.network.config.resolution,
+        hold_out=generator.training.get("hold_out", True),
+        max_megapixels=max_megapixels,
+    )
+    return data, report
 
 
 def _for_encoder(config: GanTrainConfig, encoder: ClipEncoder) -> GanTrainConfig:

@@ -1,5 +1,6 @@
 """`evaluate`: how good a model is, in figures."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,8 +58,6 @@ def prior(
     recall, diversity and time; beside them the text embedding itself, the nearest training
     caption's image, an unrelated pair, and real against real.
     """
-    import shlex
-
     from lafite_shifted.clip_ensemble import load_clip
     from lafite_shifted.device import resolve_device
     from lafite_shifted.model_folder import find_part, load_generator
@@ -89,8 +88,7 @@ def prior(
     with options.progress_bar("sampling", "run") as progress:
         lines = reference_lines(asked, decode=decode)
         lines += report(priors, asked, ways, decode=decode, progress=progress)
-    words = ["lafite-shifted", *sys.argv[1:]]
-    write_report(out, lines, asked, command=shlex.join(words))
+    write_report(out, lines, asked, command=_typed())
     click.echo((out / "report.md").read_text(encoding="utf-8"), nl=False)
 
 
@@ -116,8 +114,6 @@ def study(
 
     The same command again goes on where it stopped.
     """
-    import shlex
-
     from lafite_shifted.device import resolve_device
     from training.prior_study import StudyConfig, run_study
 
@@ -128,11 +124,98 @@ def study(
             out,
             StudyConfig(kimg, seeds, counts, limit),
             device=resolve_device(device),
-            command=shlex.join(["lafite-shifted", *sys.argv[1:]]),
+            command=_typed(),
             show=options.show_progress,
             progress=progress,
         )
     click.echo((out / "report.md").read_text(encoding="utf-8"), nl=False)
+
+
+@command.command("gan")
+@click.argument("model", type=options.FolderPath)
+@click.argument("pictures", type=options.FolderPath)
+@options.out_option("report.json, report.md and grid.png")
+@click.option("--best", is_flag=True, help="Of a run: the best generator instead of the last.")
+@options.positive_int("--count", default=None, help="At most so many pictures.  [default: all]")
+@click.option(
+    "--embeddings",
+    type=options.FolderPath,
+    help="Of PICTURES, made by `embed`, such as RUN/embeddings.  [default: made in OUT/embeddings]",
+)
+@click.option("--clip", help="The generator's CLIP, where it lies elsewhere now.")
+@click.option(
+    "--against",
+    type=options.FolderPath,
+    multiple=True,
+    help="The report.json of another generator, on the same pictures, to set beside.",
+)
+@options.device_option
+@options.max_bad_option
+@options.max_megapixels_option
+@options.json_option
+def gan(
+    model: Path,
+    pictures: Path,
+    out: Path,
+    best: bool,
+    count: int | None,
+    embeddings: Path | None,
+    clip: str | None,
+    against: tuple[Path, ...],
+    device: str,
+    max_bad: float,
+    max_megapixels: float,
+    as_json: bool,
+) -> None:
+    """How well the generator in MODEL (a run of `train-gan`, or a model folder) makes the held-out
+    pictures of PICTURES from their embeddings: cosine of CLIP(G(h)) to h, Frechet and kernel
+    distance of the sets, recall of the right one, precision and coverage, diversity, cosine to
+    the nearest training picture. Beside it stand real training pictures: those nearest to the
+    held-out ones, and others.
+    """
+    import json
+    from dataclasses import asdict
+
+    from lafite_shifted.clip_ensemble import load_clip
+    from lafite_shifted.device import resolve_device
+    from lafite_shifted.model_folder import find_part, load_generator
+    from lafite_shifted.pipeline import TextToImage
+    from training.gan_evaluation import Asked
+    from training.gan_report import evaluate_gan, read_figures, write_gan_report
+    from training.runs import gan_data_for
+
+    chosen = resolve_device(device)
+    generator = load_generator(
+        find_part(model / "best" if best else model, "generator"), device=chosen
+    )
+    whole = TextToImage(
+        load_clip(clip or generator.encoder_id.model, device=chosen), generator, None
+    )
+    with options.plain_warnings(), options.progress_bar("embedding", "img") as progress:
+        data, report = gan_data_for(
+            whole,
+            pictures,
+            out,
+            embeddings,
+            max_bad=max_bad,
+            max_megapixels=max_megapixels,
+            progress=progress,
+        )
+    if report:
+        options.report_embedding(report, out / "embeddings")
+    asked = Asked.of(data, count=count)
+    others = {str(path): read_figures(path, {"clip": asked.reference}) for path in against}
+    found, grid = evaluate_gan(whole, asked, name=str(model), command=_typed())
+    write_gan_report(out, found, grid, against=others)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2))
+    else:
+        click.echo((out / "report.md").read_text(encoding="utf-8"), nl=False)
+
+
+def _typed() -> str:
+    """The command as it was given."""
+    return shlex.join(["lafite-shifted", *sys.argv[1:]])
 
 
 def _numbers(name: str, text: str, *, least: float) -> list[float]:

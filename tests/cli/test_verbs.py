@@ -177,6 +177,7 @@ def test_run_folder_explains_itself(gan_run: Path):
         "kimg": 0.032,
         "num_pictures": 48,
         "pseudo_text_cosine": 0.9,
+        "hold_out": True,
     }
     assert half_written(gan_run) == []
 

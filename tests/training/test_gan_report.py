@@ -1,0 +1,193 @@
+"""`evaluate gan`: the figures of a generator, beside those of real pictures, and only of the same
+ones.
+"""
+
+import itertools
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from lafite_shifted.clip import ClipEncoder
+from lafite_shifted.files import read_json, read_json_lines
+from lafite_shifted.model_folder import load_generator
+from lafite_shifted.pipeline import TextToImage
+from tests.commands import half_written, run_command, succeed
+from training.embeddings import EmbeddingSet
+from training.gan_data import GanData, load_gan_data
+from training.gan_evaluation import Asked, gan_figures, nearest_real, other_real
+from training.images import ImageSource
+from training.runs import gan_data_for
+from training.split import is_held_out
+
+
+@pytest.fixture(scope="module")
+def data(some_pictures: Path, some_embeddings: Path) -> GanData:
+    """The first 20 pictures held out, the other 28 to train on."""
+    embeddings = EmbeddingSet(some_embeddings)
+    whole = load_gan_data(ImageSource(some_pictures), embeddings, resolution=16, hold_out=False)
+    return replace(
+        whole,
+        pixels=whole.pixels[20:],
+        embeddings=whole.embeddings[20:],
+        held_out_pixels=whole.pixels[:20],
+        held_out_embeddings=whole.embeddings[:20],
+    )
+
+
+@pytest.fixture(scope="module")
+def evaluated(gan_run: Path, some_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report on `gan_run`, embeddings made on the way."""
+    out = tmp_path_factory.mktemp("report") / "out"
+    outcome = succeed("evaluate", "gan", gan_run, some_pictures, "--out", out)
+    assert "48 pictures embedded" in outcome.err
+    assert outcome.out == (out / "report.md").read_text(encoding="utf-8")
+    return out
+
+
+def evaluate(model: Path, some_pictures: Path, out: Path, *arguments: str | Path) -> dict:
+    printed = succeed("evaluate", "gan", model, some_pictures, "--out", out, "--json", *arguments)
+    assert json.loads(printed.out) == read_json(out / "report.json")
+    return json.loads(printed.out)
+
+
+def test_real_pictures_in_their_own_place_are_perfect(data: GanData):
+    asked = Asked.of(data)
+    assert (asked.where, len(asked.embeddings)) == ("held_out", 20)
+    figures = gan_figures(asked, asked.embeddings)
+    assert figures["frechet"] == pytest.approx(0, abs=1e-6)
+    for name in ("cosine", "recall_1", "recall_10", "precision", "coverage"):
+        assert figures[name] == pytest.approx(1), name
+    nearer = gan_figures(asked, nearest_real(asked))
+    others = gan_figures(asked, other_real(asked))
+    assert figures["cosine"] > nearer["cosine"] > others["cosine"]
+    assert figures["nearest_training_cosine"] == pytest.approx(nearer["cosine"])
+    assert nearer["nearest_training_cosine"] == pytest.approx(1)
+    assert len(other_real(asked).unique(dim=0)) == 20
+
+
+def test_the_reference_names_the_very_pictures(data: GanData):
+    reference = Asked.of(data).reference
+    assert reference == Asked.of(data).reference
+    block = data.encoder_id.blocks[0]
+    assert (reference["encoder"], reference["filter"]) == (block.weights, block.preprocess)
+    assert Asked.of(data, count=8).reference["pictures"] == 8
+    changed = data.held_out_embeddings.clone()
+    changed[3, 0] += 1e-6
+    other = Asked.of(replace(data, held_out_embeddings=changed)).reference
+    assert other == {**reference, "hash": other["hash"]}
+    assert other["hash"] != reference["hash"]
+
+
+def test_figures_are_those_of_the_training_log(evaluated: Path, gan_run: Path):
+    """To the rounding of bfloat16, in which a training may compute."""
+    report, logged = (
+        read_json(evaluated / "report.json"),
+        read_json_lines(gan_run / "log.jsonl")[-1],
+    )
+    assert (report["asked"], report["training"]["kimg"]) == ("training", 0.032)
+    lines = report["lines"]
+    assert [*lines] == ["generator", "nearest training pictures", "other training pictures"]
+    for name, value in lines["generator"].items():
+        assert value == pytest.approx(logged[f"training_{name}"], rel=0.05, abs=0.05), name
+    assert lines["nearest training pictures"]["cosine"] == logged["real_nearest_cosine"]
+    assert lines["other training pictures"]["frechet"] == logged["real_unrelated_frechet"]
+    assert "48 training pictures" in (evaluated / "report.md").read_text(encoding="utf-8")
+    with Image.open(evaluated / "grid.png") as grid:
+        assert grid.size == (8 * 64 + 7 * 2, 5 * 64 + 4 * 2)
+    assert half_written(evaluated) == []
+
+
+def test_run_model_and_generator_folders_are_the_same(
+    evaluated: Path, gan_run: Path, model_folder: Path, some_pictures: Path, tmp_path: Path
+):
+    ready = ("--embeddings", gan_run / "embeddings")
+    expected = read_json(evaluated / "report.json")["lines"]
+    for number, model in enumerate((model_folder, gan_run / "generator")):
+        out = tmp_path / str(number)
+        assert evaluate(model, some_pictures, out, *ready)["lines"] == expected
+        assert not (out / "embeddings").exists()
+
+
+def test_the_best_generator_of_a_run(gan_run: Path, some_pictures: Path, tmp_path: Path):
+    ready = ("--embeddings", gan_run / "embeddings", "--best")
+    report = evaluate(gan_run, some_pictures, tmp_path, *ready)
+    rows = read_json_lines(gan_run / "log.jsonl")
+    best = min(rows, key=lambda row: row["training_frechet"])
+    assert report["training"]["kimg"] == best["samples"] / 1000
+    assert report["training"]["training_frechet"] == best["training_frechet"]
+
+
+def test_figures_of_the_same_pictures_stand_beside_each_other(
+    evaluated: Path, gan_run: Path, some_pictures: Path, tmp_path: Path
+):
+    old = evaluated / "report.json"
+    arguments = ("--embeddings", gan_run / "embeddings", "--against", old)
+    outcome = succeed("evaluate", "gan", gan_run, some_pictures, "--out", tmp_path, *arguments)
+    rows = {line.split(" | ")[0]: line.split(" | ")[1:] for line in outcome.out.splitlines()}
+    assert rows[f"| {old}"] == rows["| generator"]
+
+
+def test_figures_of_other_pictures_are_refused(
+    evaluated: Path, gan_run: Path, some_pictures: Path, tmp_path: Path
+):
+    old, out = evaluated / "report.json", tmp_path / "out"
+    command = ("evaluate", "gan", gan_run, some_pictures, "--out", out)
+    ready = ("--embeddings", gan_run / "embeddings")
+    outcome = run_command(*command, *ready, "--count", "16", "--against", old)
+    assert outcome.code == 2
+    assert "clip.pictures: 48 -> 16" in outcome.err
+    assert "clip.hash: " in outcome.err
+    for field in ("encoder", "filter"):
+        record = read_json(old)
+        record["references"]["clip"][field] = "another"
+        other = tmp_path / "other.json"
+        other.write_text(json.dumps(record), encoding="utf-8")
+        outcome = run_command(*command, *ready, "--against", other)
+        assert outcome.code == 2
+        assert f"clip.{field}: another -> " in outcome.err
+    other.write_text("{}", encoding="utf-8")
+    outcome = run_command(*command, *ready, "--against", other)
+    assert (outcome.code, "is no report.json of `evaluate gan`" in outcome.err) == (2, True)
+    assert not out.exists()
+
+
+def test_embeddings_of_another_clip_are_refused(
+    gan_run: Path, some_pictures: Path, small_clip_folder: Path, tmp_path: Path
+):
+    other, command = tmp_path / "embeddings", ("evaluate", "gan", gan_run, some_pictures)
+    succeed("embed", some_pictures, "--out", other, "--clip", small_clip_folder)
+    outcome = run_command(*command, "--out", tmp_path / "out", "--embeddings", other)
+    assert (outcome.code, "Leave --embeddings out" in outcome.err) == (2, True)
+    outcome = run_command(*command, "--out", tmp_path / "out", "--clip", small_clip_folder)
+    assert (outcome.code, "Give the CLIP it was trained with" in outcome.err) == (2, True)
+
+
+def test_pictures_that_were_trained_on_are_not_called_held_out(
+    gan_run: Path, some_pictures: Path, tmp_path: Path, clip: ClipEncoder
+):
+    """A model tells whether its training kept the held-out ones away."""
+    words = ["".join(letters) for letters in itertools.product("abcdef", repeat=3)]
+    (tmp_path / "pictures").mkdir()
+    for name, file in zip(filter(is_held_out, words), some_pictures.glob("*.png"), strict=False):
+        shutil.copy(file, tmp_path / "pictures" / f"{name}.png")
+    for file in list(some_pictures.glob("*.png"))[:4]:
+        shutil.copy(file, tmp_path / "pictures")
+    generator = load_generator(gan_run / "generator", device=torch.device("cpu"))
+    for hold_out, where in ((True, "held_out"), (False, "training")):
+        told = replace(generator, training={"hold_out": hold_out})
+        model = TextToImage(clip, told, None)
+        limits = {"max_bad": 0.0, "max_megapixels": 1.0}
+        found, _ = gan_data_for(model, tmp_path / "pictures", tmp_path / "out", None, **limits)
+        assert Asked.of(found).where == where
+
+
+def test_a_model_that_is_not_there(gan_run: Path, some_pictures: Path, tmp_path: Path):
+    command = ("evaluate", "gan", tmp_path / "none", some_pictures, "--out", tmp_path / "out")
+    for flags in ((), ("--best",)):
+        outcome = run_command(*command, *flags)
+        assert (outcome.code, "none" in outcome.err, "does not exist" in outcome.err) == (2, 1, 1)

@@ -1,0 +1,149 @@
+"""How good a trained generator is: its figures beside those of real pictures, as JSON, as a table
+and as a grid. Figures of another reference are not set beside them. Shape letters: N pictures
+asked, D embedding, R resolution.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lafite_shifted.errors import InputError
+from lafite_shifted.files import atomic_file, read_json, write_bytes, write_json
+from lafite_shifted.pipeline import TextToImage
+from training.config import differences
+from training.gan_evaluation import (
+    Asked,
+    Reference,
+    embed_pictures,
+    gan_figures,
+    grid,
+    nearest_real,
+    other_real,
+)
+from training.metrics import pairwise_cosine
+
+GENERATOR = "generator"
+Figures = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class GanReport:
+    """Figures in CLIP space by line: the generator's, and those of real pictures in its place."""
+
+    model: str
+    training: Mapping[str, object]  # what the model tells of its training
+    asked: str  # "held_out" or "training"
+    references: Mapping[str, Reference]  # by the space that figures are taken in
+    lines: Mapping[str, Figures]
+    real_pairwise_cosine: float
+    command: str
+
+
+def renderer(model: TextToImage):
+    """Pictures [N, R, R, 3] uint8 of unit embeddings [N, D]; z of row i from seed
+    `first_seed` + i.
+    """
+
+    def render(embeddings: Tensor, *, first_seed: int = 0) -> Tensor:
+        parts = []
+        for start in range(0, len(embeddings), 64):
+            rows = embeddings[start : start + 64]
+            first = first_seed + start
+            parts.append(model.decode(rows, seeds=range(first, first + len(rows))))
+        return torch.cat(parts)
+
+    return render
+
+
+def evaluate_gan(
+    model: TextToImage, asked: Asked, *, name: str, command: str
+) -> tuple[GanReport, Image.Image]:
+    """The figures of the model's generator, and a grid of its pictures."""
+    render = renderer(model)
+    made = render(asked.embeddings)
+    lines = {GENERATOR: gan_figures(asked, embed_pictures(model.clip, made))}
+    real = {
+        "nearest training pictures": nearest_real(asked),
+        "other training pictures": other_real(asked),
+    }
+    for line, embeddings in real.items():
+        lines[line] = gan_figures(asked, embeddings)
+        del lines[line]["nearest_training_cosine"]  # of itself
+    report = GanReport(
+        model=name,
+        training=model.generator.training,
+        asked=asked.where,
+        references={"clip": asked.reference},
+        lines=lines,
+        real_pairwise_cosine=pairwise_cosine(asked.embeddings),
+        command=command,
+    )
+    return report, grid(asked, render, lambda pictures: embed_pictures(model.clip, pictures))
+
+
+def read_figures(path: Path, references: Mapping[str, Reference]) -> Figures:
+    """The generator's figures in the report.json of another evaluation; InputError unless they were
+    measured against the same `references`.
+    """
+    record = read_json(path)
+    try:
+        figures = dict(record["lines"][GENERATOR])
+        known = {space: dict(record["references"][space]) for space in references}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} is no report.json of `evaluate gan` with these figures (it lacks {error}). "
+            "Make it again with the same options."
+        ) from error
+    changed = differences(known, {space: dict(found) for space, found in references.items()})
+    if changed:
+        raise InputError(
+            f"{path} was measured against other real pictures, or seen otherwise: "
+            f"{'; '.join(changed)}. Such figures are not compared: evaluate both models on the "
+            "same pictures, with the same --count and CLIP."
+        )
+    return figures
+
+
+def write_gan_report(
+    folder: Path, report: GanReport, picture: Image.Image, *, against: Mapping[str, Figures]
+) -> None:
+    """report.json, report.md and grid.png in `folder`."""
+    write_json(folder / "report.json", asdict(report))
+    write_bytes(folder / "report.md", markdown(report, against=against).encode())
+    with atomic_file(folder / "grid.png") as file:
+        picture.save(file, format="PNG")
+
+
+def markdown(report: GanReport, *, against: Mapping[str, Figures]) -> str:
+    """The report as a table, with the generators of `against` below."""
+    clip = report.references["clip"]
+    lines = dict(report.lines) | dict(against)
+    head = (
+        f"`{report.model}`, asked for {clip['pictures']} {report.asked.replace('_', '-')} pictures "
+        f"(reference {clip['hash']}; CLIP {clip['encoder']}, {clip['filter']}). Mean pairwise "
+        f"cosine of the real ones: {report.real_pairwise_cosine:.3f}.\n\n"
+        f"    {report.command}\n\n"
+        "| pictures | Frechet distance | kernel distance | cosine | recall@1 / @10 % | "
+        "precision / coverage % | pairwise cosine | nearest training cosine |\n"
+        f"|{'---|' * 8}\n"
+    )
+    return head + "".join(_row(name, figures) for name, figures in lines.items())
+
+
+def _row(name: str, f: Figures) -> str:
+    copied = f.get("nearest_training_cosine")
+    cells = [
+        name,
+        f"{f['frechet']:.4f}",
+        f"{f['kernel']:.5f}",
+        f"{f['cosine']:.3f}",
+        f"{100 * f['recall_1']:.1f} / {100 * f['recall_10']:.1f}",
+        f"{100 * f['precision']:.1f} / {100 * f['coverage']:.1f}",
+        f"{f['pairwise_cosine']:.3f}",
+        "" if copied is None else f"{copied:.3f}",
+    ]
+    return "| " + " | ".join(cells) + " |\n"
