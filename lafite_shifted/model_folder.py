@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,12 +177,17 @@ def load_prior(folder: Path, *, device: torch.device) -> LoadedPrior:
     return LoadedPrior(prior.to_device(device), encoder_id, record.get("training", {}))
 
 
-def best_figure(part: Path, name: str) -> float:
+def best_figure(
+    part: Path, name: str, *, reference: Mapping[str, int | str] | None = None
+) -> float:
     """A figure that was recorded of a part's training, such as the best one's so far; infinite
-    before there is one.
+    before there is one that was measured against the same `reference`.
     """
     record = part / "config.json"
-    return read_json(record)["training"][name] if record.is_file() else math.inf
+    training = read_json(record)["training"] if record.is_file() else {}
+    return (
+        training[name] if name in training and training.get("reference") == reference else math.inf
+    )
 
 
 def model_hash(folder: Path) -> str:

@@ -25,6 +25,7 @@ import torch
 from lafite_shifted.files import load_tensors
 from tests.commands import TINY_GAN
 from tests.conftest import ASSETS
+from training.loop import MACHINE_COLUMNS
 
 ROOT = Path(__file__).parents[1]
 STEPS, BATCH = 60, 8
@@ -123,7 +124,7 @@ class Bench:
 
 def losses(run: Path) -> list[dict]:
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "seconds_per_kimg"} for row in rows]
+    return [{k: v for k, v in row.items() if k not in MACHINE_COLUMNS} for row in rows]
 
 
 def newest(run: Path) -> str:

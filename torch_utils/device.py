@@ -1,6 +1,8 @@
 """Which device and which dtype to compute in."""
 
 import os
+import platform
+import resource
 
 import torch
 
@@ -38,3 +40,13 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def peak_gib() -> float:
+    """The most memory that this process has held so far: of the GPU, as PyTorch has given it out,
+    where it uses one, else of the machine.
+    """
+    if torch.cuda.is_initialized():
+        return max(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count()))) / 2**30
+    unit = 1 if platform.system() == "Darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

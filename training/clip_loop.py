@@ -25,6 +25,7 @@ from torch_utils.ema import Ema
 from training.clip_data import CaptionedPicture, CaptionedSet, augment, draw_caption
 from training.config import RunConfig, positive
 from training.metrics import recall_at
+from training.run_folder import Evaluation
 
 MEAN = (0.5, 0.5, 0.5)  # preprocessing of the starter: pictures in [-1, 1]
 STD = (0.5, 0.5, 0.5)
@@ -209,7 +210,7 @@ class ClipTrainer:
             texts.append(text.float())
         return torch.cat(images), torch.cat(texts)
 
-    def evaluate(self, samples_seen: int, folder: Path) -> Mapping[str, float]:
+    def evaluate(self, samples_seen: int, folder: Path) -> Evaluation:
         """Text-to-image recall over held-out pictures, one a name, also without the skin-tone
         variants; the averaged network is written to `folder/clip` in open_clip's own layout.
         """
@@ -226,7 +227,7 @@ class ClipTrainer:
             results[f"recall_1{suffix}"] = recall_at(similarity, 1)
             results[f"recall_10{suffix}"] = recall_at(similarity, 10)
         save_clip(self.ema.network, self.config.model, folder / "clip")
-        return results
+        return Evaluation(results)
 
 
 def save_clip(model: nn.Module, config: ClipModelConfig, folder: Path) -> None:

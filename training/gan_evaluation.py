@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from lafite_shifted.clip import ClipEncoder
+from lafite_shifted.discriminator import Discriminator, conditional_logit
 from lafite_shifted.encoder_id import EncoderId, weights_digest
 from torch_utils import seeds
 from training.gan_data import GanData
@@ -125,6 +126,18 @@ def real_figures(asked: Asked) -> dict[str, float]:
         "real_unrelated_frechet": set_distance(others, real),
         "real_pairwise_cosine": pairwise_cosine(real),
     }
+
+
+@torch.no_grad()
+def critic_logits(critic: Discriminator, pictures: Tensor, condition: Tensor) -> Tensor:
+    """What the discriminator says [N] of pictures [N, 3, R, R] uint8 under standardised conditions
+    [N, D].
+    """
+    parts = []
+    for seen, h in zip(pictures.split(64), condition.split(64), strict=True):
+        realness, feature = critic(seen.to(h.device).float() / 127.5 - 1)
+        parts.append(conditional_logit(realness, feature, h))
+    return torch.cat(parts)
 
 
 def embed_pictures(clip: ClipEncoder, pictures: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from lafite_shifted.errors import DivergedError, InputError
 from lafite_shifted.files import atomic_file
 from lafite_shifted.generator import Generator, to_uint8
 from lafite_shifted.model_folder import best_figure, save_generator
+from lafite_shifted.pipeline import latents
 from lafite_shifted.pseudo_text import pseudo_text
 from lafite_shifted.stats import EmbeddingStats, Gaussian
 from torch_utils import distributed, seeds
@@ -28,12 +29,14 @@ from training.gan_config import GanTrainConfig
 from training.gan_data import GanData
 from training.gan_evaluation import (
     Asked,
+    critic_logits,
     embed_pictures,
     gan_figures,
     grid,
     real_figures,
 )
 from training.gan_steps import Batch, GanSteps
+from training.run_folder import Evaluation
 
 PATH_LENGTH_DECAY = 0.01  # arXiv:1912.04958, appendix B
 MAX_SKIPPED = 20  # steps in a row whose gradients are not finite
@@ -252,17 +255,15 @@ class GanTrainer:
         for start in range(0, len(embeddings), 64):
             h = embeddings[start : start + 64].to(self.device)
             indices = range(first_seed + start, first_seed + start + len(h))
-            z = seeds.normal_per_sample(
-                (self.config.generator.z_dim,), key=("z",), indices=indices
-            ).to(self.device)
+            z = latents(indices, self.config.generator.z_dim).to(self.device)
             parts.append(to_uint8(self.ema.network(z, self.standardiser.standardise(h))))
         return torch.cat(parts)
 
     @torch.no_grad()
-    def evaluate(self, samples_seen: int, folder: Path) -> Mapping[str, float]:
+    def evaluate(self, samples_seen: int, folder: Path) -> Evaluation:
         """Figures of the averaged generator (see `gan_evaluation`); writes a grid and
         `folder/generator`, and `folder/best/generator` where the Frechet distance is the smallest
-        so far.
+        so far of the same reference.
         """
         training = {
             "kimg": round(samples_seen / 1000, 3),
@@ -270,21 +271,31 @@ class GanTrainer:
             "pseudo_text_cosine": self.config.pseudo_text_cosine,
             "hold_out": self.config.hold_out,
         }
+        asked, reference = self.asked, self.asked.reference
         save_generator(folder / "generator", self.ema.network, self.stats, training=training)
-        picture = grid(self.asked, self.render, self._embed_pixels)
+        picture = grid(asked, self.render, self._embed_pixels)
         path = folder / "grids" / f"samples-{samples_seen:010d}.png"
         with atomic_file(path) as file:
             picture.save(file, format="PNG")
-        seen = self._embed_pixels(self.render(self.asked.embeddings))
-        found = gan_figures(self.asked, seen)
-        figures = {f"{self.asked.where}_{name}": value for name, value in found.items()}
-        name = f"{self.asked.where}_frechet"
-        if figures[name] < best_figure(folder / "best" / "generator", name):
-            found = training | {name: figures[name]}
-            save_generator(
-                folder / "best" / "generator", self.ema.network, self.stats, training=found
-            )
-        return figures | real_figures(self.asked)
+        made = self.render(asked.embeddings)
+        seen = self._embed_pixels(made)
+        found = gan_figures(asked, seen)
+        figures = {f"{asked.where}_{name}": value for name, value in found.items()}
+        name, best = f"{asked.where}_frechet", folder / "best" / "generator"
+        if figures[name] < best_figure(best, name, reference=reference):
+            told = training | {name: figures[name], "reference": reference}
+            save_generator(best, self.ema.network, self.stats, training=told)
+        condition = self.standardiser.standardise(asked.embeddings.to(self.device))
+        z = latents(range(len(made)), self.config.generator.z_dim).to(self.device)
+        histograms = {
+            "logit_real": critic_logits(self.discriminator, asked.pixels, condition),
+            "logit_fake": critic_logits(self.discriminator, made.permute(0, 3, 1, 2), condition),
+            "w_norm": self.ema.network.mapping(z).norm(dim=1),
+            "condition_cosine": (seen * asked.embeddings).sum(dim=1),
+        }
+        return Evaluation(
+            figures | real_figures(asked), reference, {"samples": picture}, histograms
+        )
 
     def _embed_pixels(self, pictures: Tensor) -> Tensor:
         return embed_pictures(self.clip, pictures)

@@ -18,8 +18,19 @@ from torch.optim import Optimizer
 
 from lafite_shifted.errors import DivergedError, InterruptedRunError
 from torch_utils import distributed
+from torch_utils.device import peak_gib
 from training.config import RunConfig
-from training.run_folder import Checkpoint, RunFolder, flatten_state, restore_state
+from training.run_folder import (
+    Checkpoint,
+    Evaluation,
+    RunFolder,
+    flatten_state,
+    restore_state,
+)
+
+# columns of the log that tell of the machine, and differ between equal runs: time since the process
+# began, and the peak of its memory
+MACHINE_COLUMNS = ("seconds_per_kimg", "memory_gib")
 
 
 class Trainer(Protocol):
@@ -35,7 +46,7 @@ class Trainer(Protocol):
         """Train on the samples [samples_seen, samples_seen + batch); scalars to log."""
         ...
 
-    def evaluate(self, samples_seen: int, folder: Path) -> Mapping[str, float]:
+    def evaluate(self, samples_seen: int, folder: Path) -> Evaluation:
         """Held-out metrics; may write sample grids into `folder`."""
         ...
 
@@ -122,7 +133,7 @@ def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[P
                 sums[0] += value
                 sums[1] += 1.0
             before, samples = samples, samples + trainer.batch
-            last, logged = samples >= total, None
+            last, logged, evaluation = samples >= total, None, None
             evaluate_now = last or _due(before, samples, config.evaluate_kimg)
             if evaluate_now or _due(before, samples, config.log_kimg):
                 logged = {
@@ -136,9 +147,11 @@ def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[P
                 if evaluate_now:
                     _check_finite_state(flatten_state(trainer.parts()), samples)
                     if first:
-                        logged |= trainer.evaluate(samples, folder.path)
+                        evaluation = trainer.evaluate(samples, folder.path)
+                logged["memory_gib"] = peak_gib()
                 if first:
-                    folder.log(samples, logged)
+                    folder.log(samples, logged, evaluation)
+                    logged |= evaluation.figures if evaluation else {}
             if last or received or _due(before, samples, config.checkpoint_kimg):
                 _check_finite({name: sums[0] for name, sums in pending.items()}, samples)
                 save()

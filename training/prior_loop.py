@@ -24,6 +24,7 @@ from training.config import RunConfig, positive
 from training.embeddings import EmbeddingSet
 from training.metrics import mean_cosine, set_distance
 from training.prior_start import PriorStart
+from training.run_folder import Evaluation
 
 LIMIT_PAIRS = 10_000  # that dynamic thresholding learns its percentile from
 
@@ -212,7 +213,7 @@ class PriorTrainer:
             parts.append(drawn.cpu())
         return torch.cat(parts)
 
-    def evaluate(self, samples_seen: int, folder: Path) -> Mapping[str, float]:
+    def evaluate(self, samples_seen: int, folder: Path) -> Evaluation:
         """On held-out captions, one a name: cosine to the true image embedding, Frechet distance of
         the sets, energy score and cosine of two draws, beside what the text embedding itself
         reaches; writes the averaged prior to `folder/prior`, and to `folder/best/prior` where its
@@ -226,7 +227,7 @@ class PriorTrainer:
         save_prior(folder / "prior", self.averaged, training=training)
         figures = self._same_cluster()
         if len(self.held_out) < 3:
-            return figures
+            return Evaluation(figures)
         true = self.data.image[self.data.caption_image[self.held_out]]
         predicted, text = self.sample(self.held_out), self.data.text[self.held_out]
         again = self.sample(self.held_out, first_seed=len(self.held_out))
@@ -237,14 +238,19 @@ class PriorTrainer:
         by_clip = self.data.encoder_id.cosines(predicted, true)
         if len(by_clip) > 1:
             figures |= {f"held_out_cosine_clip_{i}": c for i, c in enumerate(by_clip, start=1)}
-        return figures | {
-            "held_out_cosine": mean_cosine(predicted, true),
-            "held_out_frechet": frechet,
-            "held_out_energy": float(energy_score(torch.stack([predicted, again], 1), true).mean()),
-            "held_out_same_text_cosine": mean_cosine(predicted, again),
-            "text_itself_cosine": mean_cosine(text, true),
-            "text_itself_frechet": set_distance(text, true),
-        }
+        return Evaluation(
+            figures
+            | {
+                "held_out_cosine": mean_cosine(predicted, true),
+                "held_out_frechet": frechet,
+                "held_out_energy": float(
+                    energy_score(torch.stack([predicted, again], 1), true).mean()
+                ),
+                "held_out_same_text_cosine": mean_cosine(predicted, again),
+                "text_itself_cosine": mean_cosine(text, true),
+                "text_itself_frechet": set_distance(text, true),
+            }
+        )
 
     def _same_cluster(self) -> dict[str, float]:
         """With clusters: the share of pairs whose text chooses the cluster that its image would."""

@@ -13,11 +13,13 @@ import os
 import shutil
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -45,6 +47,16 @@ class Checkpoint:
     samples: int
     tensors: dict[str, Tensor]
     state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a training finds out about itself at times."""
+
+    figures: Mapping[str, float]
+    reference: Mapping[str, int | str] | None = None  # what they are measured against
+    pictures: Mapping[str, Image.Image] = field(default_factory=dict)
+    histograms: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class RunFolder:
@@ -160,15 +172,28 @@ class RunFolder:
 
         self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=samples + 1)
 
-    def log(self, samples: int, values: Mapping[str, float]) -> None:
-        """Append a line to log.jsonl and the same scalars to TensorBoard."""
+    def log(
+        self, samples: int, values: Mapping[str, float], evaluation: Evaluation | None = None
+    ) -> None:
+        """Append a line to log.jsonl, with the reference of an evaluation's figures; the scalars,
+        pictures and histograms to TensorBoard.
+        """
+        found = evaluation or Evaluation({})
+        scalars = {**values, **found.figures}
+        row = {"samples": samples, **scalars}
+        if found.reference is not None:
+            row["reference"] = dict(found.reference)
         with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"samples": samples, **values}) + "\n")
+            file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
         if self._writer is not None:
-            for name, value in values.items():
+            for name, value in scalars.items():
                 self._writer.add_scalar(name, value, samples)
+            for name, picture in found.pictures.items():
+                self._writer.add_image(name, np.asarray(picture), samples, dataformats="HWC")
+            for name, tensor in found.histograms.items():
+                self._writer.add_histogram(f"evaluation/{name}", tensor.float().cpu(), samples)
             self._writer.flush()
 
     def read_log(self) -> list[dict[str, Any]]:

@@ -144,8 +144,8 @@ def report_embedding(report: "EmbedReport", out: Path) -> None:
 
 
 def show_progress(progress: "Iterator[Progress]", description: str) -> dict[str, float]:
-    """Draw a bar over a training, print every logged line, in the first process; the last logged
-    values.
+    """Draw a bar over a training, print every logged line, in the first process: kimg, seconds a
+    kimg, time left, memory, then the other values; the last logged ones.
     """
     from tqdm import tqdm
 
@@ -158,19 +158,39 @@ def show_progress(progress: "Iterator[Progress]", description: str) -> dict[str,
         return last
     with tqdm(
         desc=description,
-        unit="img",
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} kimg [{elapsed}, "
+        "{remaining} left, {rate_inv_fmt}{postfix}]",
+        unit="kimg",
         file=sys.stderr,
         dynamic_ncols=True,
-        unit_scale=True,
         disable=None,
     ) as bar:
         for step in progress:
-            bar.total = step.total_samples
+            bar.total = step.total_samples / 1000
             if bar.n == 0:
-                bar.initial = step.samples
-            bar.update(step.samples - bar.n)
+                bar.initial = step.samples / 1000
+            bar.update(step.samples / 1000 - bar.n)
             if step.logged:
                 last = step.logged
-                values = "  ".join(f"{name} {value:.4g}" for name, value in last.items())
-                tqdm.write(f"{step.samples / 1000:8.1f} kimg  {values}", file=sys.stdout)
+                bar.set_postfix_str(f"{last['memory_gib']:.2f} GiB", refresh=False)
+                tqdm.write(_progress_line(step, last), file=sys.stdout)
     return last
+
+
+def _progress_line(step: "Progress", logged: dict[str, float]) -> str:
+    from tqdm import tqdm
+
+    from training.loop import MACHINE_COLUMNS
+
+    seconds = logged["seconds_per_kimg"]
+    left = tqdm.format_interval((step.total_samples - step.samples) / 1000 * seconds)
+    words = [
+        f"{step.samples / 1000:8.1f} kimg",
+        f"{seconds:.1f} s/kimg",
+        f"{left} left",
+        f"{logged['memory_gib']:.2f} GiB",
+    ]
+    words += [
+        f"{name} {value:.4g}" for name, value in logged.items() if name not in MACHINE_COLUMNS
+    ]
+    return "  ".join(words)

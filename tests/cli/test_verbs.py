@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lafite_shifted import __version__
 from lafite_shifted.cli import options
@@ -26,7 +27,10 @@ from tests.training.test_datasets import emoji_package
 from training import datasets, diagnosis
 from training.diagnosis import Finding
 from training.embeddings import EmbeddingSet
-from training.images import decode, to_square
+from training.gan_data import GanData, load_gan_data
+from training.gan_evaluation import Asked
+from training.images import ImageSource, decode, to_square
+from training.loop import Progress
 from training.split import is_held_out
 
 # --- help
@@ -155,10 +159,32 @@ def test_progress_shows_rate_and_time_left(monkeypatch: pytest.MonkeyPatch):
     assert "img/s" in terminal.getvalue()
 
 
+def test_training_shows_kimg_seconds_a_kimg_time_left_and_memory(monkeypatch: pytest.MonkeyPatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    logged = {"loss": 0.5, "seconds_per_kimg": 40.0, "memory_gib": 1.25}
+    steps = [Progress(1500, 2000, None), Progress(1750, 2000, logged), Progress(2000, 2000, None)]
+    terminal, printed = Terminal(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", printed)
+    assert options.show_progress(iter(steps), "train-gan") == logged
+    line = "     1.8 kimg  40.0 s/kimg  00:10 left  1.25 GiB  loss 0.5"
+    assert printed.getvalue().splitlines() == [line]
+    bar = terminal.getvalue().splitlines()[-1]
+    assert all(text in bar for text in ("2.0/2.0 kimg", " left, ", "s/kimg", "1.25 GiB")), bar
+
+
 # --- train-gan
 
 
-def test_run_folder_explains_itself(gan_run: Path):
+def gan_data(gan_run: Path, some_pictures: Path) -> GanData:
+    source, found = ImageSource(some_pictures), EmbeddingSet(gan_run / "embeddings")
+    return load_gan_data(source, found, resolution=16, hold_out=True)
+
+
+def test_run_folder_explains_itself(gan_run: Path, some_pictures: Path):
     record = read_json(gan_run / "config.json")
     assert record["kind"] == "gan"
     assert record["config"]["generator"]["resolution"] == 16
@@ -167,10 +193,28 @@ def test_run_folder_explains_itself(gan_run: Path):
     rows = read_json_lines(gan_run / "log.jsonl")
     assert [row["samples"] for row in rows] == [8, 16, 24, 32]
     names = ("loss_d", "loss_g", "training_frechet", "training_kernel", "training_cosine")
-    more = ("training_precision", "training_coverage", "real_nearest_cosine", "seconds_per_kimg")
+    more = (
+        "training_precision",
+        "training_coverage",
+        "real_nearest_cosine",
+        "seconds_per_kimg",
+        "memory_gib",
+    )
     for name in (*names, *more):
         assert all(np.isfinite(row[name]) for row in rows), name
-    assert list((gan_run / "tensorboard").glob("events.out.tfevents.*"))
+    asked = Asked.of(gan_data(gan_run, some_pictures))
+    assert all(row["reference"] == asked.reference for row in rows)
+    best = read_json(gan_run / "best" / "generator" / "config.json")["training"]
+    assert best["reference"] == asked.reference
+    assert best["training_frechet"] == min(row["training_frechet"] for row in rows)
+    events = EventAccumulator(str(gan_run / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Images("samples")] == [8, 16, 24, 32]
+    for name in ("logit_real", "logit_fake", "w_norm", "condition_cosine"):
+        found = events.Histograms(f"evaluation/{name}")[-1].histogram_value
+        assert (found.num, found.min < found.max) == (48, True), name
+    mean = found.sum / found.num
+    assert mean == pytest.approx(rows[-1]["training_cosine"], rel=1e-3)
     kept = [p.name for p in sorted((gan_run / "checkpoints").iterdir())]
     assert kept == ["samples-0000000024", "samples-0000000032"]
     assert load_generator(gan_run / "generator", device=torch.device("cpu")).training == {

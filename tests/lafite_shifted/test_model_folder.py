@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from lafite_shifted.errors import InputError
+from lafite_shifted.files import write_json
 from lafite_shifted.model_folder import (
     FORMAT,
+    best_figure,
     find_part,
     load_generator,
     load_prior,
@@ -164,3 +166,12 @@ def test_another_format_is_refused(model_folder: Path, tmp_path: Path, change: d
     (broken / "config.json").write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(InputError, match=f"holds no generator of format {FORMAT}"):
         load_generator(broken, device=CPU)
+
+
+def test_best_figure_counts_only_against_the_same_reference(tmp_path: Path):
+    assert best_figure(tmp_path, "frechet") == float("inf")
+    training = {"frechet": 0.5, "reference": {"pictures": 8, "hash": "a"}}
+    write_json(tmp_path / "config.json", {"training": training})
+    assert best_figure(tmp_path, "frechet", reference={"pictures": 8, "hash": "a"}) == 0.5
+    for other in ({"pictures": 9, "hash": "a"}, {"pictures": 8, "hash": "b"}, None):
+        assert best_figure(tmp_path, "frechet", reference=other) == float("inf")

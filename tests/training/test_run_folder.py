@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.optim import Adam
@@ -15,7 +16,7 @@ from lafite_shifted.errors import InputError
 from lafite_shifted.files import read_json
 from tests.commands import half_written
 from training import run_folder
-from training.run_folder import Checkpoint, RunFolder, flatten_state, restore_state
+from training.run_folder import Checkpoint, Evaluation, RunFolder, flatten_state, restore_state
 
 DESCRIPTION = {"config": {"batch": 4, "run": {"kimg": 1.0}, "sizes": (1, 2)}, "data": {"n": 3}}
 
@@ -162,6 +163,46 @@ def test_log_and_tensorboard_are_cut_back(tmp_path: Path):
         (12, 7.0),
     ]
     assert scalars(again) == [(4, 0.4), (8, 0.8), (12, 7.0)]
+
+
+def test_pictures_and_histograms_are_cut_back_too(tmp_path: Path):
+    run = open_run(tmp_path / "run")
+    run.cut_back(0)
+    for samples in (4, 8, 12):
+        run.log(samples, {"loss": 0.1}, an_evaluation(samples))
+    run.close()
+    again = open_run(tmp_path / "run")
+    again.cut_back(8)
+    again.log(12, {"loss": 0.1}, an_evaluation(77))
+    again.close()
+    rows = again.read_log()
+    assert [row["frechet"] for row in rows] == [4, 8, 77]
+    assert rows[-1]["reference"] == {"pictures": 77}
+    kept = {"images": 9, "histograms": 9}
+    events = EventAccumulator(str(run.path / "tensorboard"), size_guidance=kept)
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("frechet")] == [(4, 4), (8, 8), (12, 77)]
+    shown = events.Images("samples")
+    assert [(event.step, event.width, event.height) for event in shown] == [
+        (4, 4, 2),
+        (8, 8, 2),
+        (12, 77, 2),
+    ]
+    values = events.Histograms("evaluation/logit_real")
+    assert [(event.step, event.histogram_value.max) for event in values] == [
+        (4, 4),
+        (8, 8),
+        (12, 77),
+    ]
+
+
+def an_evaluation(number: int) -> Evaluation:
+    return Evaluation(
+        {"frechet": float(number)},
+        {"pictures": number},
+        {"samples": Image.new("RGB", (number, 2), "red")},
+        {"logit_real": torch.arange(number + 1)},
+    )
 
 
 def trained() -> tuple[nn.Module, Adam]:
