@@ -40,7 +40,8 @@ setup(
     ],
     extras_require={
         "text": ["transformers>=4.45", "sentencepiece"],  # --text-encoder
-        "test": ["pytest>=8", "hypothesis>=6", "transformers>=4.45"],
+        "fid": ["torch-fidelity>=0.4"],  # evaluate gan --inception
+        "test": ["pytest>=8", "hypothesis>=6", "transformers>=4.45", "torch-fidelity>=0.4"],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "basedpyright>=1.20", "pre-commit>=3.5"],
     },
     entry_points={"console_scripts": ["lafite-shifted = lafite_shifted.cli.main:main"]},

@@ -102,23 +102,23 @@ def gan_figures(asked: Asked, seen: Tensor) -> dict[str, float]:
 
 
 def nearest_real(asked: Asked) -> Tensor:
-    """[N, D] of the training picture that is nearest to each."""
-    among = asked.training_embeddings
-    return among[nearest(asked.embeddings, among)]
+    """Index [N] of the training picture that is nearest to each."""
+    return nearest(asked.embeddings, asked.training_embeddings)
 
 
 def other_real(asked: Asked) -> Tensor:
-    """[N, D] of training pictures drawn at random, each once where there are as many."""
-    among, count = asked.training_embeddings, len(asked.embeddings)
-    order = torch.randperm(len(among), generator=seeds.generator("unrelated"))
-    return among[order.repeat(-(-count // len(among)))[:count]]
+    """Indices [N] of training pictures drawn at random, each once where there are as many."""
+    size, count = len(asked.training_embeddings), len(asked.embeddings)
+    order = torch.randperm(size, generator=seeds.generator("unrelated"))
+    return order.repeat(-(-count // size))[:count]
 
 
 def real_figures(asked: Asked) -> dict[str, float]:
     """What real pictures reach: the nearest training picture of each, another one, and how alike
     they are.
     """
-    real, closest, others = asked.embeddings, nearest_real(asked), other_real(asked)
+    real, among = asked.embeddings, asked.training_embeddings
+    closest, others = among[nearest_real(asked)], among[other_real(asked)]
     return {
         "real_nearest_cosine": mean_cosine(real, closest),
         "real_nearest_frechet": set_distance(closest, real),

@@ -24,9 +24,15 @@ from training.gan_evaluation import (
     nearest_real,
     other_real,
 )
+from training.inception import Inception
 from training.metrics import pairwise_cosine
 
-GENERATOR = "generator"
+GENERATOR, NEAREST = "generator", "nearest training pictures"
+OTHERS = "other training pictures"
+COLUMNS = (
+    *("pictures", "Frechet distance", "kernel distance", "cosine", "recall@1 / @10 %"),
+    *("precision / coverage %", "pairwise cosine", "nearest training cosine"),
+)
 Figures = Mapping[str, float]
 
 
@@ -59,25 +65,32 @@ def renderer(model: TextToImage):
     return render
 
 
+def references_of(asked: Asked, inception: Inception | None) -> dict[str, Reference]:
+    """What the figures in each space are measured against."""
+    found = {"clip": asked.reference}
+    return found | ({"inception": inception.reference(asked.pixels)} if inception else {})
+
+
 def evaluate_gan(
-    model: TextToImage, asked: Asked, *, name: str, command: str
+    model: TextToImage, asked: Asked, *, inception: Inception | None, name: str, command: str
 ) -> tuple[GanReport, Image.Image]:
     """The figures of the model's generator, and a grid of its pictures."""
     render = renderer(model)
     made = render(asked.embeddings)
     lines = {GENERATOR: gan_figures(asked, embed_pictures(model.clip, made))}
-    real = {
-        "nearest training pictures": nearest_real(asked),
-        "other training pictures": other_real(asked),
-    }
-    for line, embeddings in real.items():
-        lines[line] = gan_figures(asked, embeddings)
+    real = {NEAREST: nearest_real(asked), OTHERS: other_real(asked)}
+    for line, rows in real.items():
+        lines[line] = gan_figures(asked, asked.training_embeddings[rows])
         del lines[line]["nearest_training_cosine"]  # of itself
+    if inception:  # slow: no line of the nearest ones
+        shown = {GENERATOR: made.permute(0, 3, 1, 2), OTHERS: asked.training_pixels[real[OTHERS]]}
+        for line, pictures in shown.items():
+            lines[line]["inception_frechet"] = inception.distance(pictures, asked.pixels)
     report = GanReport(
         model=name,
         training=model.generator.training,
         asked=asked.where,
-        references={"clip": asked.reference},
+        references=references_of(asked, inception),
         lines=lines,
         real_pairwise_cosine=pairwise_cosine(asked.embeddings),
         command=command,
@@ -122,22 +135,24 @@ def markdown(report: GanReport, *, against: Mapping[str, Figures]) -> str:
     """The report as a table, with the generators of `against` below."""
     clip = report.references["clip"]
     lines = dict(report.lines) | dict(against)
+    inception, seen = report.references.get("inception"), ""
+    if inception is not None:
+        seen = "Inception: reference {hash}, network {encoder}, {filter}.\n\n".format(**inception)
+    columns = [*COLUMNS, *(["Inception Frechet distance"] if inception else [])]
     head = (
         f"`{report.model}`, asked for {clip['pictures']} {report.asked.replace('_', '-')} pictures "
         f"(reference {clip['hash']}; CLIP {clip['encoder']}, {clip['filter']}). Mean pairwise "
         f"cosine of the real ones: {report.real_pairwise_cosine:.3f}.\n\n"
-        f"    {report.command}\n\n"
-        "| pictures | Frechet distance | kernel distance | cosine | recall@1 / @10 % | "
-        "precision / coverage % | pairwise cosine | nearest training cosine |\n"
-        f"|{'---|' * 8}\n"
+        f"{seen}    {report.command}\n\n"
+        f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n"
     )
-    return head + "".join(_row(name, figures) for name, figures in lines.items())
+    rows = ([name, *_cells(figures)][: len(columns)] for name, figures in lines.items())
+    return head + "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 
-def _row(name: str, f: Figures) -> str:
-    copied = f.get("nearest_training_cosine")
-    cells = [
-        name,
+def _cells(f: Figures) -> list[str]:
+    copied, inception = f.get("nearest_training_cosine"), f.get("inception_frechet")
+    return [
         f"{f['frechet']:.4f}",
         f"{f['kernel']:.5f}",
         f"{f['cosine']:.3f}",
@@ -145,5 +160,5 @@ def _row(name: str, f: Figures) -> str:
         f"{100 * f['precision']:.1f} / {100 * f['coverage']:.1f}",
         f"{f['pairwise_cosine']:.3f}",
         "" if copied is None else f"{copied:.3f}",
+        "" if inception is None else f"{inception:.2f}",
     ]
-    return "| " + " | ".join(cells) + " |\n"

@@ -144,6 +144,12 @@ def study(
 )
 @click.option("--clip", help="The generator's CLIP, where it lies elsewhere now.")
 @click.option(
+    "--inception",
+    type=options.FolderPath,
+    metavar="FILE",
+    help="Also the Frechet distance of Inception features, by torch-fidelity's weights in FILE.",
+)
+@click.option(
     "--against",
     type=options.FolderPath,
     multiple=True,
@@ -161,6 +167,7 @@ def gan(
     count: int | None,
     embeddings: Path | None,
     clip: str | None,
+    inception: Path | None,
     against: tuple[Path, ...],
     device: str,
     max_bad: float,
@@ -181,10 +188,17 @@ def gan(
     from lafite_shifted.model_folder import find_part, load_generator
     from lafite_shifted.pipeline import TextToImage
     from training.gan_evaluation import Asked
-    from training.gan_report import evaluate_gan, read_figures, write_gan_report
+    from training.gan_report import (
+        evaluate_gan,
+        read_figures,
+        references_of,
+        write_gan_report,
+    )
+    from training.inception import Inception
     from training.runs import gan_data_for
 
     chosen = resolve_device(device)
+    judge = Inception.load(inception, device=chosen) if inception else None
     generator = load_generator(
         find_part(model / "best" if best else model, "generator"), device=chosen
     )
@@ -204,8 +218,9 @@ def gan(
     if report:
         options.report_embedding(report, out / "embeddings")
     asked = Asked.of(data, count=count)
-    others = {str(path): read_figures(path, {"clip": asked.reference}) for path in against}
-    found, grid = evaluate_gan(whole, asked, name=str(model), command=_typed())
+    references = references_of(asked, judge)
+    others = {str(path): read_figures(path, references) for path in against}
+    found, grid = evaluate_gan(whole, asked, inception=judge, name=str(model), command=_typed())
     write_gan_report(out, found, grid, against=others)
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
