@@ -29,6 +29,11 @@ class DiscriminatorConfig:
         if min(self.channel_base // self.resolution, self.channel_max, self.group) < 1:
             raise ValueError("channel_base / resolution, channel_max and group must be at least 1")
 
+    @property
+    def num_blocks(self) -> int:
+        """Residual blocks: each halves the resolution, down to 4."""
+        return int(math.log2(self.resolution)) - 2
+
     def channels(self, resolution: int) -> int:
         return min(self.channel_base // resolution, self.channel_max)
 
@@ -73,11 +78,9 @@ class Discriminator(nn.Module):
         self.compute_dtype = torch.float32
         self.recompute = False  # activations again for the gradient
         self.from_rgb = EqualConv2d(3, config.channels(config.resolution), kernel=1)
-        sizes = [
-            config.resolution >> level for level in range(int(math.log2(config.resolution)) - 1)
-        ]
+        sizes = [config.resolution >> level for level in range(config.num_blocks)]
         self.blocks = nn.ModuleList(
-            ResidualBlock(config.channels(size), config.channels(size // 2)) for size in sizes[:-1]
+            ResidualBlock(config.channels(size), config.channels(size // 2)) for size in sizes
         )
         channels = config.channels(4)
         self.last_conv = EqualConv2d(channels + (config.group > 1), channels, kernel=3)

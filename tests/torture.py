@@ -93,6 +93,7 @@ class Bench:
         python = [sys.executable, "-c", CHILD]
         if ranks > 1:
             launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
+            launcher += ["--shutdown-timeout", "5"]  # a stopped process does not hear SIGTERM
             python = [sys.executable, *launcher, "-m", "lafite_shifted.cli"]
         environment = os.environ | {"FAULT": fault, "OMP_NUM_THREADS": "1"}
         with (self.folder / "output.txt").open("w") as output:
@@ -269,19 +270,26 @@ def failing_disks(bench: Bench, count: int) -> str:
     return f"{count} times each ENOSPC and EROFS made to happen: exit 2, then exact resumes"
 
 
-def lost_ranks(bench: Bench) -> str:
-    """One of two ranks killed: all processes end, not with 0, and the run goes on exactly."""
-    process = bench.start("lost", ranks=2)
-    wait_for_training(process, bench.folder / "lost")
-    found = children(process.pid)
-    os.kill(found[0], signal.SIGKILL)
-    start = time.monotonic()
-    assert process.wait() != 0
-    elapsed = time.monotonic() - start
-    assert not any(Path(f"/proc/{pid}").exists() for pid in found)
-    bench.finish("lost", ranks=2)
-    bench.check("lost", like="whole-2")
-    return f"a rank killed: all gone after {elapsed:.0f} s, then an exact resume"
+def lost_ranks(bench: Bench, limit: int) -> str:
+    """Either of two ranks killed, or stopped for good: all processes end within the time limit and
+    ten seconds, not with 0, and the run goes on exactly.
+    """
+    told = []
+    for number in (signal.SIGKILL, signal.SIGSTOP):
+        for rank in range(2):
+            name = f"lost-{number}-{rank}"
+            limited = ("--set", f"run.time_limit_s={limit}")
+            process = bench.start(name, ranks=2, more=limited)
+            wait_for_training(process, bench.folder / name)
+            found = children(process.pid)
+            start = time.monotonic()
+            os.kill(found[rank], number)
+            assert process.wait(timeout=limit + 10) != 0, bench.output()
+            told.append(f"{signal.Signals(number).name} {time.monotonic() - start:.0f} s")
+            assert not any(Path(f"/proc/{pid}").exists() for pid in found)
+            bench.finish(name, ranks=2)
+            bench.check(name, like="whole-2")
+    return f"limit {limit} s, all gone after {', '.join(told)}, then exact resumes"
 
 
 def main() -> None:
@@ -293,7 +301,7 @@ def main() -> None:
         "full-disks": lambda bench: full_disks(bench, 20),
         "failing-disks": lambda bench: failing_disks(bench, 10),
         "rank-kills": lambda bench: kills(bench, 10, inside_saves=0, ranks=2),
-        "lost-ranks": lost_ranks,
+        "lost-ranks": lambda bench: lost_ranks(bench, 60),
     }
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
     chosen = parser.parse_args().parts or [*parts]

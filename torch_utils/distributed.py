@@ -12,8 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# of waiting for another process: the first may be evaluating; torchrun notices dead ones sooner
-TIME_LIMIT = timedelta(minutes=60)
+# seconds of waiting for another process: the first may be evaluating; torchrun notices dead ones
+# sooner
+TIME_LIMIT_S = 3600.0
 
 
 def rank() -> int:
@@ -40,13 +41,15 @@ def share(positions: range) -> range:
 
 
 @contextmanager
-def group() -> Iterator[None]:
-    """Join the other processes: by gloo for what lies on the CPU, by NCCL on GPUs."""
+def group(*, time_limit_s: float = TIME_LIMIT_S) -> Iterator[None]:
+    """Join the other processes: by gloo for what lies on the CPU, by NCCL on GPUs. Who waits longer
+    than `time_limit_s` for another fails, and torchrun then ends all.
+    """
     if num_processes() == 1:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=TIME_LIMIT)
+    dist.init_process_group(backend, timeout=timedelta(seconds=time_limit_s))
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
+RAMP = 0.05  # of the half-life, in samples a sample seen
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -17,7 +18,7 @@ class Ema(Generic[Network]):
     ramp 0.05).
     """
 
-    def __init__(self, source: Network, *, half_life: float, ramp: float = 0.05):
+    def __init__(self, source: Network, *, half_life: float, ramp: float = RAMP):
         self.network = copy.deepcopy(source).eval().requires_grad_(False)
         self.half_life = half_life
         self.ramp = ramp

@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from lafite_shifted.errors import InputError
+from torch_utils.distributed import TIME_LIMIT_S
+
+MAX_TIME_LIMIT_S = 7 * 24 * 3600
 
 Config = TypeVar("Config")
 
@@ -26,9 +29,13 @@ class RunConfig:
     evaluate_kimg: float = 50.0  # held-out metrics and sample grids
     checkpoint_kimg: float = 25.0
     keep_checkpoints: int = 2
+    time_limit_s: float = TIME_LIMIT_S  # of several processes: of waiting for another, then all end
 
     def __post_init__(self) -> None:
         positive(self, "kimg", "log_kimg", "evaluate_kimg", "checkpoint_kimg", "keep_checkpoints")
+        positive(self, "time_limit_s")
+        if self.time_limit_s > MAX_TIME_LIMIT_S:
+            raise ValueError(f"time_limit_s must be at most {MAX_TIME_LIMIT_S}, a week")
 
 
 def positive(config: Any, *fields: str) -> None:

@@ -45,6 +45,8 @@ class GanTrainConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     recompute: bool = False  # activations again for the gradient: less memory, more time
     hold_out: bool = True  # keep the held-out sixth (training/split.py) for evaluation
+    freeze_discriminator: int = 0  # blocks, from the picture, that stay as --init gives them
+    freeze_generator: Literal["none", "mapping", "synthesis"] = "none"  # likewise
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -69,6 +71,12 @@ class GanTrainConfig:
             raise ValueError(
                 f"micro_batch must be a multiple of discriminator.group {group}, over which the "
                 f"minibatch standard deviation runs, not {self.micro_batch}"
+            )
+        blocks = self.discriminator.num_blocks
+        if not 0 <= self.freeze_discriminator <= blocks:
+            raise ValueError(
+                f"freeze_discriminator must be from 0 to {blocks}, the discriminator's blocks, not "
+                f"{self.freeze_discriminator}"
             )
         if not 0 <= self.condition_dropout < 1:
             raise ValueError(f"condition_dropout must be in [0, 1), not {self.condition_dropout}")

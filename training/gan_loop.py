@@ -4,6 +4,7 @@ and contrastive losses (arXiv:2111.13792), each picture's own CLIP embedding bei
 Shape letters: N samples of this process, D embedding, Z latent, R resolution.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from lafite_shifted.pseudo_text import pseudo_text
 from lafite_shifted.stats import EmbeddingStats, Gaussian
 from torch_utils import distributed, seeds
 from torch_utils.device import pick_dtype
+from torch_utils.ema import RAMP as EMA_RAMP
 from torch_utils.ema import Ema
 from torch_utils.loss_scale import LossScale
 from training.augment import NUM_DRAWS, AugmentControl
@@ -37,6 +39,7 @@ from training.gan_evaluation import (
 )
 from training.gan_steps import Batch, GanSteps
 from training.run_folder import Evaluation
+from training.transfer import Start, freeze
 
 PATH_LENGTH_DECAY = 0.01  # arXiv:1912.04958, appendix B
 MAX_SKIPPED = 20  # steps in a row whose gradients are not finite
@@ -60,7 +63,13 @@ class GanTrainer:
     """
 
     def __init__(
-        self, config: GanTrainConfig, data: GanData, clip: ClipEncoder, *, device: torch.device
+        self,
+        config: GanTrainConfig,
+        data: GanData,
+        clip: ClipEncoder,
+        *,
+        device: torch.device,
+        start: Start | None = None,
     ):
         self.config, self.data, self.clip, self.device = config, data, clip, device
         self.batch = config.batch
@@ -73,10 +82,16 @@ class GanTrainer:
         torch.manual_seed(seeds.seed_of(config.seed, "gan weights"))
         self.generator = Generator(config.generator).to(device)
         self.discriminator = Discriminator(config.discriminator).to(device)
+        networks = self.generator, self.discriminator
+        self.kept = start.apply(*networks, data.encoder_id) if start else []  # lines to show
+        freeze(config, *networks)
         dtype = pick_dtype(config.dtype, device)
         self.generator.compute_dtype = self.discriminator.compute_dtype = dtype
         self.generator.recompute = self.discriminator.recompute = config.recompute
-        self.ema = Ema(self.generator, half_life=config.half_life_kimg * 1000)
+        half_life = config.half_life_kimg * 1000
+        # weights that are no random ones need not be forgotten soon
+        ramp = math.inf if start else EMA_RAMP
+        self.ema = Ema(self.generator, half_life=half_life, ramp=ramp)
         self.ema.network.compute_dtype = dtype
         self.running = Running().to(device)
         speed = config.augment_speed_kimg

@@ -156,6 +156,7 @@ class GanSteps:
         and the mean w [V]. Path lengths are held to `path_length_mean`, where it is given.
         """
         config, sums = self.config, Sums(len(batch))
+        learning = [p for p in self.discriminator.parameters() if p.requires_grad]
         self.discriminator.requires_grad_(False)
         w_mean = torch.zeros(1, device=batch.z.device)
         contrast = self._contrast(batch, lambda part: self._see_fake(part, self._make(part))[1])
@@ -178,7 +179,8 @@ class GanSteps:
             (loss * self.g_scale.scale).backward()
             if path_length_mean is not None:
                 self._path_lengths(part, path_length_mean, sums)
-        self.discriminator.requires_grad_(True)
+        for parameter in learning:
+            parameter.requires_grad_(True)
         distributed.average(p.grad for p in self.generator.parameters())
         distributed.average([w_mean])
         return sums.values, w_mean
@@ -260,7 +262,7 @@ class GanSteps:
 
     def _path_lengths(self, part: Batch, mean: Tensor, sums: Sums) -> None:
         """StyleGAN2, section 3.2: all directions of w should change a picture alike."""
-        w = self.generator.mapping(part.z)
+        w = self.generator.mapping(part.z).requires_grad_()  # of a frozen mapping too
         pictures = self.generator.synthesise(w, part.condition, noise=part.noise)
         scale = self.g_scale.scale
         lengths = path_lengths(pictures, w, part.path_noise * scale) / scale

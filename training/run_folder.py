@@ -107,12 +107,9 @@ class RunFolder:
         """Set the thread count of the newest checkpoint, on which float sums depend. Statistics are
         computed when a trainer is built, so this comes first.
         """
-        states = sorted((path / "checkpoints").glob("samples-*/state.json"))
-        if states:
-            torch.set_num_threads(read_json(states[-1])["threads"])
-
-    def _checkpoint_paths(self) -> list[Path]:
-        return sorted((self.path / "checkpoints").glob("samples-*"))
+        checkpoints = checkpoint_paths(path)
+        if checkpoints:
+            torch.set_num_threads(read_json(checkpoints[-1] / "state.json")["threads"])
 
     def save_checkpoint(self, checkpoint: Checkpoint, *, keep: int) -> None:
         """Write a checkpoint, read it again, then remove the oldest beyond `keep`. InputError where
@@ -138,12 +135,12 @@ class RunFolder:
                 f"{free / 1e6:.1f} MB are free. The checkpoints before it are intact. Free some "
                 "space and run the same command again."
             ) from error
-        for old in self._checkpoint_paths()[:-keep]:
+        for old in checkpoint_paths(self.path)[:-keep]:
             shutil.rmtree(old)
 
     def latest_checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint, or None for a new run."""
-        paths = self._checkpoint_paths()
+        paths = checkpoint_paths(self.path)
         if not paths:
             return None
         path = paths[-1] / "state.safetensors"
@@ -207,6 +204,11 @@ class RunFolder:
             self._writer.close()
         if self._unlock is not None:
             self._unlock()
+
+
+def checkpoint_paths(run: Path) -> list[Path]:
+    """The checkpoints of a run, the newest last."""
+    return sorted((run / "checkpoints").glob("samples-*"))
 
 
 def check_usable(path: Path, *, kind: str) -> None:

@@ -29,6 +29,7 @@ from training.prior_cost import measure_prior
 from training.prior_loop import PriorTrainConfig, PriorTrainer
 from training.prior_start import PriorStart
 from training.run_folder import RunFolder, check_usable
+from training.transfer import Start, check_freezing
 
 Progress = Callable[[int, int], None]
 
@@ -263,13 +264,16 @@ def open_gan_run(
     device: torch.device,
     max_bad: float = 0.05,
     max_megapixels: float = 100.0,
+    init: Path | None = None,
     progress: Progress = _silent,
 ) -> tuple[GanTrainer, RunFolder, EmbedReport]:
     """Embed `pictures` into `out`/embeddings where that is not done (in the first process, which
-    reports), and open trainer and run folder.
+    reports), and open trainer and run folder; a new run starts from the model `init`, if given.
     """
     source = ImageSource(pictures, exclude=out)
     check_usable(out, kind="gan")
+    start = Start.of(init, out) if init else None
+    check_freezing(config, start)
     RunFolder.restore_threads(out)
     folder = out / "embeddings"
     report = EmbedReport.nothing()
@@ -302,8 +306,10 @@ def open_gan_run(
         "encoder": encoder.id.to_json(),
         "data": data.describe(),
         "compute": compute_record(config.dtype, device) | {"ops": ops},
+        "init": start and dict(start.record),
     }
-    trainer = GanTrainer(config, data, encoder, device=device)  # first: it may refuse the data
+    # first: it may refuse the data
+    trainer = GanTrainer(config, data, encoder, device=device, start=start)
     return trainer, RunFolder(out, kind="gan", description=description), report
 
 

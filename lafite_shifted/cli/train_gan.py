@@ -22,6 +22,12 @@ from lafite_shifted.cli import options
     help="ada: geometry and colour, as often as overfitting asks for (the default).",
 )
 @options.clip_option
+@click.option(
+    "--init",
+    type=options.FolderPath,
+    metavar="MODEL",
+    help="Start from the generator in a run or model folder, and a run's discriminator.",
+)
 @options.seed_option
 @options.device_option
 @options.ops_option
@@ -42,6 +48,7 @@ def command(
     batch: int | None,
     augment: str | None,
     clip: str,
+    init: Path | None,
     seed: int,
     device: str,
     ops: str,
@@ -81,7 +88,7 @@ def command(
         for line in gan_cost(config, pictures, encoder, device=chosen):
             click.echo(line)
         return
-    with distributed.group():
+    with distributed.group(time_limit_s=config.run.time_limit_s):
         with options.plain_warnings(), options.progress_bar("embedding", "img") as progress:
             trainer, run, report = open_gan_run(
                 config,
@@ -91,11 +98,12 @@ def command(
                 device=chosen,
                 max_bad=max_bad,
                 max_megapixels=max_megapixels,
+                init=init,
                 progress=progress,
             )
         if distributed.is_first():
             options.report_embedding(report, out / "embeddings")
-            click.echo("\n".join(config.reasons()), err=True)
+            click.echo("\n".join([*trainer.kept, *config.reasons()]), err=True)
         options.show_progress(run_loop(trainer, config.run, run), "train-gan")
     if distributed.is_first():
         click.echo(

@@ -96,7 +96,7 @@ def command(
     if report:
         options.note_starter(clip)
         options.report_embedding(report, out / "embeddings")
-    with distributed.group():
+    with distributed.group(time_limit_s=config.run.time_limit_s):
         trainer, run = open_prior_run(config, data, out, device=chosen, init=init)
         options.show_progress(run_loop(trainer, config.run, run()), "train-prior")
     if distributed.is_first():

@@ -14,6 +14,7 @@ import pytest
 
 from lafite_shifted.files import load_tensors
 from tests.commands import TINY_GAN, TINY_PRIOR, run_command, succeed
+from tests.torture import children
 
 STEPS = 6
 FIELDS = ("dtype=float32", "run.log_kimg=0.008", "run.checkpoint_kimg=0.008")
@@ -32,11 +33,11 @@ def arguments(cone: Path, out: Path, *, kimg: float = 0.008 * STEPS) -> list[str
     return [str(word) for word in command]
 
 
-def launch(command: list[str], *, processes: int = 2) -> subprocess.Popen:
+def launch(command: list[str], *options: str, processes: int = 2) -> subprocess.Popen:
     """`lafite-shifted COMMAND` under torchrun."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     return subprocess.Popen(
-        [*torchrun, "-m", "lafite_shifted.cli", *command],
+        [*torchrun, *options, "-m", "lafite_shifted.cli", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -91,6 +92,25 @@ def test_a_stopped_run_of_two_goes_on_exactly(cone: Path, tmp_path: Path):
     keep = ("samples", "loss", "gradient_norm")
     logs = [[{k: row[k] for k in keep} for row in rows(run)] for run in (whole, broken)]
     assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_process_ends_all_in_time(cone: Path, tmp_path: Path, number: int):
+    """Killed, or stopped so that the others wait for it: none is left, and the exit is not 0."""
+    limit = 15
+    command = [*arguments(cone, tmp_path / "run", kimg=80), "--set", f"run.time_limit_s={limit}"]
+    process = launch(command, "--shutdown-timeout", "5")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("run/checkpoints/samples-*")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    ranks = children(process.pid)
+    assert len(ranks) == 2
+    os.kill(ranks[0], number)
+    process.communicate(timeout=limit + 10)
+    assert process.returncode != 0
+    assert [pid for pid in ranks if Path(f"/proc/{pid}").exists()] == []
 
 
 def test_another_number_of_processes_goes_on(cone: Path, tmp_path: Path):
