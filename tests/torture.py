@@ -93,7 +93,6 @@ class Bench:
         python = [sys.executable, "-c", CHILD]
         if ranks > 1:
             launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
-            launcher += ["--shutdown-timeout", "5"]  # a stopped process does not hear SIGTERM
             python = [sys.executable, *launcher, "-m", "lafite_shifted.cli"]
         environment = os.environ | {"FAULT": fault, "OMP_NUM_THREADS": "1"}
         with (self.folder / "output.txt").open("w") as output:

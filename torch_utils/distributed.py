@@ -4,13 +4,17 @@ What a process has is gathered as tensors: nothing is pickled.
 """
 
 import os
+import signal
+import socket
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from torch_utils.seeds import seed_of
 
 # seconds of waiting for another process: the first may be evaluating; torchrun notices dead ones
 # sooner
@@ -43,17 +47,32 @@ def share(positions: range) -> range:
 @contextmanager
 def group(*, time_limit_s: float = TIME_LIMIT_S) -> Iterator[None]:
     """Join the other processes: by gloo for what lies on the CPU, by NCCL on GPUs. Who waits longer
-    than `time_limit_s` for another fails, and torchrun then ends all.
+    than `time_limit_s` for another fails, and all end.
     """
     if num_processes() == 1:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=time_limit_s))
+    neighbours = _on_this_machine()
     try:
         yield
+    except RuntimeError as error:  # gloo has no type of its own
+        if "timed out" in str(error).lower():
+            # one hangs: torchrun would ask it to end first, and wait for another 30 s
+            for process in neighbours:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def _on_this_machine() -> list[int]:
+    """Ids of the other processes of the group that run here."""
+    own = torch.tensor([seed_of(socket.gethostname()), os.getpid()])
+    found = [part["own"].tolist() for part in gather({"own": own})]
+    return [process for host, process in found if host == own[0] and process != os.getpid()]
 
 
 def gather(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -33,11 +33,11 @@ def arguments(cone: Path, out: Path, *, kimg: float = 0.008 * STEPS) -> list[str
     return [str(word) for word in command]
 
 
-def launch(command: list[str], *options: str, processes: int = 2) -> subprocess.Popen:
+def launch(command: list[str], *, processes: int = 2) -> subprocess.Popen:
     """`lafite-shifted COMMAND` under torchrun."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     return subprocess.Popen(
-        [*torchrun, *options, "-m", "lafite_shifted.cli", *command],
+        [*torchrun, "-m", "lafite_shifted.cli", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -96,10 +96,12 @@ def test_a_stopped_run_of_two_goes_on_exactly(cone: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_process_ends_all_in_time(cone: Path, tmp_path: Path, number: int):
-    """Killed, or stopped so that the others wait for it: none is left, and the exit is not 0."""
+    """Killed, or stopped so that the others wait for it: none is left, long before torchrun would
+    kill what does not hear, and the exit is not 0.
+    """
     limit = 15
     command = [*arguments(cone, tmp_path / "run", kimg=80), "--set", f"run.time_limit_s={limit}"]
-    process = launch(command, "--shutdown-timeout", "5")
+    process = launch(command)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("run/checkpoints/samples-*")):
         assert process.poll() is None, process.communicate()
@@ -108,9 +110,12 @@ def test_a_lost_process_ends_all_in_time(cone: Path, tmp_path: Path, number: int
     ranks = children(process.pid)
     assert len(ranks) == 2
     os.kill(ranks[0], number)
-    process.communicate(timeout=limit + 10)
+    deadline = time.monotonic() + limit + 25  # 10 on a machine that does nothing else
+    while any(Path(f"/proc/{pid}").exists() for pid in ranks):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.communicate()
     assert process.returncode != 0
-    assert [pid for pid in ranks if Path(f"/proc/{pid}").exists()] == []
 
 
 def test_another_number_of_processes_goes_on(cone: Path, tmp_path: Path):
