@@ -46,7 +46,7 @@ class GanTrainConfig:
     recompute: bool = False  # activations again for the gradient: less memory, more time
     hold_out: bool = True  # keep the held-out sixth (training/split.py) for evaluation
     freeze_discriminator: int = 0  # blocks, from the picture, that stay as --init gives them
-    freeze_generator: Literal["none", "mapping", "synthesis"] = "none"  # likewise
+    freeze_generator: Literal["mapping", "synthesis"] | None = None  # likewise
     seed: int = 0
 
     def __post_init__(self) -> None:

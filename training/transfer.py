@@ -99,7 +99,7 @@ def _fill(network: nn.Module, tensors: Mapping[str, Tensor], *, new: tuple[str, 
 
 def check_freezing(config: GanTrainConfig, start: Start | None) -> None:
     """InputError where random layers would be frozen."""
-    if config.freeze_discriminator == 0 and config.freeze_generator == "none":
+    if config.freeze_discriminator == 0 and config.freeze_generator is None:
         return
     if start is None:
         raise InputError(
