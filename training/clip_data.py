@@ -21,13 +21,9 @@ from torch import Tensor
 from lafite_shifted.errors import InputError
 from lafite_shifted.files import sha256_of
 from torch_utils import seeds
-from training.images import (
-    DEFAULT_MAX_MEGAPIXELS,
-    ImageSource,
-    UnreadablePictureError,
-    check_share_of_bad,
-    to_square,
-)
+from training.decoding import DEFAULT_MAX_MEGAPIXELS, to_square
+from training.images import ImageSource, check_share_of_bad
+from training.picture_files import UnreadablePictureError
 from training.split import is_held_out, normalised_name, split_key
 
 STYLE_PHRASES = {

@@ -30,7 +30,9 @@ from lafite_shifted.files import (
     write_json,
     write_json_lines,
 )
-from training.images import UnreadablePictureError, bad_picture_rows, decode
+from training.decoding import decode
+from training.images import bad_picture_rows
+from training.picture_files import UnreadablePictureError
 from training.split import is_held_out, split_key
 
 NPM_PACKAGES = {  # pinned: what ships was made from these versions

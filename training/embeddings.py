@@ -7,8 +7,8 @@ verb.
                               "captions", "split_key"}
     report.jsonl              {"file_name", "reason"} for every picture that cannot be read
 
-Shards carry the format number of the whole, the encoder's id, and that of the text encoder whose
-token states they hold (none: the CLIP's own text tower).
+Shards carry the format number of the whole, the encoder's id, that of the text encoder whose token
+states they hold (none: the CLIP's own text tower), and the background of transparent pictures.
 
 Shape letters: n pictures, m captions, D embedding, L tokens, F width of the text tower.
 """
@@ -46,14 +46,9 @@ from lafite_shifted.stats import EmbeddingStats
 from lafite_shifted.text_encoder import TextEncoder, read_texts
 from lafite_shifted.text_features import TextFeatures
 from torch_utils import seeds
-from training.images import (
-    DEFAULT_MAX_MEGAPIXELS,
-    ImageSource,
-    UnreadablePictureError,
-    bad_picture_rows,
-    check_share_of_bad,
-    decode,
-)
+from training.decoding import DEFAULT_MAX_MEGAPIXELS, DEFAULT_SQUARES, SquareConfig, decode
+from training.images import ImageSource, bad_picture_rows, check_share_of_bad
+from training.picture_files import UnreadablePictureError
 from training.split import is_held_out, split_key
 
 FORMAT = 1
@@ -189,6 +184,7 @@ def embed_folder(
     clip: ClipEncoder,
     *,
     text_encoder: TextEncoder | None = None,
+    squares: SquareConfig = DEFAULT_SQUARES,
     batch: int = 64,
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
     max_bad: float = 0.05,
@@ -197,11 +193,12 @@ def embed_folder(
     """Embed every picture of `source` (and its captions) that `out` does not hold already.
 
     Whole shards and the index are written as it goes, so a stopped run loses at most one shard.
-    Every unreadable picture is listed in report.jsonl. Raises InputError (another encoder's
-    embeddings in `out`) and TooManyBadPicturesError (share above `max_bad`, after the report is
-    written).
+    Of `squares` the background counts: the crop is the CLIP's own. Every unreadable picture is
+    listed in report.jsonl. Raises InputError (embeddings in `out` of another encoder, or on another
+    background) and TooManyBadPicturesError (share above `max_bad`, after the report is written).
     """
-    known = _reusable_rows(out, source, clip.id, text_encoder.id if text_encoder else None)
+    reader = text_encoder.id if text_encoder else None
+    known = _reusable_rows(out, source, clip.id, reader, squares.background)
     fresh = [name for name in source.names if name not in known]
     bad = [
         (name, "listed in metadata.jsonl, but the file does not exist") for name in source.missing()
@@ -213,9 +210,9 @@ def embed_folder(
     number = 1 + max(
         (int(path.stem.split("-")[1]) for path in out.glob("shard-*.safetensors")), default=-1
     )
-    shard, waiting = _Shard(clip, text_encoder), list[_Item]()
+    shard, waiting = _Shard(clip, text_encoder, squares.background), list[_Item]()
     for done, (name, item, converted) in enumerate(
-        _decoded(source, fresh, clip, max_megapixels), start=1
+        _decoded(source, fresh, clip, max_megapixels, squares), start=1
     ):
         if isinstance(item, str):
             bad.append((name, item))
@@ -229,7 +226,7 @@ def embed_folder(
         if len(shard.rows) >= SHARD_SIZE or (last and shard.rows):
             rows += shard.write(out, number)
             write_json_lines(out / "index.jsonl", sorted(rows, key=lambda row: row["file_name"]))
-            shard, number = _Shard(clip, text_encoder), number + 1
+            shard, number = _Shard(clip, text_encoder, squares.background), number + 1
         progress(done, len(fresh))
     write_json_lines(out / "index.jsonl", sorted(rows, key=lambda row: row["file_name"]))
     write_json_lines(out / "report.jsonl", bad_picture_rows(bad))
@@ -246,7 +243,11 @@ def _remove_unused_shards(out: Path, used: set[str]) -> None:
 
 
 def _reusable_rows(
-    out: Path, source: ImageSource, encoder_id: EncoderId, text_encoder: TextEncoderId | None
+    out: Path,
+    source: ImageSource,
+    encoder_id: EncoderId,
+    text_encoder: TextEncoderId | None,
+    background: str,
 ) -> dict[str, dict]:
     """Index rows whose picture and captions have not changed since."""
     if not (out / "index.jsonl").is_file():
@@ -261,6 +262,10 @@ def _reusable_rows(
         check_same_encoder(found, encoder_id, what=f"{out}", remedy=remedy)
         reader = text_encoder_of(metadata)
         check_same_text_encoder(reader, text_encoder, what=f"{out}", remedy=remedy)
+        if (before := metadata.get("background", DEFAULT_SQUARES.background)) != background:
+            raise InputError(
+                f"{out} holds embeddings of pictures on {before}, not on {background}. {remedy}"
+            )
     names = set(source.names)
     if rows and names.isdisjoint(row["file_name"] for row in rows):
         raise InputError(
@@ -289,7 +294,11 @@ def _is_unchanged(source: ImageSource, name: str, row: dict) -> bool:
 
 
 def _decoded(
-    source: ImageSource, names: list[str], clip: ClipEncoder, max_megapixels: float
+    source: ImageSource,
+    names: list[str],
+    clip: ClipEncoder,
+    max_megapixels: float,
+    squares: SquareConfig,
 ) -> Iterator[tuple[str, _Item | str, tuple[str, ...]]]:
     """Each name with its decoded picture, or the reason why there is none; decoding runs ahead in
     threads.
@@ -298,7 +307,9 @@ def _decoded(
     def read(name: str) -> tuple[str, _Item | str, tuple[str, ...]]:
         try:
             content = source.read(name)
-            decoded = decode(io.BytesIO(content), max_megapixels=max_megapixels)
+            decoded = decode(
+                io.BytesIO(content), max_megapixels=max_megapixels, background=squares.colour
+            )
         except UnreadablePictureError as error:
             return name, str(error), ()
         captions = source.captions.get(name, [])
@@ -329,8 +340,8 @@ def _decoded(
 class _Shard:
     """Embeddings that wait to be written as one file."""
 
-    def __init__(self, clip: ClipEncoder, text_encoder: TextEncoder | None):
-        self.clip, self.text_encoder = clip, text_encoder
+    def __init__(self, clip: ClipEncoder, text_encoder: TextEncoder | None, background: str):
+        self.clip, self.text_encoder, self.background = clip, text_encoder, background
         self.rows: list[dict] = []
         self.image: list[Tensor] = []
         self.text: list[Tensor] = []
@@ -381,6 +392,7 @@ class _Shard:
                 "encoder": self.clip.id.to_json(),
                 "context_length": (self.text_encoder or self.clip).context_length,
                 "text_encoder": self.text_encoder and asdict(self.text_encoder.id),
+                "background": self.background,
             },
         )
         return [item | {"shard": name, "row": row} for row, item in enumerate(self.rows)]

@@ -8,6 +8,7 @@ from lafite_shifted.discriminator import DiscriminatorConfig
 from lafite_shifted.generator import GeneratorConfig
 from training.augment import AugmentConfig
 from training.config import RunConfig, positive
+from training.decoding import SquareConfig
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class GanTrainConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    pictures: SquareConfig = field(default_factory=SquareConfig)
     run: RunConfig = field(default_factory=RunConfig)
     batch: int = 32  # samples a step, over all processes
     micro_batch: int | None = None  # samples a backward pass; None: all of a process at once

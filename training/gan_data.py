@@ -11,13 +11,15 @@ from torch import Tensor
 
 from lafite_shifted.encoder_id import EncoderId
 from lafite_shifted.errors import InputError
-from training.embeddings import EmbeddingSet
-from training.images import (
+from training.decoding import (
     DEFAULT_MAX_MEGAPIXELS,
-    ImageSource,
-    UnreadablePictureError,
+    DEFAULT_SQUARES,
+    SquareConfig,
     to_square,
 )
+from training.embeddings import EmbeddingSet
+from training.images import ImageSource
+from training.picture_files import UnreadablePictureError
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,17 @@ def load_gan_data(
     *,
     resolution: int,
     hold_out: bool,
+    squares: SquareConfig = DEFAULT_SQUARES,
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
 ) -> GanData:
-    """Decode every embedded picture to `resolution` (centre crop, Lanczos)."""
+    """Decode every embedded picture to a square of `resolution`."""
 
     def read(name: str) -> np.ndarray:
         try:
-            return to_square(source.decode(name, max_megapixels=max_megapixels).image, resolution)
+            picture = source.decode(
+                name, max_megapixels=max_megapixels, background=squares.colour
+            ).image
+            return to_square(picture, resolution, squares)
         except UnreadablePictureError as error:
             raise InputError(
                 f"{source.where / name} was readable when it was embedded, but is not now: "

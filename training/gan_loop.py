@@ -4,6 +4,7 @@ and contrastive losses (arXiv:2111.13792), each picture's own CLIP embedding bei
 Shape letters: N samples of this process, D embedding, Z latent, R resolution.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -285,6 +286,7 @@ class GanTrainer:
             "num_pictures": len(self.data.pixels),
             "pseudo_text_cosine": self.config.pseudo_text_cosine,
             "hold_out": self.config.hold_out,
+            **dataclasses.asdict(self.config.pictures),
         }
         asked, reference = self.asked, self.asked.reference
         save_generator(folder / "generator", self.ema.network, self.stats, training=training)

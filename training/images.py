@@ -1,145 +1,22 @@
-"""Pictures in a folder or an archive, captions optional: listing, decoding, squaring, and an honest
-account of what is broken.
-
-Every legal picture becomes 8-bit RGB (16-bit, CMYK, palette, grey, transparent and animated ones
-are converted and counted); every other one raises `UnreadablePictureError` with a reason, which
-callers collect into `report.jsonl`.
+"""Pictures in a folder or an archive, captions optional: listing, and an honest account of what is
+broken, which callers collect into `report.jsonl`.
 """
 
 import io
 import json
 import posixpath
-import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lafite_shifted.errors import InputError, TooManyBadPicturesError
 from lafite_shifted.files import numbered_json_lines
+from training.decoding import DEFAULT_MAX_MEGAPIXELS, DEFAULT_SQUARES, Decoded, decode
 from training.picture_files import UnreadablePictureError, open_files
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # the only decoders that Pillow may use
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
-DEFAULT_MAX_MEGAPIXELS = 100.0
 UNSUPPORTED = frozenset(  # pictures that we do not read, but do not pass over in silence either
     {".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".svg", ".tga", ".ppm"}
 )
-WHITE = (255, 255, 255)
-ORIENTATION_TAG = 0x0112
-
-Image.MAX_IMAGE_PIXELS = (
-    None  # `decode` has a limit of its own, checked before any pixel is decoded
-)
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """An 8-bit RGB picture, and what had to be converted to get it."""
-
-    image: Image.Image
-    conversions: tuple[str, ...]
-
-
-def decode(
-    file: Path | BinaryIO,
-    *,
-    max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
-    background: tuple[int, int, int] = WHITE,
-    shrink_to: int | None = None,
-) -> Decoded:
-    """Read a picture as upright RGB, transparency shown on `background`, the first frame of an
-    animation.
-
-    `shrink_to` bounds the longer side before the conversions, which saves copies of huge pictures.
-    Raises UnreadablePictureError (broken, not a picture, or above `max_megapixels`).
-    """
-    try:
-        with Image.open(file, formats=FORMATS) as image:
-            megapixels = image.width * image.height / 1e6
-            if megapixels > max_megapixels:
-                raise UnreadablePictureError(
-                    f"{image.width} x {image.height} is {megapixels:.0f} megapixels, the limit is "
-                    f"{max_megapixels:g} "
-                    f"(--max-megapixels)"
-                )
-            conversions = _conversions(image)
-            image.load()
-            if shrink_to and image.mode in ("RGB", "RGBA", "L"):
-                image.thumbnail((shrink_to, shrink_to))
-            upright = _upright(image)
-            rgb = _to_rgb(upright, background)
-            if shrink_to:
-                rgb.thumbnail((shrink_to, shrink_to))
-            return Decoded(rgb, conversions)
-    except UnidentifiedImageError:
-        raise UnreadablePictureError(
-            f"not a picture in a supported format ({', '.join(FORMATS)})"
-        ) from None
-    except FileNotFoundError:
-        raise UnreadablePictureError("the file does not exist") from None
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-    ) as error:  # what Pillow's decoders raise on broken files
-        raise UnreadablePictureError(f"broken: {error}") from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn as EXIF says. Pillow's exif_transpose also rewrites EXIF, and fails on bad blocks."""
-    turns = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }
-    try:
-        turn = turns.get(image.getexif().get(ORIENTATION_TAG, 1))
-    except (struct.error, ValueError, TypeError, AttributeError, SyntaxError, KeyError):
-        turn = None  # unreadable EXIF says nothing about a picture that is readable
-    return image if turn is None else image.transpose(turn)
-
-
-def _conversions(image: Image.Image) -> tuple[str, ...]:
-    """Names of the conversions that `_to_rgb` is about to make; must be asked before the pixels are
-    loaded.
-    """
-    raw_modes = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
-    found = {
-        "16-bit": image.mode.startswith(("I", "F")) or ";16" in raw_modes,
-        "CMYK": image.mode == "CMYK",
-        "palette": image.mode in ("P", "PA"),
-        "grey": image.mode in ("1", "L", "LA", "La"),
-        "animated": getattr(image, "is_animated", False),
-        "transparent": image.has_transparency_data,
-    }
-    return tuple(name for name, present in found.items() if present)
-
-
-def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    if image.mode.startswith(("I", "F")):  # 16 bits a sample: keep the upper eight
-        samples = np.asarray(image).astype(np.float64)
-        image = Image.fromarray(np.clip(np.rint(samples / 257), 0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        canvas = Image.new("RGBA", image.size, (*background, 255))
-        canvas.alpha_composite(image.convert("RGBA"))
-        image = canvas
-    return image.convert("RGB")
-
-
-def to_square(image: Image.Image, resolution: int) -> np.ndarray:
-    """Centre crop to a square, then Lanczos to [resolution, resolution, 3] uint8."""
-    return np.asarray(
-        ImageOps.fit(image, (resolution, resolution), method=Image.Resampling.LANCZOS)
-    )
 
 
 class ImageSource:
@@ -176,9 +53,16 @@ class ImageSource:
         """The file; UnreadablePictureError if it cannot be read."""
         return self._files.read(name)
 
-    def decode(self, name: str, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> Decoded:
+    def decode(
+        self,
+        name: str,
+        *,
+        max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
+        background: tuple[int, int, int] = DEFAULT_SQUARES.colour,
+    ) -> Decoded:
         """The picture; UnreadablePictureError as in `decode`."""
-        return decode(io.BytesIO(self.read(name)), max_megapixels=max_megapixels)
+        file = io.BytesIO(self.read(name))
+        return decode(file, max_megapixels=max_megapixels, background=background)
 
     def stamp(self, name: str) -> tuple[int, int]:
         """Size and time of change."""

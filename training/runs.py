@@ -280,13 +280,15 @@ def open_gan_run(
     if distributed.num_processes() > 1 and not (folder / "index.jsonl").is_file():
         raise InputError(
             f"Several processes need embeddings that are ready. Run `lafite-shifted embed "
-            f"{pictures} --out {folder} --clip {encoder.id.model}` in one, then this in all."
+            f"{pictures} --out {folder} --clip {encoder.id.model} --background "
+            f"'{config.pictures.background}'` in one, then this in all."
         )
     if distributed.is_first():  # with several, only what has changed since
         report = embed_folder(
             source,
             folder,
             encoder,
+            squares=config.pictures,
             max_bad=max_bad,
             max_megapixels=max_megapixels,
             progress=progress,
@@ -297,6 +299,7 @@ def open_gan_run(
         EmbeddingSet(folder),
         resolution=config.generator.resolution,
         hold_out=config.hold_out,
+        squares=config.pictures,
         max_megapixels=max_megapixels,
     )
     config = _for_encoder(config, encoder)

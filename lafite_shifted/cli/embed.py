@@ -15,6 +15,7 @@ from lafite_shifted.cli import options
 @options.device_option
 @options.ops_option
 @options.positive_int("--batch", default=64, help="Pictures a forward pass.")
+@click.option("--background", default="white", help="Shown through transparency: name or #rrggbb.")
 @options.max_bad_option
 @options.max_megapixels_option
 def command(
@@ -25,6 +26,7 @@ def command(
     device: str,
     ops: str,
     batch: int,
+    background: str,
     max_bad: float,
     max_megapixels: float,
 ) -> None:
@@ -35,11 +37,14 @@ def command(
     from lafite_shifted.clip_ensemble import load_clip
     from lafite_shifted.device import resolve_device
     from lafite_shifted.text_encoder import TextEncoder
+    from training.config import parse
+    from training.decoding import SquareConfig
     from training.embeddings import embed_folder
     from training.images import ImageSource
 
     chosen = resolve_device(device)
     options.choose_ops(ops, chosen, used=False)
+    squares = parse(SquareConfig, {"background": background})
     source = ImageSource(pictures)
     encoder = load_clip(clip, device=chosen)
     tower = TextEncoder.load(text_encoder, device=chosen) if text_encoder else None
@@ -50,6 +55,7 @@ def command(
             out,
             encoder,
             text_encoder=tower,
+            squares=squares,
             batch=batch,
             max_bad=max_bad,
             max_megapixels=max_megapixels,

@@ -25,11 +25,12 @@ from lafite_shifted.stats import EmbeddingStats
 from tests.commands import TINY_GAN, TINY_PRIOR, half_written, run_command, succeed
 from tests.training.test_datasets import emoji_package
 from training import datasets, diagnosis
+from training.decoding import decode, to_square
 from training.diagnosis import Finding
 from training.embeddings import EmbeddingSet
 from training.gan_data import GanData, load_gan_data
 from training.gan_evaluation import Asked
-from training.images import ImageSource, decode, to_square
+from training.images import ImageSource
 from training.loop import Progress
 from training.split import is_held_out
 
@@ -222,8 +223,33 @@ def test_run_folder_explains_itself(gan_run: Path, some_pictures: Path):
         "num_pictures": 48,
         "pseudo_text_cosine": 0.9,
         "hold_out": True,
+        "background": "white",
+        "resize": "lanczos",
+        "crop": "centre",
     }
     assert half_written(gan_run) == []
+
+
+def test_background_and_crop_are_those_asked_for(tmp_path: Path):
+    """In what is trained on, in config.json, and in what is known of the generator."""
+    folder, run = tmp_path / "pictures", tmp_path / "run"
+    folder.mkdir()
+    for number in range(6):
+        clear = Image.new("RGBA", (32, 64), (0, 0, 0, 0))
+        clear.paste((255, 40 * number, 0, 255), (8, 8, 24, 56))
+        clear.save(folder / f"{number}.png")
+    fields = ("pictures.background=black", "pictures.crop=pad", "hold_out=false")
+    words = (word for field in fields for word in ("--set", field))
+    succeed("train-gan", folder, "--out", run, *TINY_GAN, *words)
+    expected = {"background": "black", "resize": "lanczos", "crop": "pad"}
+    assert read_json(run / "config.json")["config"]["pictures"] == expected
+    training = read_json(run / "generator" / "config.json")["training"]
+    assert expected.items() <= training.items()
+    with Image.open(run / "grids" / "samples-0000000032.png") as grid:
+        first = np.asarray(grid.convert("RGB"))[:64, :64]
+    assert (first[0] == 0).all()
+    assert (first[32, [1, -1]] == 0).all()
+    assert first[32, 32, 0] == 255
 
 
 def test_grids_show_the_conditioning_pictures_above(gan_run: Path, some_pictures: Path):

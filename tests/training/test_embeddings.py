@@ -15,6 +15,7 @@ from lafite_shifted.errors import InputError, TooManyBadPicturesError
 from lafite_shifted.files import load_tensors, read_json_lines, save_tensors
 from tests.commands import half_written
 from training import embeddings
+from training.decoding import SquareConfig
 from training.embeddings import EmbeddingSet, EmbedReport, embed_folder, load_shard
 from training.images import ImageSource
 from training.split import is_held_out
@@ -276,6 +277,25 @@ def test_embeddings_of_another_clip_are_refused(
     with pytest.raises(InputError, match=r"Embeddings of two CLIPs cannot be mixed\. Choose"):
         embed(pictures, ClipEncoder.load(str(small_clip_folder)))
     assert {p.name: p.read_bytes() for p in (pictures.parent / "out").iterdir()} == before
+
+
+def test_background_is_what_clip_sees(pictures: Path, clip: ClipEncoder):
+    """Through transparency alone; embeddings on another background are refused."""
+    clear = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    clear.paste((255, 0, 0, 255), (16, 16, 48, 48))
+    clear.save(pictures / "f.png")
+    embed(pictures, clip, squares=SquareConfig(background="#000080"))
+    solid = Image.new("RGB", (64, 64), "#000080")
+    solid.paste(clear, mask=clear)
+    solid.save(pictures.parent / "solid.png")
+    found = open_set(pictures).image
+    expected = expected_image(pictures.parent / "solid.png", clip)
+    torch.testing.assert_close(found[5:], expected, atol=1e-3, rtol=0)
+    with pytest.raises(InputError, match=r"on #000080, not on white\. Choose another --out"):
+        embed(pictures, clip)
+    shutil.rmtree(pictures.parent / "out")
+    embed(pictures, clip)
+    assert open_set(pictures).image[:5].equal(found[:5])
 
 
 def test_shards_of_two_clips_are_refused(pictures: Path, clip: ClipEncoder, monkeypatch):
