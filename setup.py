@@ -41,7 +41,14 @@ setup(
     extras_require={
         "text": ["transformers>=4.45", "sentencepiece"],  # --text-encoder
         "fid": ["torch-fidelity>=0.4"],  # evaluate gan --inception
-        "test": ["pytest>=8", "hypothesis>=6", "transformers>=4.45", "torch-fidelity>=0.4"],
+        "webdataset": ["webdataset>=1.0"],  # `embed` of shards at a URL
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6",
+            "transformers>=4.45",
+            "torch-fidelity>=0.4",
+            "webdataset>=1.0",
+        ],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "basedpyright>=1.20", "pre-commit>=3.5"],
     },
     entry_points={"console_scripts": ["lafite-shifted = lafite_shifted.cli.main:main"]},

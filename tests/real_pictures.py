@@ -1,4 +1,7 @@
-"""Eight of the shipped pictures, to learn by heart."""
+"""Eight of the shipped pictures, to learn by heart; and pictures to damage."""
+
+import os
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,3 +22,10 @@ def eight_pictures(size: int) -> Tensor:
             small = image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
             arrays.append(np.array(small))
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def damage(path: Path) -> None:
+    """So that size and time of change tell nothing."""
+    before = path.stat()
+    path.write_bytes(bytes(before.st_size))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))

@@ -31,6 +31,11 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def num_local_processes() -> int:
+    """How many of them share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def is_first() -> bool:
     """Whether this process writes files and speaks."""
     return rank() == 0
@@ -91,6 +96,18 @@ def gather(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
 def gather_rows(tensor: Tensor) -> Tensor:
     """The rows [N, ...] of all processes, in the order of their ranks, as constants."""
     return torch.cat([part["rows"] for part in gather({"rows": tensor.detach()})])
+
+
+def union(numbers: list[int]) -> list[int]:
+    """The numbers that any process has, sorted."""
+    counts = gather({"count": torch.tensor(len(numbers))})
+    most = max(int(part["count"]) for part in counts)
+    if most == 0:
+        return []
+    padded = torch.tensor([*numbers, *[-1] * (most - len(numbers))])
+    parts = gather({"numbers": padded})
+    found = {number for part in parts for number in part["numbers"].tolist()}
+    return sorted(found - {-1})
 
 
 def add(tensor: Tensor) -> None:

@@ -1,7 +1,11 @@
 """Memory of the process, as the C library hands it out."""
 
 import ctypes
+import os
 import platform
+import re
+from collections.abc import Iterator
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
@@ -17,3 +21,35 @@ def keep_freed_memory() -> bool:
         return False
     libc = ctypes.CDLL(None)
     return all(libc.mallopt(option, 2**31 - 1) for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD))
+
+
+def available_bytes(root: Path = Path("/")) -> int:
+    """Main memory that this process may still take: what the machine has to give, or what is left
+    to the process's control group (version 2) where that is less.
+    """
+    info = root / "proc/meminfo"
+    if not info.is_file():  # not on macOS
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", info.read_text(), re.MULTILINE)
+    available = int(found[1]) * 1024 if found else 0
+    return min([available, *_left_to_groups(root)])
+
+
+def _left_to_groups(root: Path) -> Iterator[int]:
+    """Bytes left to the control group of this process, and to those above it."""
+    own = re.search(r"^0::/(.*)$", _text(root / "proc/self/cgroup"), re.MULTILINE)
+    top = root / "sys/fs/cgroup"
+    group = top / (own[1] if own else "")
+    while True:
+        most, used = _text(group / "memory.max").strip(), _text(group / "memory.current").strip()
+        if most.isdigit() and used.isdigit():
+            # files that were read and can be dropped at any time
+            cached = re.search(r"^inactive_file (\d+)", _text(group / "memory.stat"), re.MULTILINE)
+            yield max(int(most) - int(used) + (int(cached[1]) if cached else 0), 0)
+        if group == top:
+            return
+        group = group.parent
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""

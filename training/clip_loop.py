@@ -108,6 +108,8 @@ def contrastive_loss(
 class ClipTrainer:
     """One contrastive step on a batch drawn with `CaptionedSet.sampling_weights`."""
 
+    waited = 0.0  # all data lie in memory
+
     def __init__(self, config: ClipTrainConfig, data: CaptionedSet, *, device: torch.device):
         if config.batch > len(data.training):
             raise InputError(

@@ -20,6 +20,7 @@ from training.gan_config import GanTrainConfig
 from training.gan_data import GanData
 from training.gan_loop import GanTrainer
 from training.losses import r1_penalty
+from training.squares import Squares
 
 LONG_PROBE_SECONDS = 20.0  # a first step that takes this long is itself the measurement
 
@@ -126,7 +127,8 @@ def _probe(config: GanTrainConfig, encoder: ClipEncoder, device: torch.device) -
     pixels = torch.full((num, 3, size, size), 128, dtype=torch.uint8)
     none = torch.zeros(num + 1, dtype=torch.long)
     empty = embeddings[:0]
-    data = GanData(pixels, embeddings, pixels[:0], empty, encoder.id, "probe", empty, none)
+    squares, nothing = Squares.of(pixels), Squares.of(pixels[:0])
+    data = GanData(squares, embeddings, nothing, empty, encoder.id, "probe", empty, none)
     trainer = GanTrainer(small, data, encoder, device=device)
 
     def timed(step: int) -> float:

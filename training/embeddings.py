@@ -80,6 +80,7 @@ class EmbeddingSet:
     """Embeddings of a folder in memory, rows in the order of the index; unit float32."""
 
     def __init__(self, folder: Path):
+        self.folder = folder
         index_path = folder / "index.jsonl"
         if not index_path.is_file():
             raise InputError(
@@ -185,6 +186,7 @@ def embed_folder(
     *,
     text_encoder: TextEncoder | None = None,
     squares: SquareConfig = DEFAULT_SQUARES,
+    keep_unreadable: bool = False,
     batch: int = 64,
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
     max_bad: float = 0.05,
@@ -194,30 +196,34 @@ def embed_folder(
 
     Whole shards and the index are written as it goes, so a stopped run loses at most one shard.
     Of `squares` the background counts: the crop is the CLIP's own. Every unreadable picture is
-    listed in report.jsonl. Raises InputError (embeddings in `out` of another encoder, or on another
-    background) and TooManyBadPicturesError (share above `max_bad`, after the report is written).
+    listed in report.jsonl; `keep_unreadable` keeps the embedding of one that was readable before.
+    Raises InputError (embeddings in `out` of another encoder, or on another background) and
+    TooManyBadPicturesError (share above `max_bad`, after the report is written).
     """
     reader = text_encoder.id if text_encoder else None
     known = _reusable_rows(out, source, clip.id, reader, squares.background)
     fresh = [name for name in source.names if name not in known]
-    bad = [
-        (name, "listed in metadata.jsonl, but the file does not exist") for name in source.missing()
-    ]
-    bad += [(name, "this format is not supported: convert it") for name in source.unsupported]
+    bad = source.unusable()
+    lost = _rows_of(out) if keep_unreadable else {}
+    gone = lost.keys() - set(source.names)
+    bad += [(name, "the file does not exist") for name in sorted(gone - {name for name, _ in bad})]
     total = len(source) + len(bad)
     conversions: Counter[str] = Counter()
-    rows = list(known.values())
+    rows = [*known.values(), *(lost[name] for name in sorted(gone))]
     number = 1 + max(
         (int(path.stem.split("-")[1]) for path in out.glob("shard-*.safetensors")), default=-1
     )
     shard, waiting = _Shard(clip, text_encoder, squares.background), list[_Item]()
+    num_embedded = 0
     for done, (name, item, converted) in enumerate(
         _decoded(source, fresh, clip, max_megapixels, squares), start=1
     ):
         if isinstance(item, str):
             bad.append((name, item))
+            rows += [lost[name]] if name in lost else []
         else:
             waiting.append(item)
+            num_embedded += 1
             conversions.update(converted)
         last = done == len(fresh)
         if len(waiting) == batch or (last and waiting):
@@ -232,7 +238,14 @@ def embed_folder(
     write_json_lines(out / "report.jsonl", bad_picture_rows(bad))
     _remove_unused_shards(out, {row["shard"] for row in rows})
     check_share_of_bad(bad, total, max_share=max_bad)
-    return EmbedReport(len(rows) - len(known), len(known), bad, conversions)
+    return EmbedReport(num_embedded, len(known), bad, conversions)
+
+
+def _rows_of(out: Path) -> dict[str, dict]:
+    """Index rows by file name."""
+    index = out / "index.jsonl"
+    found = read_json_lines(index) if index.is_file() else []
+    return {row["file_name"]: row for row in found}
 
 
 def _remove_unused_shards(out: Path, used: set[str]) -> None:
@@ -250,9 +263,7 @@ def _reusable_rows(
     background: str,
 ) -> dict[str, dict]:
     """Index rows whose picture and captions have not changed since."""
-    if not (out / "index.jsonl").is_file():
-        return {}
-    rows = read_json_lines(out / "index.jsonl")
+    rows = list(_rows_of(out).values())
     for shard in sorted({row["shard"] for row in rows}):
         metadata, remedy = (
             load_shard(out / shard)[1],

@@ -1,11 +1,9 @@
-"""Pictures and embeddings of a GAN's training set, in memory. Shape letters: M pictures, m
-captions, R resolution, D embedding.
+"""Pictures and embeddings of a GAN's training set. Shape letters: M pictures, m captions, D
+embedding.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,27 +17,28 @@ from training.decoding import (
 )
 from training.embeddings import EmbeddingSet
 from training.images import ImageSource
-from training.picture_files import UnreadablePictureError
+from training.squares import Squares, plan_cache
 
 
 @dataclass(frozen=True)
 class GanData:
     """Training pictures with their embeddings, and the held-out ones."""
 
-    pixels: Tensor  # [M, 3, R, R] uint8
+    pictures: Squares  # M
     embeddings: Tensor  # [M, D] unit float32
-    held_out_pixels: Tensor
+    held_out_pictures: Squares
     held_out_embeddings: Tensor
     encoder_id: EncoderId
     fingerprint: str  # of the files, see EmbeddingSet
     captions: Tensor  # [m, D], embeddings of the training pictures' captions, in their order
     first_caption: Tensor  # [M + 1], where those of each picture begin
+    cache: str = "held in main memory"  # where the pictures are, and why
 
     def describe(self) -> dict:
         """What config.json records of the data, to notice when it changes."""
         return {
-            "num_training": len(self.pixels),
-            "num_held_out": len(self.held_out_pixels),
+            "num_training": len(self.pictures),
+            "num_held_out": len(self.held_out_pictures),
             "fingerprint": self.fingerprint,
         }
 
@@ -51,27 +50,19 @@ def load_gan_data(
     resolution: int,
     hold_out: bool,
     squares: SquareConfig = DEFAULT_SQUARES,
+    cache_gib: float | None = None,
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
+    max_bad: float = 0.0,
 ) -> GanData:
-    """Decode every embedded picture to a square of `resolution`."""
+    """The embedded pictures, divided by the split; InputError if fewer than two are left to train
+    on. Decoded now where all fit into `cache_gib` (see `plan_cache`).
 
-    def read(name: str) -> np.ndarray:
-        try:
-            picture = source.decode(
-                name, max_megapixels=max_megapixels, background=squares.colour
-            ).image
-            return to_square(picture, resolution, squares)
-        except UnreadablePictureError as error:
-            raise InputError(
-                f"{source.where / name} was readable when it was embedded, but is not now: "
-                f"{error}. Restore it, or remove it and run the same command again."
-            ) from error
-
-    pixels = torch.empty(len(embeddings.names), 3, resolution, resolution, dtype=torch.uint8)
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        for index, array in enumerate(pool.map(read, embeddings.names)):
-            pixels[index] = torch.from_numpy(array.copy()).permute(2, 0, 1)
-    held_out = embeddings.held_out if hold_out else torch.zeros(len(pixels), dtype=torch.bool)
+    A picture that cannot be read any more is replaced, and listed in the embeddings' report;
+    TooManyBadPicturesError above a share `max_bad`.
+    """
+    held_out = embeddings.held_out
+    if not hold_out:
+        held_out = torch.zeros_like(held_out)
     if int((~held_out).sum()) < 2:
         remedy = "Add pictures."
         if int(held_out.sum()) > 0:
@@ -80,18 +71,36 @@ def load_gan_data(
                 "--set hold_out=false trains on all."
             )
         raise InputError(
-            f"{source.where} leaves {int((~held_out).sum())} of {len(pixels)} pictures to train "
+            f"{source.where} leaves {int((~held_out).sum())} of {len(held_out)} pictures to train "
             f"on. {remedy}"
         )
+
+    def pictures(mask: Tensor) -> Squares:
+        names = [embeddings.names[row] for row in mask.nonzero().flatten().tolist()]
+
+        def read(row: int) -> Tensor:
+            picture = source.decode(
+                names[row], max_megapixels=max_megapixels, background=squares.colour
+            ).image
+            return torch.from_numpy(to_square(picture, resolution, squares).copy()).permute(2, 0, 1)
+
+        return Squares(names, read, max_bad=max_bad, report=embeddings.folder / "report.jsonl")
+
+    training = pictures(~held_out)
+    cache = plan_cache(len(training), resolution=resolution, limit_gib=cache_gib)
+    if cache.holds:
+        training.hold()
+        training.settle()
     captioned = ~held_out[embeddings.caption_image]
-    counts = torch.bincount(embeddings.caption_image, minlength=len(pixels))[~held_out]
+    counts = torch.bincount(embeddings.caption_image, minlength=len(held_out))[~held_out]
     return GanData(
-        pixels[~held_out],
+        training,
         embeddings.image[~held_out],
-        pixels[held_out],
+        pictures(held_out),
         embeddings.image[held_out],
         embeddings.encoder_id,
         embeddings.fingerprint,
         embeddings.text[captioned],
         torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]),
+        cache.reason,
     )

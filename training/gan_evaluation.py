@@ -29,6 +29,7 @@ from training.metrics import (
     recall_at,
     set_distance,
 )
+from training.squares import Squares
 
 ASKED = 512  # pictures at most, while it trains
 SHOWN = 8  # columns of the grid
@@ -48,23 +49,24 @@ class Asked:
     where: str  # "held_out", or "training" where too few are held out
     pixels: Tensor  # [N, 3, R, R] uint8
     embeddings: Tensor  # [N, D]
-    training_pixels: Tensor  # [M, 3, R, R]
+    training_pictures: Squares  # M
     training_embeddings: Tensor  # [M, D]
     encoder_id: EncoderId
 
     @staticmethod
     def of(data: GanData, *, count: int | None = ASKED) -> "Asked":
         """At most `count` of them; None: all."""
-        enough = len(data.held_out_pixels) >= FEWEST
-        pixels = data.held_out_pixels if enough else data.pixels
+        enough = len(data.held_out_pictures) >= FEWEST
+        pictures = data.held_out_pictures if enough else data.pictures
         embeddings = data.held_out_embeddings if enough else data.embeddings
-        order = torch.randperm(len(pixels), generator=seeds.generator("asked of a generator"))
-        rows = order[:count]
+        order = torch.randperm(len(pictures), generator=seeds.generator("asked of a generator"))
+        rows, pixels = pictures.take(order[:count].tolist())
+        pictures.settle()
         return Asked(
             "held_out" if enough else "training",
-            pixels[rows],
+            pixels,
             embeddings[rows],
-            data.pixels,
+            data.pictures,
             data.embeddings,
             data.encoder_id,
         )
@@ -154,7 +156,6 @@ def grid(asked: Asked, render: Render, embed: Embed) -> Image.Image:
     h = asked.embeddings[:shown]
     samples = [render(h, first_seed=1000 * k) for k in range(3)]
     closest = nearest(embed(samples[0]), asked.training_embeddings)
+    copied = asked.training_pictures.take(closest.tolist()).pixels
     conditions = asked.pixels[:shown].permute(0, 2, 3, 1)
-    return conditions_grid(
-        conditions, [*samples, asked.training_pixels[closest].permute(0, 2, 3, 1)]
-    )
+    return conditions_grid(conditions, [*samples, copied.permute(0, 2, 3, 1)])

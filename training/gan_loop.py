@@ -44,6 +44,7 @@ from training.transfer import Start, freeze
 
 PATH_LENGTH_DECAY = 0.01  # arXiv:1912.04958, appendix B
 MAX_SKIPPED = 20  # steps in a row whose gradients are not finite
+BATCHES_AHEAD = 2  # that are decoded while a step runs
 
 
 class Running(nn.Module):
@@ -115,6 +116,10 @@ class GanTrainer:
         self.g_optimizer = Adam(self.generator.parameters(), **options)
         self.d_optimizer = Adam(self.discriminator.parameters(), **options)
 
+    @property
+    def waited(self) -> float:
+        return self.data.pictures.waited
+
     def parts(self) -> Mapping[str, nn.Module | Optimizer]:
         return {
             "generator": self.generator,
@@ -132,7 +137,11 @@ class GanTrainer:
         """This process's part of the batch of the samples [samples_seen, samples_seen + batch)."""
         config, device, data = self.config, self.device, self.data
         positions = distributed.share(range(samples_seen, samples_seen + self.batch))
-        rows = seeds.epoch_indices(positions, size=len(data.pixels), key=(config.seed, "pictures"))
+        asked = self._rows(positions)
+        rows, pixels = data.pictures.take(asked)
+        for step in range(1, BATCHES_AHEAD + 1):
+            later = range(positions.start + step * self.batch, positions.stop + step * self.batch)
+            data.pictures.expect(self._rows(later))
         h = data.embeddings[rows].to(device)
         sizes = [config.generator.z_dim, self.generator.num_noise, h.shape[1]]
         normal = seeds.normal_per_sample(
@@ -152,11 +161,12 @@ class GanTrainer:
         if config.caption_share > 0:
             pseudo = self._with_captions(pseudo, rows, positions)
         if config.mismatch_weight > 0:
-            lots = self._lots("mismatch", positions, len(data.pixels) - 1)
-            others = (torch.tensor(rows) + 1 + lots) % len(data.pixels)  # never the picture itself
+            lots = self._lots("mismatch", positions, len(data.pictures) - 1)
+            others = torch.tensor(rows) + 1 + lots  # never the picture itself
+            others %= len(data.pictures)
             mismatch = self.standardiser.standardise(conditions(data.embeddings[others].to(device)))
         keep = uniform[:, 0] >= config.condition_dropout
-        real = data.pixels[rows].to(device).float() / 127.5 - 1
+        real = pixels.to(device).float() / 127.5 - 1
 
         def pictures_of_noise(what: str, *shape: int) -> Tensor:
             key = (config.seed, what)
@@ -169,6 +179,7 @@ class GanTrainer:
             augment_noise = pictures_of_noise("augment", 2, *real.shape[1:])
         return Batch(
             real=real,
+            replaced=torch.tensor([a != b for a, b in zip(asked, rows, strict=True)]),
             z=z,
             noise=noise,
             pseudo=pseudo,
@@ -181,6 +192,11 @@ class GanTrainer:
             augment_noise=augment_noise,
             path_noise=path_noise,
         )
+
+    def _rows(self, positions: range) -> list[int]:
+        """Of the training pictures that the samples at these positions show."""
+        key = (self.config.seed, "pictures")
+        return seeds.epoch_indices(positions, size=len(self.data.pictures), key=key)
 
     def _lots(self, what: str, positions: range, size: int) -> Tensor:
         """A number below `size` for each position."""
@@ -211,6 +227,7 @@ class GanTrainer:
 
     def step(self, samples_seen: int) -> Mapping[str, Tensor]:
         batch, config = self.draw(samples_seen), self.config
+        self.data.pictures.settle()
         self.d_optimizer.zero_grad(set_to_none=True)
         logged = self.steps.discriminator_gradients(
             batch, regularise=self._is_due(samples_seen, config.r1_every)
@@ -233,8 +250,12 @@ class GanTrainer:
             self.running.path_length_mean.lerp_(length, PATH_LENGTH_DECAY)
         self.generator.mapping.track(w_mean)
         self.ema.update(self.generator, batch=self.batch, samples_seen=samples_seen + self.batch)
-        augmented = {"augment_probability": self.augment.probability.clone()}
-        return logged | of_generator | augmented | {"skipped": torch.zeros(())}
+        more = {
+            "augment_probability": self.augment.probability.clone(),
+            "skipped": torch.zeros(()),
+            "replaced": batch.replaced.float().mean(),
+        }
+        return logged | of_generator | more
 
     def _apply(self, optimizer: Optimizer, scale: LossScale) -> bool:
         """Take the step unless a gradient is not finite: gradients are the same in all processes,
@@ -283,7 +304,7 @@ class GanTrainer:
         """
         training = {
             "kimg": round(samples_seen / 1000, 3),
-            "num_pictures": len(self.data.pixels),
+            "num_pictures": len(self.data.pictures),
             "pseudo_text_cosine": self.config.pseudo_text_cosine,
             "hold_out": self.config.hold_out,
             **dataclasses.asdict(self.config.pictures),

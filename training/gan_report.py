@@ -83,7 +83,8 @@ def evaluate_gan(
         lines[line] = gan_figures(asked, asked.training_embeddings[rows])
         del lines[line]["nearest_training_cosine"]  # of itself
     if inception:  # slow: no line of the nearest ones
-        shown = {GENERATOR: made.permute(0, 3, 1, 2), OTHERS: asked.training_pixels[real[OTHERS]]}
+        _, others = asked.training_pictures.take(real[OTHERS].tolist())
+        shown = {GENERATOR: made.permute(0, 3, 1, 2), OTHERS: others}
         for line, pictures in shown.items():
             lines[line]["inception_frechet"] = inception.distance(pictures, asked.pixels)
     report = GanReport(

@@ -37,6 +37,7 @@ class Batch:
     """What one step works on: everything keyed by (seed, position of the sample)."""
 
     real: Tensor  # [N, 3, R, R] in [-1, 1]
+    replaced: Tensor  # [N] bool: its picture could not be read, and this is another
     z: Tensor  # [N, Z]
     noise: Tensor  # [N, num_noise]
     pseudo: Tensor  # [N, D] h', unit

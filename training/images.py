@@ -32,11 +32,17 @@ class ImageSource:
         """`exclude` is a folder whose pictures do not count, such as a run inside `where`."""
         self.where = where
         self._files = open_files(where, exclude=exclude)
-        files = self._files.names()  # a link to nothing is a picture that cannot be read
+        found = self._files.names()  # a link to nothing is a picture that cannot be read
+        files = [name for name in found if name == printable(name)]
+        self._misnamed = [
+            printable(name)
+            for name in found
+            if name != printable(name) and _suffix(name) in SUFFIXES | UNSUPPORTED
+        ]
         self.names = [name for name in files if _suffix(name) in SUFFIXES]
-        if not self.names:
-            found = sorted({_suffix(name) or posixpath.basename(name) for name in files})[:5]
-            holds = f"only {len(files)} other files ({', '.join(found)})" if files else "nothing"
+        if not self.names and not self._misnamed:
+            kinds = sorted({_suffix(name) or posixpath.basename(name) for name in files})[:5]
+            holds = f"only {len(files)} other files ({', '.join(kinds)})" if files else "nothing"
             raise InputError(
                 f"{where} holds no pictures: {holds}. Give a folder with pictures "
                 f"({', '.join(sorted(SUFFIXES))})."
@@ -69,8 +75,17 @@ class ImageSource:
         return self._files.stamp(name)
 
     def missing(self) -> list[str]:
-        """Names that metadata.jsonl lists and the folder lacks."""
-        return sorted(set(self.metadata) - set(self.names) - set(self.unsupported))
+        """Names that metadata.jsonl lists and the folder lacks, in a form that can be printed."""
+        return sorted(map(printable, set(self.metadata) - set(self.names) - set(self.unsupported)))
+
+    def unusable(self) -> list[tuple[str, str]]:
+        """(name, reason) of every picture that the listing alone shows to be of no use."""
+        reasons = {
+            "listed in metadata.jsonl, but the file does not exist": self.missing(),
+            "this format is not supported: convert it": self.unsupported,
+            "its name is not UTF-8: rename it": self._misnamed,
+        }
+        return [(name, reason) for reason, names in reasons.items() for name in names]
 
     def _read_metadata(self) -> dict[str, dict]:
         if "metadata.jsonl" not in self._others:
@@ -122,6 +137,13 @@ class ImageSource:
             ) from error
         found = [record.get(key) for key in ("caption", "text")] if isinstance(record, dict) else []
         return next((text for text in found if isinstance(text, str | list)), None)
+
+
+def printable(name: str) -> str:
+    """`name` as text that can be written: bytes that are not UTF-8, which file systems and JSON
+    allow, as escapes.
+    """
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_text(line: object) -> bool:

@@ -30,13 +30,18 @@ from training.run_folder import (
 
 # columns of the log that tell of the machine, and differ between equal runs: time since the process
 # began, and the peak of its memory
-MACHINE_COLUMNS = ("seconds_per_kimg", "memory_gib")
+MACHINE_COLUMNS = ("seconds_per_kimg", "memory_gib", "data_wait")
 
 
 class Trainer(Protocol):
     """What `run_loop` needs of a training."""
 
     batch: int  # samples a step
+
+    @property
+    def waited(self) -> float:
+        """Seconds that steps have waited for data, so far."""
+        ...
 
     def parts(self) -> Mapping[str, nn.Module | Optimizer]:
         """Everything with state, by name."""
@@ -116,6 +121,7 @@ def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[P
         folder.cut_back(samples)
     total = math.ceil(config.kimg * 1000 / trainer.batch) * trainer.batch
     started, first_samples = time.perf_counter(), samples
+    stepping, waiting = 0.0, 0.0  # seconds since the last line
 
     def save() -> None:
         state = {"pending": pending, "threads": torch.get_num_threads()}
@@ -127,7 +133,10 @@ def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[P
 
     with _Interrupts() as interrupts:
         while samples < total:
+            began, waited = time.perf_counter(), trainer.waited
             values, received = _together(trainer.step(samples), interrupts.received)
+            stepping += time.perf_counter() - began
+            waiting += trainer.waited - waited
             for name, value in values.items():
                 sums = pending.setdefault(name, [0.0, 0.0])
                 sums[0] += value
@@ -144,6 +153,8 @@ def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[P
                 logged["seconds_per_kimg"] = (
                     (time.perf_counter() - started) / (samples - first_samples) * 1000
                 )
+                logged["data_wait"] = waiting / stepping
+                stepping, waiting = 0.0, 0.0
                 if evaluate_now:
                     _check_finite_state(flatten_state(trainer.parts()), samples)
                     if first:

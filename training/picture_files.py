@@ -62,6 +62,11 @@ def open_files(where: Path, *, exclude: Path | None = None) -> PictureFiles:
         return ZipFiles(where)
     if where.is_file() and where.suffix.lower() == ".tar":
         return TarFiles(where, [where])
+    if re.match(r"https?:", str(where)):
+        raise InputError(
+            f"{where} lies elsewhere. `embed` reads shards at a URL; everything else needs the "
+            "pictures at hand: download them first."
+        )
     what = "is neither a folder nor a .zip or .tar" if where.exists() else "does not exist"
     raise InputError(
         f"{where} {what}. Give a folder of pictures, a zip archive, or a folder of .tar shards."
@@ -134,7 +139,9 @@ class ZipFiles:
         return sorted(name for name in self._entries if not _is_hidden(name))
 
     def read(self, name: str) -> bytes:
-        entry = self._entries[name]
+        entry = self._entries.get(name)
+        if entry is None:
+            raise UnreadablePictureError("it is not in the archive any more")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             # the others unpack more than they are asked for
             raise UnreadablePictureError("packed in a way that is not read: only deflate is")
@@ -182,6 +189,8 @@ class TarFiles:
         return sorted(name for name in self._places if not _is_hidden(name))
 
     def read(self, name: str) -> bytes:
+        if name not in self._places:
+            raise UnreadablePictureError("it is in no shard any more")
         shard, offset, size = self._places[name]
         if size > MAX_BYTES:
             raise UnreadablePictureError(_too_large(size))

@@ -83,6 +83,8 @@ class PriorTrainer:
     training pictures, pairs from the captioned ones.
     """
 
+    waited = 0.0  # all data lie in memory
+
     def __init__(
         self,
         config: PriorTrainConfig,

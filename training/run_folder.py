@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,37 +59,15 @@ class Evaluation:
     histograms: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class RunFolder:
-    """Opens or creates the folder of a run.
-
-    `description` (configuration, data, encoder) is what must not change when a run goes on; its
-    "run" part (length and logging) may. Raises InputError naming the differences. Of several
-    processes the first checks and writes; all must see the same file system.
+class RunLock:
+    """One process trains in a folder, which is made if need be; the lock goes with `release`, with
+    this object or with the process. InputError if another has it.
     """
 
-    def __init__(self, path: Path, *, kind: str, description: Mapping[str, Any]):
-        self.path = path
-        self._unlock: Callable[[], object] | None = None
-        record = {"kind": kind, "format": FORMAT, **json.loads(json.dumps(description))}
-        if distributed.is_first():
-            check_usable(path, kind=kind)
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock(path)
-            _remove_leftovers(path)
-            config_path = path / "config.json"
-            if config_path.is_file():
-                _check_unchanged(read_json(config_path), record, path)
-            write_json(config_path, record)
-        distributed.barrier()
-        self._encoder = record.get("encoder")
-        self._writer = None
-
-    def _lock(self, path: Path) -> None:
-        """InputError if another process trains here; the lock goes with this process, or with
-        `close`.
-        """
+    def __init__(self, path: Path):
+        path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDONLY)
-        self._unlock = weakref.finalize(self, os.close, descriptor)
+        self.release = weakref.finalize(self, os.close, descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -99,6 +77,39 @@ class RunFolder:
             ) from None
         except OSError:
             pass  # a file system without locks, as some shared ones are
+
+
+class RunFolder:
+    """Opens or creates the folder of a run.
+
+    `description` (configuration, data, encoder) is what must not change when a run goes on; its
+    "run" part (length and logging) may. Raises InputError naming the differences. Of several
+    processes the first checks and writes; all must see the same file system.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        kind: str,
+        description: Mapping[str, Any],
+        lock: RunLock | None = None,
+    ):
+        """`lock` is one that the first process has taken already."""
+        self.path = path
+        self._lock = lock
+        record = {"kind": kind, "format": FORMAT, **json.loads(json.dumps(description))}
+        if distributed.is_first():
+            check_usable(path, kind=kind)
+            self._lock = lock or RunLock(path)
+            _remove_leftovers(path)
+            config_path = path / "config.json"
+            if config_path.is_file():
+                _check_unchanged(read_json(config_path), record, path)
+            write_json(config_path, record)
+        distributed.barrier()
+        self._encoder = record.get("encoder")
+        self._writer = None
 
     # --- checkpoints
 
@@ -202,8 +213,8 @@ class RunFolder:
         """Close the log and let others in."""
         if self._writer is not None:
             self._writer.close()
-        if self._unlock is not None:
-            self._unlock()
+        if self._lock is not None:
+            self._lock.release()
 
 
 def checkpoint_paths(run: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from torch_utils.ops import native
 from training.augment import AugmentConfig
 from training.config import override
 from training.cost import measure_gan
+from training.decoding import SquareConfig
 from training.embeddings import EmbeddingSet, EmbedReport, embed_folder
 from training.gan_config import GanTrainConfig
 from training.gan_data import GanData, load_gan_data
@@ -28,7 +29,8 @@ from training.images import ImageSource
 from training.prior_cost import measure_prior
 from training.prior_loop import PriorTrainConfig, PriorTrainer
 from training.prior_start import PriorStart
-from training.run_folder import RunFolder, check_usable
+from training.run_folder import RunFolder, RunLock, check_usable
+from training.squares import plan_cache
 from training.transfer import Start, check_freezing
 
 Progress = Callable[[int, int], None]
@@ -149,16 +151,21 @@ def embeddings_for(
             f"{pictures} --out EMBEDDINGS` in one, then `train-prior EMBEDDINGS` in all."
         )
     encoder = load_clip(clip or STARTER, device=device)
+    tower = TextEncoder.load(text_encoder, device=device) if text_encoder else None
     folder = out / "embeddings"
-    report = embed_folder(
-        source,
-        folder,
-        encoder,
-        text_encoder=TextEncoder.load(text_encoder, device=device) if text_encoder else None,
-        max_bad=max_bad,
-        max_megapixels=max_megapixels,
-        progress=progress,
-    )
+    lock = RunLock(out)
+    try:
+        report = embed_folder(
+            source,
+            folder,
+            encoder,
+            text_encoder=tower,
+            max_bad=max_bad,
+            max_megapixels=max_megapixels,
+            progress=progress,
+        )
+    finally:
+        lock.release()
     return EmbeddingSet(folder), report
 
 
@@ -262,13 +269,16 @@ def open_gan_run(
     encoder: ClipEncoder,
     *,
     device: torch.device,
+    cache_gib: float | None = None,
     max_bad: float = 0.05,
     max_megapixels: float = 100.0,
     init: Path | None = None,
     progress: Progress = _silent,
 ) -> tuple[GanTrainer, RunFolder, EmbedReport]:
     """Embed `pictures` into `out`/embeddings where that is not done (in the first process, which
-    reports), and open trainer and run folder; a new run starts from the model `init`, if given.
+    reports), and open trainer and run folder; a new run starts from the model `init`, if given. A
+    run that goes on keeps the embeddings of pictures that have become unreadable: it shows others
+    in their place.
     """
     source = ImageSource(pictures, exclude=out)
     check_usable(out, kind="gan")
@@ -283,12 +293,15 @@ def open_gan_run(
             f"{pictures} --out {folder} --clip {encoder.id.model} --background "
             f"'{config.pictures.background}'` in one, then this in all."
         )
+    lock = None
     if distributed.is_first():  # with several, only what has changed since
+        lock = RunLock(out)  # before anything is written: another run may be using it
         report = embed_folder(
             source,
             folder,
             encoder,
             squares=config.pictures,
+            keep_unreadable=(out / "config.json").is_file(),
             max_bad=max_bad,
             max_megapixels=max_megapixels,
             progress=progress,
@@ -300,7 +313,9 @@ def open_gan_run(
         resolution=config.generator.resolution,
         hold_out=config.hold_out,
         squares=config.pictures,
+        cache_gib=cache_gib,
         max_megapixels=max_megapixels,
+        max_bad=max_bad,
     )
     config = _for_encoder(config, encoder)
     ops = native.status(device).partition(" ")[0]  # compiled or reference: they round differently
@@ -313,7 +328,7 @@ def open_gan_run(
     }
     # first: it may refuse the data
     trainer = GanTrainer(config, data, encoder, device=device, start=start)
-    return trainer, RunFolder(out, kind="gan", description=description), report
+    return trainer, RunFolder(out, kind="gan", description=description, lock=lock), report
 
 
 def gan_data_for(
@@ -330,11 +345,15 @@ def gan_data_for(
     `out`/embeddings. A model that was trained on all pictures has none held out.
     """
     source, report = ImageSource(pictures, exclude=out), None
+    training = model.generator.training
+    named = [field.name for field in dataclasses.fields(SquareConfig) if field.name in training]
+    squares = SquareConfig(**{name: training[name] for name in named})
     if embeddings is None:
         report = embed_folder(
             source,
             out / "embeddings",
             model.clip,
+            squares=squares,
             max_bad=max_bad,
             max_megapixels=max_megapixels,
             progress=progress,
@@ -346,13 +365,14 @@ def gan_data_for(
         what=str(embeddings),
         remedy="Leave --embeddings out.",
     )
-    generator = model.generator
     data = load_gan_data(
         source,
         found,
-        resolution=generator.network.config.resolution,
-        hold_out=generator.training.get("hold_out", True),
+        resolution=model.generator.network.config.resolution,
+        hold_out=training.get("hold_out", True),
+        squares=squares,
         max_megapixels=max_megapixels,
+        max_bad=max_bad,
     )
     return data, report
 
@@ -367,13 +387,18 @@ def _for_encoder(config: GanTrainConfig, encoder: ClipEncoder) -> GanTrainConfig
 
 
 def gan_cost(
-    config: GanTrainConfig, pictures: Path, encoder: ClipEncoder, *, device: torch.device
+    config: GanTrainConfig,
+    pictures: Path,
+    encoder: ClipEncoder,
+    *,
+    device: torch.device,
+    cache_gib: float | None = None,
 ) -> list[str]:
     """Lines for --dry-run: parameters, GMAC, memory and the time that the run would take here;
     nothing is embedded or written.
     """
     num_pictures = len(ImageSource(pictures))
-    decoded = num_pictures * 3 * config.generator.resolution**2 / 2**30
+    cache = plan_cache(num_pictures, resolution=config.generator.resolution, limit_gib=cache_gib)
     cost = measure_gan(_for_encoder(config, encoder), encoder, device=device)
     hours = cost.seconds_per_kimg * config.run.kimg / 3600
     return [
@@ -383,7 +408,7 @@ def gan_cost(
         f"{cost.discriminator_parameters / 1e6:.2f} M",
         f"work           G {cost.generator_gmac:.2f} GMAC, D {cost.discriminator_gmac:.2f} GMAC a "
         "picture, forward",
-        f"pictures       {num_pictures}, {decoded:.2f} GiB decoded in main memory",
+        f"pictures       {num_pictures}, {cache.reason}",
         f"memory         about {cost.training_gib:.2f} GiB on {device} while training at this "
         "batch (estimated from the shapes)",
         f"time           {cost.seconds_per_kimg:.1f} s/kimg on {device}, {hours:.1f} h for the run "

@@ -8,7 +8,7 @@ from lafite_shifted.cli import options
 
 
 @click.command("embed")
-@click.argument("pictures", type=options.FolderPath)
+@click.argument("pictures")
 @options.out_option("shards, index.jsonl and report.jsonl")
 @options.clip_option
 @options.text_encoder_option
@@ -19,7 +19,7 @@ from lafite_shifted.cli import options
 @options.max_bad_option
 @options.max_megapixels_option
 def command(
-    pictures: Path,
+    pictures: str,
     out: Path,
     clip: str,
     text_encoder: str | None,
@@ -32,33 +32,55 @@ def command(
 ) -> None:
     """Embed PICTURES (and captions, where metadata.jsonl or .txt files hold them) with a CLIP.
 
+    PICTURES is a folder, a zip, tar shards, or the URL of shards, such as
+    https://host/shard-{000..009}.tar: these need the extra webdataset, and the processes of
+    torchrun share them.
     What is done already is skipped; every unreadable picture is listed in report.jsonl.
     """
     from lafite_shifted.clip_ensemble import load_clip
     from lafite_shifted.device import resolve_device
     from lafite_shifted.text_encoder import TextEncoder
+    from torch_utils import distributed
     from training.config import parse
     from training.decoding import SquareConfig
     from training.embeddings import embed_folder
     from training.images import ImageSource
+    from training.remote_shards import embed_urls, is_remote, shard_urls
 
     chosen = resolve_device(device)
     options.choose_ops(ops, chosen, used=False)
     squares = parse(SquareConfig, {"background": background})
-    source = ImageSource(pictures)
+    urls = shard_urls(pictures) if is_remote(pictures) else []
+    source = None if urls else ImageSource(Path(pictures))
     encoder = load_clip(clip, device=chosen)
     tower = TextEncoder.load(text_encoder, device=chosen) if text_encoder else None
     options.note_starter(clip)
-    with options.plain_warnings(), options.progress_bar("embedding", "img") as progress:
-        report = embed_folder(
-            source,
-            out,
-            encoder,
-            text_encoder=tower,
-            squares=squares,
-            batch=batch,
-            max_bad=max_bad,
-            max_megapixels=max_megapixels,
-            progress=progress,
-        )
-    options.report_embedding(report, out)
+    unit = "img" if source else "shard"
+    with options.plain_warnings(), options.progress_bar("embedding", unit) as progress:
+        if source:
+            report = embed_folder(
+                source,
+                out,
+                encoder,
+                text_encoder=tower,
+                squares=squares,
+                batch=batch,
+                max_bad=max_bad,
+                max_megapixels=max_megapixels,
+                progress=progress,
+            )
+        else:
+            with distributed.group():
+                report = embed_urls(
+                    urls,
+                    out,
+                    encoder,
+                    text_encoder=tower,
+                    squares=squares,
+                    batch=batch,
+                    max_bad=max_bad,
+                    max_megapixels=max_megapixels,
+                    progress=progress,
+                )
+    if distributed.is_first():
+        options.report_embedding(report, out)

@@ -31,6 +31,12 @@ from lafite_shifted.cli import options
 @options.seed_option
 @options.device_option
 @options.ops_option
+@click.option(
+    "--cache-gib",
+    type=click.FloatRange(min=0),
+    help="Hold decoded pictures in memory up to this size, else decode ahead of each step. "
+    "[default: half of the free memory]",
+)
 @options.max_bad_option
 @options.max_megapixels_option
 @options.set_option
@@ -52,6 +58,7 @@ def command(
     seed: int,
     device: str,
     ops: str,
+    cache_gib: float | None,
     max_bad: float,
     max_megapixels: float,
     assignments: tuple[str, ...],
@@ -85,7 +92,7 @@ def command(
     encoder = load_clip(clip, device=chosen)
     options.note_starter(clip)
     if dry_run:
-        for line in gan_cost(config, pictures, encoder, device=chosen):
+        for line in gan_cost(config, pictures, encoder, device=chosen, cache_gib=cache_gib):
             click.echo(line)
         return
     with distributed.group(time_limit_s=config.run.time_limit_s):
@@ -96,6 +103,7 @@ def command(
                 out,
                 encoder,
                 device=chosen,
+                cache_gib=cache_gib,
                 max_bad=max_bad,
                 max_megapixels=max_megapixels,
                 init=init,
@@ -104,7 +112,9 @@ def command(
         if distributed.is_first():
             options.report_embedding(report, out / "embeddings")
             click.echo("\n".join([*trainer.kept, *config.reasons()]), err=True)
-        options.show_progress(run_loop(trainer, config.run, run), "train-gan")
+            click.echo(f"{len(trainer.data.pictures)} pictures, {trainer.data.cache}", err=True)
+        with options.plain_warnings():
+            options.show_progress(run_loop(trainer, config.run, run), "train-gan")
     if distributed.is_first():
         click.echo(
             f"generator in {out}, grids in {out / 'grids'}. Next: lafite-shifted pack --gan {out} "

@@ -19,6 +19,7 @@ from tests.commands import TINY_GAN, TINY_PRIOR, Outcome, half_written, run_comm
 from torch_utils.ops import native
 from training import embeddings, run_folder
 from training.embeddings import EmbeddingSet
+from training.run_folder import RunLock
 from training.split import is_held_out
 
 OUT_VERBS = ("embed", "train-gan", "train-prior", "train-clip")
@@ -296,6 +297,17 @@ def test_picture_changed_under_its_name(some_pictures: Path, tmp_path: Path):
     succeed(*command)
     Image.new("RGB", (64, 64), "red").save(sorted(pictures.glob("*.png"))[0])
     assert_refused(run_command(*command), "data.fingerprint", "choose another --out")
+
+
+@pytest.mark.parametrize("verb", ["train-gan", "train-prior"])
+def test_folder_in_use_is_not_embedded_into(verb: str, some_pictures: Path, tmp_path: Path):
+    sizes = {"train-gan": TINY_GAN, "train-prior": TINY_PRIOR}[verb]
+    command = (verb, some_pictures, "--out", tmp_path / "run", *sizes)
+    lock = RunLock(tmp_path / "run")
+    assert_refused(run_command(*command), "is in use: another process trains there")
+    assert list((tmp_path / "run").iterdir()) == []
+    lock.release()
+    succeed(*command)
 
 
 def test_unsupported_format_is_listed(some_pictures: Path, tmp_path: Path):

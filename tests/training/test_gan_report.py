@@ -23,6 +23,7 @@ from training.gan_evaluation import Asked, gan_figures, nearest_real, other_real
 from training.images import ImageSource
 from training.runs import gan_data_for
 from training.split import is_held_out
+from training.squares import Squares
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +31,12 @@ def data(some_pictures: Path, some_embeddings: Path) -> GanData:
     """The first 20 pictures held out, the other 28 to train on."""
     embeddings = EmbeddingSet(some_embeddings)
     whole = load_gan_data(ImageSource(some_pictures), embeddings, resolution=16, hold_out=False)
+    pixels = whole.pictures.take(range(len(whole.pictures))).pixels
     return replace(
         whole,
-        pixels=whole.pixels[20:],
+        pictures=Squares.of(pixels[20:]),
         embeddings=whole.embeddings[20:],
-        held_out_pixels=whole.pixels[:20],
+        held_out_pictures=Squares.of(pixels[:20]),
         held_out_embeddings=whole.embeddings[:20],
     )
 

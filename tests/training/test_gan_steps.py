@@ -29,6 +29,7 @@ from training.gan_loop import MAX_SKIPPED, GanTrainer
 from training.gan_steps import Batch, GanSteps
 from training.losses import path_lengths
 from training.run_folder import flatten_state, restore_state
+from training.squares import Squares
 
 SMALL = GanTrainConfig(
     generator=GeneratorConfig(
@@ -58,7 +59,8 @@ def data_of(clip: ClipEncoder, *, count: int = 40) -> GanData:
         return F.normalize(torch.randn(n, clip.id.dim, generator=generator) + 0.3, dim=1)
 
     first = torch.arange(count + 1).clamp(max=30)  # thirty have one caption
-    return GanData(pixels, rows(count), pixels[:0], rows(0), clip.id, "made up", rows(30), first)
+    pictures, none = Squares.of(pixels), Squares.of(pixels[:0])
+    return GanData(pictures, rows(count), none, rows(0), clip.id, "made up", rows(30), first)
 
 
 def trainer_of(clip: ClipEncoder, **changes: Any) -> GanTrainer:

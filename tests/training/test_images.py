@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import random
 import struct
+import tarfile
 import zlib
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import pytest
 from PIL import Image
 
 from lafite_shifted.errors import InputError, TooManyBadPicturesError
+from lafite_shifted.files import read_json_lines
+from tests.commands import run_command, succeed
 from training.config import override
 from training.decoding import SquareConfig, decode, to_square
 from training.gan_config import GanTrainConfig
@@ -389,6 +393,32 @@ def test_missing_empty_and_foreign_folders_say_what_to_give(tmp_path: Path):
         ImageSource(tmp_path)
     with pytest.raises(InputError, match=r"a\.txt is neither a folder nor a \.zip or \.tar"):
         ImageSource(tmp_path / "a.txt")
+
+
+def test_names_that_are_not_utf_8_are_bad_pictures(tmp_path: Path):
+    """In a folder and in a tar; what is no picture is passed over as ever."""
+    folder = folder_with(tmp_path / "folder", "a.png", "b.png")
+    (folder / "a.png").rename(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png"))
+    Path(os.fsdecode(os.fsencode(folder) + b"/n\xe9.txt")).write_text("a caption", encoding="utf-8")
+    row = json.dumps({"file_name": "\ud800.png", "text": "nothing"})
+    (folder / "metadata.jsonl").write_text(row, encoding="utf-8")
+    with tarfile.open(tmp_path / "p.tar", "w") as archive:
+        archive.add(folder, arcname=".")
+    for where in (folder, tmp_path / "p.tar"):
+        source = ImageSource(where)
+        assert source.names == ["b.png"]
+        assert dict(source.unusable()) == {
+            "\\ud800.png": "listed in metadata.jsonl, but the file does not exist",
+            "caf\\udce9.png": "its name is not UTF-8: rename it",
+        }
+        out = tmp_path / f"{where.name}-out"
+        outcome = succeed("embed", where, "--out", out, "--max-bad", "0.7")
+        assert "caf\\udce9.png: its name is not UTF-8: rename it" in outcome.err
+        assert len(read_json_lines(out / "report.jsonl")) == 2
+    (folder / "b.png").unlink()
+    outcome = run_command("embed", folder, "--out", tmp_path / "none")
+    assert outcome.code == 3
+    assert "its name is not UTF-8" in outcome.err
 
 
 # --- the share of bad pictures

@@ -226,7 +226,7 @@ def test_finished_run_ends_at_once(open_run: Open, unbroken, tmp_path: Path):
 class Walk:
     """A training of one number that goes up by one a step, and reports it."""
 
-    batch = 4
+    batch, waited = 4, 0.0
 
     def __init__(self, not_finite_from: float = float("inf")):
         self.network = nn.Linear(1, 1, bias=False)

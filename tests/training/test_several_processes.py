@@ -4,6 +4,7 @@ is that of one process, up to the order of sums; what is refused; stopping and g
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from lafite_shifted.files import load_tensors
+from lafite_shifted.files import load_tensors, read_json_lines
 from tests.commands import TINY_GAN, TINY_PRIOR, run_command, succeed
+from tests.real_pictures import damage
 from tests.torture import children
+from torch_utils import seeds
 
 STEPS = 6
 FIELDS = ("dtype=float32", "run.log_kimg=0.008", "run.checkpoint_kimg=0.008")
@@ -126,23 +129,37 @@ def test_another_number_of_processes_goes_on(cone: Path, tmp_path: Path):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
 
 
+@pytest.mark.filterwarnings("always:.*cannot be read any more")
 def test_two_processes_train_a_gan_as_one_does(some_pictures: Path, tmp_path: Path):
-    """With contrastive terms over the whole batch."""
+    """With contrastive terms over the whole batch; decoding as they go, with a picture that one of
+    them cannot read any more.
+    """
+    pictures = Path(shutil.copytree(some_pictures, tmp_path / "pictures"))
 
     def command(out: Path) -> list[str]:
         fields = ("dtype=float32", "run.log_kimg=0.008", "clip_weight=0.5", "r1_every=2")
-        words = ["train-gan", some_pictures, "--out", out, *TINY_GAN]
+        words = ["train-gan", pictures, "--out", out, *TINY_GAN, "--cache-gib", "0"]
         return [str(word) for word in (*words, *(w for f in fields for w in ("--set", f)))]
 
-    succeed(*command(tmp_path / "one"))
     refused = launch(command(tmp_path / "two"))
     assert "Several processes need embeddings" in refused.communicate(timeout=120)[1]
-    succeed("embed", some_pictures, "--out", tmp_path / "two" / "embeddings")
+    for name in ("one", "two"):
+        succeed("embed", pictures, "--out", tmp_path / name / "embeddings")
+    asked = seeds.epoch_indices([13], size=48, key=(0, "pictures"))[0]  # by the second process
+    lost = sorted(pictures.glob("*.png"))[asked]
+    damage(lost)
+    told = f"warning: {lost.name} cannot be read any more"
+    assert told in succeed(*command(tmp_path / "one")).err
     printed = finished(launch(command(tmp_path / "two")))
     assert printed.count("generator in") == 1
+    for name in ("one", "two"):
+        report = read_json_lines(tmp_path / name / "embeddings" / "report.jsonl")
+        assert [row["file_name"] for row in report] == [lost.name]
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert len(one) == len(two) == 4
+    assert one[1]["replaced"] == 1 / 8
     for a, b in zip(one[:2], two[:2], strict=True):  # Adam turns rounding of small gradients large
+        assert b["replaced"] == a["replaced"]
         for name in ("loss_d", "loss_g", "contrast_real", "contrast_fake", "clip_contrast"):
             assert b[name] == pytest.approx(a[name], rel=1e-3), name
 

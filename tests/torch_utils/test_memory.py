@@ -1,0 +1,26 @@
+"""How much memory is free: what the machine and the control groups leave."""
+
+from pathlib import Path
+
+from torch_utils.memory import available_bytes
+
+
+def test_this_machine_has_some():
+    assert 2**20 < available_bytes() < 2**50
+
+
+def test_control_groups_bound_what_the_machine_has(tmp_path: Path):
+    def write(name: str, content: str) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+
+    write("proc/meminfo", "MemTotal: 64 kB\nMemAvailable:      4096 kB\n")
+    assert available_bytes(tmp_path) == 4096 * 1024
+    write("proc/self/cgroup", "0::/a/b\n")
+    write("sys/fs/cgroup/a/b/memory.max", "max\n")
+    write("sys/fs/cgroup/a/b/memory.current", "1000\n")
+    assert available_bytes(tmp_path) == 4096 * 1024
+    write("sys/fs/cgroup/a/memory.max", "3000\n")
+    write("sys/fs/cgroup/a/memory.current", "2600\n")
+    write("sys/fs/cgroup/a/memory.stat", "active_file 7\ninactive_file 100\n")
+    assert available_bytes(tmp_path) == 500
