@@ -39,6 +39,7 @@ def command(
     """
     from lafite_shifted.clip_ensemble import load_clip
     from lafite_shifted.device import resolve_device
+    from lafite_shifted.errors import InputError
     from lafite_shifted.text_encoder import TextEncoder
     from torch_utils import distributed
     from training.config import parse
@@ -51,6 +52,8 @@ def command(
     options.choose_ops(ops, chosen, used=False)
     squares = parse(SquareConfig, {"background": background})
     urls = shard_urls(pictures) if is_remote(pictures) else []
+    if not urls and distributed.num_processes() > 1:
+        raise InputError("Several processes share shards at a URL only. Run `embed` in one.")
     source = None if urls else ImageSource(Path(pictures))
     encoder = load_clip(clip, device=chosen)
     tower = TextEncoder.load(text_encoder, device=chosen) if text_encoder else None

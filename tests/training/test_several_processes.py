@@ -49,7 +49,7 @@ def launch(command: list[str], *, processes: int = 2) -> subprocess.Popen:
 
 
 def finished(process: subprocess.Popen) -> str:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     return out
 
@@ -171,6 +171,10 @@ def test_what_several_processes_cannot_do_is_refused(
     outcome = run_command("train-prior", some_pictures, "--out", tmp_path / "a", *OPTIONS)
     assert outcome.code == 2
     assert "need embeddings that are ready" in outcome.err
+    outcome = run_command("embed", some_pictures, "--out", tmp_path / "a")
+    assert outcome.code == 2
+    assert "Run `embed` in one" in outcome.err
+    assert not (tmp_path / "a").exists()
     process = launch(arguments(cone, tmp_path / "b"), processes=3)
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0
