@@ -17,7 +17,6 @@ from lafite_shifted.layers import (
     ModulatedConv2d,
     ModulatedToRgb,
     clamp_of,
-    modulate,
     recomputed,
     upsample,
 )
@@ -120,13 +119,19 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("noise_buffer", torch.randn(1, 1, resolution, resolution))
 
     def forward(
-        self, x: Tensor, scale: Tensor, noise: Tensor | None, *, after: Tensor | None = None
+        self,
+        x: Tensor,
+        demodulation: Tensor,
+        noise: Tensor | None,
+        *,
+        after: Tensor | None = None,
     ) -> Tensor:
-        """x [N, I, H, W], multiplied by `scale` [N, I]; `noise` [N, 1, H, W], or None for the fixed
-        buffer. The result is multiplied by `after` [N, O], the next layer's scale.
+        """x [N, I, H, W], multiplied by its scale, whose `demodulation` is [N, O]; `noise`
+        [N, 1, H, W], or None for the fixed buffer. The result is multiplied by `after` [N, O], the
+        next layer's scale.
         """
-        y, demodulation = self.conv(x, scale)
         noise = self.noise_buffer if noise is None else noise
+        y = self.conv(x)
         return synthesis_epilogue(
             y,
             demodulation,
@@ -189,16 +194,25 @@ class Generator(nn.Module):
         """The part after the mapping network."""
         noises = self._split(noise)
         styles = self.styles(w, condition).unbind()  # of the layers, then of the pictures
+        # What does not need the activations comes first: between two convolutions, which leave
+        # nothing of it in the caches, a call costs several times as much.
         scales = [
             layer.conv.to_scale(style)  # type: ignore[operator, union-attr]
             for layer, style in zip(self.layers, styles, strict=False)
         ]
-        rgb_styles = styles[len(self.layers) :]
-        x = self.constant.expand(len(w), -1, -1, -1).to(
-            self.compute_dtype, memory_format=torch.channels_last
-        )
-        x = self.layers[0](modulate(x, scales[0]), scales[0], noises[0])
-        rgb = self.to_rgbs[0](x, rgb_styles[0])  # [N, 3, H, W] float32
+        demodulations = [
+            layer.conv.demodulation(scale)  # type: ignore[operator, union-attr]
+            for layer, scale in zip(self.layers, scales, strict=True)
+        ]
+        modulations = [scale.to(self.compute_dtype)[:, :, None, None] for scale in scales]
+        weights = [
+            to_rgb.scaled_weight(style)  # type: ignore[operator]
+            for to_rgb, style in zip(self.to_rgbs, styles[len(self.layers) :], strict=True)
+        ]
+        x = self.constant.to(self.compute_dtype) * modulations[0]  # [N, C, 4, 4]
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = self.layers[0](x, demodulations[0], noises[0])
+        rgb = self.to_rgbs[0](x, weights[0])  # [N, 3, H, W] float32
         for block in range(1, len(self.to_rgbs)):
             up, then = 2 * block - 1, 2 * block
             x, rgb = recomputed(
@@ -206,7 +220,8 @@ class Generator(nn.Module):
                 block,
                 x,
                 rgb,
-                (scales[up], scales[then], rgb_styles[block]),
+                (modulations[up], scales[then], weights[block]),
+                (demodulations[up], demodulations[then]),
                 (noises[up], noises[then]),
                 when=self.recompute,
             )
@@ -218,13 +233,17 @@ class Generator(nn.Module):
         x: Tensor,
         rgb: Tensor,
         scales: tuple[Tensor, Tensor, Tensor],
+        demodulations: tuple[Tensor, Tensor],
         noises: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Tensor, Tensor]:
-        """Both layers of a resolution, and its picture."""
+        """Both layers of a resolution, and its picture; `scales` are the modulation of the first
+        [N, C, 1, 1], of the second [N, C], and the weight of the picture [N, 3, C].
+        """
         first, second = self.layers[2 * block - 1], self.layers[2 * block]
-        x = first(modulate(x, scales[0]), scales[0], noises[0], after=scales[1])
-        x = second(x, scales[1], noises[1])
-        return x, upsample(rgb, add=self.to_rgbs[block](x, scales[2]))
+        modulation, after, weight = scales
+        x = first(x * modulation, demodulations[0], noises[0], after=after)
+        x = second(x, demodulations[1], noises[1])
+        return x, upsample(rgb, add=self.to_rgbs[block](x, weight))
 
     def _split(self, noise: Tensor | None) -> list[Tensor | None]:
         if noise is None or not self.config.noise:

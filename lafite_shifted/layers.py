@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from torch_utils.ops import bias_act, upfirdn2d
+from torch_utils.ops import bias_act, to_rgb, upfirdn2d
 from torch_utils.ops.bias_act import DEFAULT_GAIN, SLOPE, Activation
 
 T = TypeVar("T")
@@ -44,6 +44,37 @@ def upsample(x: Tensor, *, add: Tensor | None = None) -> Tensor:
     return upfirdn2d(x, TAPS, up=2, padding=(2, 1), gain=4.0, add=add)
 
 
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    bias_gain: float = 1.0,
+    weight_gain: float = 1.0,
+) -> Tensor:
+    """weight_gain x W^T + bias_gain b: x [N, I], weight [O, I], bias [O] -> [N, O].
+
+    As a batch of blocks of W's rows: a batch's products are shared out to a CPU's threads, while a
+    product with few columns, which takes as long as reading W does, is left to one of them.
+    """
+    num_blocks = math.gcd(len(weight), 8)
+    blocks = weight.unflatten(0, (num_blocks, -1))  # [B, O / B, I]
+    columns = x.T.expand(num_blocks, -1, -1)  # [B, I, N]
+    if bias is None:
+        y = torch.bmm(blocks, columns) * weight_gain
+    else:
+        rows = bias.view(num_blocks, -1, 1)
+        y = torch.baddbmm(rows, blocks, columns, beta=bias_gain, alpha=weight_gain)
+    return in_rows(y.flatten(0, 1).T)
+
+
+def in_rows(x: Tensor) -> Tensor:
+    """A contiguous copy, whose strides say so even where a size is 1: otherwise a product on a CPU
+    takes it for a matrix of columns, and several times as long.
+    """
+    return x.clone(memory_format=torch.contiguous_format)
+
+
 class EqualLinear(nn.Module):
     """y = activation(x W^T + b), float32."""
 
@@ -65,9 +96,8 @@ class EqualLinear(nn.Module):
         self.weight_gain = self.multiplier / math.sqrt(num_inputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.addmm(
-            self.bias, x, self.weight.T, beta=self.multiplier, alpha=self.weight_gain
-        )  # [N, O]
+        gains = {"bias_gain": self.multiplier, "weight_gain": self.weight_gain}
+        y = linear(x, self.weight, self.bias, **gains)  # [N, O]
         return F.leaky_relu(y, SLOPE) if self.activation == "leaky_relu" else y
 
 
@@ -137,11 +167,6 @@ class EqualConv2d(nn.Module):
         )
 
 
-def modulate(x: Tensor, scale: Tensor) -> Tensor:
-    """x [N, I, H, W] times scale [N, I], in the dtype of x."""
-    return x * scale.to(x.dtype)[:, :, None, None]
-
-
 class ModulatedWeight(nn.Module):
     """Weight and style layer of a modulated convolution (arXiv:1912.04958, section 2.2).
 
@@ -164,61 +189,66 @@ class ModulatedConv2d(ModulatedWeight):
     def __init__(self, num_inputs: int, num_outputs: int, *, style_dim: int, up: bool = False):
         super().__init__(num_inputs, num_outputs, style_dim=style_dim, kernel=3)
         self.up = up
-        self._prepared: tuple[tuple, Tensor, Tensor] | None = None
+        self._kept: dict[str, tuple[tuple, Tensor]] = {}
 
-    def forward(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """x [N, I, H, W], which is multiplied by `scale` [N, I] already -> convolution
-        [N, O, H', W'], demodulation [N, O] (float32).
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, I, H, W], which is multiplied by its scale [N, I] already -> [N, O, H', W']."""
+        kernel = self._keep("kernel", x.dtype, self._kernel)
+        if not self.up:
+            return F.conv2d(x, kernel, padding=1)
+        # stride-2 transposed convolution gives 2H + 1 samples; the filter's padding brings them to
+        # 2H
+        y = F.conv_transpose2d(x, kernel, stride=2)
+        return upfirdn2d(y, TAPS, padding=(1, 1), gain=4.0)
+
+    def demodulation(self, scale: Tensor) -> Tensor:
+        """[N, I] -> what the outputs are multiplied by, [N, O] float32: one over their standard
+        deviation for unit-variance input.
         """
-        kernel, squares = self._kernel(x.dtype)
-        variance = scale.square() @ squares.T  # [N, O], for unit-variance input
-        if self.up:
-            # stride-2 transposed convolution gives 2H + 1 samples; the filter's padding brings them
-            # to 2H
-            y = F.conv_transpose2d(x, kernel, stride=2)
-            y = upfirdn2d(y, TAPS, padding=(1, 1), gain=4.0)
-        else:
-            y = F.conv2d(x, kernel, padding=1)
-        return y, (variance + 1e-8).rsqrt()
+        squares = self._keep("squares", scale.dtype, self._squares)  # [O, I]
+        return (linear(scale.square(), squares) + 1e-8).rsqrt()
 
-    def _kernel(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The scaled kernel as the convolution takes it, and its sums of squares [O, I]. Those of a
-        weight that does not learn are kept until it changes: at batch 1 they cost as much as the
-        convolutions of the low resolutions.
+    def _keep(
+        self, name: str, dtype: torch.dtype, compute: Callable[[torch.dtype], Tensor]
+    ) -> Tensor:
+        """compute(dtype), kept until the weight changes where that does not learn: at batch 1 it
+        costs as much as the convolutions of the low resolutions.
         """
         weight = self.weight
         if weight.requires_grad or weight.is_inference():
-            return self._compute_kernel(dtype)
+            return compute(dtype)
         state = (weight._version, weight.device, dtype)
-        if self._prepared is None or self._prepared[0] != state:
-            self._prepared = (state, *self._compute_kernel(dtype))
-        return self._prepared[1:]
+        if name not in self._kept or self._kept[name][0] != state:
+            self._kept[name] = (state, compute(dtype))
+        return self._kept[name][1]
 
-    def _compute_kernel(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _kernel(self, dtype: torch.dtype) -> Tensor:
+        """The scaled weight as the convolution takes it."""
         weight = self.weight * self.weight_gain  # [O, I, K, K]
-        squares = weight.square().sum(dim=(2, 3))
         if self.up:
             kernel = weight.to(dtype).transpose(0, 1)
-            return kernel.contiguous(memory_format=torch.channels_last), squares
-        return weight.to(dtype, memory_format=torch.channels_last), squares
+            return kernel.contiguous(memory_format=torch.channels_last)
+        return weight.to(dtype, memory_format=torch.channels_last)
+
+    def _squares(self, dtype: torch.dtype) -> Tensor:
+        """The scaled weight's sums of squares, [O, I]."""
+        return self.weight.to(dtype).square().sum(dim=(2, 3)) * self.weight_gain**2
 
 
 class ModulatedToRgb(ModulatedWeight):
     """Modulated 1x1 convolution to three channels, without demodulation, plus a bias.
 
-    Three outputs are few enough to scale the weight for each sample: a product of matrices, and no
-    pass over the activations.
+    Three outputs are few enough to scale the weight for each sample: no pass over the activations.
     """
 
     def __init__(self, num_inputs: int, *, style_dim: int):
         super().__init__(num_inputs, 3, style_dim=style_dim, kernel=1)
         self.bias = nn.Parameter(torch.zeros(3))
 
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        """x [N, I, H, W], style [N, S] -> [N, 3, H, W] float32, contiguous."""
-        n, num_inputs, height, width = x.shape
-        weight = self.weight.flatten(1) * self.weight_gain  # [3, I]
-        scaled = (weight * self.to_scale(style)[:, None, :]).to(x.dtype)  # [N, 3, I]
-        pixels = x.permute(0, 2, 3, 1).reshape(n, height * width, num_inputs)
-        y = torch.bmm(scaled, pixels.transpose(1, 2))  # [N, 3, H W]
-        return y.view(n, 3, height, width).float() + self.bias[:, None, None]
+    def scaled_weight(self, style: Tensor) -> Tensor:
+        """[N, S] -> each sample's weight, [N, 3, I]."""
+        return (self.weight.flatten(1) * self.weight_gain) * self.to_scale(style)[:, None, :]
+
+    def forward(self, x: Tensor, scaled_weight: Tensor) -> Tensor:
+        """x [N, I, H, W], scaled_weight [N, 3, I] -> [N, 3, H, W] float32, contiguous."""
+        return to_rgb(x, scaled_weight, self.bias)

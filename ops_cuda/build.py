@@ -24,7 +24,7 @@ LIBRARY = "lafite_ops.so"
 LOCK_SECONDS = 300.0
 BUILD_SECONDS = 600.0
 HEADERS = ("lafite_ops.h", "numeric.cuh", "cpu.h", "cuda.cuh", "emulation.h")
-KERNELS = ("bias_act", "synthesis_epilogue", "upfirdn2d")
+KERNELS = ("bias_act", "synthesis_epilogue", "to_rgb", "upfirdn2d")
 
 
 class CompilerMissingError(Exception):

@@ -119,9 +119,10 @@ LS_BOTH void put(Wide, float16* to, vec_t<float> value) {
 // capture by value: a store may alias what is captured by reference, which is then loaded every time.
 template <class A, class Body>
 LS_BOTH void lanes(int64_t count, const Body& body) {
-    int64_t i = 0;
-    for (; i + WIDTH<A> <= count; i += WIDTH<A>) body(Wide(), i);
-    for (; i < count; i++) body(One(), i);
+    const int64_t whole = count / WIDTH<A> * WIDTH<A>;
+#pragma GCC unroll 4  // counting takes a quarter of what a body of one read and one write does
+    for (int64_t i = 0; i < whole; i += WIDTH<A>) body(Wide(), i);
+    for (int64_t i = whole; i < count; i++) body(One(), i);
 }
 
 }  // namespace ls

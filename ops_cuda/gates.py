@@ -62,7 +62,9 @@ def short_name(mangled: str) -> str:
     """`bias_act_kernel<f,4>` of a mangled name: the function and its template arguments."""
     match = re.match(r"_ZN2ls\d+_GLOBAL__N__\w+?_\w+?(?=\d+[a-z])(.*)", mangled)
     text = match.group(1) if match else mangled
-    function = re.search(r"(bias_act|epilogue|upfirdn2d)_?[a-z0-9]*?(?:_[a-z0-9]+)*(?=I)", text)
+    function = re.search(
+        r"(bias_act|epilogue|to_rgb|upfirdn2d)_?[a-z0-9]*?(?:_[a-z0-9]+)*(?=I)", text
+    )
     arguments = re.search(r"I((?:NS_\d+\w+?E|[fd])(?:L[ib]\d+E)*)E", text)
     types = {"f": "float", "d": "double"}
     if not function or not arguments:

@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define LS_ABI 2 /* raised with every change of this header; the loader compares it */
+#define LS_ABI 3 /* raised with every change of this header; the loader compares it */
 #define LS_BAD_ARGUMENT (-1)
 #define LS_MAX_TAPS 64 /* along an axis */
 
@@ -65,6 +65,11 @@ int ls_synthesis_epilogue_grad(ls_place place, int dtype, const void* dy, const 
                                const void* x, const void* demodulation, const void* noise, void* dx,
                                void* sums, int64_t parts, ls_epilogue_shape shape,
                                ls_activation activation);
+
+/* y = weight x + bias in every pixel: x [n, channels, pixels] or, channels last, [n, pixels, channels];
+ * weight acc [n, 3, channels], bias acc [3], y acc [n, 3, pixels]. */
+int ls_to_rgb(ls_place place, int dtype, const void* x, const void* weight, const void* bias, void* y,
+              int64_t n, int64_t channels, int64_t pixels, int32_t layout);
 
 /* Separable up, FIR, down. Taps are in the order of a correlation (flipped taps of a convolution);
  * pad is what lies before the first sample, in upsampled samples, negative to crop; what lies

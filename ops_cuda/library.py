@@ -4,7 +4,7 @@ import ctypes
 from ctypes import POINTER, c_char_p, c_double, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 
-ABI = 2
+ABI = 3
 MAX_TAPS = 64
 DTYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}
 LAYOUTS = {"contiguous": 0, "channels_last": 1}
@@ -57,6 +57,7 @@ _SIGNATURES = {
         *(Place, c_int, *[c_void_p] * 7),
         *(c_int64, EpilogueShape, Activation),
     ),
+    "ls_to_rgb": (Place, c_int, *[c_void_p] * 4, *[c_int64] * 3, c_int32),
     "ls_upfirdn2d": (Place, c_int, *[c_void_p] * 3, POINTER(Upfirdn2dShape)),
 }
 

@@ -6,6 +6,22 @@
 namespace ls {
 namespace {
 
+// Pixels of one picture, channels last. All that does not change comes by value: what a store may
+// alias is loaded again for every row.
+template <bool SCALED, class T, class A, class F>
+void rows_last(const T* x, const A* scale, const A* drawn, A strength, const A* bias, const A* after,
+               T* y, int64_t num, int64_t channels, F activation) {
+    for (int64_t p = 0; p < num; p++, x += channels, y += channels) {
+        A shift = strength * drawn[p];
+        lanes<A>(channels, [=](auto w, int64_t c) {
+            auto value = get(w, x + c) * get(w, scale + c) + (get(w, bias + c) + shift);
+            value = activation(value);
+            if constexpr (SCALED) value *= get(w, after + c);
+            put(w, y + c, value);
+        });
+    }
+}
+
 template <class T, class F>
 void forward(const T* x, const acc_t<T>* demodulation, const acc_t<T>* noise, acc_t<T> strength,
              const acc_t<T>* bias, const acc_t<T>* after, T* y, ls_epilogue_shape s, F activation) {
@@ -16,26 +32,15 @@ void forward(const T* x, const acc_t<T>* demodulation, const acc_t<T>* noise, ac
         int64_t parts = (s.pixels + rows - 1) / rows;
         parallel(s.n * parts, total, [&](int64_t block) {
             int64_t n = block / parts, first = block % parts * rows;
-            int64_t last = std::min(first + rows, s.pixels);
+            int64_t num = std::min(rows, s.pixels - first), at = (n * s.pixels + first) * s.channels;
+            const A* drawn = noise + (s.noise_n == 1 ? 0 : n) * s.pixels + first;
             const A* scale = demodulation + n * s.channels;
-            const A* drawn = noise + (s.noise_n == 1 ? 0 : n) * s.pixels;
-            for (int64_t p = first; p < last; p++) {
-                const T* from = x + (n * s.pixels + p) * s.channels;
-                T* to = y + (n * s.pixels + p) * s.channels;
-                A shift = strength * drawn[p];
-                if (after) {
-                    const A* then = after + n * s.channels;
-                    lanes<A>(s.channels, [=](auto w, int64_t c) {
-                        auto value = get(w, from + c) * get(w, scale + c) + (get(w, bias + c) + shift);
-                        put(w, to + c, activation(value) * get(w, then + c));
-                    });
-                } else {
-                    lanes<A>(s.channels, [=](auto w, int64_t c) {
-                        auto value = get(w, from + c) * get(w, scale + c) + (get(w, bias + c) + shift);
-                        put(w, to + c, activation(value));
-                    });
-                }
-            }
+            if (after)
+                rows_last<true>(x + at, scale, drawn, strength, bias, after + n * s.channels, y + at,
+                                num, s.channels, activation);
+            else
+                rows_last<false>(x + at, scale, drawn, strength, bias, after, y + at, num, s.channels,
+                                 activation);
         });
         return;
     }

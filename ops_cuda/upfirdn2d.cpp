@@ -41,7 +41,7 @@ void add_up(A* out, const T* const* rows, const A* weights, int64_t length) {
 // The input rows that output row `o` meets, added up with the taps along y; `length` elements of
 // them, from x on, rows `stride` apart.
 template <class T, class A>
-void filter_y(const T* x, A* out, const ls_upfirdn2d_shape& s, int64_t o, int64_t length,
+void filter_one_y(const T* x, A* out, const ls_upfirdn2d_shape& s, int64_t o, int64_t length,
               int64_t stride) {
     Meeting m = meeting(o, s.up_y, s.down_y, s.pad_y, s.num_taps_y, s.in_height);
     const T* rows[LS_MAX_TAPS];
@@ -62,6 +62,46 @@ void filter_y(const T* x, A* out, const ls_upfirdn2d_shape& s, int64_t o, int64_
             put(w, out + i, get(w, out + i) + get(w, rows[k] + i) * weights[k]);
         });
     }
+}
+
+// OUT[r][i] = sum over k of weights[k] * rows[r * DOWN + k][i], for as many output rows r at once as
+// there are in `out`: each input row is read and converted once for all that it meets.
+constexpr int GROUP = 4;
+
+template <int DOWN, int TAPS, class T, class A>
+void add_up_group(A* out, int64_t out_stride, const T* x, int64_t in_stride, const double* taps,
+                  int64_t length) {
+    A weight[TAPS];
+    for (int k = 0; k < TAPS; k++) weight[k] = A(taps[k]);
+    lanes<A>(length, [=](auto w, int64_t i) {
+        constexpr int ROWS = (GROUP - 1) * DOWN + TAPS;
+        decltype(get(w, x)) row[ROWS];
+        for (int j = 0; j < ROWS; j++) row[j] = get(w, x + j * in_stride + i);
+        for (int r = 0; r < GROUP; r++) {
+            auto total = row[r * DOWN] * weight[0];
+            for (int k = 1; k < TAPS; k++) total += row[r * DOWN + k] * weight[k];
+            put(w, out + r * out_stride + i, total);
+        }
+    });
+}
+
+// Rows of the output from `o` on, filtered along y into `out`; how many: a group where all its taps
+// meet samples, else one.
+template <int UP, int DOWN, int TAPS, class T, class A>
+int64_t filter_y(const T* x, A* out, int64_t out_stride, const ls_upfirdn2d_shape& s, int64_t o,
+                 int64_t last, int64_t length, int64_t in_stride) {
+    if constexpr (UP == 1) {
+        int64_t sample = o * DOWN - s.pad_y;  // of the first tap
+        bool alike = s.up_y == UP && s.down_y == DOWN && s.num_taps_y == TAPS;
+        if (alike && o + GROUP <= last && sample >= 0 &&
+            sample + (GROUP - 1) * DOWN + TAPS <= s.in_height) {
+            const T* from = x + sample * in_stride;
+            add_up_group<DOWN, TAPS>(out, out_stride, from, in_stride, s.taps_y, length);
+            return GROUP;
+        }
+    }
+    filter_one_y(x, out, s, o, length, in_stride);
+    return 1;
 }
 
 // Outputs that lie up apart meet samples that lie down apart, with the same taps: one phase of up.
@@ -198,7 +238,7 @@ A* aligned(std::vector<A>& buffer, int64_t length) {
     return (A*)(((uintptr_t)buffer.data() + 63) / 64 * 64);
 }
 
-constexpr int64_t CACHED = 4096;  // elements of a row between the two filters
+constexpr int64_t CACHED = 8192;  // elements of a row between the two filters
 
 template <int UP, int DOWN, int TAPS, class T>
 void run(const T* x, const T* add, T* y, const ls_upfirdn2d_shape& s) {
@@ -214,16 +254,20 @@ void run(const T* x, const T* add, T* y, const ls_upfirdn2d_shape& s) {
     parallel(pictures * bands, pictures * s.out_height * out_row, [&](int64_t task) {
         thread_local std::vector<A> buffer;
         int64_t picture = task / bands, first = task % bands * band;
+        int64_t last = std::min<int64_t>(first + band, s.out_height);
         for (int64_t begin = 0; begin < s.out_width; begin += width) {
             Stretch part = stretch(begin, std::min(begin + width, s.out_width), s);
             int64_t length = part.num_samples * channels;
+            int64_t stride = (length + WIDTH<A> - 1) / WIDTH<A> * WIDTH<A>;
             Plan<UP, DOWN, TAPS, A> plan(s, part);
-            A* row = aligned(buffer, length);
+            A* rows = aligned(buffer, GROUP * stride);
             const T* from = x + picture * s.in_height * in_row + part.first_sample * channels;
-            for (int64_t o = first; o < std::min<int64_t>(first + band, s.out_height); o++) {
-                filter_y(from, row, s, o, length, in_row);
-                int64_t at = (picture * s.out_height + o) * out_row;
-                filter_x(y + at, row, add ? add + at : nullptr, s, plan, channels);
+            for (int64_t o = first, num; o < last; o += num) {
+                num = filter_y<UP, DOWN, TAPS>(from, rows, stride, s, o, last, length, in_row);
+                for (int64_t r = 0; r < num; r++) {
+                    int64_t at = (picture * s.out_height + o + r) * out_row;
+                    filter_x(y + at, rows + r * stride, add ? add + at : nullptr, s, plan, channels);
+                }
             }
         }
     });

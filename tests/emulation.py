@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ops_cuda import library
 from ops_cuda.library import Activation, EpilogueShape, Library, Place, Upfirdn2dShape
-from torch_utils.ops import bias_act, native, synthesis_epilogue, upfirdn2d
+from torch_utils.ops import bias_act, native, synthesis_epilogue, to_rgb, upfirdn2d
 
 GUARD = 64  # bytes
 GUARD_BYTE, POISON = 0xA5, 0xFF
@@ -263,6 +263,27 @@ def epilogue_cases(dtype: torch.dtype) -> Iterator[Case]:
             )
 
 
+def to_rgb_cases(dtype: torch.dtype) -> Iterator[Case]:
+    shapes = [((2, 3, 4, 8), False), ((2, 3, 3, 5), False), ((2, 16, 6, 4), True)]
+    shapes += [((2, 3, 4, 5), True), ((2, 16, 3, 5), True), ((1, 2, 48, 64), False)]
+    shapes += [((1, 16, 40, 40), True)]  # several blocks
+    for (shape, last), shift in itertools.product(shapes, (0, 1)):
+        n, channels, height, width = shape
+        x = normal(*shape, dtype=dtype, last=last)
+        weight = normal(n, 3, channels, dtype=side(dtype), seed=1)
+        bias = normal(3, dtype=side(dtype), seed=2)
+
+        def reference(to: torch.dtype, x=x, weight=weight, bias=bias) -> list[Tensor]:
+            return [to_rgb(x.to(to), weight, bias)]
+
+        out = torch.empty(n, 3, height, width, dtype=side(dtype))
+        layout = library.LAYOUTS["channels_last" if last else "contiguous"]
+        name = f"to_rgb {shape} last={last} shift={shift} {dtype}"
+        arguments = [n, channels, height * width, layout]
+        inputs: list[Tensor | None] = [x, weight, bias]
+        yield Case(name, "ls_to_rgb", dtype, inputs, [out], arguments, reference, shift=shift)
+
+
 FILTERS = (  # up, down, taps, (before, after)
     *((1, 1, 4, (1, 1)), (2, 1, 4, (2, 1)), (1, 2, 4, (1, 1))),  # the fast paths
     *((1, 1, 4, (-1, 3)), (2, 1, 4, (-1, 2)), (1, 2, 4, (3, -2))),
@@ -309,6 +330,7 @@ CASES = {
     "bias_act": bias_act_cases,
     "bias_act_grad": bias_act_grad_cases,
     "synthesis_epilogue": epilogue_cases,
+    "to_rgb": to_rgb_cases,
     "upfirdn2d": upfirdn2d_cases,
 }
 

@@ -15,7 +15,6 @@ from lafite_shifted.layers import (
     EqualLinears,
     ModulatedConv2d,
     ModulatedToRgb,
-    modulate,
     upsample,
 )
 from tests.references import convolutions
@@ -37,7 +36,7 @@ def test_modulated_convolution_matches_one_weight_per_sample(up: bool, demodulat
     x, style = normal(3, 5, 6, 8).double(), normal(3, 6, seed=1).double()
     with torch.no_grad():
         scale = conv.to_scale(style)
-        found, demodulation = conv(modulate(x, scale), scale)
+        found, demodulation = conv(x * scale[:, :, None, None]), conv.demodulation(scale)
     if demodulate:
         found = found * demodulation[:, :, None, None]
     expected = convolutions.modulated_convolution(
@@ -57,8 +56,9 @@ def test_to_rgb_matches_one_weight_per_sample():
     torch.nn.init.normal_(layer.bias)
     x, style = normal(3, 5, 6, 8).double(), normal(3, 6, seed=1).double()
     with torch.no_grad():
-        found = layer(x, style)
-        also = layer(x.contiguous(memory_format=torch.channels_last), style)
+        weight = layer.scaled_weight(style)
+        found = layer(x, weight)
+        also = layer(x.contiguous(memory_format=torch.channels_last), weight)
         expected = convolutions.modulated_convolution(
             x.numpy(),
             layer.weight.numpy() / math.sqrt(5),
@@ -66,7 +66,7 @@ def test_to_rgb_matches_one_weight_per_sample():
             up=False,
             demodulate=False,
         )
-        reduced = layer.float()(x.bfloat16(), style.float())
+        reduced = layer.float()(x.bfloat16(), weight.float())
     np.testing.assert_allclose(
         found, expected + layer.bias.detach().numpy()[:, None, None], atol=1e-6
     )
@@ -80,15 +80,17 @@ def test_a_frozen_kernel_is_prepared_once_and_anew_when_it_changes(up: bool):
     conv = modulated(up=up)
     x, style = normal(2, 5, 6, 6).double(), normal(2, 6, seed=1).double()
     scale = conv.to_scale(style).detach()
-    learning, demodulation = conv(x, scale)
+    learning, demodulation = conv(x), conv.demodulation(scale)
     conv.requires_grad_(False)
     for _ in range(2):
-        frozen, its_demodulation = conv(x, scale)
-        assert frozen.equal(learning)
-        assert its_demodulation.equal(demodulation)
-    assert conv._kernel(x.dtype)[0] is conv._kernel(x.dtype)[0]
+        assert conv(x).equal(learning)
+        assert conv.demodulation(scale).equal(demodulation)
+    kept = dict(conv._kept)
+    conv(x), conv.demodulation(scale)
+    assert conv._kept == kept
     conv.weight.mul_(2)  # as the averaged network is updated
-    torch.testing.assert_close(conv(x, scale)[0], 2 * learning.detach())
+    torch.testing.assert_close(conv(x), 2 * learning.detach())
+    torch.testing.assert_close(conv.demodulation(scale), demodulation / 2, rtol=1e-6, atol=0)
 
 
 def test_the_scale_is_an_affine_map_of_the_style_around_one():
@@ -103,10 +105,11 @@ def test_demodulation_undoes_the_size_of_the_style():
     conv = modulated(up=False)
     x, scale = normal(2, 5, 6, 6).double(), normal(2, 5, seed=1).double()
     with torch.no_grad():
-        one, its_demodulation = conv(modulate(x, scale), scale)
-        other, other_demodulation = conv(modulate(x, 2 * scale), 2 * scale)
-    torch.testing.assert_close(other, 2 * one)
-    torch.testing.assert_close(other_demodulation, its_demodulation / 2, rtol=1e-6, atol=0)
+        one, other = (
+            conv(x * s[:, :, None, None]) * conv.demodulation(s)[:, :, None, None]
+            for s in (scale, 2 * scale)
+        )
+    torch.testing.assert_close(other, one, rtol=1e-6, atol=1e-6)
 
 
 def test_linears_side_by_side_match_one_after_the_other():
@@ -196,7 +199,8 @@ def test_demodulated_convolution_keeps_the_variance_of_white_noise(up: bool, exp
     conv = ModulatedConv2d(64, 64, style_dim=32, up=up)
     with torch.no_grad():
         scale = conv.to_scale(normal(4, 32, seed=1))
-        y, demodulation = conv(modulate(normal(4, 64, 24, 24), scale), scale)
+        y = conv(normal(4, 64, 24, 24) * scale[:, :, None, None])
+        demodulation = conv.demodulation(scale)
     assert inner_variance(y * demodulation[:, :, None, None]) == pytest.approx(expected, rel=0.1)
 
 
@@ -216,10 +220,9 @@ def test_bfloat16_activations_stay_bfloat16():
     x, style = normal(2, 5, 6, 6), normal(2, 6, seed=1)
     with torch.no_grad():
         scale = conv.to_scale(style)
-        exact, demodulation = conv(modulate(x, scale), scale)
-        rounded, its_demodulation = conv(modulate(x.bfloat16(), scale), scale)
+        exact = conv(x * scale[:, :, None, None])
+        rounded = conv(x.bfloat16() * scale.bfloat16()[:, :, None, None])
+        assert conv.demodulation(scale).dtype == torch.float32
     assert rounded.dtype == torch.bfloat16
-    assert its_demodulation.equal(demodulation)
-    assert demodulation.dtype == torch.float32
     torch.testing.assert_close(rounded.float(), exact, rtol=0.05, atol=0.05)
     assert EqualConv2d(5, 4, kernel=3, down=True)(x.bfloat16()).dtype == torch.bfloat16

@@ -111,6 +111,25 @@ def test_epilogue_beyond_two_to_the_31(
 
 
 @pytest.mark.parametrize("layout", [0, 1])
+def test_to_rgb_beyond_two_to_the_31(
+    layout: int, emulated: Library, huge: tuple[Untouched, Untouched]
+):
+    x, y = huge
+    channels, pixels = 8, 64
+    n = HUGE // (channels * pixels)
+    weight, bias = torch.zeros(n, 3, channels), torch.tensor([1.0, 2.0, 3.0])
+    weight[:, :, -1] = 1  # the last channel alone
+    pointers = (x.pointer, weight.data_ptr(), bias.data_ptr(), y.pointer)
+    shape = (n, channels, pixels, layout)
+    ends(emulated, lambda: emulated.call("ls_to_rgb", HOST, BFLOAT16, *pointers, *shape))
+    written = y.bytes.view(torch.float32)[: n * 3 * pixels].view(n, 3, pixels)
+    values = x.values[-64:].float()  # the end of the last picture
+    expected = values if layout == 0 else values[channels - 1 :: channels]
+    found = written[-1, :, -len(expected) :]
+    assert found.equal(expected + bias[:, None])
+
+
+@pytest.mark.parametrize("layout", [0, 1])
 @pytest.mark.parametrize("num_taps", [1, 4])  # the general kernel, and the fast path
 def test_upfirdn2d_beyond_two_to_the_31(
     num_taps: int, layout: int, emulated: Library, huge: tuple[Untouched, Untouched]

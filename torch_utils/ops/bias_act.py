@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ops_cuda.library import ACTIVATIONS
+from ops_cuda.library import ACTIVATIONS, LAYOUTS
 from ops_cuda.library import Activation as NativeActivation
 from torch_utils.ops import native
-from torch_utils.ops.layouts import dense, dense_like, is_channels_last, side_input
+from torch_utils.ops.layouts import dense_like, laid_out, pointers, side_inputs
 
 Activation = Literal["linear", "leaky_relu"]
 SLOPE = 0.2  # of the leaky ReLU below zero
@@ -39,7 +39,8 @@ def bias_act(
     if not gain > 0 or (clamp is not None and not clamp >= 0):
         raise ValueError(f"gain {gain} must be above 0 and clamp {clamp} at least 0")
     if native.is_compiled(x):
-        return torch.ops.lafite.bias_act(x, bias, activation, gain, clamp)
+        operator = torch.ops.lafite.bias_act
+        return native.run(operator, _forward, x, bias, activation, gain, clamp)
     return reference(x, bias, activation=activation, gain=gain, clamp=clamp)
 
 
@@ -78,41 +79,41 @@ def native_activation(activation: str, gain: float, clamp: float | None) -> Nati
     return NativeActivation(ACTIVATIONS[activation], gain, -1.0 if clamp is None else clamp)
 
 
-@torch.library.impl("lafite::bias_act", ("cpu", "cuda"))
 def _forward(
     x: Tensor, bias: Tensor | None, activation: str, gain: float, clamp: float | None
 ) -> Tensor:
-    x = dense(x)
+    x, layout = laid_out(x)
     y = torch.empty_like(x)
-    bias = None if bias is None else side_input(bias, x)
+    (bias,) = side_inputs(x, bias)
     channels = x.shape[1]
-    inner = 1 if is_channels_last(x) else math.prod(x.shape[2:])
+    inner = 1 if layout == LAYOUTS["channels_last"] else math.prod(x.shape[2:])
     outer = x.numel() // max(channels * inner, 1)
-    pointers = (x.data_ptr(), None if bias is None else bias.data_ptr(), y.data_ptr())
     function = native_activation(activation, gain, clamp)
-    native.call("ls_bias_act", x, *pointers, outer, channels, inner, function)
+    native.call("ls_bias_act", x, *pointers(x, bias, y), outer, channels, inner, function)
     return y
+
+
+torch.library.impl("lafite::bias_act", ("cpu", "cuda"), _forward)
 
 
 @torch.library.impl("lafite::bias_act_grad", ("cpu", "cuda"))
 def _grad(dy: Tensor, y: Tensor, activation: str, gain: float, clamp: float | None) -> Tensor:
-    y = dense(y)
+    y, _ = laid_out(y)
     dy = dense_like(dy, y)
     dx = torch.empty_like(y)
     function = native_activation(activation, gain, clamp)
-    pointers = (dy.data_ptr(), y.data_ptr(), dx.data_ptr())
-    native.call("ls_bias_act_grad", y, *pointers, y.numel(), function)
+    native.call("ls_bias_act_grad", y, *pointers(dy, y, dx), y.numel(), function)
     return dx
 
 
 @torch.library.register_fake("lafite::bias_act")
 def _forward_shape(x: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(dense(x))
+    return torch.empty_like(laid_out(x)[0])
 
 
 @torch.library.register_fake("lafite::bias_act_grad")
 def _grad_shape(_dy: Tensor, y: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(dense(y))
+    return torch.empty_like(laid_out(y)[0])
 
 
 def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:

@@ -9,9 +9,15 @@ from torch import Tensor
 from ops_cuda.library import LAYOUTS
 
 
-def dense(x: Tensor) -> Tensor:
-    """`x` itself where it is contiguous or channels-last, else a contiguous copy."""
-    return x if x.is_contiguous() or is_channels_last(x) else x.contiguous()
+def laid_out(x: Tensor) -> tuple[Tensor, int]:
+    """`x` itself where it is contiguous or channels-last, else a contiguous copy; and the
+    interface's number for its layout.
+    """
+    if x.is_contiguous():
+        return x, LAYOUTS["contiguous"]
+    if is_channels_last(x):
+        return x, LAYOUTS["channels_last"]
+    return x.contiguous(), LAYOUTS["contiguous"]
 
 
 def dense_like(x: Tensor, other: Tensor) -> Tensor:
@@ -26,13 +32,8 @@ def dense_like(x: Tensor, other: Tensor) -> Tensor:
 def is_channels_last(x: Tensor) -> bool:
     """Whether [N, C, H, W] lies as [N, H, W, C] and not as [N, C, H, W] too."""
     return (
-        x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+        x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     )
-
-
-def layout_of(x: Tensor) -> int:
-    """The interface's number for the layout of a dense [N, C, H, W]."""
-    return LAYOUTS["channels_last" if is_channels_last(x) else "contiguous"]
 
 
 def accumulator(x: Tensor) -> torch.dtype:
@@ -40,11 +41,19 @@ def accumulator(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def side_input(value: Tensor, x: Tensor) -> Tensor:
-    """A bias, noise or scale as the operators on `x` read it: contiguous, in the accumulator's
+def side_inputs(x: Tensor, *values: Tensor | None) -> list[Tensor | None]:
+    """Biases, noise and scales as the operators on `x` read them: contiguous, in the accumulator's
     dtype.
     """
     wanted = accumulator(x)
-    if value.dtype == wanted and value.is_contiguous():
-        return value
-    return value.to(wanted).contiguous()
+    return [
+        value
+        if value is None or (value.dtype == wanted and value.is_contiguous())
+        else value.to(wanted).contiguous()
+        for value in values
+    ]
+
+
+def pointers(*tensors: Tensor | None) -> list[int | None]:
+    """The addresses of dense tensors."""
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]

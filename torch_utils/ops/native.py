@@ -4,13 +4,14 @@ One choice a process, made at its start (`--ops`): `auto` takes the compiled ope
 can be built, `compiled` insists on them, `reference` is pure PyTorch. Built on first use.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ops_cuda import build
 from ops_cuda.library import DTYPES, Library, Place
@@ -32,6 +33,9 @@ class _Choice:
 _choice = _Choice()
 _HOST = Place(0, None)
 _DTYPES = {getattr(torch, name): number for name, number in DTYPES.items()}
+# Who of PyTorch looks on: at a tensor, and at every call of the thread
+_tensor_keys, _thread_keys = torch._C._dispatch_keys, torch._C._dispatch_tls_local_include_set
+_PLAIN_TENSOR, _PLAIN_THREAD = _tensor_keys(torch.empty(0, device="cpu")), _thread_keys()
 
 
 def choose(mode: Mode) -> None:
@@ -57,6 +61,31 @@ def status(device: torch.device) -> str:
 def is_compiled(x: Tensor) -> bool:
     """Whether `x` goes through the compiled operators."""
     return _choice.mode != "reference" and x.dtype in _DTYPES and _library(x.device) is not None
+
+
+def run(operator: Callable[..., Any], kernel: Callable[..., Any], *arguments: object) -> Any:
+    """kernel(*arguments), the CPU's implementation of `operator`, where PyTorch's dispatcher would
+    come to it with nothing else to do; else operator(*arguments). The dispatcher costs a small
+    tensor more than the kernel, several times so after a convolution, when the caches are cold.
+    """
+    return kernel(*arguments) if _is_plain(arguments) else operator(*arguments)
+
+
+def _is_plain(arguments: tuple[object, ...]) -> bool:
+    """Whether these are ordinary tensors on the CPU, no gradient is recorded and nothing traces,
+    transforms or intercepts calls.
+    """
+    if torch.compiler.is_compiling() or _thread_keys() != _PLAIN_THREAD:
+        return False
+    if forward_ad._current_level >= 0:
+        return False
+    recording = torch.is_grad_enabled()
+    for value in arguments:
+        if isinstance(value, Tensor) and (
+            (recording and value.requires_grad) or _tensor_keys(value) != _PLAIN_TENSOR
+        ):
+            return False
+    return True
 
 
 def call(name: str, x: Tensor, *arguments: object) -> None:

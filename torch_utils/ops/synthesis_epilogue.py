@@ -5,6 +5,7 @@ The gradient is one pass too. Its own derivative, which only path-length regular
 plain PyTorch. Shape letters: N batch, C H W activation.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,7 +15,13 @@ from ops_cuda.library import EpilogueShape
 from torch_utils.ops import native
 from torch_utils.ops.bias_act import DEFAULT_GAIN, native_activation
 from torch_utils.ops.bias_act import reference as bias_act_reference
-from torch_utils.ops.layouts import accumulator, dense, dense_like, layout_of, side_input
+from torch_utils.ops.layouts import (
+    accumulator,
+    dense_like,
+    laid_out,
+    pointers,
+    side_inputs,
+)
 
 PIXELS_PER_PART = 1024  # partial sums of the gradient: the same on every device
 
@@ -41,9 +48,8 @@ def synthesis_epilogue(
     if not gain > 0 or (clamp is not None and not clamp >= 0):
         raise ValueError(f"gain {gain} must be above 0 and clamp {clamp} at least 0")
     if native.is_compiled(x):
-        return torch.ops.lafite.synthesis_epilogue(
-            x, demodulation, noise, strength, bias, after, gain, clamp
-        )
+        arguments = (x, demodulation, noise, strength, bias, after, gain, clamp)
+        return native.run(torch.ops.lafite.synthesis_epilogue, _forward, *arguments)
     y = reference(x, demodulation, noise, strength, bias, gain=gain, clamp=clamp)
     return y if after is None else y * after.to(x.dtype)[:, :, None, None]
 
@@ -79,12 +85,12 @@ torch.library.define(
 )
 
 
-def _shape(x: Tensor, noise: Tensor) -> EpilogueShape:
-    n, channels, height, width = x.shape
-    return EpilogueShape(n, channels, height * width, noise.shape[0], layout_of(x))
+@lru_cache(maxsize=256)  # a network has one a layer
+def _native_shape(shape: torch.Size, num_noises: int, layout: int) -> EpilogueShape:
+    n, channels, height, width = shape
+    return EpilogueShape(n, channels, height * width, num_noises, layout)
 
 
-@torch.library.impl("lafite::synthesis_epilogue", ("cpu", "cuda"))
 def _forward(
     x: Tensor,
     demodulation: Tensor,
@@ -95,14 +101,16 @@ def _forward(
     gain: float,
     clamp: float | None,
 ) -> Tensor:
-    x = dense(x)
+    x, layout = laid_out(x)
     y = torch.empty_like(x)
-    sides = [side_input(value, x) for value in (demodulation, noise, strength, bias)]
-    after = None if after is None else side_input(after, x)
-    pointers = (t if t is None else t.data_ptr() for t in (x, *sides, after, y))
+    sides = side_inputs(x, demodulation, noise, strength, bias, after)
+    shape = _native_shape(x.shape, noise.shape[0], layout)
     function = native_activation("leaky_relu", gain, clamp)
-    native.call("ls_synthesis_epilogue", x, *pointers, _shape(x, noise), function)
+    native.call("ls_synthesis_epilogue", x, *pointers(x, *sides, y), shape, function)
     return y
+
+
+torch.library.impl("lafite::synthesis_epilogue", ("cpu", "cuda"), _forward)
 
 
 @torch.library.impl("lafite::synthesis_epilogue_grad", ("cpu", "cuda"))
@@ -115,29 +123,29 @@ def _grad(
     gain: float,
     clamp: float | None,
 ) -> tuple[Tensor, Tensor]:
-    y = dense(y)
+    y, layout = laid_out(y)
     x, dy = dense_like(x, y), dense_like(dy, y)
     dx = torch.empty_like(y)
-    sides = [side_input(value, x) for value in (demodulation, noise)]
+    sides = side_inputs(x, demodulation, noise)
     n, channels, height, width = x.shape
     parts = max(1, -(-height * width // PIXELS_PER_PART))
     sums = torch.empty(3, n, parts, channels, dtype=accumulator(x), device=x.device)
-    pointers = (tensor.data_ptr() for tensor in (dy, y, x, *sides, dx, sums))
+    addresses = pointers(dy, y, x, *sides, dx, sums)
     function = native_activation("leaky_relu", gain, clamp)
-    shape = _shape(x, noise)
-    native.call("ls_synthesis_epilogue_grad", x, *pointers, parts, shape, function)
+    shape = _native_shape(x.shape, noise.shape[0], layout)
+    native.call("ls_synthesis_epilogue_grad", x, *addresses, parts, shape, function)
     return dx, sums.sum(dim=2)
 
 
 @torch.library.register_fake("lafite::synthesis_epilogue")
 def _forward_shape(x: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(dense(x))
+    return torch.empty_like(laid_out(x)[0])
 
 
 @torch.library.register_fake("lafite::synthesis_epilogue_grad")
 def _grad_shape(_dy: Tensor, y: Tensor, x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     n, channels = x.shape[:2]
-    return torch.empty_like(dense(y)), x.new_empty(3, n, channels, dtype=accumulator(x))
+    return torch.empty_like(laid_out(y)[0]), x.new_empty(3, n, channels, dtype=accumulator(x))
 
 
 def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:

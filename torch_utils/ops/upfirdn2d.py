@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ops_cuda.library import MAX_TAPS, Upfirdn2dShape
 from torch_utils.ops import native
-from torch_utils.ops.layouts import dense, dense_like, is_channels_last, layout_of
+from torch_utils.ops.layouts import dense_like, is_channels_last, laid_out, pointers
 
 
 def upfirdn2d(
@@ -50,8 +50,8 @@ def upfirdn2d(
         )
     scaled = [float(tap) * gain**0.5 for tap in reversed(taps)]
     if native.is_compiled(x):
-        before = [padding[0], padding[0]]
-        return torch.ops.lafite.upfirdn2d(x, add, scaled, [up, up], [down, down], before, size)
+        steps = ([up, up], [down, down], [padding[0], padding[0]])
+        return native.run(torch.ops.lafite.upfirdn2d, _forward, x, add, scaled, *steps, size)
     y = reference(x, tuple(scaled), up=up, down=down, padding=padding)
     return y if add is None else y + add
 
@@ -134,7 +134,6 @@ def _native_shape(numbers: tuple[int, ...], taps: tuple[float, ...]) -> Upfirdn2
     return Upfirdn2dShape(*numbers, len(taps), len(taps), padded, padded)
 
 
-@torch.library.impl("lafite::upfirdn2d", ("cpu", "cuda"))
 def _forward(
     x: Tensor,
     add: Tensor | None,
@@ -144,22 +143,23 @@ def _forward(
     before: list[int],
     size: list[int],
 ) -> Tensor:
-    x = dense(x)
+    x, layout = laid_out(x)
     y = _forward_shape(x, add, taps, up, down, before, size)
     add = None if add is None else dense_like(add.to(x.dtype), y)
-    numbers = (*x.shape, *size, layout_of(x), *up, *down, *before)
+    numbers = (*x.shape, *size, layout, *up, *down, *before)
     shape = _native_shape(numbers, tuple(taps))
-    pointers = (x.data_ptr(), None if add is None else add.data_ptr(), y.data_ptr())
-    native.call("ls_upfirdn2d", x, *pointers, ctypes.byref(shape))
+    native.call("ls_upfirdn2d", x, *pointers(x, add, y), ctypes.byref(shape))
     return y
+
+
+torch.library.impl("lafite::upfirdn2d", ("cpu", "cuda"), _forward)
 
 
 @torch.library.register_fake("lafite::upfirdn2d")
 def _forward_shape(
     x: Tensor, _add: Tensor | None, _taps: list, _up: list, _down: list, _before: list, size: list
 ) -> Tensor:
-    last = is_channels_last(dense(x))
-    layout = torch.channels_last if last else torch.contiguous_format
+    layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
     shape = (*x.shape[:2], *size)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
 

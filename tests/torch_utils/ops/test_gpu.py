@@ -10,7 +10,7 @@ from tests.torch_utils.ops.test_native import (
     assert_close_as_a_whole,
     normal,
 )
-from torch_utils.ops import bias_act, native, synthesis_epilogue, upfirdn2d
+from torch_utils.ops import bias_act, native, synthesis_epilogue, to_rgb, upfirdn2d
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda", 0)
@@ -35,6 +35,11 @@ def test_error_on_the_device_is_at_most_twice_that_of_plain_pytorch(
             "down 2": OPERATORS["down 2"],
             "filter": OPERATORS["filter"],
             "any": OPERATORS["any"],
+            "to_rgb": lambda x: to_rgb(
+                x,
+                normal(len(x), 3, x.shape[1], seed=1).to(x.device),
+                normal(3, seed=2).to(x.device),
+            ),
         }
         for name, run in runs.items():
             found = run(x.to(CUDA)).cpu()

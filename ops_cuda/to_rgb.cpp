@@ -1,0 +1,99 @@
+// to_rgb on the CPU: one read of the activations.
+#include <algorithm>
+
+#include "cpu.h"
+
+namespace ls {
+namespace {
+
+constexpr int64_t PIXELS = 4;    // at a time: a vector of weights serves them all
+constexpr int64_t STRETCH = 1024;  // pixels of a plane whose sums stay in the cache
+
+template <class A>
+LS_BOTH A sum(vec_t<A> value) {
+    typedef A half_t __attribute__((vector_size(32)));
+    typedef A quarter_t __attribute__((vector_size(16)));
+    half_t half, other;
+    memcpy(&half, &value, 32), memcpy(&other, (const char*)&value + 32, 32);
+    half += other;
+    quarter_t quarter, rest;
+    memcpy(&quarter, &half, 16), memcpy(&rest, (const char*)&half + 16, 16);
+    quarter += rest;
+    if constexpr (sizeof(A) == 8)
+        return quarter[0] + quarter[1];
+    else
+        return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
+}
+
+// COUNT pixels, channels last.
+template <int COUNT, class T, class A>
+void pixels_last(const T* x, const A* weight, const A* bias, A* y, int64_t channels, int64_t pixels) {
+    vec_t<A> totals[3][COUNT] = {};
+    int64_t c = 0;
+    for (; c + WIDTH<A> <= channels; c += WIDTH<A>) {
+        for (int p = 0; p < COUNT; p++) {
+            vec_t<A> value = get(Wide(), x + p * channels + c);
+            for (int o = 0; o < 3; o++)
+                totals[o][p] += value * get(Wide(), weight + o * channels + c);
+        }
+    }
+    for (int o = 0; o < 3; o++) {
+        for (int p = 0; p < COUNT; p++) {
+            A total = sum<A>(totals[o][p]);
+            for (int64_t rest = c; rest < channels; rest++)
+                total += to_acc(x[p * channels + rest]) * weight[o * channels + rest];
+            y[o * pixels + p] = total + bias[o];
+        }
+    }
+}
+
+template <class T>
+void to_rgb(const T* x, const acc_t<T>* weight, const acc_t<T>* bias, acc_t<T>* y, int64_t n,
+            int64_t channels, int64_t pixels, bool channels_last) {
+    using A = acc_t<T>;
+    int64_t total = n * channels * pixels;
+    int64_t size = channels_last ? task_size(total) / channels / PIXELS * PIXELS + PIXELS : STRETCH;
+    int64_t parts = (pixels + size - 1) / size;
+    parallel(n * parts, total, [&](int64_t task) {
+        int64_t picture = task / parts, first = task % parts * size;
+        int64_t last = std::min(first + size, pixels), p = first;
+        const T* from = x + picture * channels * pixels;
+        const A* scaled = weight + picture * 3 * channels;
+        A* to = y + picture * 3 * pixels;
+        if (channels_last) {
+            for (; p + PIXELS <= last; p += PIXELS)
+                pixels_last<PIXELS>(from + p * channels, scaled, bias, to + p, channels, pixels);
+            for (; p < last; p++)
+                pixels_last<1>(from + p * channels, scaled, bias, to + p, channels, pixels);
+            return;
+        }
+        for (int o = 0; o < 3; o++) std::fill(to + o * pixels + first, to + o * pixels + last, bias[o]);
+        for (int64_t c = 0; c < channels; c++) {
+            const T* plane = from + c * pixels + first;
+            A red = scaled[c], green = scaled[channels + c], blue = scaled[2 * channels + c];
+            lanes<A>(last - first, [=](auto w, int64_t i) {
+                auto value = get(w, plane + i);
+                A* at = to + first + i;
+                put(w, at, get(w, at) + value * red);
+                put(w, at + pixels, get(w, at + pixels) + value * green);
+                put(w, at + 2 * pixels, get(w, at + 2 * pixels) + value * blue);
+            });
+        }
+    });
+}
+
+}  // namespace
+}  // namespace ls
+
+int ls_to_rgb(ls_place, int dtype, const void* x, const void* weight, const void* bias, void* y,
+              int64_t n, int64_t channels, int64_t pixels, int32_t layout) {
+    if (n < 0 || channels < 0 || pixels < 0 || !ls::valid(layout)) return LS_BAD_ARGUMENT;
+    if (n * pixels == 0) return 0;
+    return ls::with_dtype(dtype, [&](auto type) {
+        using T = typename decltype(type)::type;
+        using A = ls::acc_t<T>;
+        ls::to_rgb((const T*)x, (const A*)weight, (const A*)bias, (A*)y, n, channels, pixels,
+                   layout == LS_CHANNELS_LAST);
+        return 0;
+    });
+}
