@@ -18,7 +18,7 @@ from torch.profiler import profile
 from lafite_shifted.generator import Generator, GeneratorConfig
 from lafite_shifted.layers import TAPS
 from torch_utils.device import pick_dtype
-from torch_utils.ops import bias_act, native, synthesis_epilogue, upfirdn2d
+from torch_utils.ops import bias_act, native, synthesis_epilogue, to_rgb, upfirdn2d
 
 SHAPES = ((4, 256, 64), (4, 64, 256))  # N, C, R
 DTYPES = (torch.float32, torch.bfloat16)
@@ -80,6 +80,8 @@ def cases(
     rgb = torch.randn(n, 3, resolution // 2, resolution // 2, device=device)
     skip = torch.randn(n, 3, resolution, resolution, device=device)
     rgb_size = skip.numel() * skip.element_size()
+    to_rgb_weight = torch.randn(n, 3, channels, device=device)
+    to_rgb_bias = torch.randn(3, device=device)
     return [
         Case("bias_act", lambda: bias_act(x, bias, activation="leaky_relu"), 2 * size),
         Case(
@@ -99,6 +101,7 @@ def cases(
             lambda: upfirdn2d(rgb, TAPS, up=2, padding=(2, 1), gain=4, add=skip),
             rgb_size * 9 // 4,
         ),
+        Case("to_rgb", lambda: to_rgb(x, to_rgb_weight, to_rgb_bias), size + rgb_size),
     ]
 
 
