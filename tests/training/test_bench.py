@@ -28,6 +28,7 @@ def test_every_operator_is_measured():
         "upfirdn2d down 2",
         "upfirdn2d filter",
         "upsample and add",
+        "to_rgb",
     ]
     assert all(row.milliseconds > 0 and row.over_reference > 0 for row in rows)
     assert rows[0].megabytes == pytest.approx(2 * 4 * 16 * 8 * 8 / 1e6)
