@@ -33,8 +33,10 @@ class _Choice:
 _choice = _Choice()
 _HOST = Place(0, None)
 _DTYPES = {getattr(torch, name): number for name, number in DTYPES.items()}
-# Who of PyTorch looks on: at a tensor, and at every call of the thread
-_tensor_keys, _thread_keys = torch._C._dispatch_keys, torch._C._dispatch_tls_local_include_set
+# Who of PyTorch looks on: at a tensor, and at every call of the thread. There is no public way to
+# ask; a PyTorch without this one always takes its dispatcher.
+_tensor_keys = getattr(torch._C, "_dispatch_keys", lambda _: None)
+_thread_keys = getattr(torch._C, "_dispatch_tls_local_include_set", lambda: None)
 _PLAIN_TENSOR, _PLAIN_THREAD = _tensor_keys(torch.empty(0, device="cpu")), _thread_keys()
 
 
@@ -75,9 +77,9 @@ def _is_plain(arguments: tuple[object, ...]) -> bool:
     """Whether these are ordinary tensors on the CPU, no gradient is recorded and nothing traces,
     transforms or intercepts calls.
     """
-    if torch.compiler.is_compiling() or _thread_keys() != _PLAIN_THREAD:
+    if torch.compiler.is_compiling() or None in (_PLAIN_TENSOR, _PLAIN_THREAD):
         return False
-    if forward_ad._current_level >= 0:
+    if _thread_keys() != _PLAIN_THREAD or getattr(forward_ad, "_current_level", 0) >= 0:
         return False
     recording = torch.is_grad_enabled()
     for value in arguments:
