@@ -395,5 +395,5 @@ def test_changed_field_exits_2_with_its_name(gan_run: Path, some_pictures: Path)
         *("train-gan", some_pictures, "--out", gan_run, *TINY_GAN, "--set", "learning_rate=0.1")
     )
     assert outcome.code == 2
-    assert "config.learning_rate: 0.0025 -> 0.1" in outcome.err
+    assert "config.learning_rate: None -> 0.1" in outcome.err
     assert "choose another --out" in outcome.err

@@ -77,7 +77,7 @@ def _is_plain(arguments: tuple[object, ...]) -> bool:
     """Whether these are ordinary tensors on the CPU, no gradient is recorded and nothing traces,
     transforms or intercepts calls.
     """
-    if torch.compiler.is_compiling() or None in (_PLAIN_TENSOR, _PLAIN_THREAD):
+    if torch.compiler.is_compiling() or _PLAIN_TENSOR is None or _PLAIN_THREAD is None:
         return False
     if _thread_keys() != _PLAIN_THREAD or getattr(forward_ad, "_current_level", 0) >= 0:
         return False
