@@ -62,6 +62,7 @@ def steps_figure(lines: "Sequence[Line]", *, floor: "Line | None"):
     figure = Figure(figsize=(14, 3.8))
     axes = figure.subplots(1, 3)
     names = list(dict.fromkeys(line.name for line in lines))
+    kinds = list(dict.fromkeys(name.removesuffix(", dpm++") for name in names))
     titles = {
         "frechet": "Frechet distance (less is better)",
         "cosine": "cosine to the true embedding (more)",
@@ -76,6 +77,9 @@ def steps_figure(lines: "Sequence[Line]", *, floor: "Line | None"):
                 yerr=[line.spread.get(key, 0.0) for line in curve],
                 marker="o",
                 markersize=3,
+                color=f"C{kinds.index(name.removesuffix(', dpm++')) % 10}",
+                linestyle="--" if name.endswith(", dpm++") else "-",
+                alpha=0.45 if ", cosine" in name else 1.0,
                 label=name,
             )
         if floor is not None and getattr(floor.figures, key) is not None:
@@ -83,5 +87,6 @@ def steps_figure(lines: "Sequence[Line]", *, floor: "Line | None"):
             axis.axhline(value, color="grey", linewidth=1, label="another real picture")
         axis.set_xscale("log", base=2)
         axis.set(xlabel="steps (evaluations of the network)", title=title)
-    axes[0].legend(fontsize=7)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=7, loc="center left", bbox_to_anchor=(0.91, 0.5))
     return figure

@@ -201,7 +201,9 @@ class RunFolder:
             for name, picture in found.pictures.items():
                 self._writer.add_image(name, np.asarray(picture), samples, dataformats="HWC")
             for name, tensor in found.histograms.items():
-                self._writer.add_histogram(f"evaluation/{name}", tensor.float().cpu(), samples)
+                finite = tensor[tensor.isfinite()].float().cpu()
+                if len(finite):  # a run that has just diverged may have none
+                    self._writer.add_histogram(f"evaluation/{name}", finite, samples)
             self._writer.flush()
 
     def read_log(self) -> list[dict[str, Any]]:

@@ -58,9 +58,9 @@ def command(
     encoder = load_clip(clip, device=chosen)
     tower = TextEncoder.load(text_encoder, device=chosen) if text_encoder else None
     options.note_starter(clip)
-    unit = "img" if source else "shard"
+    unit = "shard" if urls else "img"
     with options.plain_warnings(), options.progress_bar("embedding", unit) as progress:
-        if source:
+        if source is not None:
             report = embed_folder(
                 source,
                 out,

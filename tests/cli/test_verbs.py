@@ -313,6 +313,10 @@ def test_dry_run_prints_the_cost_and_writes_nothing(some_pictures: Path, tmp_pat
         "memory",
         "time",
         "R1",
+        "learning",
+        "batch",
+        "EMA",
+        "augmentation",
     ]
     assert "32 px, batch 32, 100 kimg" in lines[0]
     assert "GMAC" in lines[2]
