@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lafite_shifted.encoder_id import EncoderId, check_same_encoder, weights_digest
 from lafite_shifted.errors import InputError
-from lafite_shifted.files import read_json
 from lafite_shifted.model_folder import find_part, load_prior
 from lafite_shifted.prior_network import PriorConfig, PriorNetwork
+from training.run_folder import recorded_start
 
 MAY_DIFFER = ("predicts", "max_steps", "residual")  # residual: what it comes to must be the same
 
@@ -30,12 +30,11 @@ class PriorStart:
     def of(init: Path, out: Path, config: PriorConfig, encoder_id: EncoderId) -> "PriorStart":
         """The averaged prior of a run or model folder. InputError unless it is of this CLIP and
         differs from `config` only in how many steps it takes and whether it draws. Where the run in
-        `out` has begun with it, only what it recorded: `init` may have changed since.
+        `out` has begun with it, only what it recorded.
         """
-        if any((out / "checkpoints").glob("samples-*")):
-            recorded = read_json(out / "config.json").get("init")
-            if recorded and recorded["path"] == str(init):
-                return PriorStart(recorded)
+        recorded = recorded_start(out, init)
+        if recorded:
+            return PriorStart(recorded)
         found = load_prior(find_part(init, "prior"), device=torch.device("cpu"))
         remedy = "Start from a prior of the same CLIP."
         check_same_encoder(found.encoder_id, encoder_id, what=f"--init {init}", remedy=remedy)

@@ -224,6 +224,16 @@ def checkpoint_paths(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("samples-*"))
 
 
+def recorded_start(run: Path, init: Path) -> dict[str, str] | None:
+    """What a run that has a checkpoint recorded of `init`, if that is what it began with: it may
+    have changed since, and is not needed any more.
+    """
+    if not checkpoint_paths(run):
+        return None
+    recorded = read_json(run / "config.json").get("init")
+    return recorded if recorded and recorded["path"] == str(init) else None
+
+
 def check_usable(path: Path, *, kind: str) -> None:
     """InputError unless `path` is new, empty, holds embeddings only, or is a run of this kind."""
     if path.is_file():

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from lafite_shifted.discriminator import Discriminator
 from lafite_shifted.encoder_id import EncoderId, weights_digest
 from lafite_shifted.errors import InputError
-from lafite_shifted.files import load_tensors, read_json
+from lafite_shifted.files import load_tensors
 from lafite_shifted.generator import Generator
 from lafite_shifted.model_folder import LoadedGenerator, find_part, load_generator
 from training.gan_config import GanTrainConfig
-from training.run_folder import checkpoint_paths
+from training.run_folder import checkpoint_paths, recorded_start
 
 # layers that read the condition
 G_CONDITION, D_CONDITION = ("styles.",), ("to_feature.",)
@@ -36,13 +36,12 @@ class Start:
     @staticmethod
     def of(init: Path, out: Path) -> "Start":
         """The weights in `init`: the averaged generator of a run or model folder, and the
-        discriminator of a run's newest checkpoint. Where the run in `out` has a checkpoint, only
-        what it recorded: `init` may have changed since.
+        discriminator of a run's newest checkpoint. Where the run in `out` has begun with it, only
+        what it recorded.
         """
-        if checkpoint_paths(out):
-            recorded = read_json(out / "config.json").get("init")
-            if recorded and recorded["path"] == str(init):
-                return Start(recorded)
+        recorded = recorded_start(out, init)
+        if recorded:
+            return Start(recorded)
         generator = load_generator(find_part(init, "generator"), device=torch.device("cpu"))
         digest = weights_digest(generator.network.state_dict())
         discriminator, checkpoints = None, checkpoint_paths(init)

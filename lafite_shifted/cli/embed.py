@@ -1,5 +1,6 @@
 """`embed`: CLIP embeddings of a folder of pictures."""
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -59,31 +60,21 @@ def command(
     tower = TextEncoder.load(text_encoder, device=chosen) if text_encoder else None
     options.note_starter(clip)
     unit = "shard" if urls else "img"
-    with options.plain_warnings(), options.progress_bar("embedding", unit) as progress:
-        if source is not None:
-            report = embed_folder(
-                source,
-                out,
-                encoder,
-                text_encoder=tower,
-                squares=squares,
-                batch=batch,
-                max_bad=max_bad,
-                max_megapixels=max_megapixels,
-                progress=progress,
-            )
-        else:
-            with distributed.group():
-                report = embed_urls(
-                    urls,
-                    out,
-                    encoder,
-                    text_encoder=tower,
-                    squares=squares,
-                    batch=batch,
-                    max_bad=max_bad,
-                    max_megapixels=max_megapixels,
-                    progress=progress,
-                )
+    embed = partial(embed_urls, urls) if source is None else partial(embed_folder, source)
+    with (
+        distributed.group(),
+        options.plain_warnings(),
+        options.progress_bar("embedding", unit) as progress,
+    ):
+        report = embed(
+            out,
+            encoder,
+            text_encoder=tower,
+            squares=squares,
+            batch=batch,
+            max_bad=max_bad,
+            max_megapixels=max_megapixels,
+            progress=progress,
+        )
     if distributed.is_first():
         options.report_embedding(report, out)
