@@ -131,6 +131,9 @@ def _probe(config: GanTrainConfig, encoder: ClipEncoder, device: torch.device) -
     data = GanData(squares, embeddings, nothing, empty, encoder.id, "probe", empty, none)
     trainer = GanTrainer(small, data, encoder, device=device)
 
+    if config.augment.control != "fixed":  # it rises from 0: as in the middle of a run
+        trainer.augment.probability.fill_(config.augment.probability / 2)
+
     def timed(step: int) -> float:
         start = time.perf_counter()
         trainer.step(step * batch)
