@@ -17,7 +17,10 @@ from training.decoding import (
 )
 from training.embeddings import EmbeddingSet
 from training.images import ImageSource
+from training.remote_pictures import RemotePictures, ShardOrder, in_first_shards
 from training.squares import Squares, plan_cache
+
+ASKED = 512  # pictures at most that a generator is measured on while it trains
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class GanData:
     captions: Tensor  # [m, D], embeddings of the training pictures' captions, in their order
     first_caption: Tensor  # [M + 1], where those of each picture begin
     cache: str = "held in main memory"  # where the pictures are, and why
+    order: ShardOrder | None = None  # of pictures in shards that lie elsewhere
 
     def describe(self) -> dict:
         """What config.json records of the data, to notice when it changes."""
@@ -44,18 +48,20 @@ class GanData:
 
 
 def load_gan_data(
-    source: ImageSource,
+    source: ImageSource | RemotePictures,
     embeddings: EmbeddingSet,
     *,
     resolution: int,
     hold_out: bool,
+    seed: int = 0,
     squares: SquareConfig = DEFAULT_SQUARES,
     cache_gib: float | None = None,
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
     max_bad: float = 0.0,
 ) -> GanData:
     """The embedded pictures, divided by the split; InputError if fewer than two are left to train
-    on. Decoded now where all fit into `cache_gib` (see `plan_cache`).
+    on. Decoded now where all fit into `cache_gib` (see `plan_cache`). `seed` is that of the order
+    of remote ones.
 
     A picture that cannot be read any more is replaced, and listed in the embeddings' report;
     TooManyBadPicturesError above a share `max_bad`.
@@ -86,21 +92,28 @@ def load_gan_data(
 
         return Squares(names, read, max_bad=max_bad, report=embeddings.folder / "report.jsonl")
 
-    training = pictures(~held_out)
+    training, order = pictures(~held_out), None
     cache = plan_cache(len(training), resolution=resolution, limit_gib=cache_gib)
+    if isinstance(source, RemotePictures):
+        key = (seed, "pictures")
+        order = ShardOrder(training.names, key=key, expect=None if cache.holds else source.expect)
     if cache.holds:
         training.hold()
         training.settle()
+    measured = held_out
+    if order is not None:  # a few shards are enough to measure on
+        measured = in_first_shards(embeddings.names, held_out, count=ASKED)
     captioned = ~held_out[embeddings.caption_image]
     counts = torch.bincount(embeddings.caption_image, minlength=len(held_out))[~held_out]
     return GanData(
         training,
         embeddings.image[~held_out],
-        pictures(held_out),
-        embeddings.image[held_out],
+        pictures(measured),
+        embeddings.image[measured],
         embeddings.encoder_id,
         embeddings.fingerprint,
         embeddings.text[captioned],
         torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]),
         cache.reason,
+        order,
     )

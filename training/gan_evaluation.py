@@ -18,7 +18,7 @@ from lafite_shifted.clip import ClipEncoder
 from lafite_shifted.discriminator import Discriminator, conditional_logit
 from lafite_shifted.encoder_id import EncoderId, weights_digest
 from torch_utils import seeds
-from training.gan_data import GanData
+from training.gan_data import ASKED, GanData
 from training.grids import conditions_grid
 from training.metrics import (
     kernel_distance,
@@ -31,7 +31,6 @@ from training.metrics import (
 )
 from training.squares import Squares
 
-ASKED = 512  # pictures at most, while it trains
 SHOWN = 8  # columns of the grid
 FEWEST = 16  # held-out pictures to measure on; below it training pictures are taken
 
@@ -60,7 +59,9 @@ class Asked:
         pictures = data.held_out_pictures if enough else data.pictures
         embeddings = data.held_out_embeddings if enough else data.embeddings
         order = torch.randperm(len(pictures), generator=seeds.generator("asked of a generator"))
-        rows, pixels = pictures.take(order[:count].tolist())
+        chosen = order[:count].tolist()
+        pictures.expect(sorted(chosen))  # shard by shard
+        rows, pixels = pictures.take(chosen)
         pictures.settle()
         return Asked(
             "held_out" if enough else "training",

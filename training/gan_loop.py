@@ -194,7 +194,10 @@ class GanTrainer:
         )
 
     def _rows(self, positions: range) -> list[int]:
-        """Of the training pictures that the samples at these positions show."""
+        """Of the training pictures that the samples at these positions show, a share of a batch."""
+        if self.data.order is not None:
+            first = positions.start // self.batch * len(positions)  # of this process's own
+            return self.data.order.rows(range(first, first + len(positions)))
         key = (self.config.seed, "pictures")
         return seeds.epoch_indices(positions, size=len(self.data.pictures), key=key)
 

@@ -64,8 +64,8 @@ def open_files(where: Path, *, exclude: Path | None = None) -> PictureFiles:
         return TarFiles(where, [where])
     if re.match(r"https?:", str(where)):
         raise InputError(
-            f"{where} lies elsewhere. `embed` reads shards at a URL; everything else needs the "
-            "pictures at hand: download them first."
+            f"{where} lies elsewhere. Only `embed` and `train-gan` read shards at a URL; else the "
+            "pictures must be at hand: download them first."
         )
     what = "is neither a folder nor a .zip or .tar" if where.exists() else "does not exist"
     raise InputError(

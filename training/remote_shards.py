@@ -28,6 +28,7 @@ from training.images import ImageSource, bad_picture_rows, check_share_of_bad
 
 MAX_BYTES = 64 * 2**30  # of one shard
 CHUNK = 2**20
+PREFIX = "lafite-shifted-shard-"  # of folders for fetched shards
 
 
 def is_remote(where: str) -> bool:
@@ -47,12 +48,12 @@ def shard_urls(pattern: str) -> list[str]:
     except (AssertionError, ValueError) as error:
         raise InputError(f"{pattern} is no pattern of URLs ({error}). Mend it.") from error
     for url in urls:
-        if urlsplit(url).scheme not in ("http", "https") or not _name(url).endswith(".tar"):
+        if urlsplit(url).scheme not in ("http", "https") or not shard_name(url).endswith(".tar"):
             raise InputError(
                 f"{url}: only .tar shards are read, by http or https. Give their URLs, such as "
                 "https://host/shard-{000..009}.tar."
             )
-    twice = [name for name, count in Counter(map(_name, urls)).items() if count > 1]
+    twice = [name for name, count in Counter(map(shard_name, urls)).items() if count > 1]
     if twice:
         raise InputError(f"{pattern} names {twice[0]} more than once. Name every shard once.")
     return urls
@@ -88,7 +89,7 @@ def embed_urls(
     for done, (number, fetched) in enumerate(_fetched_ahead(urls, open_numbers), start=1):
         part = _part(out, number)
         with fetched as folder:
-            source = ImageSource(Path(folder) / _name(urls[number]))
+            source = ImageSource(Path(folder) / shard_name(urls[number]))
             report = embed_folder(
                 source,
                 part,
@@ -124,7 +125,7 @@ def _webdataset() -> tuple[Callable[[str], Sequence[str]], Callable[[str], Any]]
     return expand_urls, gopen
 
 
-def _name(url: str) -> str:
+def shard_name(url: str) -> str:
     return PurePosixPath(unquote(urlsplit(url).path)).name
 
 
@@ -147,32 +148,40 @@ def _fetched_ahead(
 ) -> Iterator[tuple[int, "tempfile.TemporaryDirectory[str]"]]:
     """Each shard in a folder of its own, while the next one is being fetched."""
     with ThreadPoolExecutor(1) as pool:
-        waiting = [pool.submit(_fetch, urls[number]) for number in numbers[:1]]
+        waiting = [pool.submit(_fetched, urls[number]) for number in numbers[:1]]
         for place, number in enumerate(numbers):
             fetched = waiting.pop().result()
-            waiting += [pool.submit(_fetch, urls[n]) for n in numbers[place + 1 : place + 2]]
+            waiting += [pool.submit(_fetched, urls[n]) for n in numbers[place + 1 : place + 2]]
             yield number, fetched
 
 
-def _fetch(url: str) -> "tempfile.TemporaryDirectory[str]":
-    """A folder that holds the shard under its own name, and goes when it is closed."""
+def _fetched(url: str) -> "tempfile.TemporaryDirectory[str]":
+    folder = tempfile.TemporaryDirectory(prefix=PREFIX)
+    try:
+        fetch_shard(url, Path(folder.name))
+    except BaseException:
+        folder.cleanup()
+        raise
+    return folder
+
+
+def fetch_shard(url: str, folder: Path) -> Path:
+    """The shard under its own name in `folder`; InputError where it cannot be had."""
     _, gopen = _webdataset()
-    folder = tempfile.TemporaryDirectory(prefix="lafite-shifted-shard-")
-    path = Path(folder.name) / _name(url)
+    path = folder / shard_name(url)
     try:
         with gopen(url) as stream, path.open("wb") as file:
             while chunk := stream.read(CHUNK):
                 if file.write(chunk) and file.tell() > MAX_BYTES:
                     raise OSError(f"larger than {MAX_BYTES / 2**30:g} GiB")
     except OSError as error:  # curl is missing, or ended with an error
-        folder.cleanup()
         code = re.search(r"exit (\d+)", str(error))
         reason = f"exit code {code[1]} of curl" if code else str(error)
         raise InputError(
             f"{url} cannot be fetched ({reason}). Check the URL and the network and run the same "
-            "command again: what is embedded stays."
+            "command again: what was done stays."
         ) from error
-    return folder
+    return path
 
 
 def _joined(out: Path, urls: Sequence[str]) -> tuple[list[dict], list[tuple[str, str]]]:
@@ -181,8 +190,11 @@ def _joined(out: Path, urls: Sequence[str]) -> tuple[list[dict], list[tuple[str,
     for number, url in enumerate(urls):
         part = _part(out, number)
         for row in read_json_lines(part / "index.jsonl"):
-            name, shard = f"{_name(url)}/{row['file_name']}", part.relative_to(out) / row["shard"]
+            name, shard = (
+                f"{shard_name(url)}/{row['file_name']}",
+                part.relative_to(out) / row["shard"],
+            )
             rows.append(row | {"file_name": name, "shard": shard.as_posix()})
         for row in read_json_lines(part / "report.jsonl"):
-            bad.append((f"{_name(url)}/{row['file_name']}", row["reason"]))
+            bad.append((f"{shard_name(url)}/{row['file_name']}", row["reason"]))
     return rows, bad

@@ -29,6 +29,8 @@ from training.images import ImageSource
 from training.prior_cost import measure_prior
 from training.prior_loop import PriorTrainConfig, PriorTrainer
 from training.prior_start import PriorStart
+from training.remote_pictures import RemotePictures
+from training.remote_shards import embed_urls, is_remote, shard_urls
 from training.run_folder import RunFolder, RunLock, check_usable
 from training.squares import plan_cache
 from training.transfer import Start, check_freezing
@@ -264,7 +266,7 @@ def _sized_for(
 
 def open_gan_run(
     config: GanTrainConfig,
-    pictures: Path,
+    pictures: str | Path,
     out: Path,
     encoder: ClipEncoder,
     *,
@@ -275,43 +277,45 @@ def open_gan_run(
     init: Path | None = None,
     progress: Progress = _silent,
 ) -> tuple[GanTrainer, RunFolder, EmbedReport]:
-    """Embed `pictures` into `out`/embeddings where that is not done (in the first process, which
-    reports), and open trainer and run folder; a new run starts from the model `init`, if given. A
-    run that goes on keeps the embeddings of pictures that have become unreadable: it shows others
-    in their place.
+    """Embed `pictures`, at a path or the URL of shards, into `out`/embeddings where that is not
+    done (in the first process, shards in all), and open trainer and run folder; a new run starts
+    from the model `init`, if given. A run that goes on keeps the embeddings of pictures that have
+    become unreadable: it shows others in their place.
     """
-    source = ImageSource(pictures, exclude=out)
+    source = _source_of(pictures, out)
     check_usable(out, kind="gan")
     start = Start.of(init, out) if init else None
     check_freezing(config, start)
     RunFolder.restore_threads(out)
     folder = out / "embeddings"
     report = EmbedReport.nothing()
-    if distributed.num_processes() > 1 and not (folder / "index.jsonl").is_file():
+    is_ready = (folder / "index.jsonl").is_file() or isinstance(source, RemotePictures)
+    if distributed.num_processes() > 1 and not is_ready:
         raise InputError(
             f"Several processes need embeddings that are ready. Run `lafite-shifted embed "
             f"{pictures} --out {folder} --clip {encoder.id.model} --background "
             f"'{config.pictures.background}'` in one, then this in all."
         )
-    lock = None
-    if distributed.is_first():  # with several, only what has changed since
-        lock = RunLock(out)  # before anything is written: another run may be using it
-        report = embed_folder(
-            source,
-            folder,
-            encoder,
-            squares=config.pictures,
-            keep_unreadable=(out / "config.json").is_file(),
-            max_bad=max_bad,
-            max_megapixels=max_megapixels,
-            progress=progress,
-        )
+    # before anything is written: another run may be using it
+    lock = RunLock(out) if distributed.is_first() else None
+    how = {
+        "squares": config.pictures,
+        "max_bad": max_bad,
+        "max_megapixels": max_megapixels,
+        "progress": progress,
+    }
+    if isinstance(source, RemotePictures):  # the processes share the shards
+        report = embed_urls(list(source.urls.values()), folder, encoder, **how)
+    elif distributed.is_first():  # with several, only what has changed since
+        going_on = (out / "config.json").is_file()
+        report = embed_folder(source, folder, encoder, keep_unreadable=going_on, **how)
     distributed.barrier()
     data = load_gan_data(
         source,
         EmbeddingSet(folder),
         resolution=config.generator.resolution,
         hold_out=config.hold_out,
+        seed=config.seed,
         squares=config.pictures,
         cache_gib=cache_gib,
         max_megapixels=max_megapixels,
@@ -329,6 +333,13 @@ def open_gan_run(
     # first: it may refuse the data
     trainer = GanTrainer(config, data, encoder, device=device, start=start)
     return trainer, RunFolder(out, kind="gan", description=description, lock=lock), report
+
+
+def _source_of(pictures: str | Path, out: Path | None = None) -> ImageSource | RemotePictures:
+    """Pictures at hand, but for those of the run `out`, or in shards at a URL."""
+    if is_remote(str(pictures)):
+        return RemotePictures(shard_urls(str(pictures)), where=str(pictures))
+    return ImageSource(Path(pictures), exclude=out)
 
 
 def gan_data_for(
@@ -388,7 +399,7 @@ def _for_encoder(config: GanTrainConfig, encoder: ClipEncoder) -> GanTrainConfig
 
 def gan_cost(
     config: GanTrainConfig,
-    pictures: Path,
+    pictures: str | Path,
     encoder: ClipEncoder,
     *,
     device: torch.device,
@@ -397,8 +408,13 @@ def gan_cost(
     """Lines for --dry-run: parameters, GMAC, memory and the time that the run would take here;
     nothing is embedded or written.
     """
-    num_pictures = len(ImageSource(pictures))
-    cache = plan_cache(num_pictures, resolution=config.generator.resolution, limit_gib=cache_gib)
+    source = _source_of(pictures)
+    if isinstance(source, RemotePictures):
+        described = f"in {len(source.urls)} shards, not fetched for this"
+    else:
+        resolution = config.generator.resolution
+        cache = plan_cache(len(source), resolution=resolution, limit_gib=cache_gib)
+        described = f"{len(source)}, {cache.reason}"
     cost = measure_gan(_for_encoder(config, encoder), encoder, device=device)
     hours = cost.seconds_per_kimg * config.run.kimg / 3600
     return [
@@ -408,7 +424,7 @@ def gan_cost(
         f"{cost.discriminator_parameters / 1e6:.2f} M",
         f"work           G {cost.generator_gmac:.2f} GMAC, D {cost.discriminator_gmac:.2f} GMAC a "
         "picture, forward",
-        f"pictures       {num_pictures}, {cache.reason}",
+        f"pictures       {described}",
         f"memory         about {cost.training_gib:.2f} GiB on {device} while training at this "
         "batch (estimated from the shapes)",
         f"time           {cost.seconds_per_kimg:.1f} s/kimg on {device}, {hours:.1f} h for the run "

@@ -8,7 +8,7 @@ from lafite_shifted.cli import options
 
 
 @click.command("train-gan")
-@click.argument("pictures", type=options.FolderPath)
+@click.argument("pictures")
 @options.out_option("the run")
 @click.option("--preset", default="small", help="tiny (32 px), small (64 px), 256, 512 or 1024.")
 @options.positive_int(
@@ -46,7 +46,7 @@ from lafite_shifted.cli import options
     help="Print parameters, GMAC, memory and time from a short probe, and stop.",
 )
 def command(
-    pictures: Path,
+    pictures: str,
     out: Path,
     preset: str,
     resolution: int | None,
@@ -64,11 +64,12 @@ def command(
     assignments: tuple[str, ...],
     dry_run: bool,
 ) -> None:
-    """Train a decoder on PICTURES: a folder, a zip or tar shards; no captions needed.
+    """Train a decoder on PICTURES: a folder, a zip, tar shards, or the URL of shards, such as
+    https://host/shard-{000..009}.tar (extra webdataset); no captions needed.
 
     Embeddings and statistics are made on the way, into OUT/embeddings. The same command again goes
     on where it stopped. Several processes, started by torchrun -m lafite_shifted.cli, share every
-    batch; they need OUT/embeddings beforehand.
+    batch; they need OUT/embeddings beforehand, but for shards at a URL.
     """
     from lafite_shifted.clip_ensemble import load_clip
     from lafite_shifted.device import resolve_device

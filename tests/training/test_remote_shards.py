@@ -2,15 +2,9 @@
 shards on disk, and they are refused for the same reasons.
 """
 
-import io
 import shutil
 import sys
 import tarfile
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,78 +12,10 @@ import pytest
 from lafite_shifted.errors import InputError
 from lafite_shifted.files import read_json_lines
 from tests.commands import run_command, succeed
+from tests.shard_server import Server, write_shard
 from tests.training.test_several_processes import finished, launch
 from training.embeddings import EmbeddingSet
 from training.remote_shards import shard_urls
-
-
-@dataclass
-class Server:
-    """A folder below a URL, and what was asked of it."""
-
-    folder: Path
-    url: str
-    asked: list[str] = field(default_factory=list)
-
-
-class Handler(SimpleHTTPRequestHandler):
-    """Names with `cut` break off in the middle."""
-
-    def __init__(self, *args, server_record: Server, **kwargs):
-        self.record = server_record
-        super().__init__(*args, directory=str(server_record.folder), **kwargs)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self.record.asked.append(self.path)
-        if "cut" not in self.path:
-            return super().do_GET()
-        content = (self.record.folder / self.path[1:]).read_bytes()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content[: len(content) // 2])
-        return None
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    record = Server(tmp_path / "served", "")
-    record.folder.mkdir()
-    http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, server_record=record))
-    record.url = f"http://127.0.0.1:{http.server_port}"
-    thread = threading.Thread(target=http.serve_forever)
-    thread.start()
-    yield record
-    http.shutdown()
-    thread.join()
-    http.server_close()
-
-
-def write_shard(path: Path, pictures: list[Path], *, more: dict[str, bytes] | None = None) -> None:
-    """Numbered pictures with captions, as WebDataset has them."""
-    entries = dict(more or {})
-    for number, picture in enumerate(pictures):
-        entries[f"{number:04d}.png"] = picture.read_bytes()
-        entries[f"{number:04d}.txt"] = f"the picture {picture.stem}".encode()
-    with tarfile.open(path, "w") as archive:
-        for name, content in entries.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-
-@pytest.fixture
-def shards(server: Server, shipped_pictures: Path) -> Server:
-    """Three of four pictures each."""
-    pictures = sorted(shipped_pictures.glob("*.png"))
-    for number in range(3):
-        write_shard(server.folder / f"s-{number:03d}.tar", pictures[4 * number : 4 * number + 4])
-    return server
 
 
 def test_shards_at_a_url_are_those_on_disk(shards: Server, tmp_path: Path):
@@ -190,12 +116,6 @@ def test_what_is_no_shard_at_a_url_is_refused(pattern: str, reason: str, tmp_pat
     assert outcome.code == 2
     assert reason in outcome.err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_training_of_pictures_needs_them_at_hand(tmp_path: Path):
-    outcome = run_command("train-gan", "http://127.0.0.1/a.tar", "--out", tmp_path / "out")
-    assert outcome.code == 2
-    assert "download them first" in outcome.err
 
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch):
