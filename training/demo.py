@@ -18,12 +18,13 @@ from lafite_shifted.model_folder import pack_model
 from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.stats import cone
 from training.embeddings import EmbeddingSet
+from training.gan_runs import gan_config, open_gan_run
 from training.grids import labelled_rows
 from training.loop import Progress, run_loop
 from training.metrics import recall_of_sentence, set_distance
 from training.pictures import save_png
 from training.presets import GAN_PRESETS, PRIOR_PRESETS
-from training.runs import gan_config, open_gan_run, open_prior_run, prior_config
+from training.prior_runs import open_prior_run, prior_config
 
 ASSETS = Path(__file__).parent.parent / "lafite_shifted" / "assets"
 SENTENCES = (

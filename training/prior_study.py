@@ -21,8 +21,8 @@ from training.prior_report import (
     reference_lines,
     report,
 )
+from training.prior_runs import open_prior_run, prior_config
 from training.prior_table import write_report
-from training.runs import open_prior_run, prior_config
 
 PROCESSES = {
     "full": ("shifted", "prior.covariance=full"),

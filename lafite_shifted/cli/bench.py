@@ -1,4 +1,6 @@
-"""`bench`: how fast operators, generators and priors are here."""
+"""`bench`: how fast operators, generators, priors and the reading of pictures are here."""
+
+from pathlib import Path
 
 import click
 
@@ -118,3 +120,40 @@ def prior(preset: str, clip: str, device: str, rounds: int, as_json: bool) -> No
         click.echo(f"{name:18} {milliseconds:8.1f} ms, with the tower {total:.1f} ms")
     ratio = found.read_each_step_over_read_once
     click.echo(f"8 steps that read the text in each of them would take {ratio:.2f} times as long")
+
+
+@command.command("data")
+@click.argument("pictures", type=options.FolderPath)
+@options.clip_option
+@options.positive_int("--resolution", default=256, help="Of the squares that training takes.")
+@options.positive_int("--count", default=320, help="Pictures at most.")
+@options.json_option
+def data(pictures: Path, clip: str, resolution: int, count: int, as_json: bool) -> None:
+    """From files to embeddings and to squares, on one core: milliseconds a picture by stage."""
+    import json
+    from dataclasses import asdict
+
+    import torch
+
+    from lafite_shifted.clip_ensemble import load_clip
+    from training.bench import machine
+    from training.bench_data import STAGES, bench_data
+    from training.images import ImageSource
+
+    device = torch.device("cpu")
+    encoder = load_clip(clip, device=device)
+    source = ImageSource(pictures)
+    found = bench_data(source, encoder, resolution=resolution, pictures=count)
+    if as_json:
+        click.echo(json.dumps({"machine": machine(device), "results": asdict(found)}, indent=2))
+        return
+    click.echo(machine(device))
+    click.echo(
+        f"{found.pictures} pictures of {found.kilobytes:.0f} kB and {found.megapixels:.2f} "
+        f"megapixels; {clip}: {found.clip_gmac:.2f} GMAC a picture"
+    )
+    for stage, milliseconds in found.milliseconds.items():
+        click.echo(f"{stage:10}{milliseconds:9.2f} ms")
+    for what, stages in STAGES.items():
+        rate = found.pictures_a_second(what)
+        click.echo(f"{what:10}{rate:9.0f} pictures a second and core ({' + '.join(stages)})")

@@ -194,8 +194,8 @@ def gan(
         references_of,
         write_gan_report,
     )
+    from training.gan_runs import gan_data_for
     from training.inception import Inception
-    from training.runs import gan_data_for
 
     chosen = resolve_device(device)
     judge = Inception.load(inception, device=chosen) if inception else None

@@ -75,9 +75,9 @@ def command(
     from lafite_shifted.device import resolve_device
     from torch_utils import distributed
     from training.augment import AUGMENTATIONS
+    from training.gan_runs import gan_config, gan_cost, open_gan_run
     from training.loop import run_loop
     from training.presets import GAN_PRESETS, choose
-    from training.runs import gan_config, gan_cost, open_gan_run
 
     chosen = resolve_device(device)
     options.choose_ops(ops, chosen)

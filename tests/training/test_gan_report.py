@@ -20,8 +20,8 @@ from tests.commands import half_written, run_command, succeed
 from training.embeddings import EmbeddingSet
 from training.gan_data import GanData, load_gan_data
 from training.gan_evaluation import Asked, gan_figures, nearest_real, other_real
+from training.gan_runs import gan_data_for
 from training.images import ImageSource
-from training.runs import gan_data_for
 from training.split import is_held_out
 from training.squares import Squares
 

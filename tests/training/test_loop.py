@@ -28,10 +28,11 @@ from training.clip_loop import ClipTrainConfig, ClipTrainer
 from training.config import RunConfig, override
 from training.embeddings import EmbeddingSet
 from training.gan_loop import GanTrainer
+from training.gan_runs import gan_config, open_gan_run
 from training.loop import MACHINE_COLUMNS, Trainer, run_loop
 from training.presets import GAN_PRESETS, PRIOR_PRESETS
+from training.prior_runs import open_prior_run, prior_config
 from training.run_folder import Evaluation, RunFolder
-from training.runs import gan_config, open_gan_run, open_prior_run, prior_config
 
 CPU = torch.device("cpu")
 # ten steps of four; a line in the log after 12, 20, 24, 36 and 40 samples, a checkpoint after 16,

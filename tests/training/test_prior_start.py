@@ -13,8 +13,8 @@ from lafite_shifted.model_folder import find_part, load_prior
 from tests.commands import TINY_PRIOR, run_command, succeed
 from training.embeddings import EmbeddingSet
 from training.presets import PRIOR_PRESETS
+from training.prior_runs import open_prior_run, prior_config
 from training.prior_start import PriorStart
-from training.runs import open_prior_run, prior_config
 
 CPU = torch.device("cpu")
 DRAWS = ("--set", "prior.predicts=draw", "--set", "prior.max_steps=1")

@@ -29,12 +29,12 @@ from training.config import RunConfig
 from training.decoding import decode, to_square
 from training.embeddings import EmbeddingSet
 from training.gan_data import GanData, load_gan_data
+from training.gan_runs import gan_config, open_gan_run
 from training.images import ImageSource
 from training.loop import Trainer, run_loop
 from training.picture_files import UnreadablePictureError
 from training.presets import GAN_PRESETS
 from training.run_folder import RunFolder
-from training.runs import gan_config, open_gan_run
 from training.squares import Squares, plan_cache
 
 BOTH = pytest.mark.parametrize("cache_gib", [None, 0.0], ids=["held", "streamed"])

@@ -15,10 +15,10 @@ from lafite_shifted.files import load_tensors, read_json
 from tests.commands import TINY_GAN, run_command, succeed
 from training.config import override
 from training.gan_loop import GanTrainer
+from training.gan_runs import open_gan_run
 from training.loop import run_loop
 from training.presets import GAN_PRESETS
 from training.run_folder import RunFolder, checkpoint_paths
-from training.runs import open_gan_run
 from training.transfer import Start
 
 CPU = torch.device("cpu")
