@@ -21,7 +21,8 @@ from torch_utils import distributed, seeds
 
 FORMAT = 1
 ClusterKind = Literal["diagonal", "low-rank", "full"]
-MAX_BYTES = 4 * 2**30  # of the sums that a covariance for each cluster takes
+MAX_BYTES = 4 * 2**30  # of what a covariance for each cluster takes
+COPIES = 5  # of their sums, at the most, while they are factorised
 ROWS_PER_CLUSTER = 256  # of the sample that k-means sees
 RANK = 32  # of "low-rank"
 
@@ -104,6 +105,7 @@ class ClusterStats:
     def __init__(self, encoder_id: EncoderId | None, centres: Tensor, *, kind: ClusterKind):
         num, dim = centres.shape
         size = num * dim * (1 if kind == "diagonal" else dim) * 8
+        size *= 1 if kind == "diagonal" else COPIES
         if size > MAX_BYTES:
             raise InputError(
                 f"{num} clusters of {dim} dimensions with a {kind} covariance "

@@ -53,15 +53,16 @@ class Sampling:
     distance or lowers the cosine to the true embedding (docs/prior.md).
     """
 
-    steps: int = 4  # evaluations of the network (with guidance each counts twice)
-    sampler: Sampler | None = None  # None: "dpm++", "ancestral" of a prior that it does not suit
+    # questions to the network, with guidance two each; None: 4, or as many as it has learnt
+    steps: int | None = None
+    sampler: Sampler | None = None  # None: what suits the prior, "dpm++" or "ancestral"
     eta: float = 0.0  # noise of "ddim": 0 is deterministic, 1 is "ancestral"
     guidance: float = 1.0
     threshold: bool = False  # dynamic thresholding of every prediction
     best_of: int = 1  # draws for each text; the closest to the text embedding is kept
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.best_of < 1:
+        if (self.steps is not None and self.steps < 1) or self.best_of < 1:
             raise ValueError(f"steps {self.steps} and best_of {self.best_of} must be at least 1")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must be in [0, 1], not {self.eta}")

@@ -145,15 +145,19 @@ class TextToImage:
                 yield number, Image.fromarray(array.numpy())
 
     def __call__(
-        self, text: str, *, num_images: int = 1, seed: int = 0, use_prior: bool = True
+        self,
+        text: str,
+        *,
+        num_images: int = 1,
+        seed: int = 0,
+        use_prior: bool = True,
+        sampling: Sampling | None = None,
     ) -> list[Image.Image]:
         """`num_images` pictures of `text`; the same seed gives the same pictures."""
-        return [
-            image
-            for _, image in self.pictures(
-                text, num_images=num_images, seed=seed, use_prior=use_prior
-            )
-        ]
+        made = self.pictures(
+            text, num_images=num_images, seed=seed, use_prior=use_prior, sampling=sampling
+        )
+        return [image for _, image in made]
 
 
 def latents(sample_seeds: Sequence[int], dim: int) -> Tensor:

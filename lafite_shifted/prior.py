@@ -10,6 +10,7 @@ Shape letters: N texts, R questions a text, M inner draws a question, D embeddin
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,7 +20,6 @@ from torch import Tensor, nn
 from lafite_shifted.clusters import ClusterStats, GaussianClusters
 from lafite_shifted.diffusion import (
     Process,
-    Sampler,
     Sampling,
     Schedule,
     diffuse,
@@ -34,6 +34,7 @@ from lafite_shifted.stats import EmbeddingStats
 from lafite_shifted.text_features import TextFeatures
 from torch_utils import seeds
 
+DEFAULT_STEPS = 4
 THRESHOLD_PERCENTILE = 99.5  # of dynamic thresholding
 
 
@@ -179,8 +180,7 @@ class Prior(nn.Module):
         """Unit image embeddings [N, D] for N texts; row i depends on text i and `sample_seeds[i]`.
         InputError where the prior cannot sample so.
         """
-        sampling = sampling or Sampling()
-        self._check(sampling)
+        sampling = self.decided(sampling or Sampling())
         cluster = self.assign(text.embedding)
         process = self.process(cluster)
         yes = torch.ones(len(text), dtype=torch.bool, device=cluster.device)
@@ -194,26 +194,27 @@ class Prior(nn.Module):
             best = torch.where(closer[:, None], other, best)
         return best
 
-    def sampler(self, sampling: Sampling) -> Sampler:
-        """The one that is asked for, or that suits this prior."""
-        if sampling.sampler is not None:
-            return sampling.sampler
-        draws, few = self.config.predicts == "draw", self.config.max_steps is not None
-        return "ancestral" if draws or few else "dpm++"
+    def decided(self, sampling: Sampling) -> Sampling:
+        """With the steps and the sampler that suit this prior, where they are left open; InputError
+        for what it cannot do.
 
-    def _check(self, sampling: Sampling) -> None:
+        The solver suits networks that add to what the Gaussian knows: of others it asks for little
+        noise, where their errors are largest (docs/prior.md).
+        """
         most = self.config.max_steps or self.schedule.num_steps
-        if sampling.steps > most:
+        steps = min(DEFAULT_STEPS, most) if sampling.steps is None else sampling.steps
+        draws, few = self.config.predicts == "draw", self.config.max_steps is not None
+        usual = "dpm++" if self.config.is_residual and not (draws or few) else "ancestral"
+        sampler = sampling.sampler or usual
+        if steps > most:
             raise InputError(
-                f"{sampling.steps} sampling steps: this prior has {most}. Give fewer (`--steps`)."
+                f"{steps} sampling steps: this prior has {most}. Give fewer (`--steps`)."
             )
         if sampling.threshold and self.limit is None:
             raise InputError(
                 "This prior knows no percentile for thresholding. Train it with this version, or "
                 "leave thresholding out."
             )
-        draws, few = self.config.predicts == "draw", self.config.max_steps is not None
-        sampler = self.sampler(sampling)
         if sampler == "dpm++" and few:
             raise InputError(
                 "The sampler dpm++ asks at times that this prior has not learnt. Use `--sampler "
@@ -224,6 +225,7 @@ class Prior(nn.Module):
                 f"The sampler {sampler} asks for means, and this prior draws. Use "
                 "`--sampler ancestral`."
             )
+        return replace(sampling, steps=steps, sampler=sampler)
 
     def _draw(
         self,
@@ -255,10 +257,12 @@ class Prior(nn.Module):
                 z0 = process.unwhiten(y0)
             return z0
 
+        assert sampling.steps is not None  # decided, as the sampler is
+        assert sampling.sampler is not None
         steps = plan(
             self.schedule,
             num_steps=sampling.steps,
-            sampler=self.sampler(sampling),
+            sampler=sampling.sampler,
             eta=sampling.eta,
         )
         # normalised once, at the end: early predictions rightly have norms below 1

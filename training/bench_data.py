@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from lafite_shifted.clip import ClipEncoder
@@ -73,15 +75,14 @@ def _measured(
             for image in images:
                 to_square(image, resolution)
         with _timed("prepare", spent):
-            pixels = [torch.from_numpy(np.asarray(image).copy()) for image in images]
-            prepared = torch.cat([clip.preprocess(x.permute(2, 0, 1)[None]) for x in pixels])
+            prepared = _prepared(images, clip)
         with _timed("embed", spent):
             clip.embed_prepared(prepared)
         rounds.append(spent)
         sizes += map(len, files)
         areas += [image.width * image.height / 1e6 for image in images]
     with FlopCounterMode(display=False) as counter:
-        clip.embed_prepared(prepared[:1])
+        clip.embed_prepared(_prepared([decode(io.BytesIO(source.read(names[0]))).image], clip))
     return MeasuredData(
         len(sizes),
         statistics.mean(sizes) / 1e3,
@@ -89,6 +90,12 @@ def _measured(
         {stage: statistics.median(spent[stage] for spent in rounds[1:]) for stage in rounds[0]},
         counter.get_total_flops() / 2e9,
     )
+
+
+def _prepared(images: list[Image.Image], clip: ClipEncoder) -> Tensor:
+    """What the image tower takes, [N, 3, S, S]."""
+    pixels = [torch.from_numpy(np.asarray(image).copy()) for image in images]
+    return torch.cat([clip.preprocess(x.permute(2, 0, 1)[None]) for x in pixels])
 
 
 @contextmanager

@@ -120,7 +120,7 @@ class PriorTrainer:
         if config.prior.process == "clusters":
             images = data.image[training_rows]
             clusters = cluster(
-                [(0, images)],
+                [(0, images)] if distributed.is_first() else [],  # each row counts once
                 config.prior.num_clusters,
                 dim=images.shape[1],
                 kind=config.prior.cluster_covariance,

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from lafite_shifted.diffusion import Sampling
+from lafite_shifted.encoder_id import check_same_encoder
 from lafite_shifted.errors import InputError
 from training.embeddings import EmbeddingSet
 from training.loop import Progress, run_loop
@@ -29,6 +30,8 @@ PROCESSES = {
     "diagonal": ("shifted", "prior.covariance=diagonal"),
     "clusters": ("clusters",),
     "baseline": ("baseline",),
+    # the network that says z_0 itself, as those of the other processes do
+    "direct": ("shifted", "prior.covariance=full", "prior.residual=false"),
 }
 DRAWS = ("shifted", "prior.covariance=full", "prior.predicts=draw")
 REGRESSION = ("shifted", "prior.covariance=full", "prior.max_steps=1")  # sees nothing but the text
@@ -49,6 +52,7 @@ class StudyConfig:
     num_seeds: int = 3  # of the linear schedule; the cosine one has one
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 64)
     limit: int | None = None  # of captions
+    ask: Path | None = None  # embeddings whose held-out captions are asked, if not those trained on
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,10 @@ def run_study(
 ) -> list[Line]:
     """Train every prior into `out`, then write report.json, report.md and steps.png there."""
     data = EmbeddingSet(embeddings)
-    asked = Asked.of(data, limit=config.limit)  # refused before hours of training, not after
+    held_out = EmbeddingSet(config.ask) if config.ask else data
+    asked = Asked.of(held_out, limit=config.limit)  # refused before hours of training, not after
+    what, remedy = "What is asked", "Give embeddings of the same CLIP."
+    check_same_encoder(held_out.encoder_id, data.encoder_id, what=what, remedy=remedy)
     most = PRIOR_PRESETS["tiny"].prior.schedule.num_steps
     if max(config.steps) > most:
         raise InputError(f"{max(config.steps)} sampling steps: at most {most}. Give fewer.")

@@ -99,6 +99,13 @@ def prior(
 @options.positive_int("--seeds", default=3, help="Trainings of each process.")
 @click.option("--steps", default="1,2,4,8,16,64", help="Numbers of sampling steps.")
 @options.positive_int("--limit", default=None, help="At most so many captions.")
+@click.option(
+    "--ask",
+    type=options.FolderPath,
+    metavar="EMBEDDINGS",
+    help="Held-out captions of these are asked, such as of a larger cone.  [default: of those "
+    "trained on]",
+)
 @options.device_option
 def study(
     embeddings: Path,
@@ -107,6 +114,7 @@ def study(
     seeds: int,
     steps: str,
     limit: int | None,
+    ask: Path | None,
     device: str,
 ) -> None:
     """Train small priors of every process on EMBEDDINGS and compare them: shifted with full and
@@ -122,7 +130,7 @@ def study(
         run_study(
             embeddings,
             out,
-            StudyConfig(kimg, seeds, counts, limit),
+            StudyConfig(kimg, seeds, counts, limit, ask),
             device=resolve_device(device),
             command=_typed(),
             show=options.show_progress,

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 @options.device_option
 @options.ops_option
 @options.positive_int("--batch", default=16, help="Pictures a forward pass.")
-@options.positive_int("--steps", default=4, help="Sampling steps of the prior.")
+@options.positive_int(
+    "--steps",
+    default=None,
+    help="Sampling steps of the prior.  [default: 4, or what it has learnt]",
+)
 @click.option(
     "--sampler",
     type=click.Choice(["ancestral", "ddim", "dpm++"]),
@@ -48,7 +52,7 @@ def command(
     device: str,
     ops: str,
     batch: int,
-    steps: int,
+    steps: int | None,
     sampler: "Sampler",
     eta: float,
     guidance: float,
@@ -90,10 +94,8 @@ def command(
                 "`pack --prior`.",
                 err=True,
             )
-        if pipeline.prior is not None and steps > pipeline.prior.prior.schedule.num_steps:
-            raise InputError(
-                f"--steps {steps}: at most {pipeline.prior.prior.schedule.num_steps}. Give fewer."
-            )
+        if pipeline.prior is not None:
+            pipeline.prior.prior.decided(sampling)  # refused before the first picture
         rows = []
         for text in texts:
             made = pipeline.pictures(

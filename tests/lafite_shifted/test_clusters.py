@@ -121,7 +121,7 @@ def test_statistics_around_other_centres_are_not_merged():
 
 def test_what_does_not_fit_is_refused_with_its_size():
     centres = torch.zeros(4096, 512)
-    with pytest.raises(InputError, match=r"would take 8\.0 GiB. Give at most 2048 clusters"):
+    with pytest.raises(InputError, match=r"would take 40\.0 GiB. Give at most 409 clusters"):
         ClusterStats(None, centres, kind="full")
     ClusterStats(None, centres, kind="diagonal")
 

@@ -528,3 +528,25 @@ def test_a_prior_of_few_steps_learns_their_times_and_refuses_others(two_answers)
             draws.sample(random_text(), sample_seeds=range(8), sampling=sampling)
     with pytest.raises(ValueError, match="max_steps must be in"):
         dataclasses.replace(TINY, max_steps=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps", "sampler"),
+    [
+        ({}, 4, "dpm++"),
+        ({"max_steps": 1}, 1, "ancestral"),
+        ({"max_steps": 2, "predicts": "draw"}, 2, "ancestral"),
+        ({"residual": False}, 4, "ancestral"),
+        ({"process": "baseline"}, 4, "ancestral"),
+        ({"process": "baseline", "residual": True}, 4, "dpm++"),
+    ],
+)
+def test_what_is_left_open_suits_the_prior(changes: dict, steps: int, sampler: str):
+    """A prior of one step is sampled in one, without being told."""
+    prior = Prior(dataclasses.replace(TINY, **changes), EmbeddingStats.of(random_images(count=64)))
+    decided = prior.decided(Sampling(guidance=2.0))
+    assert (decided.steps, decided.sampler, decided.guidance) == (steps, sampler, 2.0)
+    assert prior.decided(Sampling(1, "ancestral")) == Sampling(1, "ancestral")
+    made = prior.sample(random_text(), sample_seeds=range(8))
+    same = prior.sample(random_text(), sample_seeds=range(8), sampling=Sampling(steps, sampler))
+    assert made.equal(same)

@@ -272,6 +272,7 @@ def test_a_short_study_trains_every_process_and_reports(
     assert {f"{kind}, {schedule}" for kind in kinds for schedule in ("linear", "cosine")} <= names
     assert {"baseline, linear, guidance 4, thresholded", "shifted full, linear, dpm++"} <= names
     assert "shifted full, linear, draws" in names
+    assert {"shifted full, linear, direct", "shifted full, cosine, direct"} <= names
     once = {line["name"] for line in record["lines"] if line["steps"] == 1} - names
     few = "of at most 1 steps"
     assert once == {f"shifted full, linear, {few}", f"shifted full, linear, draws, {few}"}
@@ -279,3 +280,9 @@ def test_a_short_study_trains_every_process_and_reports(
     assert len(before) > 8
     succeed("evaluate", "study", captioned, *options, "--limit", "25")
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}
+    if kind == "cone":  # the same cone, other names
+        larger = tmp_path / "larger"
+        succeed("dataset", "cone", "--out", larger, "--names", "400", "--seed", "1")
+        succeed("evaluate", "study", captioned, *options, "--ask", larger)
+        again = json.loads((tmp_path / "study" / "report.json").read_text(encoding="utf-8"))
+        assert again["held_out_captions"] > 2 * record["held_out_captions"]

@@ -18,6 +18,7 @@ from tests.commands import TINY_GAN, TINY_PRIOR, run_command, succeed
 from tests.real_pictures import damage
 from tests.torture import children
 from torch_utils import seeds
+from training.cone import PAIRS_PER_NAME
 
 STEPS = 6
 FIELDS = ("dtype=float32", "run.log_kimg=0.008", "run.checkpoint_kimg=0.008")
@@ -31,8 +32,8 @@ def cone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def arguments(cone: Path, out: Path, *, kimg: float = 0.008 * STEPS) -> list[str]:
-    command = ["train-prior", cone, "--out", out, *OPTIONS, "--kimg", kimg]
+def arguments(cone: Path, out: Path, *more: str, kimg: float = 0.008 * STEPS) -> list[str]:
+    command = ["train-prior", cone, "--out", out, *OPTIONS, "--kimg", kimg, *more]
     return [str(word) for word in command]
 
 
@@ -59,12 +60,14 @@ def rows(run: Path) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-def test_two_processes_log_what_one_does(cone: Path, tmp_path: Path):
+@pytest.mark.parametrize("clusters", [0, 4])
+def test_two_processes_log_what_one_does(cone: Path, tmp_path: Path, clusters: int):
     """Losses and norms of gradients of the same whole batch, step by step; one writes and
-    speaks.
+    speaks. Clusters are of every embedding once.
     """
-    succeed(*arguments(cone, tmp_path / "one"))
-    printed = finished(launch(arguments(cone, tmp_path / "two")))
+    more = ("--process", "clusters", "--set", f"prior.num_clusters={clusters}") if clusters else ()
+    succeed(*arguments(cone, tmp_path / "one", *more))
+    printed = finished(launch(arguments(cone, tmp_path / "two", *more)))
     assert printed.count("prior in") == 1
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert len(one) == len(two) == STEPS
@@ -74,6 +77,11 @@ def test_two_processes_log_what_one_does(cone: Path, tmp_path: Path):
     assert one[0]["loss"] != one[1]["loss"]
     names = [{path.name for path in (tmp_path / run).iterdir()} for run in ("one", "two")]
     assert names[0] == names[1]
+    if clusters:
+        files = [tmp_path / run / "prior" / "clusters.safetensors" for run in ("one", "two")]
+        counts = [load_tensors(file)[0]["counts"] for file in files]
+        assert counts[0].equal(counts[1])
+        assert int(counts[0].sum()) < 100 * PAIRS_PER_NAME
 
 
 def test_a_stopped_run_of_two_goes_on_exactly(cone: Path, tmp_path: Path):
