@@ -5,6 +5,7 @@ Shape letters: N batch, R resolution.
 """
 
 import dataclasses
+import math
 import time
 from dataclasses import dataclass
 
@@ -118,7 +119,10 @@ def _probe(config: GanTrainConfig, encoder: ClipEncoder, device: torch.device) -
         config.batch,
         32 if config.generator.resolution <= 64 else 4 if config.generator.resolution <= 256 else 1,
     )
-    small = dataclasses.replace(config, batch=batch, micro_batch=None)
+    group = math.gcd(config.discriminator.group, batch)
+    discriminator = dataclasses.replace(config.discriminator, group=group)
+    changes = {"batch": batch, "micro_batch": None, "discriminator": discriminator}
+    small = dataclasses.replace(config, **changes)
     size, num = config.generator.resolution, max(2 * batch, 4)
     generator = torch.Generator().manual_seed(0)
     embeddings = nn.functional.normalize(

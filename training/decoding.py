@@ -17,6 +17,8 @@ from training.picture_files import UnreadablePictureError
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # the only decoders that Pillow may use
 DEFAULT_MAX_MEGAPIXELS = 100.0
 ORIENTATION_TAG = 0x0112
+# what Pillow's decoders raise on broken files
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
 RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
     "bicubic": Image.Resampling.BICUBIC,
@@ -89,19 +91,15 @@ def decode(
             rgb = _to_rgb(upright, background)
             if shrink_to:
                 rgb.thumbnail((shrink_to, shrink_to))
-            return Decoded(rgb, conversions)
+            # asked last: it reads the second frame, which may be broken
+            return Decoded(rgb, (*conversions, "animated") if _is_animated(image) else conversions)
     except UnidentifiedImageError:
         raise UnreadablePictureError(
             f"not a picture in a supported format ({', '.join(FORMATS)})"
         ) from None
     except FileNotFoundError:
         raise UnreadablePictureError("the file does not exist") from None
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-    ) as error:  # what Pillow's decoders raise on broken files
+    except BROKEN as error:
         raise UnreadablePictureError(f"broken: {error}") from error
 
 
@@ -133,10 +131,16 @@ def _conversions(image: Image.Image) -> tuple[str, ...]:
         "CMYK": image.mode == "CMYK",
         "palette": image.mode in ("P", "PA"),
         "grey": image.mode in ("1", "L", "LA", "La"),
-        "animated": getattr(image, "is_animated", False),
         "transparent": image.has_transparency_data,
     }
     return tuple(name for name, present in found.items() if present)
+
+
+def _is_animated(image: Image.Image) -> bool:
+    try:
+        return getattr(image, "is_animated", False)
+    except BROKEN:
+        return True  # it has more frames, though not whole ones
 
 
 def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:

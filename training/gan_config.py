@@ -69,6 +69,11 @@ class GanTrainConfig:
         if not 0 <= self.caption_share <= 1:
             raise ValueError(f"caption_share must be in [0, 1], not {self.caption_share}")
         group = self.discriminator.group
+        if self.batch % group:
+            raise ValueError(
+                f"batch must be a multiple of discriminator.group {group}, over which the "
+                f"minibatch standard deviation runs, not {self.batch}; a group of 1 has none"
+            )
         if self.micro_batch is not None and (self.micro_batch < 1 or self.micro_batch % group):
             raise ValueError(
                 f"micro_batch must be a multiple of discriminator.group {group}, over which the "

@@ -28,6 +28,7 @@ from torch_utils.ema import RAMP as EMA_RAMP
 from torch_utils.ema import Ema
 from torch_utils.loss_scale import LossScale
 from training.augment import NUM_DRAWS, AugmentControl
+from training.draws import Draws
 from training.gan_config import GanTrainConfig
 from training.gan_data import GanData
 from training.gan_evaluation import (
@@ -113,12 +114,13 @@ class GanTrainer:
             "eps": 1e-8,
             "fused": True,
         }
+        self.draws = Draws(self._randomness)
         self.g_optimizer = Adam(self.generator.parameters(), **options)
         self.d_optimizer = Adam(self.discriminator.parameters(), **options)
 
     @property
     def waited(self) -> float:
-        return self.data.pictures.waited
+        return self.data.pictures.waited + self.draws.waited
 
     def parts(self) -> Mapping[str, nn.Module | Optimizer]:
         return {
@@ -143,15 +145,11 @@ class GanTrainer:
             later = range(positions.start + step * self.batch, positions.stop + step * self.batch)
             data.pictures.expect(self._rows(later))
         h = data.embeddings[rows].to(device)
-        sizes = [config.generator.z_dim, self.generator.num_noise, h.shape[1]]
-        normal = seeds.normal_per_sample(
-            (sum(sizes),), key=(config.seed, "normal"), indices=positions
-        ).to(device)
-        uniform = seeds.uniform_per_sample(
-            (1 + 2 * NUM_DRAWS,), key=(config.seed, "uniform"), indices=positions
+        random = self.draws.take(samples_seen)
+        self.draws.expect(samples_seen + self.batch)
+        z, noise, perturbation, uniform = (
+            random[name].to(device) for name in ("z", "noise", "perturbation", "uniform")
         )
-        uniform = uniform.to(device)
-        z, noise, perturbation = normal.split(sizes, dim=1)
 
         def conditions(embeddings: Tensor) -> Tensor:
             cosine = config.pseudo_text_cosine
@@ -167,16 +165,6 @@ class GanTrainer:
             mismatch = self.standardiser.standardise(conditions(data.embeddings[others].to(device)))
         keep = uniform[:, 0] >= config.condition_dropout
         real = pixels.to(device).float() / 127.5 - 1
-
-        def pictures_of_noise(what: str, *shape: int) -> Tensor:
-            key = (config.seed, what)
-            return seeds.normal_per_sample(shape, key=key, indices=positions).to(device)
-
-        path_noise, augment_noise = real[:, :0], real[:, None, :0]
-        if self._lengths_are_due(samples_seen):
-            path_noise = pictures_of_noise("path", *real.shape[1:])
-        if config.augment.noise > 0:
-            augment_noise = pictures_of_noise("augment", 2, *real.shape[1:])
         return Batch(
             real=real,
             replaced=torch.tensor([a != b for a, b in zip(asked, rows, strict=True)]),
@@ -189,9 +177,32 @@ class GanTrainer:
             augment_probability=self.augment.probability.expand(len(real)),
             augment_real=uniform[:, 1 : 1 + NUM_DRAWS],
             augment_fake=uniform[:, 1 + NUM_DRAWS :],
-            augment_noise=augment_noise,
-            path_noise=path_noise,
+            augment_noise=random["augment_noise"].to(device),
+            path_noise=random["path_noise"].to(device),
         )
+
+    def _randomness(self, samples_seen: int) -> dict[str, Tensor]:
+        """What is random in the samples of `draw`, but for their pictures; on the CPU."""
+        config, size = self.config, self.config.generator.resolution
+        positions = distributed.share(range(samples_seen, samples_seen + self.batch))
+
+        def normal(what: str, *shape: int) -> Tensor:
+            return seeds.normal_per_sample(shape, key=(config.seed, what), indices=positions)
+
+        dim = self.data.embeddings.shape[1]
+        sizes = [config.generator.z_dim, self.generator.num_noise, dim]
+        z, noise, perturbation = normal("normal", sum(sizes)).split(sizes, dim=1)
+        uniform = seeds.uniform_per_sample(
+            (1 + 2 * NUM_DRAWS,), key=(config.seed, "uniform"), indices=positions
+        )
+        found = {"z": z, "noise": noise, "perturbation": perturbation, "uniform": uniform}
+        n = len(positions)
+        path_noise, augment_noise = torch.empty(n, 0, size, size), torch.empty(n, 1, 0)
+        if self._lengths_are_due(samples_seen):
+            path_noise = normal("path", 3, size, size)
+        if config.augment.noise > 0:
+            augment_noise = normal("augment", 2, 3, size, size)
+        return found | {"path_noise": path_noise, "augment_noise": augment_noise}
 
     def _rows(self, positions: range) -> list[int]:
         """Of the training pictures that the samples at these positions show, a share of a batch."""

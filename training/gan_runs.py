@@ -24,7 +24,7 @@ from training.images import ImageSource
 from training.remote_pictures import RemotePictures
 from training.remote_shards import embed_urls, is_remote, shard_urls
 from training.run_folder import RunFolder, RunLock, check_usable
-from training.runs import Progress, compute_record, log_fields, refuse_derived, silent
+from training.runs import Progress, compute_record, length_fields, refuse_derived, silent
 from training.squares import plan_cache
 from training.transfer import Start, check_freezing
 
@@ -47,7 +47,7 @@ def gan_config(
     flags = [f"seed={seed}"]
     refuse_derived(assignments, "generator.condition_dim", "discriminator.condition_dim")
     if kimg is not None:
-        flags += [f"run.kimg={kimg}", *log_fields(kimg)]
+        flags += length_fields(preset.run, kimg)
     if batch is not None:
         flags.append(f"batch={batch}")
     if resolution is not None:

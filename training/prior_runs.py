@@ -19,7 +19,7 @@ from training.prior_cost import measure_prior
 from training.prior_loop import PriorTrainConfig, PriorTrainer
 from training.prior_start import PriorStart
 from training.run_folder import RunFolder, RunLock, check_usable
-from training.runs import Progress, compute_record, log_fields, refuse_derived, silent
+from training.runs import Progress, compute_record, length_fields, refuse_derived, silent
 
 
 def prior_config(
@@ -40,7 +40,7 @@ def prior_config(
     if process is not None:
         flags.append(f"prior.process={process}")
     if kimg is not None:
-        flags += [f"run.kimg={kimg}", *log_fields(kimg)]
+        flags += length_fields(preset.run, kimg)
     if batch is not None:
         flags.append(f"batch={batch}")
     return override(preset, [*flags, *assignments])

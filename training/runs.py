@@ -6,6 +6,7 @@ import torch
 
 from lafite_shifted.errors import InputError
 from torch_utils.device import pick_dtype
+from training.config import RunConfig
 
 Progress = Callable[[int, int], None]
 
@@ -28,10 +29,13 @@ def compute_record(dtype: str, device: torch.device) -> dict[str, str]:
     return {"device": device.type, "dtype": resolved}
 
 
-def log_fields(kimg: float) -> list[str]:
-    """A run shorter than the preset's still logs, evaluates and saves a few times."""
+def length_fields(run: RunConfig, kimg: float) -> list[str]:
+    """Of a run of `kimg`: a short one still logs, evaluates and saves a few times, a long one as
+    often as the preset's.
+    """
     return [
-        f"run.log_kimg={kimg / 20}",
-        f"run.evaluate_kimg={kimg / 5}",
-        f"run.checkpoint_kimg={kimg / 10}",
+        f"run.kimg={kimg}",
+        f"run.log_kimg={min(run.log_kimg, kimg / 20)}",
+        f"run.evaluate_kimg={min(run.evaluate_kimg, kimg / 5)}",
+        f"run.checkpoint_kimg={min(run.checkpoint_kimg, kimg / 10)}",
     ]

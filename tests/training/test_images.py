@@ -219,8 +219,14 @@ def test_formats_off_the_list_are_not_decoded(tmp_path: Path):
 
 def encoded(suffix: str) -> bytes:
     noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3)).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noise).save(buffer, format={"jpg": "JPEG"}.get(suffix, suffix.upper()))
+    buffer, first = io.BytesIO(), Image.fromarray(noise)
+    if suffix == "animated gif":
+        more = [Image.fromarray(np.roll(noise, step, axis=0)) for step in (1, 2)]
+        first.resize((12, 12)).save(
+            buffer, format="GIF", save_all=True, append_images=[x.resize((12, 12)) for x in more]
+        )
+        return buffer.getvalue()
+    first.save(buffer, format={"jpg": "JPEG"}.get(suffix, suffix.upper()))
     return buffer.getvalue()
 
 
@@ -234,11 +240,11 @@ def test_truncated_pictures_have_a_reason(tmp_path: Path, suffix: str):
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of what it could mend
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "gif"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "gif", "animated gif"])
 def test_damaged_bytes_never_raise_anything_else(tmp_path: Path, suffix: str):
     content, path, chance = encoded(suffix), tmp_path / f"a.{suffix}", random.Random(0)
     outcomes = set()
-    for _ in range(150):
+    for _ in range(600 if "animated" in suffix else 150):
         damaged = bytearray(content)
         for _ in range(chance.randint(1, 6)):
             damaged[chance.randrange(min(len(damaged), 400))] = chance.randrange(256)

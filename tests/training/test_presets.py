@@ -6,14 +6,16 @@ import pytest
 
 from lafite_shifted.errors import InputError
 from training.gan_config import GanTrainConfig
+from training.gan_runs import gan_config
 from training.presets import GAN_PRESETS, PRIOR_PRESETS, choose
+from training.prior_runs import prior_config
 
 
 @pytest.mark.parametrize(
     ("preset", "gamma"),
     [
-        ("tiny", 0.3),  # set by hand
-        ("small", 0.3),
+        ("tiny", 1.0),  # set by hand
+        ("small", 1.0),
         ("256", 0.0002 * 256**2 / 64),
         ("512", 0.0002 * 512**2 / 64),
         ("1024", 0.0002 * 1024**2 / 32),
@@ -37,6 +39,20 @@ def test_the_half_life_follows_the_batch():
     assert config.half_life_kimg == pytest.approx(20)
     assert dataclasses.replace(config, batch=32).half_life_kimg == pytest.approx(10)
     assert dataclasses.replace(config, ema_half_life_kimg=3.0).half_life_kimg == 3.0
+
+
+def test_a_length_never_stretches_the_intervals():
+    """However long a run is, it saves and logs as often as the preset; a short one more often."""
+    usual = GAN_PRESETS["256"].run
+    for kimg, log, evaluate, checkpoint in (
+        (100_000.0, usual.log_kimg, usual.evaluate_kimg, usual.checkpoint_kimg),
+        (10.0, 0.5, 2.0, 1.0),
+    ):
+        run = gan_config(GAN_PRESETS["256"], kimg=kimg).run
+        found = (run.kimg, run.log_kimg, run.evaluate_kimg, run.checkpoint_kimg)
+        assert found == pytest.approx((kimg, log, evaluate, checkpoint))
+    prior = prior_config(PRIOR_PRESETS["base"], kimg=1e6).run
+    assert prior == dataclasses.replace(PRIOR_PRESETS["base"].run, kimg=1e6)
 
 
 @pytest.mark.parametrize("config", GAN_PRESETS.values(), ids=GAN_PRESETS)

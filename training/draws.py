@@ -1,0 +1,33 @@
+"""Randomness of a step, drawn while the one before runs: on a CPU it takes as long as a part of a
+GPU's step. What is drawn follows from its position alone, so the order is of no account.
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from torch import Tensor
+
+
+class Draws:
+    """What `draw(position)` gives, computed in a thread while the step before runs. `waited` counts
+    the seconds that `take` has needed so far.
+    """
+
+    def __init__(self, draw: Callable[[int], dict[str, Tensor]]):
+        self.waited = 0.0
+        self._draw = draw
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="draw")
+        self._ahead: dict[int, Future[dict[str, Tensor]]] = {}
+
+    def expect(self, position: int) -> None:
+        """Begin with what will be taken next."""
+        self._ahead = {position: self._pool.submit(self._draw, position)}
+
+    def take(self, position: int) -> dict[str, Tensor]:
+        """draw(position), which has begun if it was expected."""
+        start = time.perf_counter()
+        ahead = self._ahead.pop(position, None)
+        found = self._draw(position) if ahead is None else ahead.result()
+        self.waited += time.perf_counter() - start
+        return found
