@@ -1,7 +1,7 @@
 """Figures, by matplotlib. Shape letters: n rows, D embedding."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,3 +90,39 @@ def steps_figure(lines: "Sequence[Line]", *, floor: "Line | None"):
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=7, loc="center left", bbox_to_anchor=(0.91, 0.5))
     return figure
+
+
+CURVES = {
+    "frechet": "Frechet distance (less is better)",
+    "cosine": "cosine of CLIP(G(h)) to h (more)",
+    "recall_10": "recall@10 (more)",
+    "nearest_training_cosine": "cosine to the nearest training picture",
+}
+
+
+def curves_figure(logs: Mapping[str, Sequence[Mapping[str, float]]]):
+    """What generators' runs measured while they trained, against thousands of pictures: `logs` are
+    the rows of log.jsonl by the name of the run. Grey: the real picture nearest to each (dashed),
+    and unrelated ones (dotted).
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(16, 3.6))
+    axes = figure.subplots(1, len(CURVES))
+    for axis, (key, title) in zip(axes, CURVES.items(), strict=True):
+        for name, rows in logs.items():
+            found = [(row["samples"] / 1000, row[f"{w}_{key}"]) for w, row in _measured(rows)]
+            axis.plot(*zip(*found, strict=True), marker="o", markersize=3, label=name)
+        _, last = _measured(next(iter(logs.values())))[-1]
+        for kind, style in (("nearest", "--"), ("unrelated", ":")):
+            if f"real_{kind}_{key}" in last:
+                axis.axhline(last[f"real_{kind}_{key}"], color="grey", linestyle=style, linewidth=1)
+        axis.set(xlabel="kimg", title=title)
+    axes[-1].legend(fontsize=8)
+    return figure
+
+
+def _measured(rows: Sequence[Mapping[str, float]]) -> list[tuple[str, Mapping[str, float]]]:
+    """The rows of evaluations, with what was asked: held-out or training pictures."""
+    wheres = ("held_out", "training")
+    return [(where, row) for row in rows for where in wheres if f"{where}_frechet" in row]

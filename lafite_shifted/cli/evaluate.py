@@ -236,6 +236,31 @@ def gan(
         click.echo((out / "report.md").read_text(encoding="utf-8"), nl=False)
 
 
+@command.command("curves")
+@click.argument("runs", type=options.FolderPath, nargs=-1, required=True)
+@click.option("--out", type=options.FolderPath, required=True, help="The figure, a PNG.")
+def curves(runs: tuple[Path, ...], out: Path) -> None:
+    """Draw what the RUNS of `train-gan` measured while they trained: Frechet distance, cosine,
+    recall and the nearest training picture, beside real pictures.
+    """
+    from lafite_shifted.errors import InputError
+    from lafite_shifted.files import read_json_lines
+    from training.plots import curves_figure, save_figure
+
+    logs = {}
+    for run in runs:
+        log = run / "log.jsonl"
+        rows = read_json_lines(log) if log.is_file() else []
+        if not any(name.endswith("_frechet") and "samples" in row for row in rows for name in row):
+            raise InputError(
+                f"{run} has measured nothing: it is no run of `train-gan` that has come to its "
+                "first evaluation. Give another, or train on."
+            )
+        logs[str(run)] = rows
+    save_figure(out, curves_figure(logs))
+    click.echo(f"{out}")
+
+
 def _typed() -> str:
     """The command as it was given."""
     return shlex.join(["lafite-shifted", *sys.argv[1:]])
