@@ -29,8 +29,9 @@ from lafite_shifted.diffusion import (
     threshold,
 )
 from lafite_shifted.errors import InputError
+from lafite_shifted.linear_denoiser import LinearDenoiser
 from lafite_shifted.prior_network import PriorConfig, PriorNetwork, Reading
-from lafite_shifted.stats import EmbeddingStats
+from lafite_shifted.stats import EmbeddingStats, Gaussian
 from lafite_shifted.text_features import TextFeatures
 from torch_utils import seeds
 
@@ -65,8 +66,11 @@ class Prior(nn.Module):
     def to_device(self, device: torch.device) -> "Prior":
         """Move network and Gaussians."""
         self.network.to(device)
-        self.gaussian = self.config.gaussian(self.stats).to(device)
-        self.clusters = None
+        gaussian, self.clusters, self.linear = self.config.gaussian(self.stats), None, None
+        self.gaussian = gaussian.to(device)
+        if self.config.is_residual:
+            data = Gaussian.from_stats(self.stats)
+            self.linear = LinearDenoiser.of(data, gaussian).to(device)
         if self.cluster_stats is not None:
             self.clusters = GaussianClusters.from_stats(self.cluster_stats).to(device)
         return self
@@ -115,19 +119,19 @@ class Prior(nn.Module):
         """z_0 [N R, D] (not normalised) from z_t [N R, D] at times t [N R], R questions about each
         of the N texts read; `inner` [N R, D] decides between the draws of a network that draws.
 
-        A residual network adds to what the Gaussian alone knows: z_0 is mean + sqrt(abar) (z_t -
-        mean), plus sqrt(1 - abar) times what it says: arXiv:2202.00512's v, with the sign turned.
-        So little noise needs little of the network.
+        A residual network adds sqrt(1 - abar) times what it says to what the data's Gaussian alone
+        knows. In the process of that Gaussian this is mean + sqrt(abar) (z_t - mean), and what the
+        network says is arXiv:2202.00512's v, with the sign turned. So little noise needs little of
+        the network.
         """
         y = process.whiten(z_t)
         with self._reduced(y.device):
             scaled = self.network(y, t, reading, inner)
         said = scaled.float() / math.sqrt(self.config.embed_dim)
-        if not self.config.is_residual:
+        if self.linear is None:
             return said
         abar = self.schedule.abar.to(y.device)[t][:, None]
-        signal, spread = abar.sqrt().float(), (1 - abar).sqrt().float()
-        return process.mean + signal * (z_t - process.mean) + spread * said
+        return self.linear(z_t, abar.float()) + (1 - abar).sqrt().float() * said
 
     def _reduced(self, device: torch.device):
         reduced = self.compute_dtype != torch.float32

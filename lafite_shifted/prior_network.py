@@ -40,8 +40,8 @@ class PriorConfig:
     # the mean of z_0 given z_t (mean square error), or a draw of it (energy score)
     predicts: Literal["mean", "draw"] = "mean"
     max_steps: int | None = None  # sampling steps that are learnt, and no other times; None: all
-    # whether the network says z_0, or what is missing from what the Gaussian knows of it; None: the
-    # latter where the Gaussian is that of the data (of another one it knows the wrong things)
+    # whether the network says z_0, or what is missing from what the data's Gaussian knows of it;
+    # None: the latter where the process has that Gaussian
     residual: bool | None = None
     embed_dim: int = 128  # D
     token_width: int = 192  # F
@@ -57,6 +57,8 @@ class PriorConfig:
                 f"width {self.width} must be a positive multiple of heads {self.heads}, depth at "
                 "least 1"
             )
+        if self.process == "clusters" and self.residual:
+            raise ValueError("residual needs a process of one Gaussian, not clusters")
         if self.num_clusters < 1:
             raise ValueError(f"num_clusters must be at least 1, not {self.num_clusters}")
         if self.max_steps is not None and not 1 <= self.max_steps <= self.schedule.num_steps:

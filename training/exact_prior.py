@@ -1,10 +1,10 @@
 """What a perfect prior would reach on the narrow cone (training/cone.py), in closed form: the error
 that is left is the sampler's, so that a network's error can be told from it.
 
-Before it is normalised, an embedding of the cone is normal given its text and its name's width, N(mu
-+ c, V), all covariances sharing their axes; here every name has the mean width. The exact denoiser
-is then linear along each axis, and so is every step of a sampler: moments can be followed instead
-of samples. `python -m training.exact_prior` prints the table of docs/prior.md.
+Before it is normalised, an embedding of the cone is normal given its text and its name's width,
+N(mu + c, V), all covariances sharing their axes; here each name has the mean width. The exact
+denoiser is then linear along each axis, and so is every step of a sampler: moments can be followed
+instead of samples. `python -m training.exact_prior` prints the table of docs/prior.md.
 
 Shape letters: D axes.
 """

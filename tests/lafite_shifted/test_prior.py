@@ -178,23 +178,35 @@ def constant_network(prior: Prior) -> dict[str, Tensor]:
     return seen
 
 
-def test_a_residual_network_adds_to_what_the_gaussian_knows(prior: Prior):
-    """Where it says nothing, z_0 is the mean of z_0 given z_t alone, by Gaussian conditioning."""
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"covariance": "diagonal"}, {"covariance": "isotropic"}, {"process": "baseline"}],
+    ids=["full", "diagonal", "isotropic", "baseline"],
+)
+def test_a_residual_network_adds_to_what_the_data_knows(changes: dict):
+    """Where it says nothing, z_0 is the mean of z_0 given z_t alone, by Gaussian conditioning,
+    whatever noise the process adds.
+    """
+    config = dataclasses.replace(TINY, **changes, residual=True)
+    prior = Prior(config, EmbeddingStats.of(random_images(count=64)))
     seen = constant_network(prior)
     prediction, z_t = predict(prior, random_text()), random_images(3)
     abar = prior.schedule.abar[TIMES][:, None].double()
-    mean, covariance = prior.gaussian.mean.double(), prior.gaussian.covariance.double()
+    data, process = Gaussian.from_stats(prior.stats), prior.gaussian
+    sigma, noise, shift = data.covariance, process.covariance.double(), process.mean.double()
     expected = []
     for n in range(8):
-        together = abar[n] * covariance + (1 - abar[n]) * covariance  # of z_t
-        gain = abar[n].sqrt() * covariance @ torch.linalg.inv(together)
-        expected.append(mean + gain @ (z_t[n].double() - mean) + (1 - abar[n]).sqrt())
+        signal = abar[n].sqrt()
+        gain = signal * sigma @ torch.linalg.inv(abar[n] * sigma + (1 - abar[n]) * noise)
+        centre = signal * data.mean + (1 - signal) * shift  # of z_t
+        known = data.mean + gain @ (z_t[n].double() - centre)
+        expected.append(known + (1 - abar[n]).sqrt())
     torch.testing.assert_close(prediction.double(), torch.stack(expected), rtol=1e-4, atol=1e-4)
-    assert seen["y"].equal(prior.gaussian.whiten(z_t))
+    assert seen["y"].equal(process.whiten(z_t))
 
 
 def test_any_other_network_says_z_0_itself():
-    """As the baseline does: what a Gaussian of others knows is wrong."""
+    """As DALL-E 2's does."""
     config = dataclasses.replace(TINY, process="baseline")
     prior = Prior(config, EmbeddingStats.of(random_images(count=64)))
     seen = constant_network(prior)
@@ -205,6 +217,8 @@ def test_any_other_network_says_z_0_itself():
         assert dataclasses.replace(TINY, covariance=kind).is_residual == residual
     assert not dataclasses.replace(TINY, residual=False).is_residual
     assert dataclasses.replace(config, residual=True).is_residual
+    with pytest.raises(ValueError, match="residual needs a process of one Gaussian"):
+        dataclasses.replace(TINY, process="clusters", residual=True)
 
 
 def test_reduced_precision_is_the_networks_alone(prior: Prior):
