@@ -30,8 +30,10 @@ PROCESSES = {
     "diagonal": ("shifted", "prior.covariance=diagonal"),
     "clusters": ("clusters",),
     "baseline": ("baseline",),
-    # the network that says z_0 itself, as those of the other processes do
-    "direct": ("shifted", "prior.covariance=full", "prior.residual=false"),
+    # each with the other network: that says z_0 itself, or what the data's Gaussian does not know
+    "full-direct": ("shifted", "prior.covariance=full", "prior.residual=false"),
+    "diagonal-residual": ("shifted", "prior.covariance=diagonal", "prior.residual=true"),
+    "baseline-residual": ("baseline", "prior.residual=true"),
 }
 DRAWS = ("shifted", "prior.covariance=full", "prior.predicts=draw")
 REGRESSION = ("shifted", "prior.covariance=full", "prior.max_steps=1")  # sees nothing but the text

@@ -272,7 +272,9 @@ def test_a_short_study_trains_every_process_and_reports(
     assert {f"{kind}, {schedule}" for kind in kinds for schedule in ("linear", "cosine")} <= names
     assert {"baseline, linear, guidance 4, thresholded", "shifted full, linear, dpm++"} <= names
     assert "shifted full, linear, draws" in names
-    assert {"shifted full, linear, direct", "shifted full, cosine, direct"} <= names
+    others = {"shifted full": "direct", "shifted diagonal": "residual", "baseline": "residual"}
+    for schedule in ("linear", "cosine"):
+        assert {f"{kind}, {schedule}, {other}" for kind, other in others.items()} <= names
     once = {line["name"] for line in record["lines"] if line["steps"] == 1} - names
     few = "of at most 1 steps"
     assert once == {f"shifted full, linear, {few}", f"shifted full, linear, draws, {few}"}
