@@ -62,7 +62,7 @@ def test_what_to_do_next_is_told(outcome: tuple[Outcome, Path]):
     printed, _ = outcome
     for verb in ("train-gan", "pack", "generate"):
         assert f"    lafite-shifted {verb} " in printed.out
-    assert "blobs" in printed.out
+    assert "coloured shapes" in printed.out
 
 
 def test_same_command_again_trains_no_more(outcome: tuple[Outcome, Path]):
