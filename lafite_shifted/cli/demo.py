@@ -40,8 +40,8 @@ def command(out: Path, kimg: float | None, seed: int, device: str, ops: str) -> 
         click.echo(line)
     click.echo(f"\nPictures: {result.grid}")
     click.echo(
-        "They are coloured shapes, few of them the right ones: minutes of training on 512 pictures, "
-        "at 32 pixels. With hours, more pictures and a larger preset it is another matter."
+        "They are coloured shapes, few of them the right ones: minutes of training on 512 "
+        "pictures, at 32 pixels. With hours, more of them and a larger preset it is another matter."
     )
     click.echo("\nGo on with your own pictures:")
     for line in result.next_commands:
