@@ -196,8 +196,8 @@ def test_run_folder_explains_itself(gan_run: Path, some_pictures: Path):
     names = ("loss_d", "loss_g", "training_frechet", "training_kernel", "training_cosine")
     more = (
         "training_precision",
-        "training_coverage",
-        "real_nearest_cosine",
+        "training_manifold_recall",
+        "real_same_frechet",
         "seconds_per_kimg",
         "memory_gib",
     )
