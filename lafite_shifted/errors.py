@@ -1,5 +1,7 @@
 """What can go wrong because of the input, and the exit codes that the command line gives it."""
 
+DEFAULT_MAX_BAD = 0.05  # share of pictures that may be unreadable, see TooManyBadPicturesError
+
 
 class InputError(Exception):
     """The user's input cannot be used; the message says what is wrong, where, and what to do."""

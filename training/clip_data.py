@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lafite_shifted.errors import InputError
+from lafite_shifted.errors import DEFAULT_MAX_BAD, InputError
 from lafite_shifted.files import sha256_of
 from torch_utils import seeds
 from training.decoding import DEFAULT_MAX_MEGAPIXELS, to_square
@@ -81,7 +81,7 @@ def load_captioned_set(
     folders: Sequence[Path],
     *,
     resolution: int,
-    max_bad: float = 0.05,
+    max_bad: float = DEFAULT_MAX_BAD,
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
 ) -> CaptionedSet:
     """Decode every captioned picture of `folders`; InputError if fewer than 100 have captions,

@@ -6,8 +6,11 @@ Shape letters: N batch, R resolution.
 
 import dataclasses
 import math
+import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +23,11 @@ from torch_utils.device import pick_dtype
 from training.gan_config import GanTrainConfig
 from training.gan_data import GanData
 from training.gan_loop import GanTrainer
-from training.losses import r1_penalty
+from training.losses import path_lengths, r1_penalty
 from training.squares import Squares
 
-LONG_PROBE_SECONDS = 20.0  # a first step that takes this long is itself the measurement
+PROBE_SECONDS = 20.0
+MOST_STEPS = 100  # are enough
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,13 @@ class GanCost:
     probe_pictures: int
 
 
-def measure_gan(config: GanTrainConfig, encoder: ClipEncoder, *, device: torch.device) -> GanCost:
+def measure_gan(
+    config: GanTrainConfig,
+    encoder: ClipEncoder,
+    *,
+    device: torch.device,
+    probe_seconds: float = PROBE_SECONDS,
+) -> GanCost:
     """Count on the meta device (no memory), then time real steps at a small batch."""
     with torch.device("meta"):
         generator, discriminator = Generator(config.generator), Discriminator(config.discriminator)
@@ -59,6 +69,8 @@ def measure_gan(config: GanTrainConfig, encoder: ClipEncoder, *, device: torch.d
                 lambda: _conditional(discriminator, generator(z, condition), condition)
             ),
         }
+        if config.path_length_weight > 0:
+            phases["path lengths"] = saved_bytes(lambda: _lengths(generator, z, condition))
     g_parameters = sum(p.numel() for p in generator.parameters())
     d_parameters = sum(p.numel() for p in discriminator.parameters())
     # weights, gradients and two Adam moments of both, one averaged copy of G
@@ -67,7 +79,7 @@ def measure_gan(config: GanTrainConfig, encoder: ClipEncoder, *, device: torch.d
     if config.clip_weight > 0:
         seen = torch.zeros(1, 3, size, size, device=device, requires_grad=True)
         phases["generator"] += saved_bytes(lambda: encoder.embed_images(seen))
-    seconds, pictures_timed = _probe(config, encoder, device)
+    seconds, pictures_timed = _probe(config, encoder, device, limit=probe_seconds)
     return GanCost(
         g_parameters,
         d_parameters,
@@ -87,6 +99,12 @@ def _conditional(discriminator: Discriminator, pictures: Tensor, condition: Tens
 def _penalty(discriminator: Discriminator, pictures: Tensor, condition: Tensor) -> Tensor:
     leaf = pictures.detach().requires_grad_(True)
     return r1_penalty(_conditional(discriminator, leaf, condition), leaf)
+
+
+def _lengths(generator: Generator, z: Tensor, condition: Tensor) -> Tensor:
+    w = generator.mapping(z)
+    pictures = generator.synthesise(w, condition)
+    return path_lengths(pictures, w, torch.empty_like(pictures))
 
 
 def _gmac(run) -> float:
@@ -111,10 +129,63 @@ def saved_bytes(run) -> float:
     return float(sum(seen.values()))
 
 
-def _probe(config: GanTrainConfig, encoder: ClipEncoder, device: torch.device) -> tuple[float, int]:
-    """(seconds a picture, pictures timed) of training steps on grey pictures, one in r1_every of
-    them with R1.
+class Kind(NamedTuple):
+    """Lazy terms of a step."""
+
+    r1: bool
+    lengths: bool
+
+    @staticmethod
+    def of(step: int, config: GanTrainConfig) -> "Kind":
+        lengths = config.path_length_weight > 0 and step % config.path_length_every == 0
+        return Kind(step % config.r1_every == 0, lengths)
+
+
+def step_kinds(config: GanTrainConfig) -> dict[Kind, tuple[int, float]]:
+    """A step of each kind there is, and the kind's share of all; the plainest first."""
+    every, lengths = config.r1_every, config.path_length_every
+    if config.path_length_weight == 0:
+        found = [(1, 1 - 1 / every), (0, 1 / every)]
+    else:
+        period = math.lcm(every, lengths)
+        num_r1, num_lengths = period // every - 1, period // lengths - 1  # of one term alone
+        num_plain = period - num_r1 - num_lengths - 1
+        steps = (1, num_plain), (lengths, num_lengths), (every, num_r1), (0, 1)
+        found = [(step, count / period) for step, count in steps]
+    return {Kind.of(step, config): (step, share) for step, share in found if share > 0}
+
+
+def mean_seconds(
+    config: GanTrainConfig, timed: Callable[[int], float], *, limit: float
+) -> tuple[float, int]:
+    """(mean over the kinds of the median `timed` seconds of a step, steps counted), within about
+    `limit` seconds: a step of each kind, then as many as come, in their order.
+
+    The first of a kind, which sets up more, counts only where no other has come; a very first one
+    that takes as long as all may is itself the measurement.
     """
+    kinds = step_kinds(config)
+    opening: dict[Kind, float] = {}
+    for kind, (step, _) in kinds.items():
+        opening[kind] = timed(step)
+        if len(opening) == 1 and opening[kind] > limit:
+            return opening[kind], 1
+    spent, later = sum(opening.values()), {kind: list[float]() for kind in kinds}
+    for step in range(1, 1 + MOST_STEPS):
+        if spent > limit:
+            break
+        seconds = timed(step)
+        later[Kind.of(step, config)].append(seconds)
+        spent += seconds
+    counted = {kind: later[kind] or [opening[kind]] for kind in kinds}
+    mean = sum(share * statistics.median(counted[kind]) for kind, (_, share) in kinds.items())
+    return mean, sum(map(len, counted.values()))
+
+
+def _probe(
+    config: GanTrainConfig, encoder: ClipEncoder, device: torch.device, *, limit: float
+) -> tuple[float, int]:
+    """(seconds a picture, pictures timed) of training steps on grey pictures."""
     batch = min(
         config.batch,
         32 if config.generator.resolution <= 64 else 4 if config.generator.resolution <= 256 else 1,
@@ -145,9 +216,5 @@ def _probe(config: GanTrainConfig, encoder: ClipEncoder, device: torch.device) -
             torch.cuda.synchronize(device)
         return time.perf_counter() - start
 
-    first = timed(1)
-    if first > LONG_PROBE_SECONDS:
-        return first / batch, batch
-    plain = min(timed(2), timed(3))
-    with_r1 = timed(config.r1_every)
-    return (plain + max(with_r1 - plain, 0.0) / config.r1_every) / batch, 4 * batch
+    seconds, num_steps = mean_seconds(config, timed, limit=limit)
+    return seconds / batch, num_steps * batch

@@ -33,7 +33,7 @@ from lafite_shifted.encoder_id import (
     check_same_encoder,
     check_same_text_encoder,
 )
-from lafite_shifted.errors import InputError
+from lafite_shifted.errors import DEFAULT_MAX_BAD, InputError
 from lafite_shifted.files import (
     check_format,
     load_tensors,
@@ -189,7 +189,7 @@ def embed_folder(
     keep_unreadable: bool = False,
     batch: int = 64,
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
-    max_bad: float = 0.05,
+    max_bad: float = DEFAULT_MAX_BAD,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> EmbedReport:
     """Embed every picture of `source` (and its captions) that `out` does not hold already.

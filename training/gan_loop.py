@@ -5,6 +5,7 @@ Shape letters: N samples of this process, D embedding, Z latent, R resolution.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -345,9 +346,12 @@ class GanTrainer:
             "w_norm": self.ema.network.mapping(z).norm(dim=1),
             "condition_cosine": (seen * asked.embeddings).sum(dim=1),
         }
-        return Evaluation(
-            figures | real_figures(asked), reference, {"samples": picture}, histograms
-        )
+        return Evaluation(figures | self._real_figures, reference, {"samples": picture}, histograms)
+
+    @functools.cached_property
+    def _real_figures(self) -> dict[str, float]:
+        """The same at each evaluation."""
+        return real_figures(self.asked, self._embed_pixels)
 
     def _embed_pixels(self, pictures: Tensor) -> Tensor:
         return embed_pictures(self.clip, pictures)

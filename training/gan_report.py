@@ -21,17 +21,21 @@ from training.gan_evaluation import (
     embed_pictures,
     gan_figures,
     grid,
-    nearest_real,
-    other_real,
+    nearest_square_cosine,
+    others_of,
 )
 from training.inception import Inception
 from training.metrics import pairwise_cosine
 
-GENERATOR, NEAREST = "generator", "nearest training pictures"
-OTHERS = "other training pictures"
+GENERATOR, SAME = "generator", "the same pictures"
+NEAREST, OTHERS = "nearest training pictures", "other training pictures"
 COLUMNS = (
     *("pictures", "Frechet distance", "kernel distance", "cosine", "recall@1 / @10 %"),
-    *("precision / coverage %", "pairwise cosine", "nearest training cosine"),
+    *("precision / manifold recall %", "pairwise cosine", "nearest training square"),
+)
+SHOWN = (
+    *("frechet", "kernel", "cosine", "recall_1", "recall_10"),
+    *("precision", "manifold_recall", "pairwise_cosine"),
 )
 Figures = Mapping[str, float]
 
@@ -43,6 +47,7 @@ class GanReport:
     model: str
     training: Mapping[str, object]  # what the model tells of its training
     asked: str  # "held_out" or "training"
+    resolution: int  # of what is made, and of "the same pictures"; the others are the files
     references: Mapping[str, Reference]  # by the space that figures are taken in
     lines: Mapping[str, Figures]
     real_pairwise_cosine: float
@@ -76,27 +81,39 @@ def evaluate_gan(
 ) -> tuple[GanReport, Image.Image]:
     """The figures of the model's generator, and a grid of its pictures."""
     render = renderer(model)
+
+    def embed(pictures: Tensor) -> Tensor:
+        return embed_pictures(model.clip, pictures)
+
+    lines: dict[str, dict[str, float]] = {}
     made = render(asked.embeddings)
-    lines = {GENERATOR: gan_figures(asked, embed_pictures(model.clip, made))}
-    real = {NEAREST: nearest_real(asked), OTHERS: other_real(asked)}
-    for line, rows in real.items():
-        lines[line] = gan_figures(asked, asked.training_embeddings[rows])
-        del lines[line]["nearest_training_cosine"]  # of itself
+    for line, pictures in ((GENERATOR, made), (SAME, asked.squares)):
+        seen = embed(pictures)
+        lines[line] = gan_figures(asked, seen)
+        if asked.where == "held_out":
+            lines[line]["nearest_square_cosine"] = nearest_square_cosine(asked, seen, embed)
+    others = others_of(asked)
+    if others:
+        for line, name in ((NEAREST, "nearest"), (OTHERS, "unrelated")):
+            lines[line] = gan_figures(asked, asked.training_embeddings[others[name]])
+            lines[line].pop("nearest_training_cosine", None)  # of itself
     if inception:  # slow: no line of the nearest ones
-        _, others = asked.training_pictures.take(real[OTHERS].tolist())
-        shown = {GENERATOR: made.permute(0, 3, 1, 2), OTHERS: others}
+        shown = {GENERATOR: made.permute(0, 3, 1, 2)}
+        if others:
+            shown[OTHERS] = asked.training_pictures.take(others["unrelated"].tolist()).pixels
         for line, pictures in shown.items():
             lines[line]["inception_frechet"] = inception.distance(pictures, asked.pixels)
     report = GanReport(
         model=name,
         training=model.generator.training,
         asked=asked.where,
+        resolution=asked.pixels.shape[-1],
         references=references_of(asked, inception),
         lines=lines,
         real_pairwise_cosine=pairwise_cosine(asked.embeddings),
         command=command,
     )
-    return report, grid(asked, render, lambda pictures: embed_pictures(model.clip, pictures))
+    return report, grid(asked, render, embed)
 
 
 def read_figures(path: Path, references: Mapping[str, Reference]) -> Figures:
@@ -105,7 +122,8 @@ def read_figures(path: Path, references: Mapping[str, Reference]) -> Figures:
     """
     record = read_json(path)
     try:
-        figures = dict(record["lines"][GENERATOR])
+        line = record["lines"][GENERATOR]
+        figures = {name: line[name] for name in SHOWN} | line
         known = {space: dict(record["references"][space]) for space in references}
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
@@ -142,8 +160,9 @@ def markdown(report: GanReport, *, against: Mapping[str, Figures]) -> str:
     columns = [*COLUMNS, *(["Inception Frechet distance"] if inception else [])]
     head = (
         f"`{report.model}`, asked for {clip['pictures']} {report.asked.replace('_', '-')} pictures "
-        f"(reference {clip['hash']}; CLIP {clip['encoder']}, {clip['filter']}). Mean pairwise "
-        f"cosine of the real ones: {report.real_pairwise_cosine:.3f}.\n\n"
+        f"(reference {clip['hash']}; CLIP {clip['encoder']}, {clip['filter']}), made at "
+        f"{report.resolution} px, as which {SAME} are shown below; the training pictures are the "
+        f"files. Mean pairwise cosine of the real ones: {report.real_pairwise_cosine:.3f}.\n\n"
         f"{seen}    {report.command}\n\n"
         f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n"
     )
@@ -152,13 +171,13 @@ def markdown(report: GanReport, *, against: Mapping[str, Figures]) -> str:
 
 
 def _cells(f: Figures) -> list[str]:
-    copied, inception = f.get("nearest_training_cosine"), f.get("inception_frechet")
+    copied, inception = f.get("nearest_square_cosine"), f.get("inception_frechet")
     return [
         f"{f['frechet']:.4f}",
         f"{f['kernel']:.5f}",
         f"{f['cosine']:.3f}",
         f"{100 * f['recall_1']:.1f} / {100 * f['recall_10']:.1f}",
-        f"{100 * f['precision']:.1f} / {100 * f['coverage']:.1f}",
+        f"{100 * f['precision']:.1f} / {100 * f['manifold_recall']:.1f}",
         f"{f['pairwise_cosine']:.3f}",
         "" if copied is None else f"{copied:.3f}",
         "" if inception is None else f"{inception:.2f}",

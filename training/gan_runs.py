@@ -8,7 +8,7 @@ import torch
 
 from lafite_shifted.clip import ClipEncoder
 from lafite_shifted.encoder_id import check_same_encoder
-from lafite_shifted.errors import InputError
+from lafite_shifted.errors import DEFAULT_MAX_BAD, InputError
 from lafite_shifted.pipeline import TextToImage
 from torch_utils import distributed
 from torch_utils.ops import native
@@ -63,7 +63,7 @@ def open_gan_run(
     *,
     device: torch.device,
     cache_gib: float | None = None,
-    max_bad: float = 0.05,
+    max_bad: float = DEFAULT_MAX_BAD,
     max_megapixels: float = 100.0,
     init: Path | None = None,
     progress: Progress = silent,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lafite_shifted.clip import ClipEncoder
 from lafite_shifted.discriminator import Discriminator, conditional_logit
@@ -26,6 +26,7 @@ from training.losses import (
     generator_loss,
     info_nce,
     mean_kept,
+    mismatch_loss,
     path_lengths,
     r1_penalty,
     relativistic_loss,
@@ -131,8 +132,7 @@ class GanSteps:
             loss = sums.add("loss_d", self._d_terms(real_logit, fake_logit))
             if config.mismatch_weight > 0:
                 wrong = conditional_logit(real_realness, real_feature, part.mismatch)
-                # told apart only where there is a condition to mistake
-                terms = torch.where(part.keep, nn.functional.softplus(wrong), 0.0)
+                terms = mismatch_loss(wrong, part.keep)
                 loss = loss + config.mismatch_weight * sums.add("mismatch", terms)
             if contrast is not None:
                 value = contrast.loss(real_feature, place)

@@ -163,12 +163,12 @@ def check_share_of_bad(bad: list[tuple[str, str]], total: int, *, max_share: flo
     """TooManyBadPicturesError when more than `max_share` of `total` pictures, or all of them, could
     not be read.
     """
-    if len(bad) < total and len(bad) <= max_share * total:
+    if len(bad) < total and len(bad) / total <= max_share:
         return
     listed = "".join(f"\n  {name}: {reason}" for name, reason in bad[:20])
     more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
     raise TooManyBadPicturesError(
-        f"{len(bad)} of {total} pictures cannot be read, more than --max-bad {max_share:.0%} "
+        f"{len(bad)} of {total} pictures cannot be read, more than --max-bad {100 * max_share:g}% "
         "allows. "
         f"Remove or replace them, or raise --max-bad:{listed}{more}"
     )

@@ -24,6 +24,13 @@ def relativistic_loss(better_logit: Tensor, worse_logit: Tensor) -> Tensor:
     return F.softplus(worse_logit - better_logit)
 
 
+def mismatch_loss(wrong_logit: Tensor, keep: Tensor) -> Tensor:
+    """softplus(D(x, h')), [N], of real pictures x under another's condition h' (arXiv:1605.05396,
+    section 4.1); 0 where `keep` [N] drops the condition, and there is none to mistake.
+    """
+    return torch.where(keep, F.softplus(wrong_logit), 0.0)
+
+
 def path_lengths(pictures: Tensor, w: Tensor, noise: Tensor) -> Tensor:
     """|J_w^T y| for pictures [N, C, H, W] made of w [N, V], y = `noise` / sqrt(H W), [N]
     (arXiv:1912.04958, eq. 4); keeps the graph for its own gradient.

@@ -102,8 +102,8 @@ CURVES = {
 
 def curves_figure(logs: Mapping[str, Sequence[Mapping[str, float]]]):
     """What generators' runs measured while they trained, against thousands of pictures: `logs` are
-    the rows of log.jsonl by the name of the run. Grey: the real picture nearest to each (dashed),
-    and unrelated ones (dotted).
+    the rows of log.jsonl by the name of the run. Grey: the real pictures themselves at the size of
+    the first run (solid), the nearest to each (dashed), and unrelated ones (dotted).
     """
     from matplotlib.figure import Figure
 
@@ -111,10 +111,20 @@ def curves_figure(logs: Mapping[str, Sequence[Mapping[str, float]]]):
     axes = figure.subplots(1, len(CURVES))
     for axis, (key, title) in zip(axes, CURVES.items(), strict=True):
         for name, rows in logs.items():
-            found = [(row["samples"] / 1000, row[f"{w}_{key}"]) for w, row in _measured(rows)]
-            axis.plot(*zip(*found, strict=True), marker="o", markersize=3, label=name)
+            found = [
+                (row["samples"] / 1000, row[f"{where}_{key}"])
+                for where, row in _measured(rows)
+                if f"{where}_{key}" in row
+            ]
+            axis.plot(
+                [kimg for kimg, _ in found],
+                [y for _, y in found],
+                marker="o",
+                markersize=3,
+                label=name,
+            )
         _, last = _measured(next(iter(logs.values())))[-1]
-        for kind, style in (("nearest", "--"), ("unrelated", ":")):
+        for kind, style in (("same", "-"), ("nearest", "--"), ("unrelated", ":")):
             if f"real_{kind}_{key}" in last:
                 axis.axhline(last[f"real_{kind}_{key}"], color="grey", linestyle=style, linewidth=1)
         axis.set(xlabel="kimg", title=title)

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from lafite_shifted.clip import ClipEncoder
-from lafite_shifted.errors import InputError
+from lafite_shifted.errors import DEFAULT_MAX_BAD, InputError
 from lafite_shifted.files import read_json, read_json_lines, write_json, write_json_lines
 from lafite_shifted.text_encoder import TextEncoder
 from torch_utils import distributed
@@ -68,7 +68,7 @@ def embed_urls(
     squares: SquareConfig = DEFAULT_SQUARES,
     batch: int = 64,
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
-    max_bad: float = 0.05,
+    max_bad: float = DEFAULT_MAX_BAD,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> EmbedReport:
     """Embed the pictures of all shards that `out` does not hold already, as `embed_folder` does;

@@ -184,9 +184,10 @@ def gan(
 ) -> None:
     """How well the generator in MODEL (a run of `train-gan`, or a model folder) makes the held-out
     pictures of PICTURES from their embeddings: cosine of CLIP(G(h)) to h, Frechet and kernel
-    distance of the sets, recall of the right one, precision and coverage, diversity, cosine to
-    the nearest training picture. Beside it stand real training pictures: those nearest to the
-    held-out ones, and others.
+    distance of the sets, recall of the right one, precision and recall of the manifold, diversity,
+    cosine to the nearest training picture at the same size. Beside it stand the held-out pictures
+    themselves at the generator's size, as a perfect one would make them, and real training
+    pictures: those nearest to the held-out ones, and others.
     """
     import json
     from dataclasses import asdict

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lafite_shifted.errors import InputError
+from lafite_shifted.errors import DEFAULT_MAX_BAD, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +18,25 @@ if TYPE_CHECKING:
     from training.loop import Progress
 
 FolderPath = click.Path(path_type=Path, file_okay=True)
+
+
+class Share(click.ParamType):
+    """Part of a whole, as `1%` or `0.01`."""
+
+    name = "share"
+
+    def convert(
+        self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        text = str(value).strip()
+        try:
+            share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 1:
+            self.fail(f"{text!r} is no share: give one from 0% to 100%, such as 1% or 0.01.")
+        return share
+
 
 clip_option = click.option(
     "--clip",
@@ -35,9 +54,9 @@ seed_option = click.option("--seed", default=0, help="Of all randomness.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 max_bad_option = click.option(
     "--max-bad",
-    default=0.05,
-    type=click.FloatRange(0, 1),
-    help="Stop (exit 3) if a larger share cannot be read.",
+    default=f"{100 * DEFAULT_MAX_BAD:g}%",
+    type=Share(),
+    help="Stop (exit 3) if a larger share cannot be read, such as 1% or 0.01.",
 )
 max_megapixels_option = click.option(
     "--max-megapixels",

@@ -111,7 +111,11 @@ def test_max_bad_decides_how_many_broken_ones_are_too_many(tmp_path: Path):
     arguments = ("embed", folder, "--out", tmp_path / "out")
     outcome = run_command(*arguments)
     assert_refused(outcome, "2 of 10 pictures", "more than --max-bad 5%", "a.png", code=3)
-    assert "8 reused" in succeed(*arguments, "--max-bad", "0.2").err
+    for share in ("19.5%", "0.195"):
+        outcome = run_command(*arguments, "--max-bad", share)
+        assert_refused(outcome, "more than --max-bad 19.5%", code=3)
+    for share in ("20%", "0.2"):
+        assert "8 reused" in succeed(*arguments, "--max-bad", share).err
 
 
 def test_picture_above_the_megapixels(tmp_path: Path):
@@ -629,6 +633,10 @@ def test_bad_device(verb: str, device: str, some_pictures: Path, tmp_path: Path)
         ("--kimg", "nan"),
         ("--kimg", "inf"),
         ("--max-bad", "2"),
+        ("--max-bad", "101%"),
+        ("--max-bad", "-1%"),
+        ("--max-bad", "nan"),
+        ("--max-bad", "few"),
         ("--max-megapixels", "0"),
         ("--seed", "x"),
     ],

@@ -189,15 +189,15 @@ def test_run_folder_explains_itself(gan_run: Path, some_pictures: Path):
     record = read_json(gan_run / "config.json")
     assert record["kind"] == "gan"
     assert record["config"]["generator"]["resolution"] == 16
-    assert record["config"]["pseudo_text_cosine"] == 0.9
+    assert record["config"]["pseudo_text_cosine"] == 0.95
     assert record["data"]["num_training"] == 48
     rows = read_json_lines(gan_run / "log.jsonl")
     assert [row["samples"] for row in rows] == [8, 16, 24, 32]
     names = ("loss_d", "loss_g", "training_frechet", "training_kernel", "training_cosine")
     more = (
         "training_precision",
-        "training_coverage",
-        "real_nearest_cosine",
+        "training_manifold_recall",
+        "real_same_frechet",
         "seconds_per_kimg",
         "memory_gib",
     )
@@ -221,7 +221,7 @@ def test_run_folder_explains_itself(gan_run: Path, some_pictures: Path):
     assert load_generator(gan_run / "generator", device=torch.device("cpu")).training == {
         "kimg": 0.032,
         "num_pictures": 48,
-        "pseudo_text_cosine": 0.9,
+        "pseudo_text_cosine": 0.95,
         "hold_out": True,
         "background": "white",
         "resize": "lanczos",
@@ -318,7 +318,7 @@ def test_dry_run_prints_the_cost_and_writes_nothing(some_pictures: Path, tmp_pat
         "EMA",
         "augmentation",
     ]
-    assert "32 px, batch 32, 100 kimg" in lines[0]
+    assert "32 px, batch 16, 100 kimg" in lines[0]
     assert "GMAC" in lines[2]
     assert lines[3].split()[1] == "48,"
     assert float(lines[4].split("about ")[1].split()[0]) > 0.01

@@ -13,6 +13,24 @@ def softplus(x: float) -> float:
     return math.log(1 + math.exp(x))
 
 
+def relativistic(better: float, worse: float) -> float:
+    """arXiv:2501.05441, eq. 2 with f(t) = -log(1 + e^-t), to be minimised: minus the log of the
+    chance that the better one wins.
+    """
+    return -math.log(1 / (1 + math.exp(worse - better)))
+
+
+def mismatch(wrong: Sequence[float], keep: Sequence[bool]) -> list[float]:
+    """Minus log(1 - p) of real pictures under another's condition, p = sigmoid(logit); none where
+    the condition is dropped.
+    """
+    losses = []
+    for logit, is_kept in zip(wrong, keep, strict=True):
+        p = 1 / (1 + math.exp(-logit))
+        losses.append(-math.log(1 - p) if is_kept else 0.0)
+    return losses
+
+
 def cosine(a: Array, b: Array) -> float:
     return float(sum(a * b) / math.sqrt(sum(a * a)) / math.sqrt(sum(b * b)))
 

@@ -11,7 +11,10 @@ from training.plots import CURVES, curves_figure
 def test_curves_are_those_of_the_log():
     def row(kimg: float, where: str, level: float) -> dict[str, float]:
         figures = {f"{where}_{key}": level for key in CURVES}
-        return {"samples": kimg * 1000, "real_nearest_frechet": 0.1, **figures}
+        if where == "training":  # nothing tells whether they are copied
+            del figures["training_nearest_training_cosine"]
+        real = {"real_nearest_frechet": 0.1, "real_same_frechet": 0.05}
+        return {"samples": kimg * 1000, **real, **figures}
 
     logs = {
         "a": [row(1, "held_out", 0.9), {"samples": 2000}, row(3, "held_out", 0.4)],
@@ -22,8 +25,10 @@ def test_curves_are_those_of_the_log():
     curves = {line.get_label(): line for line in frechet.lines}
     assert curves["a"].get_xydata().tolist() == [[1, 0.9], [3, 0.4]]
     assert curves["b"].get_xydata().tolist() == [[2, 0.7]]
-    assert len(frechet.lines) == 3  # and the nearest real pictures
+    assert len(frechet.lines) == 4  # and the same and the nearest real pictures
     assert len(figure.axes[1].lines) == 2
+    copies = figure.axes[list(CURVES).index("nearest_training_cosine")]
+    assert [len(line.get_xdata()) for line in copies.lines] == [2, 0]
 
 
 def test_a_run_is_drawn_and_what_is_none_is_refused(gan_run: Path, tmp_path: Path):

@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,22 @@ import torch
 from PIL import Image
 
 from lafite_shifted.clip import ClipEncoder
+from lafite_shifted.discriminator import Discriminator, DiscriminatorConfig, conditional_logit
 from lafite_shifted.files import read_json, read_json_lines
 from lafite_shifted.model_folder import load_generator
 from lafite_shifted.pipeline import TextToImage
 from tests.commands import half_written, run_command, succeed
 from training.embeddings import EmbeddingSet
 from training.gan_data import GanData, load_gan_data
-from training.gan_evaluation import Asked, gan_figures, nearest_real, other_real
+from training.gan_evaluation import (
+    Asked,
+    critic_logits,
+    embed_pictures,
+    gan_figures,
+    nearest_square_cosine,
+    others_of,
+    real_figures,
+)
 from training.gan_runs import gan_data_for
 from training.images import ImageSource
 from training.split import is_held_out
@@ -62,14 +72,87 @@ def test_real_pictures_in_their_own_place_are_perfect(data: GanData):
     assert (asked.where, len(asked.embeddings)) == ("held_out", 20)
     figures = gan_figures(asked, asked.embeddings)
     assert figures["frechet"] == pytest.approx(0, abs=1e-6)
-    for name in ("cosine", "recall_1", "recall_10", "precision", "coverage"):
+    for name in ("cosine", "recall_1", "recall_10", "precision", "manifold_recall"):
         assert figures[name] == pytest.approx(1), name
-    nearer = gan_figures(asked, asked.training_embeddings[nearest_real(asked)])
-    others = gan_figures(asked, asked.training_embeddings[other_real(asked)])
-    assert figures["cosine"] > nearer["cosine"] > others["cosine"]
+    others = others_of(asked)
+    assert others is not None
+    nearer, unrelated = (gan_figures(asked, data.embeddings[rows]) for rows in others.values())
+    assert figures["cosine"] > nearer["cosine"] > unrelated["cosine"]
     assert figures["nearest_training_cosine"] == pytest.approx(nearer["cosine"])
     assert nearer["nearest_training_cosine"] == pytest.approx(1)
-    assert len(other_real(asked).unique()) == 20
+    assert len(others["unrelated"].unique()) == 20
+
+
+def test_training_pictures_that_are_asked_are_not_compared_with_themselves(
+    data: GanData, clip: ClipEncoder
+):
+    few = replace(
+        data,
+        held_out_pictures=Squares.of(data.pictures.take([0]).pixels[:0]),
+        held_out_embeddings=data.embeddings[:0],
+    )
+    asked = Asked.of(few, count=12)
+    assert asked.where == "training"
+    assert data.embeddings[asked.own_rows].equal(asked.embeddings)
+    others = others_of(asked)
+    assert others is not None
+    for rows in others.values():
+        assert len(rows) == 12
+        assert not torch.isin(rows, asked.own_rows).any()
+    rest = torch.tensor(sorted({*range(28)} - {*asked.own_rows.tolist()}))
+    expected = rest[(asked.embeddings @ data.embeddings[rest].T).argmax(dim=1)]
+    assert others["nearest"].equal(expected)
+    whole = Asked.of(few)  # all 28: none are left
+    assert others_of(whole) is None
+    found = real_figures(whole, partial(embed_pictures, clip))
+    assert [*found] == ["real_same_cosine", "real_same_frechet", "real_pairwise_cosine"]
+
+
+def test_pictures_of_the_size_of_a_run_have_figures_of_their_own(data: GanData, clip: ClipEncoder):
+    """What a perfect generator reaches: CLIP sees less than in the files."""
+    asked, embed = Asked.of(data), partial(embed_pictures, clip)
+    found = real_figures(asked, embed)
+    same = gan_figures(asked, embed(asked.pixels.permute(0, 2, 3, 1)))
+    for name in ("cosine", "frechet", "nearest_training_cosine"):
+        assert found[f"real_same_{name}"] == same[name]
+    assert found["real_same_cosine"] < 0.98
+    assert found["real_same_frechet"] > 0.1
+
+
+def test_copies_are_found_among_squares(
+    data: GanData, clip: ClipEncoder, monkeypatch: pytest.MonkeyPatch
+):
+    """Whose cosine is 1, while that to the files' embeddings is that of another picture."""
+    asked, embed = Asked.of(data), partial(embed_pictures, clip)
+    squares = data.pictures.take(range(28)).pixels.permute(0, 2, 3, 1)
+    copies = embed(squares[:20])
+    assert nearest_square_cosine(asked, copies, embed) == pytest.approx(1)
+    assert gan_figures(asked, copies)["nearest_training_cosine"] < 0.95
+    real = embed(asked.squares)
+    whole = float((real @ embed(squares).T).amax(dim=1).mean())
+    assert nearest_square_cosine(asked, real, embed) == pytest.approx(whole, abs=1e-3)
+    monkeypatch.setattr("training.gan_evaluation.NEIGHBOURS", 1)
+    assert 0 < whole - nearest_square_cosine(asked, real, embed) < 0.1
+
+
+def test_logits_are_of_whole_groups(data: GanData):
+    """As in training: what is left of the last group has no spread to show."""
+    torch.manual_seed(0)
+    critic = Discriminator(DiscriminatorConfig(resolution=16, channel_base=64, group=4))
+    condition = torch.randn(20, 128)
+    pictures = data.held_out_pictures.take(range(20)).pixels
+    with torch.no_grad():
+        realness, feature = critic(pictures[:16].float() / 127.5 - 1)
+    expected = conditional_logit(realness, feature, condition[:16])
+    for count, whole in ((20, 20), (19, 16), (16, 16), (3, 3)):
+        found = critic_logits(critic, pictures[:count], condition[:count])
+        assert len(found) == whole
+        if whole >= 16:
+            torch.testing.assert_close(found[:16], expected)
+    many = pictures.repeat(7, 1, 1, 1)[:130]  # more than a part
+    found = critic_logits(critic, many, condition.repeat(7, 1)[:130])
+    assert len(found) == 128
+    torch.testing.assert_close(found[120:], expected[:8])
 
 
 def test_the_reference_names_the_very_pictures(data: GanData):
@@ -93,15 +176,22 @@ def test_figures_are_those_of_the_training_log(evaluated: Path, gan_run: Path):
     )
     assert (report["asked"], report["training"]["kimg"]) == ("training", 0.032)
     lines = report["lines"]
-    assert [*lines] == ["generator", "nearest training pictures", "other training pictures"]
+    assert [*lines] == ["generator", "the same pictures"]  # no others are left
     for name, value in lines["generator"].items():
         assert value == pytest.approx(logged[f"training_{name}"], rel=0.05, abs=0.05), name
-    assert lines["nearest training pictures"]["cosine"] == logged["real_nearest_cosine"]
-    assert lines["other training pictures"]["frechet"] == logged["real_unrelated_frechet"]
+    assert lines["the same pictures"]["frechet"] == logged["real_same_frechet"]
     assert "48 training pictures" in (evaluated / "report.md").read_text(encoding="utf-8")
     with Image.open(evaluated / "grid.png") as grid:
         assert grid.size == (8 * 64 + 7 * 2, 5 * 64 + 4 * 2)
     assert half_written(evaluated) == []
+
+
+def test_fewer_pictures_have_others_beside_them(gan_run: Path, some_pictures: Path, tmp_path: Path):
+    ready = ("--embeddings", gan_run / "embeddings", "--count", "20")
+    lines = evaluate(gan_run, some_pictures, tmp_path, *ready)["lines"]
+    near, others = lines["nearest training pictures"], lines["other training pictures"]
+    assert 1 > near["cosine"] > others["cosine"]
+    assert others["frechet"] > 0.01
 
 
 def test_run_model_and_generator_folders_are_the_same(
@@ -152,9 +242,12 @@ def test_figures_of_other_pictures_are_refused(
         outcome = run_command(*command, *ready, "--against", other)
         assert outcome.code == 2
         assert f"clip.{field}: another -> " in outcome.err
-    other.write_text("{}", encoding="utf-8")
-    outcome = run_command(*command, *ready, "--against", other)
-    assert (outcome.code, "is no report.json of `evaluate gan`" in outcome.err) == (2, True)
+    older = read_json(old)
+    del older["lines"]["generator"]["manifold_recall"]
+    for record in ({}, older):
+        other.write_text(json.dumps(record), encoding="utf-8")
+        outcome = run_command(*command, *ready, "--against", other)
+        assert (outcome.code, "is no report.json of `evaluate gan`" in outcome.err) == (2, True)
     assert not out.exists()
 
 

@@ -227,17 +227,6 @@ def test_captions_that_do_not_exist_cannot_be_shared(clip: ClipEncoder):
         GanTrainer(dataclasses.replace(SMALL, caption_share=0.1), data, clip, device=CPU)
 
 
-def test_path_lengths_match_finite_differences():
-    """|J^T y|: of a linear map it is known, of the generator it is measured."""
-    jacobian = torch.randn(3 * 4 * 4, 5, dtype=torch.float64)
-    w = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
-    noise = torch.randn(2, 3, 4, 4, dtype=torch.float64)
-    pictures = (w @ jacobian.T).view(2, 3, 4, 4)
-    found = path_lengths(pictures, w, noise)
-    expected = (noise.flatten(1) / 4 @ jacobian).norm(dim=1)
-    torch.testing.assert_close(found, expected)
-
-
 # --- gradients that are not finite
 
 

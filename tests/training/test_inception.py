@@ -68,7 +68,7 @@ def test_evaluate_gan_tells_it_and_compares_only_the_same(
     command = ("evaluate", "gan", gan_run, some_pictures, *ready)
     succeed(*command, "--out", tmp_path / "plain")
     outcome = succeed(*command, "--out", tmp_path / "a", "--inception", weights)
-    header, row = outcome.out.splitlines()[-5], outcome.out.splitlines()[-3]
+    header, row = outcome.out.splitlines()[-6], outcome.out.splitlines()[-4]
     found = read_json(tmp_path / "a" / "report.json")
     distance = found["lines"]["generator"]["inception_frechet"]
     assert distance > found["lines"]["other training pictures"]["inception_frechet"] > 0

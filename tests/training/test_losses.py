@@ -7,13 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from lafite_shifted.generator import Generator, GeneratorConfig
 from tests.references import losses as reference
 from training.losses import (
     discriminator_loss,
     generator_loss,
     info_nce,
     mean_kept,
+    mismatch_loss,
+    path_lengths,
     r1_penalty,
+    relativistic_loss,
 )
 
 
@@ -34,6 +38,37 @@ def test_discriminator_loss_matches_its_formula():
         for x, y in zip(real.tolist(), fake.tolist(), strict=True)
     ]
     np.testing.assert_allclose(discriminator_loss(real, fake), expected, rtol=1e-12)
+
+
+def test_relativistic_loss_matches_its_formula():
+    better, worse = 3 * normal(7), 3 * normal(7, seed=1)
+    expected = [
+        reference.relativistic(x, y) for x, y in zip(better.tolist(), worse.tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(relativistic_loss(better, worse), expected, rtol=1e-12)
+
+
+def test_relativistic_loss_sees_the_difference_alone():
+    """And pulls both ways: the better one up as much as the worse one down."""
+    better, worse = (normal(7, seed=seed).requires_grad_() for seed in (0, 1))
+    loss = relativistic_loss(better, worse)
+    torch.testing.assert_close(relativistic_loss(better + 5, worse + 5), loss)
+    by_better, by_worse = torch.autograd.grad(loss.sum(), [better, worse])
+    torch.testing.assert_close(by_better, -by_worse)
+    assert (by_better < 0).all()
+    huge = torch.tensor([1e4, -1e4])
+    assert relativistic_loss(huge, -huge).tolist() == [0.0, 2e4]
+
+
+def test_mismatch_loss_matches_a_loop():
+    """No loss and no gradient where the condition is dropped."""
+    logit, keep = (3 * normal(5)).requires_grad_(), [True, False, True, True, False]
+    found = mismatch_loss(logit, torch.tensor(keep))
+    np.testing.assert_allclose(
+        found.detach(), reference.mismatch(logit.tolist(), keep), rtol=1e-9, atol=0
+    )
+    (gradient,) = torch.autograd.grad(found.sum(), logit)
+    assert (gradient > 0).tolist() == keep
 
 
 def test_losses_pull_the_right_way():
@@ -80,6 +115,36 @@ def test_r1_penalty_matches_its_closed_form_and_has_a_gradient():
     )
     (gradient,) = torch.autograd.grad(found.mean(), weight)
     torch.testing.assert_close(gradient, 2 * weight.detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_path_lengths_match_their_closed_form():
+    """|J^T y| of a linear map."""
+    jacobian, w = normal(3 * 4 * 4, 5), normal(2, 5, seed=1).requires_grad_()
+    noise = normal(2, 3, 4, 4, seed=2)
+    pictures = (w @ jacobian.T).view(2, 3, 4, 4)
+    expected = (noise.flatten(1) / 4 @ jacobian).norm(dim=1)
+    torch.testing.assert_close(path_lengths(pictures, w, noise), expected)
+
+
+def test_path_lengths_match_finite_differences():
+    """Of a generator, in float64, direction by direction of w."""
+    config = GeneratorConfig(
+        resolution=8, condition_dim=6, channel_base=64, channel_max=8, z_dim=5, w_dim=5
+    )
+    torch.manual_seed(0)
+    generator = Generator(config).double()
+    generator.compute_dtype = torch.float64
+    w, condition = normal(3, 5).requires_grad_(), normal(3, 6, seed=1)
+    noise = normal(3, 3, 8, 8, seed=2)
+    found = path_lengths(generator.synthesise(w, condition), w, noise)
+    assert found.requires_grad
+    step, squared = 1e-6, torch.zeros(3, dtype=torch.float64)
+    for axis in torch.eye(5, dtype=torch.float64):
+        with torch.no_grad():
+            up, down = (generator.synthesise(w + s * axis, condition) for s in (step, -step))
+            slope = (up - down) / (2 * step)  # of each pixel
+            squared += (slope * noise / 8).sum(dim=(1, 2, 3)).square()
+    torch.testing.assert_close(found.detach(), squared.sqrt(), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("temperature", [0.1, 1.0])

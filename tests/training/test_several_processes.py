@@ -137,6 +137,33 @@ def test_another_number_of_processes_goes_on(cone: Path, tmp_path: Path):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
 
 
+def test_a_gan_goes_on_with_another_number_of_processes(
+    some_pictures: Path, some_embeddings: Path, tmp_path: Path
+):
+    """The second step, by one process from the checkpoint of two, is that of one process alone, up
+    to the order of sums.
+    """
+    fields = ("dtype=float32", "run.log_kimg=0.008", "clip_weight=0.5", "path_length_weight=2")
+    options = [word for field in fields for word in ("--set", field)]
+
+    def command(out: Path, kimg: float) -> list[str]:
+        words = ("train-gan", some_pictures, "--out", out, *TINY_GAN, *options, "--kimg", kimg)
+        return [str(word) for word in words]
+
+    for name in ("one", "mixed"):
+        shutil.copytree(some_embeddings, tmp_path / name / "embeddings")
+    finished(launch(command(tmp_path / "mixed", 0.008)))
+    succeed(*command(tmp_path / "mixed", 0.016))
+    succeed(*command(tmp_path / "one", 0.016))
+    one, mixed = rows(tmp_path / "one"), rows(tmp_path / "mixed")
+    assert [row["samples"] for row in mixed] == [8, 16]
+    names = ("loss_d", "loss_g", "logit_real", "contrast_fake", "clip_contrast", "sign_real")
+    for a, b in zip(one, mixed, strict=True):
+        for name in names:
+            assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-5), name
+    assert one[0]["loss_d"] != pytest.approx(one[1]["loss_d"], rel=1e-3)
+
+
 @pytest.mark.filterwarnings("always:.*cannot be read any more")
 def test_two_processes_train_a_gan_as_one_does(some_pictures: Path, tmp_path: Path):
     """With contrastive terms over the whole batch; decoding as they go, with a picture that one of
@@ -146,7 +173,17 @@ def test_two_processes_train_a_gan_as_one_does(some_pictures: Path, tmp_path: Pa
 
     def command(out: Path) -> list[str]:
         fields = ("dtype=float32", "run.log_kimg=0.008", "clip_weight=0.5", "r1_every=2")
-        words = ["train-gan", pictures, "--out", out, *TINY_GAN, "--cache-gib", "0"]
+        words = [
+            "train-gan",
+            pictures,
+            "--out",
+            out,
+            *TINY_GAN,
+            "--cache-gib",
+            "0",
+            "--max-bad",
+            "5%",
+        ]
         return [str(word) for word in (*words, *(w for f in fields for w in ("--set", f)))]
 
     refused = launch(command(tmp_path / "two"))
