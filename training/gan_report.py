@@ -94,8 +94,8 @@ def evaluate_gan(
             lines[line]["nearest_square_cosine"] = nearest_square_cosine(asked, seen, embed)
     others = others_of(asked)
     if others:
-        for line, name in ((NEAREST, "nearest"), (OTHERS, "unrelated")):
-            lines[line] = gan_figures(asked, asked.training_embeddings[others[name]])
+        for line, kind in ((NEAREST, "nearest"), (OTHERS, "unrelated")):
+            lines[line] = gan_figures(asked, asked.training_embeddings[others[kind]])
             lines[line].pop("nearest_training_cosine", None)  # of itself
     if inception:  # slow: no line of the nearest ones
         shown = {GENERATOR: made.permute(0, 3, 1, 2)}

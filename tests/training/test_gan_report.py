@@ -64,7 +64,9 @@ def evaluated(gan_run: Path, some_pictures: Path, tmp_path_factory: pytest.TempP
 def evaluate(model: Path, some_pictures: Path, out: Path, *arguments: str | Path) -> dict:
     printed = succeed("evaluate", "gan", model, some_pictures, "--out", out, "--json", *arguments)
     assert json.loads(printed.out) == read_json(out / "report.json")
-    return json.loads(printed.out)
+    record = json.loads(printed.out)
+    assert record["model"] == str(model)
+    return record
 
 
 def test_real_pictures_in_their_own_place_are_perfect(data: GanData):
