@@ -30,6 +30,7 @@ from lafite_shifted.files import (
     load_tensors,
     read_json,
     read_json_lines,
+    remove_leftovers,
     save_tensors,
     write_json,
     write_json_lines,
@@ -102,7 +103,7 @@ class RunFolder:
         if distributed.is_first():
             check_usable(path, kind=kind)
             self._lock = lock or RunLock(path)
-            _remove_leftovers(path)
+            remove_leftovers(path)
             config_path = path / "config.json"
             if config_path.is_file():
                 _check_unchanged(read_json(config_path), record, path)
@@ -252,16 +253,6 @@ def check_usable(path: Path, *, kind: str) -> None:
         entry.name != "embeddings" and not entry.name.startswith(".") for entry in path.iterdir()
     ):
         raise InputError(f"{path} is not empty and is no run folder. Choose another --out.")
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Half-written files and folders of a process that was killed."""
-    for pattern in (".*.tmp", ".*.old"):
-        for leftover in list(path.rglob(pattern)):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
 
 
 def _verify(path: Path, tensors: Mapping[str, Tensor]) -> None:

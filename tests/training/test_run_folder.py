@@ -262,10 +262,23 @@ def test_leftovers_of_a_killed_process_go(tmp_path: Path):
     run = tmp_path / "run"
     RunFolder(run, kind="walk", description={"config": {}}).close()
     (run / "checkpoints" / ".samples-0000000004.77.tmp").mkdir(parents=True)
+    (run / "generator").mkdir()
     (run / ".generator.77.old").mkdir()
     (run / ".config.json.77.tmp").write_text("{", encoding="utf-8")
     RunFolder(run, kind="walk", description={"config": {}}).close()
     assert [p.name for p in run.rglob(".*")] == []
+
+
+def test_a_folder_that_was_taken_away_comes_back(tmp_path: Path):
+    """A kill between two renames must not cost the best generator."""
+    run = tmp_path / "run"
+    RunFolder(run, kind="walk", description={"config": {}}).close()
+    (run / "best" / ".generator.77.old").mkdir(parents=True)
+    (run / "best" / ".generator.77.old" / "config.json").write_text("{}", encoding="utf-8")
+    (run / "best" / ".generator.77.tmp").mkdir()
+    RunFolder(run, kind="walk", description={"config": {}}).close()
+    assert [p.name for p in (run / "best").iterdir()] == ["generator"]
+    assert (run / "best" / "generator" / "config.json").is_file()
 
 
 def test_a_checkpoint_that_reads_otherwise_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
