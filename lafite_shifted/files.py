@@ -4,6 +4,7 @@ and renamed.
 Tensors are stored as safetensors, everything else as JSON; nothing is ever pickled.
 """
 
+import ctypes
 import hashlib
 import json
 import os
@@ -18,6 +19,8 @@ import safetensors.torch
 from torch import Tensor
 
 from lafite_shifted.errors import InputError
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
 def _fsync_directory(path: Path) -> None:
@@ -51,7 +54,11 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Fill a temporary folder beside `path`; it replaces `path` when the block ends."""
+    """Fill a temporary folder beside `path`; it replaces `path` when the block ends.
+
+    `path` is the old or the new one at any moment where the system can exchange two names; where
+    not, a kill between two renames leaves it to `remove_leftovers` to bring the old one back.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -60,9 +67,10 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         yield temporary
         _fsync_directory(temporary)
-        if path.exists():
-            path.replace(retired)
-        temporary.replace(path)
+        if not (path.exists() and _exchange(temporary, path)):
+            if path.exists():
+                path.replace(retired)
+            temporary.replace(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         if retired.exists() and not path.exists():
@@ -71,7 +79,35 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     try:
         _fsync_directory(path.parent)
     finally:
-        shutil.rmtree(retired, ignore_errors=True)
+        for old in (temporary, retired):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two names swap what they stand for, at once; False where the system or the file system
+    cannot.
+    """
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)  # Linux, glibc 2.28
+    names = (os.fsencode(first), os.fsencode(second))
+    if renameat2 is None:
+        return False
+    return renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove, from `folder` and below, what processes that were killed left half-written; a folder
+    that one of them had taken away and not replaced comes back.
+    """
+    for retired in list(folder.rglob(".*.old")):
+        path = retired.with_name(retired.name.removeprefix(".").rsplit(".", 2)[0])
+        if retired.is_dir() and not path.exists():
+            retired.replace(path)
+    for pattern in (".*.tmp", ".*.old"):
+        for leftover in list(folder.rglob(pattern)):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -159,7 +159,13 @@ def bad_picture_rows(bad: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
     return [{"file_name": name, "reason": reason} for name, reason in bad]
 
 
-def check_share_of_bad(bad: list[tuple[str, str]], total: int, *, max_share: float) -> None:
+def check_share_of_bad(
+    bad: list[tuple[str, str]],
+    total: int,
+    *,
+    max_share: float,
+    remedy: str = "Remove or replace them",
+) -> None:
     """TooManyBadPicturesError when more than `max_share` of `total` pictures, or all of them, could
     not be read.
     """
@@ -169,6 +175,5 @@ def check_share_of_bad(bad: list[tuple[str, str]], total: int, *, max_share: flo
     more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
     raise TooManyBadPicturesError(
         f"{len(bad)} of {total} pictures cannot be read, more than --max-bad {100 * max_share:g}% "
-        "allows. "
-        f"Remove or replace them, or raise --max-bad:{listed}{more}"
+        f"allows. {remedy}, or raise --max-bad:{listed}{more}"
     )

@@ -2,11 +2,14 @@
 step does is the trainer's business.
 """
 
+import errno
 import math
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -16,7 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lafite_shifted.errors import DivergedError, InterruptedRunError
+from lafite_shifted.errors import (
+    DivergedError,
+    InputError,
+    InterruptedRunError,
+    TooManyBadPicturesError,
+)
 from torch_utils import distributed
 from torch_utils.device import peak_gib
 from training.config import RunConfig
@@ -99,14 +107,36 @@ def run_loop(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator
 
     Of several processes all do this in step; the first writes, and a signal to one stops all. The
     thread count belongs to the state, because float sums depend on it. Raises InterruptedRunError
-    after a signal, with a checkpoint saved, and DivergedError when a logged value is not finite
-    (the last checkpoint stays).
+    after a signal, with a checkpoint saved; the last checkpoint stays where a logged value is not
+    finite (DivergedError), the disk is full (InputError) or too many pictures cannot be read
+    (TooManyBadPicturesError).
     """
-    try:
+    with _telling_what_is_kept(trainer, folder), closing(folder):
         yield from _steps(trainer, config, folder)
-    finally:
-        folder.close()
     distributed.barrier()  # the first may still be writing
+
+
+@contextmanager
+def _telling_what_is_kept(trainer: Trainer, folder: RunFolder) -> Iterator[None]:
+    """In the words of what the user can mend before the same command goes on."""
+    try:
+        yield
+    except TooManyBadPicturesError as error:
+        raise TooManyBadPicturesError(
+            f"{error}\n{folder.kept()} Run the same command again once they are mended."
+        ) from error
+    except OSError as error:
+        elsewhere = error.filename and folder.path not in Path(error.filename).parents
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or elsewhere:
+            raise
+        state = flatten_state(trainer.parts()).values()
+        needed = sum(tensor.numel() * tensor.element_size() for tensor in state)
+        free = shutil.disk_usage(folder.path).free
+        raise InputError(
+            f"{folder.path}: the disk is full. A checkpoint needs {needed / 1e6:.1f} MB, "
+            f"{free / 1e6:.1f} MB are free. {folder.kept()} Free some space and run the same "
+            "command again."
+        ) from error
 
 
 def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[Progress]:

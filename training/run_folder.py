@@ -30,6 +30,7 @@ from lafite_shifted.files import (
     load_tensors,
     read_json,
     read_json_lines,
+    remove_leftovers,
     save_tensors,
     write_json,
     write_json_lines,
@@ -102,7 +103,7 @@ class RunFolder:
         if distributed.is_first():
             check_usable(path, kind=kind)
             self._lock = lock or RunLock(path)
-            _remove_leftovers(path)
+            remove_leftovers(path)
             config_path = path / "config.json"
             if config_path.is_file():
                 _check_unchanged(read_json(config_path), record, path)
@@ -123,29 +124,18 @@ class RunFolder:
             torch.set_num_threads(read_json(checkpoints[-1] / "state.json")["threads"])
 
     def save_checkpoint(self, checkpoint: Checkpoint, *, keep: int) -> None:
-        """Write a checkpoint, read it again, then remove the oldest beyond `keep`. InputError where
-        there is no room for it; the ones before it stay.
+        """Write a checkpoint, read it again, then remove the oldest beyond `keep`. OSError leaves
+        the ones before it.
         """
         target = self.path / "checkpoints" / f"samples-{checkpoint.samples:010d}"
         tensors = {name: tensor.detach().cpu() for name, tensor in checkpoint.tensors.items()}
-        try:
-            with atomic_directory(target) as folder:
-                state = folder / "state.safetensors"
-                metadata = {"kind": "checkpoint", "format": FORMAT, "encoder": self._encoder}
-                save_tensors(state, tensors, metadata)
-                head = {"format": FORMAT, "samples": checkpoint.samples}
-                write_json(folder / "state.json", head | checkpoint.state)
-                _verify(state, tensors)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-            free = shutil.disk_usage(self.path).free
-            raise InputError(
-                f"{self.path}: the disk is full. A checkpoint needs {needed / 1e6:.1f} MB, "
-                f"{free / 1e6:.1f} MB are free. The checkpoints before it are intact. Free some "
-                "space and run the same command again."
-            ) from error
+        with atomic_directory(target) as folder:
+            state = folder / "state.safetensors"
+            metadata = {"kind": "checkpoint", "format": FORMAT, "encoder": self._encoder}
+            save_tensors(state, tensors, metadata)
+            head = {"format": FORMAT, "samples": checkpoint.samples}
+            write_json(folder / "state.json", head | checkpoint.state)
+            _verify(state, tensors)
         for old in checkpoint_paths(self.path)[:-keep]:
             shutil.rmtree(old)
 
@@ -167,6 +157,14 @@ class RunFolder:
         state = read_json(paths[-1] / "state.json")
         state.pop("format")
         return Checkpoint(state.pop("samples"), tensors, state)
+
+    def kept(self) -> str:
+        """A sentence on what is left of a run that something has stopped."""
+        paths = checkpoint_paths(self.path)
+        if not paths:
+            return "No checkpoint was saved yet: the run begins anew."
+        samples = int(paths[-1].name.partition("-")[2])
+        return f"The last checkpoint, of {samples / 1000:g} kimg, is intact."
 
     # --- log
 
@@ -213,10 +211,12 @@ class RunFolder:
 
     def close(self) -> None:
         """Close the log and let others in."""
-        if self._writer is not None:
-            self._writer.close()
-        if self._lock is not None:
-            self._lock.release()
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
 
 
 def checkpoint_paths(run: Path) -> list[Path]:
@@ -252,16 +252,6 @@ def check_usable(path: Path, *, kind: str) -> None:
         entry.name != "embeddings" and not entry.name.startswith(".") for entry in path.iterdir()
     ):
         raise InputError(f"{path} is not empty and is no run folder. Choose another --out.")
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Half-written files and folders of a process that was killed."""
-    for pattern in (".*.tmp", ".*.old"):
-        for leftover in list(path.rglob(pattern)):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
 
 
 def _verify(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -134,7 +134,7 @@ class Squares:
                 return candidate, self._square(candidate)
             except UnreadablePictureError as error:
                 self._note(candidate, str(error))
-        check_share_of_bad(self._bad_names(), len(self), max_share=self._max_bad)
+        self._check()
         raise AssertionError("no picture is left, but not all are bad")
 
     def _replacements(self, row: int) -> Iterator[int]:
@@ -156,6 +156,12 @@ class Squares:
 
     def _bad_names(self) -> list[tuple[str, str]]:
         return [(self.names[row], reason) for row, reason in sorted(self._bad.items())]
+
+    def _check(self) -> None:
+        # others in their place would be another training set, which a run does not go on with
+        remedy = "Put them back as they were"
+        bad = self._bad_names()
+        check_share_of_bad(bad, len(self), max_share=self._max_bad, remedy=remedy)
 
     def settle(self) -> None:
         """Tell all processes what any of them could not read, list it in the report, and warn.
@@ -180,7 +186,7 @@ class Squares:
                 UserWarning,
                 stacklevel=2,
             )
-        check_share_of_bad(self._bad_names(), len(self), max_share=self._max_bad)
+        self._check()
 
     @staticmethod
     def _add_to(report: Path, rows: list[dict[str, str]]) -> None:

@@ -1,7 +1,10 @@
 """Files are whole or absent, whatever fails while they are written."""
 
 import errno
+import json
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lafite_shifted import files
 from lafite_shifted.errors import InputError
 from lafite_shifted.files import (
     atomic_directory,
@@ -141,6 +145,7 @@ def test_folder_that_cannot_be_renamed_keeps_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     fill(tmp_path / "out", b"old")
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
     real = Path.replace
 
     def replace(source: Path, target: Path) -> Path:
@@ -153,6 +158,67 @@ def test_folder_that_cannot_be_renamed_keeps_the_old_one(
         (t / "one").write_bytes(b"new")
     assert contents(tmp_path) == {"out/nested/two": b"old", "out/one": b"old"}
     assert half_written(tmp_path) == []
+
+
+KILLED_AT_EVERY_CALL = """
+import json, os, signal, sys
+from pathlib import Path
+from lafite_shifted import files
+
+root, exchange = Path(sys.argv[1]), sys.argv[2] == "exchange"
+
+def fill(content):
+    with files.atomic_directory(root / "out") as target:
+        for name in ("one", "two"):
+            files.write_bytes(target / name, content)
+
+def killed(real, at):
+    def call(*arguments, **options):
+        killed.calls += 1
+        if killed.calls == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **options)
+    return call
+
+def state():
+    return sorted({path.read_bytes().decode() for path in (root / "out").glob("*")})
+
+fill(b"old")
+found = []
+for at in range(1, 100):
+    child = os.fork()
+    if child == 0:
+        killed.calls = 0
+        for owner, name in ((os, "fsync"), (Path, "replace"), (os, "unlink"), (os, "rmdir")):
+            setattr(owner, name, killed(getattr(owner, name), at))
+        files._exchange = killed(files._exchange, at) if exchange else lambda *_: False
+        fill(b"new")
+        os._exit(0)
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    before = state()
+    files.remove_leftovers(root)
+    found.append([before, state(), [path.name for path in root.iterdir()]])
+    if ended == 0:
+        break
+    fill(b"old")
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("way", ["exchange", "renames"])
+def test_folder_is_old_or_new_wherever_its_process_is_killed(tmp_path: Path, way: str):
+    """At each call that changes the disk; with two renames there is one where nothing is left but
+    what has been taken away, and it comes back.
+    """
+    command = [sys.executable, "-c", KILLED_AT_EVERY_CALL, str(tmp_path), way]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert all(names == ["out"] for _, _, names in found)
+    after = [now for _, now, _ in found]
+    assert after == sorted(after, reverse=True)
+    assert after[0] == ["old"]
+    assert after[-1] == ["new"]
+    gone = [now for before, now, _ in found if before == []]
+    assert gone == ([] if way == "exchange" else [["old"]])
 
 
 def test_tensors_and_metadata_return(tmp_path: Path):

@@ -4,8 +4,10 @@ Every training is tried: the GAN, the prior and the CLIP; weights, optimizer and
 for bit.
 """
 
+import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -325,6 +327,34 @@ def test_divergence_between_two_lines_is_never_saved(tmp_path: Path):
     with pytest.raises(DivergedError):
         train(walk(tmp_path / "run", Walk(not_finite_from=12), log=0.02))
     assert last_checkpoint(tmp_path / "run").name == "samples-0000000008"
+
+
+@pytest.mark.parametrize("what", ["log", "save_checkpoint", "close"])
+def test_full_disk_says_what_is_needed_and_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+):
+    """Wherever a run meets it."""
+    real, calls = getattr(RunFolder, what), []
+
+    def full(self: RunFolder, *arguments: Any, **options: Any) -> None:
+        calls.append(what)
+        real(self, *arguments, **options)
+        if what == "close" or len(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    opened = walk(tmp_path / "run", Walk())
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, what, full)
+        with pytest.raises(InputError) as caught:
+            train(opened)
+    last = {"log": 20, "save_checkpoint": 12, "close": 32}[what]
+    told = (
+        r"run: the disk is full\. A checkpoint needs 0\.0 MB, [\d.]+ MB are free\. The last "
+        rf"checkpoint, of {last / 1000:g} kimg, is intact\. Free some space and run the same"
+    )
+    assert re.search(told, str(caught.value))
+    assert last_checkpoint(tmp_path / "run").name == f"samples-{last:010d}"
+    train(walk(tmp_path / "run", Walk()))  # the lock is gone, and so is what was half-written
 
 
 def test_thread_count_belongs_to_the_state(tmp_path: Path):

@@ -5,7 +5,7 @@ cannot be read any more is replaced, and said to be.
 import shutil
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -25,16 +25,14 @@ from tests.training.test_loop import (
     last_checkpoint,
     train,
 )
-from training.config import RunConfig
 from training.decoding import decode, to_square
 from training.embeddings import EmbeddingSet
 from training.gan_data import GanData, load_gan_data
+from training.gan_loop import GanTrainer
 from training.gan_runs import gan_config, open_gan_run
 from training.images import ImageSource
-from training.loop import Trainer, run_loop
 from training.picture_files import UnreadablePictureError
 from training.presets import GAN_PRESETS
-from training.run_folder import RunFolder
 from training.squares import Squares, plan_cache
 
 BOTH = pytest.mark.parametrize("cache_gib", [None, 0.0], ids=["held", "streamed"])
@@ -225,16 +223,36 @@ def test_pictures_lost_between_two_starts_are_replaced(pictures: Path):
     assert last_checkpoint(pictures.parent / "run") == before
 
 
-@pytest.mark.filterwarnings("ignore:.*cannot be read any more")
-def test_pictures_lost_in_mid_run_stop_it_above_the_limit(
-    pictures: Path, open_gan: Open, tmp_path: Path
+@pytest.mark.filterwarnings("always:.*cannot be read any more")
+def test_run_stopped_by_lost_pictures_goes_on_when_they_are_back(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def lose_all_at_16(opened: tuple[Trainer, RunConfig, RunFolder]) -> None:
-        for progress in run_loop(*opened):
-            if progress.samples == 16:
-                for path in pictures.glob("*.png"):
-                    path.unlink()
+    """As if nothing had happened: it begins again at the checkpoint, and the exit tells so."""
+    run, reference = pictures.parent / "run", pictures.parent / "reference"
+    shutil.copytree(run / "embeddings", reference / "embeddings")
+    fields = ("run.checkpoint_kimg=0.024", "run.log_kimg=0.016")
+    options = (*TINY_GAN, "--kimg", "0.08", "--cache-gib", "0", "--set", fields[0])
 
-    with pytest.raises(TooManyBadPicturesError, match="more than --max-bad 5%"):
-        lose_all_at_16(open_gan(tmp_path / "lost"))
-    assert last_checkpoint(tmp_path / "lost").name == "samples-0000000016"
+    def command(out: Path) -> tuple[str | Path, ...]:
+        return ("train-gan", pictures, "--out", out, *options, "--set", fields[1])
+
+    real, away = GanTrainer.step, pictures.parent / "away"
+
+    def step(self: GanTrainer, samples_seen: int) -> Mapping[str, Tensor]:
+        if samples_seen == 32:  # a checkpoint was saved, and a step followed
+            shutil.copytree(pictures, away)
+            for path in pictures.glob("*.png"):
+                path.unlink()
+        return real(self, samples_seen)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GanTrainer, "step", step)
+        outcome = run_command(*command(run))
+    assert outcome.code == 3
+    assert "more than --max-bad 5% allows. Put them back as they were, or raise" in outcome.err
+    assert "The last checkpoint, of 0.024 kimg, is intact. Run the same command" in outcome.err
+    assert last_checkpoint(run).name == "samples-0000000024"
+    shutil.copytree(away, pictures, dirs_exist_ok=True)
+    succeed(*command(run))
+    succeed(*command(reference))
+    assert_same_run(run, reference)

@@ -11,11 +11,20 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> torture.Bench:
 
 
 def test_kills(bench: torture.Bench):
-    assert torture.kills(bench, 2, inside_saves=1).startswith("2 kills, 1 of them inside a save")
+    told = torture.kills(bench, 5, in_saves=2, in_evaluations=1)
+    assert told.startswith("5 kills, 2 of them inside the save of a checkpoint, 1 inside")
+
+
+def test_signals(bench: torture.Bench):
+    assert torture.signals(bench, 1, fresh=0).startswith("1 each of SIGTERM, SIGINT, SIGUSR1")
+
+
+def test_second_sigint(bench: torture.Bench):
+    assert "all left at once" in torture.second_sigint(bench, 2)
 
 
 def test_disks_that_fail(bench: torture.Bench):
-    assert "exit 2, then exact resumes" in torture.failing_disks(bench, 1)
+    assert "(2 in checkpoint): told, exit 2" in torture.failing_disks(bench, 1)
 
 
 def test_the_check_notices_a_difference(bench: torture.Bench):
@@ -24,3 +33,14 @@ def test_the_check_notices_a_difference(bench: torture.Bench):
     assert process.wait() == 0, bench.output()
     with pytest.raises(AssertionError):
         bench.check("other")
+
+
+@pytest.mark.parametrize("part", ["generator", "best/generator"])
+def test_the_check_reads_the_generators(bench: torture.Bench, part: str):
+    run = f"mixed-{part.partition('/')[0]}"
+    bench.finish(run)
+    bench.check(run)
+    config = bench.folder / run / part / "config.json"
+    config.write_text(config.read_text().replace('"kimg"', '"other"'))
+    with pytest.raises(AssertionError):
+        bench.check(run)
