@@ -131,7 +131,7 @@ def test_memory_does_not_grow_with_the_number_of_shards(tmp_path: Path):
         (("A", "A"), "2 folders are given"),
         (("A", "--clusters", "1000"), "there are 700. Give fewer clusters"),
         (("A", "--clusters", "0"), "not in the range"),
-        (("A", "--clusters", "600000", "--cluster-kind", "full"), "would take 4.6 GiB"),
+        (("A", "--clusters", "600000", "--cluster-kind", "full"), "would take 22.9 GiB"),
         (("MISSING",), "holds no embeddings"),
         (("--merge", "MISSING", "--out", "OUT"), "does not exist"),
         (("--merge", "A/shard-00000.safetensors", "--out", "OUT"), "holds 'embeddings'"),
