@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -87,43 +88,49 @@ def open_gan_run(
             f"{pictures} --out {folder} --clip {encoder.id.model} --background "
             f"'{config.pictures.background}'` in one, then this in all."
         )
-    # before anything is written: another run may be using it
-    lock = RunLock(out) if distributed.is_first() else None
-    how = {
-        "squares": config.pictures,
-        "max_bad": max_bad,
-        "max_megapixels": max_megapixels,
-        "progress": progress,
-    }
-    if isinstance(source, RemotePictures):  # the processes share the shards
-        report = embed_urls(list(source.urls.values()), folder, encoder, **how)
-    elif distributed.is_first():  # with several, only what has changed since
-        going_on = (out / "config.json").is_file()
-        report = embed_folder(source, folder, encoder, keep_unreadable=going_on, **how)
-    distributed.barrier()
-    data = load_gan_data(
-        source,
-        EmbeddingSet(folder),
-        resolution=config.generator.resolution,
-        hold_out=config.hold_out,
-        seed=config.seed,
-        squares=config.pictures,
-        cache_gib=cache_gib,
-        max_megapixels=max_megapixels,
-        max_bad=max_bad,
-    )
-    config = _for_encoder(config, encoder)
-    ops = native.status(device).partition(" ")[0]  # compiled or reference: they round differently
-    description = {
-        "config": dataclasses.asdict(config),
-        "encoder": encoder.id.to_json(),
-        "data": data.describe(),
-        "compute": compute_record(config.dtype, device) | {"ops": ops},
-        "init": start and dict(start.record),
-    }
-    # first: it may refuse the data
-    trainer = GanTrainer(config, data, encoder, device=device, start=start)
-    return trainer, RunFolder(out, kind="gan", description=description, lock=lock), report
+    with ExitStack() as undo:
+        lock = None
+        if distributed.is_first():
+            lock = RunLock(out)  # before anything is written: another run may be using it
+            undo.callback(lock.release)
+        how = {
+            "squares": config.pictures,
+            "max_bad": max_bad,
+            "max_megapixels": max_megapixels,
+            "progress": progress,
+        }
+        if isinstance(source, RemotePictures):  # the processes share the shards
+            report = embed_urls(list(source.urls.values()), folder, encoder, **how)
+        elif distributed.is_first():  # with several, only what has changed since
+            going_on = (out / "config.json").is_file()
+            report = embed_folder(source, folder, encoder, keep_unreadable=going_on, **how)
+        distributed.barrier()
+        data = load_gan_data(
+            source,
+            EmbeddingSet(folder),
+            resolution=config.generator.resolution,
+            hold_out=config.hold_out,
+            seed=config.seed,
+            squares=config.pictures,
+            cache_gib=cache_gib,
+            max_megapixels=max_megapixels,
+            max_bad=max_bad,
+        )
+        config = _for_encoder(config, encoder)
+        # compiled or reference: they round differently
+        ops = native.status(device).partition(" ")[0]
+        description = {
+            "config": dataclasses.asdict(config),
+            "encoder": encoder.id.to_json(),
+            "data": data.describe(),
+            "compute": compute_record(config.dtype, device) | {"ops": ops},
+            "init": start and dict(start.record),
+        }
+        # first: it may refuse the data
+        trainer = GanTrainer(config, data, encoder, device=device, start=start)
+        run = RunFolder(out, kind="gan", description=description, lock=lock)
+        undo.pop_all()  # the lock is the run's
+    return trainer, run, report
 
 
 def gan_data_for(
