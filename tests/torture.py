@@ -408,7 +408,9 @@ def check_told(bench: Bench, run: Path) -> None:
     tensors = load_tensors(state)[0].values()
     needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert abs(float(told[1]) - needed / 1e6) <= 0.06, output
-    assert abs(float(told[2]) - shutil.disk_usage(run).free / 1e6) <= 1, output
+    free = shutil.disk_usage(run).free / 1e6
+    # what is not this test's alone changes meanwhile
+    assert abs(float(told[2]) - free) <= max(1, 0.1 * free), output
     assert (told[3] == "No checkpoint was saved yet") == (newest(run) == ""), output
     bench.usable(run)
 
