@@ -146,9 +146,9 @@ def in_first_shards(names: Sequence[str], chosen: Tensor, *, count: int) -> Tens
     are SHARD/FILE, sorted.
     """
     kept, shard = torch.zeros_like(chosen), ""
-    for row in map(int, chosen.nonzero()):
+    for found, row in enumerate(map(int, chosen.nonzero())):
         head = names[row].partition("/")[0]
-        if int(kept.sum()) >= count and head != shard:
+        if found >= count and head != shard:
             break
         kept[row], shard = True, head
     return kept

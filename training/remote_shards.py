@@ -190,10 +190,8 @@ def _joined(out: Path, urls: Sequence[str]) -> tuple[list[dict], list[tuple[str,
     for number, url in enumerate(urls):
         part = _part(out, number)
         for row in read_json_lines(part / "index.jsonl"):
-            name, shard = (
-                f"{shard_name(url)}/{row['file_name']}",
-                part.relative_to(out) / row["shard"],
-            )
+            shard = part.relative_to(out) / row["shard"]
+            name = f"{shard_name(url)}/{row['file_name']}"
             rows.append(row | {"file_name": name, "shard": shard.as_posix()})
         for row in read_json_lines(part / "report.jsonl"):
             bad.append((f"{shard_name(url)}/{row['file_name']}", row["reason"]))

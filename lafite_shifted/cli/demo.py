@@ -15,7 +15,7 @@ from lafite_shifted.cli import options
     "--kimg",
     default=None,
     type=float,
-    help="Length of the GAN's training.  [default: about 4 minutes' worth]",
+    help="Length of the GAN's training.  [default: about 6 minutes' worth]",
 )
 @options.seed_option
 @options.device_option
