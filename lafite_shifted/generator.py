@@ -7,6 +7,7 @@ Shape letters: N batch, Z latent, V w space, D embedding, C H W activation.
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,10 @@ from lafite_shifted.layers import (
     ModulatedConv2d,
     ModulatedToRgb,
     clamp_of,
+    convolve,
     recomputed,
-    upsample,
 )
-from torch_utils.ops import synthesis_epilogue
+from torch_utils.ops import SynthesisTail
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,18 @@ class Styles(nn.Module):
         return torch.cat([w.expand(self.num_layers, -1, -1), views], dim=2)
 
 
+class PreparedLayer(NamedTuple):
+    """A layer and all that it computes without the activations."""
+
+    kernel: Tensor
+    up: bool
+    tail: SynthesisTail
+
+    def run(self, x: Tensor, lower: Tensor | None = None) -> tuple[Any, Any]:
+        """x [N, I, H, W], which is multiplied by the layer's scale -> what SynthesisTail gives."""
+        return self.tail(convolve(x, self.kernel, up=self.up), lower)
+
+
 class SynthesisLayer(nn.Module):
     """Modulated 3x3 convolution, demodulation, noise, bias, leaky ReLU."""
 
@@ -120,27 +133,28 @@ class SynthesisLayer(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
-        demodulation: Tensor,
+        scale: Tensor,
         noise: Tensor | None,
         *,
-        after: Tensor | None = None,
-    ) -> Tensor:
-        """x [N, I, H, W], multiplied by its scale, whose `demodulation` is [N, O]; `noise`
-        [N, 1, H, W], or None for the fixed buffer. The result is multiplied by `after` [N, O], the
-        next layer's scale.
+        dtype: torch.dtype,
+        rgb: tuple[Tensor, Tensor] | None,
+        after: Tensor | None,
+    ) -> PreparedLayer:
+        """scale [N, I], which the input is multiplied by; `noise` [N, 1, H, W], or None for the
+        fixed buffer; `dtype` of the activations; `rgb` and `after` as SynthesisTail takes them.
         """
-        noise = self.noise_buffer if noise is None else noise
-        y = self.conv(x)
-        return synthesis_epilogue(
-            y,
-            demodulation,
-            noise,
+        tail = SynthesisTail(
+            self.conv.demodulation(scale),
+            self.noise_buffer if noise is None else noise,
             self.noise_strength,
             self.bias,
-            clamp=clamp_of(y.dtype),
+            dtype=dtype,
+            filtered=self.conv.up,
+            clamp=clamp_of(dtype),
+            rgb=rgb,
             after=after,
         )
+        return PreparedLayer(self.conv.kernel(dtype), self.conv.up, tail)
 
 
 class Generator(nn.Module):
@@ -192,58 +206,35 @@ class Generator(nn.Module):
 
     def synthesise(self, w: Tensor, condition: Tensor, *, noise: Tensor | None = None) -> Tensor:
         """The part after the mapping network."""
-        noises = self._split(noise)
         styles = self.styles(w, condition).unbind()  # of the layers, then of the pictures
         # What does not need the activations comes first: between two convolutions, which leave
         # nothing of it in the caches, a call costs several times as much.
+        dtype = self.compute_dtype
         scales = [
             layer.conv.to_scale(style)  # type: ignore[operator, union-attr]
             for layer, style in zip(self.layers, styles, strict=False)
         ]
-        demodulations = [
-            layer.conv.demodulation(scale)  # type: ignore[operator, union-attr]
-            for layer, scale in zip(self.layers, scales, strict=True)
+        rgbs = [
+            to_rgb(style) for to_rgb, style in zip(self.to_rgbs, styles[len(scales) :], strict=True)
         ]
-        modulations = [scale.to(self.compute_dtype)[:, :, None, None] for scale in scales]
-        weights = [
-            to_rgb.scaled_weight(style)  # type: ignore[operator]
-            for to_rgb, style in zip(self.to_rgbs, styles[len(self.layers) :], strict=True)
-        ]
-        x = self.constant.to(self.compute_dtype) * modulations[0]  # [N, C, 4, 4]
-        x = x.contiguous(memory_format=torch.channels_last)
-        x = self.layers[0](x, demodulations[0], noises[0])
-        rgb = self.to_rgbs[0](x, weights[0])  # [N, 3, H, W] float32
-        for block in range(1, len(self.to_rgbs)):
-            up, then = 2 * block - 1, 2 * block
-            x, rgb = recomputed(
-                self._block,
-                block,
-                x,
-                rgb,
-                (modulations[up], scales[then], weights[block]),
-                (demodulations[up], demodulations[then]),
-                (noises[up], noises[then]),
-                when=self.recompute,
+        layers = [
+            layer(
+                scale,
+                own,
+                dtype=dtype,
+                rgb=None if number % 2 else rgbs[number // 2],
+                after=scales[number + 1] if number + 1 < len(scales) else None,
             )
+            for number, (layer, scale, own) in enumerate(
+                zip(self.layers, scales, self._split(noise), strict=True)
+            )
+        ]
+        x = self.constant.to(dtype) * scales[0].to(dtype)[:, :, None, None]  # [N, C, 4, 4]
+        x = x.contiguous(memory_format=torch.channels_last)
+        x, rgb = layers[0].run(x)
+        for first, second in zip(layers[1::2], layers[2::2], strict=True):
+            x, rgb = recomputed(_block, x, rgb, first, second, when=self.recompute)
         return rgb
-
-    def _block(
-        self,
-        block: int,
-        x: Tensor,
-        rgb: Tensor,
-        scales: tuple[Tensor, Tensor, Tensor],
-        demodulations: tuple[Tensor, Tensor],
-        noises: tuple[Tensor | None, Tensor | None],
-    ) -> tuple[Tensor, Tensor]:
-        """Both layers of a resolution, and its picture; `scales` are the modulation of the first
-        [N, C, 1, 1], of the second [N, C], and the weight of the picture [N, 3, C].
-        """
-        first, second = self.layers[2 * block - 1], self.layers[2 * block]
-        modulation, after, weight = scales
-        x = first(x * modulation, demodulations[0], noises[0], after=after)
-        x = second(x, demodulations[1], noises[1])
-        return x, upsample(rgb, add=self.to_rgbs[block](x, weight))
 
     def _split(self, noise: Tensor | None) -> list[Tensor | None]:
         if noise is None or not self.config.noise:
@@ -251,6 +242,14 @@ class Generator(nn.Module):
         sizes = [layer.resolution for layer in self.layers]
         parts = noise.split([size**2 for size in sizes], dim=1)  # type: ignore[operator]
         return [part.view(-1, 1, size, size) for part, size in zip(parts, sizes, strict=True)]  # type: ignore
+
+
+def _block(
+    x: Tensor, rgb: Tensor, first: PreparedLayer, second: PreparedLayer
+) -> tuple[Any, Tensor]:
+    """Both layers of a resolution, and its picture [N, 3, H, W] on top of the lower one: `rgb`."""
+    x, _ = first.run(x)
+    return second.run(x, rgb)
 
 
 def to_uint8(pictures: Tensor) -> Tensor:

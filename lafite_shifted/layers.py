@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from torch_utils.ops import bias_act, to_rgb, upfirdn2d
+from torch_utils.ops import bias_act, upfirdn2d
 from torch_utils.ops.bias_act import DEFAULT_GAIN, SLOPE, Activation
+from torch_utils.ops.upfirdn2d import TAPS
 
 T = TypeVar("T")
-TAPS = (1 / 8, 3 / 8, 3 / 8, 1 / 8)  # StyleGAN2's low-pass filter, normalised
 
 
 def recomputed(function: Callable[..., T], *inputs: Any, when: bool) -> T:
@@ -37,13 +37,6 @@ def clamp_of(dtype: torch.dtype) -> float | None:
     return 256.0 if dtype == torch.float16 else None
 
 
-def upsample(x: Tensor, *, add: Tensor | None = None) -> Tensor:
-    """[N, C, H, W] -> [N, C, 2H, 2W], low-pass filtered, plus `add`; gain 4 makes up for inserted
-    zeros.
-    """
-    return upfirdn2d(x, TAPS, up=2, padding=(2, 1), gain=4.0, add=add)
-
-
 def linear(
     x: Tensor,
     weight: Tensor,
@@ -52,27 +45,25 @@ def linear(
     bias_gain: float = 1.0,
     weight_gain: float = 1.0,
 ) -> Tensor:
-    """weight_gain x W^T + bias_gain b: x [N, I], weight [O, I], bias [O] -> [N, O].
+    """weight_gain x W^T + bias_gain b, or without a bias x W^T: x [N, I], weight [O, I], bias [O]
+    -> [N, O].
 
     As a batch of blocks of W's rows: a batch's products are shared out to a CPU's threads, while a
     product with few columns, which takes as long as reading W does, is left to one of them.
     """
     num_blocks = math.gcd(len(weight), 8)
-    blocks = weight.unflatten(0, (num_blocks, -1))  # [B, O / B, I]
+    blocks = weight.view(num_blocks, -1, weight.shape[1])  # [B, O / B, I]
     columns = x.T.expand(num_blocks, -1, -1)  # [B, I, N]
     if bias is None:
-        y = torch.bmm(blocks, columns) * weight_gain
+        y = torch.bmm(blocks, columns)
     else:
         rows = bias.view(num_blocks, -1, 1)
         y = torch.baddbmm(rows, blocks, columns, beta=bias_gain, alpha=weight_gain)
-    return in_rows(y.flatten(0, 1).T)
-
-
-def in_rows(x: Tensor) -> Tensor:
-    """A contiguous copy, whose strides say so even where a size is 1: otherwise a product on a CPU
-    takes it for a matrix of columns, and several times as long.
-    """
-    return x.clone(memory_format=torch.contiguous_format)
+    # A contiguous result, whose strides say so even where N is 1: otherwise a product on a CPU
+    # takes it for a matrix of columns, and several times as long.
+    if len(x) == 1:
+        return y.view(1, -1)
+    return y.flatten(0, 1).T.contiguous()
 
 
 class EqualLinear(nn.Module):
@@ -181,9 +172,16 @@ class ModulatedWeight(nn.Module):
         self.weight_gain = 1 / math.sqrt(num_inputs * kernel**2)
 
 
+def convolve(x: Tensor, kernel: Tensor, *, up: bool) -> Tensor:
+    """3x3 convolution of x [N, I, H, W], which is multiplied by its scale [N, I] already ->
+    [N, O, H, W]; or for `up` [N, O, 2H + 1, 2W + 1], to be filtered.
+    """
+    return F.conv_transpose2d(x, kernel, stride=2) if up else F.conv2d(x, kernel, padding=1)
+
+
 class ModulatedConv2d(ModulatedWeight):
-    """Modulated 3x3 convolution, whose passes over activations are left to the epilogues: that of
-    the layer before multiplies by the scale, the one behind by the demodulation.
+    """Modulated 3x3 convolution, whose passes over activations are left to `SynthesisTail`: that
+    of the layer before multiplies by the scale, the one behind by the demodulation.
     """
 
     def __init__(self, num_inputs: int, num_outputs: int, *, style_dim: int, up: bool = False):
@@ -192,14 +190,12 @@ class ModulatedConv2d(ModulatedWeight):
         self._kept: dict[str, tuple[tuple, Tensor]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [N, I, H, W], which is multiplied by its scale [N, I] already -> [N, O, H', W']."""
-        kernel = self._keep("kernel", x.dtype, self._kernel)
-        if not self.up:
-            return F.conv2d(x, kernel, padding=1)
-        # stride-2 transposed convolution gives 2H + 1 samples; the filter's padding brings them to
-        # 2H
-        y = F.conv_transpose2d(x, kernel, stride=2)
-        return upfirdn2d(y, TAPS, padding=(1, 1), gain=4.0)
+        """As `convolve`."""
+        return convolve(x, self.kernel(x.dtype), up=self.up)
+
+    def kernel(self, dtype: torch.dtype) -> Tensor:
+        """The scaled weight as `convolve` takes it."""
+        return self._keep("kernel", dtype, self._kernel)
 
     def demodulation(self, scale: Tensor) -> Tensor:
         """[N, I] -> what the outputs are multiplied by, [N, O] float32: one over their standard
@@ -223,7 +219,6 @@ class ModulatedConv2d(ModulatedWeight):
         return self._kept[name][1]
 
     def _kernel(self, dtype: torch.dtype) -> Tensor:
-        """The scaled weight as the convolution takes it."""
         weight = self.weight * self.weight_gain  # [O, I, K, K]
         if self.up:
             kernel = weight.to(dtype).transpose(0, 1)
@@ -245,10 +240,7 @@ class ModulatedToRgb(ModulatedWeight):
         super().__init__(num_inputs, 3, style_dim=style_dim, kernel=1)
         self.bias = nn.Parameter(torch.zeros(3))
 
-    def scaled_weight(self, style: Tensor) -> Tensor:
-        """[N, S] -> each sample's weight, [N, 3, I]."""
-        return (self.weight.flatten(1) * self.weight_gain) * self.to_scale(style)[:, None, :]
-
-    def forward(self, x: Tensor, scaled_weight: Tensor) -> Tensor:
-        """x [N, I, H, W], scaled_weight [N, 3, I] -> [N, 3, H, W] float32, contiguous."""
-        return to_rgb(x, scaled_weight, self.bias)
+    def forward(self, style: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, S] -> each sample's weight [N, 3, I], and the bias, as `to_rgb` takes them."""
+        weight = (self.weight.flatten(1) * self.weight_gain) * self.to_scale(style)[:, None, :]
+        return weight, self.bias

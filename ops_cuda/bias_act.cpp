@@ -8,6 +8,7 @@ template <class T, class F>
 void bias_act(const T* x, const acc_t<T>* bias, T* y, int64_t outer, int64_t channels, int64_t inner,
               F activation) {
     using A = acc_t<T>;
+    bool streamed = is_streamed(y, outer * channels * inner, inner == 1 ? channels : inner);
     int64_t size = task_size(outer * channels * inner);
     if (inner == 1) {  // channels last: every row adds the whole bias
         int64_t rows = size / channels + 1, count = (outer + rows - 1) / rows;
@@ -16,13 +17,17 @@ void bias_act(const T* x, const acc_t<T>* bias, T* y, int64_t outer, int64_t cha
             for (int64_t row = block * rows; row < end; row++) {
                 const T* from = x + row * channels;
                 T* to = y + row * channels;
-                if (bias)
-                    lanes<A>(channels, [=](auto w, int64_t c) {
-                        put(w, to + c, activation(get(w, from + c) + get(w, bias + c)));
-                    });
-                else
-                    lanes<A>(channels,
-                             [=](auto w, int64_t c) { put(w, to + c, activation(get(w, from + c))); });
+                with_stores(streamed, [=](auto vector) {
+                    using Vector = decltype(vector);
+                    if (bias)
+                        lanes<A, Vector>(channels, [=](auto w, int64_t c) {
+                            put(w, to + c, activation(get(w, from + c) + get(w, bias + c)));
+                        });
+                    else
+                        lanes<A, Vector>(channels, [=](auto w, int64_t c) {
+                            put(w, to + c, activation(get(w, from + c)));
+                        });
+                });
             }
         });
         return;
@@ -34,8 +39,11 @@ void bias_act(const T* x, const acc_t<T>* bias, T* y, int64_t outer, int64_t cha
         const T* from = x + plane * inner + start;
         T* to = y + plane * inner + start;
         A shift = bias ? bias[plane % channels] : A(0);
-        lanes<A>(length,
-                 [=](auto w, int64_t i) { put(w, to + i, activation(get(w, from + i) + shift)); });
+        with_stores(streamed, [=](auto vector) {
+            lanes<A, decltype(vector)>(length, [=](auto w, int64_t i) {
+                put(w, to + i, activation(get(w, from + i) + shift));
+            });
+        });
     });
 }
 

@@ -23,8 +23,11 @@ SOURCES = Path(__file__).parent
 LIBRARY = "lafite_ops.so"
 LOCK_SECONDS = 300.0
 BUILD_SECONDS = 600.0
-HEADERS = ("lafite_ops.h", "numeric.cuh", "cpu.h", "cuda.cuh", "emulation.h")
 KERNELS = ("bias_act", "synthesis_epilogue", "to_rgb", "upfirdn2d")
+HEADERS = (
+    *("lafite_ops.h", "numeric.cuh", "cpu.h", "cuda.cuh", "emulation.h"),
+    *("synthesis_epilogue.h", "to_rgb.h", "upfirdn2d.h"),
+)
 
 
 class CompilerMissingError(Exception):
@@ -117,7 +120,7 @@ def cpu_target() -> Target:
     flags = ("-std=c++17", "-O3", native, "-ffp-contract=fast", "-fno-math-errno", "-fPIC")
     return Target(
         name="cpu",
-        sources=(*(f"{name}.cpp" for name in KERNELS), "library.cpp"),
+        sources=(*(f"{name}.cpp" for name in KERNELS), "synthesis_tail.cpp", "library.cpp"),
         compiler=compiler,
         compile_flags=(*flags, *openmp),
         # OpenMP's functions are left open: they are found in the library that torch has loaded, so

@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define LS_ABI 3 /* raised with every change of this header; the loader compares it */
+#define LS_ABI 4 /* raised with every change of this header; the loader compares it */
 #define LS_BAD_ARGUMENT (-1)
 #define LS_MAX_TAPS 64 /* along an axis */
 
@@ -84,6 +84,17 @@ typedef struct {
 /* y = upfirdn2d(x) + add; add has the shape, dtype and layout of y, or is NULL. */
 int ls_upfirdn2d(ls_place place, int dtype, const void* x, const void* add, void* y,
                  const ls_upfirdn2d_shape* shape);
+
+/* On the CPU only: all that lies between two convolutions, in one pass over activations whose channels
+ * are last. x is filtered (taps: 4 at rate 1, or NULL), goes through the epilogue with the numbers of
+ * `shape`, gives a picture as in ls_to_rgb (weight NULL: none), is multiplied by `after` (or NULL),
+ * and is written to y (NULL, without taps: only the picture is wanted). The picture goes to rgb; or
+ * to `own`, and with `lower` filtered by `up` (4 taps at up 2, or NULL) added to it to rgb. */
+int ls_synthesis_tail(ls_place place, int dtype, const void* x, const void* demodulation,
+                      const void* noise, const void* strength, const void* bias, const void* after,
+                      const void* weight, const void* rgb_bias, const void* lower, void* y, void* own,
+                      void* rgb, const ls_upfirdn2d_shape* taps, const ls_upfirdn2d_shape* up,
+                      ls_epilogue_shape shape, ls_activation activation);
 
 #ifdef __cplusplus
 }

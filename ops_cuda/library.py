@@ -4,7 +4,7 @@ import ctypes
 from ctypes import POINTER, c_char_p, c_double, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 
-ABI = 3
+ABI = 4
 MAX_TAPS = 64
 DTYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}
 LAYOUTS = {"contiguous": 0, "channels_last": 1}
@@ -57,6 +57,10 @@ _SIGNATURES = {
         *(Place, c_int, *[c_void_p] * 7),
         *(c_int64, EpilogueShape, Activation),
     ),
+    "ls_synthesis_tail": (
+        *(Place, c_int, *[c_void_p] * 12),
+        *(*[POINTER(Upfirdn2dShape)] * 2, EpilogueShape, Activation),
+    ),
     "ls_to_rgb": (Place, c_int, *[c_void_p] * 4, *[c_int64] * 3, c_int32),
     "ls_upfirdn2d": (Place, c_int, *[c_void_p] * 3, POINTER(Upfirdn2dShape)),
 }
@@ -75,6 +79,10 @@ class Library:
         for name, types in _SIGNATURES.items():
             if hasattr(self._functions, name):  # a test may build one kernel alone
                 getattr(self._functions, name).argtypes = types
+
+    def has(self, name: str) -> bool:
+        """Whether the library has the function `name`: one of CUDA lacks those of the CPU only."""
+        return hasattr(self._functions, name)
 
     def call(self, name: str, *arguments: object) -> None:
         """Call `name`; RuntimeError if it returns an error."""

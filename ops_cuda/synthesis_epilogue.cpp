@@ -1,33 +1,19 @@
 // synthesis_epilogue on the CPU: one read and one write, forward and backward.
-#include <algorithm>
+#include "synthesis_epilogue.h"
 
-#include "cpu.h"
+#include <algorithm>
 
 namespace ls {
 namespace {
-
-// Pixels of one picture, channels last. All that does not change comes by value: what a store may
-// alias is loaded again for every row.
-template <bool SCALED, class T, class A, class F>
-void rows_last(const T* x, const A* scale, const A* drawn, A strength, const A* bias, const A* after,
-               T* y, int64_t num, int64_t channels, F activation) {
-    for (int64_t p = 0; p < num; p++, x += channels, y += channels) {
-        A shift = strength * drawn[p];
-        lanes<A>(channels, [=](auto w, int64_t c) {
-            auto value = get(w, x + c) * get(w, scale + c) + (get(w, bias + c) + shift);
-            value = activation(value);
-            if constexpr (SCALED) value *= get(w, after + c);
-            put(w, y + c, value);
-        });
-    }
-}
 
 template <class T, class F>
 void forward(const T* x, const acc_t<T>* demodulation, const acc_t<T>* noise, acc_t<T> strength,
              const acc_t<T>* bias, const acc_t<T>* after, T* y, ls_epilogue_shape s, F activation) {
     using A = acc_t<T>;
     int64_t total = s.n * s.channels * s.pixels, size = task_size(total);
-    if (s.layout == LS_CHANNELS_LAST) {
+    bool channels_last = s.layout == LS_CHANNELS_LAST;
+    bool streamed = is_streamed(y, total, channels_last ? s.channels : s.pixels);
+    if (channels_last) {
         int64_t rows = std::max<int64_t>(size / s.channels, 1);
         int64_t parts = (s.pixels + rows - 1) / rows;
         parallel(s.n * parts, total, [&](int64_t block) {
@@ -35,12 +21,11 @@ void forward(const T* x, const acc_t<T>* demodulation, const acc_t<T>* noise, ac
             int64_t num = std::min(rows, s.pixels - first), at = (n * s.pixels + first) * s.channels;
             const A* drawn = noise + (s.noise_n == 1 ? 0 : n) * s.pixels + first;
             const A* scale = demodulation + n * s.channels;
-            if (after)
-                rows_last<true>(x + at, scale, drawn, strength, bias, after + n * s.channels, y + at,
-                                num, s.channels, activation);
-            else
-                rows_last<false>(x + at, scale, drawn, strength, bias, after, y + at, num, s.channels,
-                                 activation);
+            const A* then = after ? after + n * s.channels : nullptr;
+            with_stores(streamed, [&](auto vector) {
+                epilogue_rows(vector, x + at, scale, drawn, strength, bias, then, y + at, num,
+                              s.channels, activation);
+            });
         });
         return;
     }
@@ -53,10 +38,12 @@ void forward(const T* x, const acc_t<T>* demodulation, const acc_t<T>* noise, ac
         const T* from = x + plane * s.pixels;
         T* to = y + plane * s.pixels;
         A scale = demodulation[plane], shift = bias[c], then = after ? after[plane] : A(1);
-        lanes<A>(last - first, [=](auto w, int64_t i) {
-            auto value = get(w, from + first + i) * scale;
-            value = activation(value + (get(w, drawn + first + i) * strength + shift));
-            put(w, to + first + i, value * then);
+        with_stores(streamed, [=](auto vector) {
+            lanes<A, decltype(vector)>(last - first, [=](auto w, int64_t i) {
+                auto value = get(w, from + first + i) * scale;
+                value = activation(value + (get(w, drawn + first + i) * strength + shift));
+                put(w, to + first + i, value * then);
+            });
         });
     });
 }

@@ -1,70 +1,29 @@
-// to_rgb on the CPU: one read of the activations.
-#include <algorithm>
+// to_rgb on the CPU.
+#include "to_rgb.h"
 
-#include "cpu.h"
+#include <algorithm>
 
 namespace ls {
 namespace {
 
-constexpr int64_t PIXELS = 4;    // at a time: a vector of weights serves them all
 constexpr int64_t STRETCH = 1024;  // pixels of a plane whose sums stay in the cache
-
-template <class A>
-LS_BOTH A sum(vec_t<A> value) {
-    typedef A half_t __attribute__((vector_size(32)));
-    typedef A quarter_t __attribute__((vector_size(16)));
-    half_t half, other;
-    memcpy(&half, &value, 32), memcpy(&other, (const char*)&value + 32, 32);
-    half += other;
-    quarter_t quarter, rest;
-    memcpy(&quarter, &half, 16), memcpy(&rest, (const char*)&half + 16, 16);
-    quarter += rest;
-    if constexpr (sizeof(A) == 8)
-        return quarter[0] + quarter[1];
-    else
-        return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
-}
-
-// COUNT pixels, channels last.
-template <int COUNT, class T, class A>
-void pixels_last(const T* x, const A* weight, const A* bias, A* y, int64_t channels, int64_t pixels) {
-    vec_t<A> totals[3][COUNT] = {};
-    int64_t c = 0;
-    for (; c + WIDTH<A> <= channels; c += WIDTH<A>) {
-        for (int p = 0; p < COUNT; p++) {
-            vec_t<A> value = get(Wide(), x + p * channels + c);
-            for (int o = 0; o < 3; o++)
-                totals[o][p] += value * get(Wide(), weight + o * channels + c);
-        }
-    }
-    for (int o = 0; o < 3; o++) {
-        for (int p = 0; p < COUNT; p++) {
-            A total = sum<A>(totals[o][p]);
-            for (int64_t rest = c; rest < channels; rest++)
-                total += to_acc(x[p * channels + rest]) * weight[o * channels + rest];
-            y[o * pixels + p] = total + bias[o];
-        }
-    }
-}
 
 template <class T>
 void to_rgb(const T* x, const acc_t<T>* weight, const acc_t<T>* bias, acc_t<T>* y, int64_t n,
             int64_t channels, int64_t pixels, bool channels_last) {
     using A = acc_t<T>;
     int64_t total = n * channels * pixels;
-    int64_t size = channels_last ? task_size(total) / channels / PIXELS * PIXELS + PIXELS : STRETCH;
+    constexpr int64_t GROUP = WIDTH<A>;
+    int64_t size = channels_last ? task_size(total) / channels / GROUP * GROUP + GROUP : STRETCH;
     int64_t parts = (pixels + size - 1) / size;
     parallel(n * parts, total, [&](int64_t task) {
         int64_t picture = task / parts, first = task % parts * size;
-        int64_t last = std::min(first + size, pixels), p = first;
+        int64_t last = std::min(first + size, pixels);
         const T* from = x + picture * channels * pixels;
         const A* scaled = weight + picture * 3 * channels;
         A* to = y + picture * 3 * pixels;
         if (channels_last) {
-            for (; p + PIXELS <= last; p += PIXELS)
-                pixels_last<PIXELS>(from + p * channels, scaled, bias, to + p, channels, pixels);
-            for (; p < last; p++)
-                pixels_last<1>(from + p * channels, scaled, bias, to + p, channels, pixels);
+            rows_to_rgb(from + first * channels, scaled, bias, to + first, last - first, channels, pixels);
             return;
         }
         for (int o = 0; o < 3; o++) std::fill(to + o * pixels + first, to + o * pixels + last, bias[o]);

@@ -70,10 +70,10 @@ def run(operator: Callable[..., Any], kernel: Callable[..., Any], *arguments: ob
     come to it with nothing else to do; else operator(*arguments). The dispatcher costs a small
     tensor more than the kernel, several times so after a convolution, when the caches are cold.
     """
-    return kernel(*arguments) if _is_plain(arguments) else operator(*arguments)
+    return kernel(*arguments) if is_plain(arguments) else operator(*arguments)
 
 
-def _is_plain(arguments: tuple[object, ...]) -> bool:
+def is_plain(arguments: tuple[object, ...]) -> bool:
     """Whether these are ordinary tensors on the CPU, no gradient is recorded and nothing traces,
     transforms or intercepts calls.
     """
@@ -81,6 +81,11 @@ def _is_plain(arguments: tuple[object, ...]) -> bool:
         return False
     if _thread_keys() != _PLAIN_THREAD or getattr(forward_ad, "_current_level", 0) >= 0:
         return False
+    return are_plain(arguments)
+
+
+def are_plain(arguments: tuple[object, ...]) -> bool:
+    """is_plain without a look at the thread, which costs more."""
     recording = torch.is_grad_enabled()
     for value in arguments:
         if isinstance(value, Tensor) and (
@@ -88,6 +93,12 @@ def _is_plain(arguments: tuple[object, ...]) -> bool:
         ):
             return False
     return True
+
+
+def has(name: str, x: Tensor) -> bool:
+    """Whether the library of x's device has the function `name`."""
+    library = _library(x.device)
+    return library is not None and library.has(name)
 
 
 def call(name: str, x: Tensor, *arguments: object) -> None:

@@ -86,9 +86,8 @@ torch.library.define(
 
 
 @lru_cache(maxsize=256)  # a network has one a layer
-def _native_shape(shape: torch.Size, num_noises: int, layout: int) -> EpilogueShape:
-    n, channels, height, width = shape
-    return EpilogueShape(n, channels, height * width, num_noises, layout)
+def native_shape(n: int, channels: int, pixels: int, num_noises: int, layout: int) -> EpilogueShape:
+    return EpilogueShape(n, channels, pixels, num_noises, layout)
 
 
 def _forward(
@@ -104,7 +103,8 @@ def _forward(
     x, layout = laid_out(x)
     y = torch.empty_like(x)
     sides = side_inputs(x, demodulation, noise, strength, bias, after)
-    shape = _native_shape(x.shape, noise.shape[0], layout)
+    n, channels, height, width = x.shape
+    shape = native_shape(n, channels, height * width, noise.shape[0], layout)
     function = native_activation("leaky_relu", gain, clamp)
     native.call("ls_synthesis_epilogue", x, *pointers(x, *sides, y), shape, function)
     return y
@@ -132,7 +132,7 @@ def _grad(
     sums = torch.empty(3, n, parts, channels, dtype=accumulator(x), device=x.device)
     addresses = pointers(dy, y, x, *sides, dx, sums)
     function = native_activation("leaky_relu", gain, clamp)
-    shape = _native_shape(x.shape, noise.shape[0], layout)
+    shape = native_shape(n, channels, height * width, noise.shape[0], layout)
     native.call("ls_synthesis_epilogue_grad", x, *addresses, parts, shape, function)
     return dx, sums.sum(dim=2)
 

@@ -20,6 +20,8 @@ from ops_cuda.library import MAX_TAPS, Upfirdn2dShape
 from torch_utils.ops import native
 from torch_utils.ops.layouts import dense_like, is_channels_last, laid_out, pointers
 
+TAPS = (1 / 8, 3 / 8, 3 / 8, 1 / 8)  # StyleGAN2's low-pass filter, normalised
+
 
 def upfirdn2d(
     x: Tensor,
@@ -48,12 +50,24 @@ def upfirdn2d(
             f"{len(taps)} taps do not fit into {list(x.shape[2:])} samples at up {up} and padding "
             f"{padding}"
         )
-    scaled = [float(tap) * gain**0.5 for tap in reversed(taps)]
+    scaled = _scaled(taps, gain)
     if native.is_compiled(x):
         steps = ([up, up], [down, down], [padding[0], padding[0]])
         return native.run(torch.ops.lafite.upfirdn2d, _forward, x, add, scaled, *steps, size)
     y = reference(x, tuple(scaled), up=up, down=down, padding=padding)
     return y if add is None else y + add
+
+
+def upsample(x: Tensor, *, add: Tensor | None = None) -> Tensor:
+    """[N, C, H, W] -> [N, C, 2H, 2W], low-pass filtered, plus `add`; gain 4 makes up for inserted
+    zeros.
+    """
+    return upfirdn2d(x, TAPS, up=2, padding=(2, 1), gain=4.0, add=add)
+
+
+def _scaled(taps: Sequence[float], gain: float) -> list[float]:
+    """In the order of a correlation, along one of two axes."""
+    return [float(tap) * gain**0.5 for tap in reversed(taps)]
 
 
 def reference(
@@ -132,6 +146,14 @@ torch.library.define(
 def _native_shape(numbers: tuple[int, ...], taps: tuple[float, ...]) -> Upfirdn2dShape:
     padded = (ctypes.c_double * MAX_TAPS)(*taps)
     return Upfirdn2dShape(*numbers, len(taps), len(taps), padded, padded)
+
+
+def native_filter(
+    shape: tuple[int, ...], out_shape: tuple[int, ...], *, layout: int, up: int, padding: int
+) -> Any:
+    """The interface's pointer to the numbers of a filter by `TAPS` with gain 4."""
+    numbers = (*shape, *out_shape[2:], layout, up, up, 1, 1, padding, padding)
+    return ctypes.byref(_native_shape(numbers, tuple(_scaled(TAPS, 4.0))))
 
 
 def _forward(

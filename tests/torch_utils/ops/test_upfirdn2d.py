@@ -4,13 +4,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.signal
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.references import filters
+from tests.references import convolutions, filters
 from torch_utils.ops import upfirdn2d
+from torch_utils.ops.upfirdn2d import upsample
 
 ASYMMETRIC = (0.5, -1.0, 2.0, 0.25)
 
@@ -144,3 +146,15 @@ def test_impossible_options_are_refused(options: dict[str, Any]):
 def test_taps_longer_than_the_signal_are_refused():
     with pytest.raises(ValueError, match=r"4 taps do not fit into \[3, 3\] samples"):
         upfirdn2d(picture(1, 1, 3, 3), ASYMMETRIC)
+
+
+def test_upsampling_matches_scipy_and_keeps_a_flat_picture():
+    x = picture(1, 1, 5, 6)
+    spread = np.zeros((10, 12))
+    spread[::2, ::2] = x[0, 0].numpy()
+    expected = scipy.signal.convolve2d(
+        np.pad(spread, ((2, 1), (2, 1))), 4 * convolutions.FILTER, mode="valid"
+    )
+    np.testing.assert_allclose(upsample(x)[0, 0], expected, rtol=0, atol=1e-12)
+    flat = upsample(torch.full((1, 2, 6, 6), 0.7))
+    torch.testing.assert_close(flat[:, :, 2:-2, 2:-2], torch.full((1, 2, 8, 8), 0.7))
