@@ -55,9 +55,7 @@ class SynthesisTail:
         if native.has(FUNCTION, demodulation) and native.is_plain(tensors):
             self._prepared = self._prepare()
 
-    def __call__(
-        self, x: Tensor, lower: Tensor | None = None
-    ) -> tuple[Any, Any]:
+    def __call__(self, x: Tensor, lower: Tensor | None = None) -> tuple[Any, Any]:
         """The activations that the next convolution takes, and the picture: tensors, or None.
 
         x is [N, C, H, W], or [N, C, H + 1, W + 1] as a transposed convolution at stride 2 leaves
