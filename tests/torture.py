@@ -118,6 +118,15 @@ class Bench:
     def output(self) -> str:
         return (self.folder / "output.txt").read_text(encoding="utf-8")
 
+    def moment(self, rng: random.Random, run: str, *, fresh: bool = False) -> float:
+        """Seconds from the begin of a process: any of what is left of the run, and of a fresh
+        process those until it trains.
+        """
+        if fresh:
+            return rng.uniform(0, 0.6 * self.fresh_seconds)
+        done = int(newest(self.folder / run).rpartition("-")[2] or 0) / (STEPS * BATCH)
+        return rng.uniform(0, self.seconds * (1 - 0.7 * done))
+
     def wait_for(self, line: str, process: Process) -> None:
         """Until the process has written it, or has ended."""
         while line not in self.output() and process.poll() is None:
@@ -221,7 +230,7 @@ def kills(bench: Bench, count: int, *, in_saves: int, in_evaluations: int) -> st
         fault, before = plan[-1], bench.usable(name)
         process = bench.start(name, fault=fault)
         if fault is None:
-            time.sleep(rng.uniform(0, bench.seconds))
+            time.sleep(bench.moment(rng, name))
             process.kill()
         ended = process.wait()
         assert ended in (0, -signal.SIGKILL), (ended, bench.output())
@@ -290,19 +299,21 @@ def signals(bench: Bench, count: int, *, fresh: int) -> str:
             process = bench.start(name, fresh=is_fresh)
             if not is_fresh:
                 bench.wait_for(faults.BEGUN, process)
-            time.sleep(rng.uniform(0, bench.fresh_seconds if is_fresh else bench.seconds))
-            start = time.monotonic()
+            time.sleep(bench.moment(rng, name, fresh=is_fresh))
+            reached, start = newest(bench.folder / name), time.monotonic()
             process.send_signal(number)
             ended = process.wait()
-            slowest = max(slowest, time.monotonic() - start)
-            if ended == 0:  # in its last step, or before
+            if ended == 0:
+                # in the last step or after it
+                assert reached >= f"samples-{(STEPS - 4) * BATCH:010d}", (reached, bench.output())
                 bench.check(name)
                 shutil.rmtree(bench.folder / name)
                 continue
+            slowest = max(slowest, time.monotonic() - start)
             trained += check_stopped(bench, name, number, ended, before=before)
             sent += 1
         bench.finish_and_check(name)
-    assert slowest < 30
+    assert slowest < 30, slowest
     names = ", ".join(signal.Signals(n).name for n in EXITS)
     return (
         f"{count} each of {names}, {trained} of the {count * len(EXITS)} while it trained: a "

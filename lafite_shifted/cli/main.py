@@ -10,6 +10,7 @@ import click
 
 from lafite_shifted import __version__
 from lafite_shifted.errors import DivergedError, InputError, InterruptedRunError
+from lafite_shifted.interrupts import remembered
 from torch_utils.memory import keep_freed_memory
 
 # name -> module, imported when its verb is used or listed; it stays free of torch until it runs
@@ -33,7 +34,7 @@ _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full. Free some space",
     errno.EDQUOT: "your disk quota is used up. Free some space",
     errno.EIO: "the disk gives back other than was written, or nothing. Choose another disk",
-    errno.EROFS: "the file system is read-only. Choose another --out",
+    errno.EROFS: "the file system is read-only. Mount it for writing, or choose another --out",
     errno.EACCES: "permission denied. Choose another folder, or change its permissions",
     errno.EPERM: "permission denied. Choose another folder, or change its permissions",
     errno.ENOTDIR: "a part of the path is a file, not a folder. Choose another path",
@@ -69,7 +70,8 @@ def main() -> None:
     """Entry point of the console script. Bugs keep their traceback."""
     keep_freed_memory()
     try:
-        group(standalone_mode=False)
+        with remembered():
+            group(standalone_mode=False)
     except click.exceptions.Abort:
         _leave("Interrupted.", 130)
     except click.ClickException as error:

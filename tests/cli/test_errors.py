@@ -421,7 +421,7 @@ def fail_with(number: int) -> Callable[..., None]:
 DISK_ERRORS = [
     (errno.ENOSPC, "the disk is full. Free some space"),
     (errno.EDQUOT, "quota is used up"),
-    (errno.EROFS, "the file system is read-only. Choose another --out"),
+    (errno.EROFS, "the file system is read-only. Mount it for writing, or choose another --out"),
     (errno.EACCES, "permission denied. Choose another folder"),
 ]
 
