@@ -494,6 +494,8 @@ def main() -> None:
     if unknown := [part for part in chosen if part not in parts]:
         parser.error(f"{unknown[0]}: choose from {', '.join(parts)}")
     begun, failed = time.monotonic(), []
+    # A shell's background jobs ignore SIGINT, and so would the commands here until they train.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench.set_up(Path(folder), ranks=any("rank" in part for part in chosen))
         for part in chosen:

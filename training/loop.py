@@ -25,7 +25,6 @@ from lafite_shifted.errors import (
     InterruptedRunError,
     TooManyBadPicturesError,
 )
-from lafite_shifted.interrupts import RememberedInterrupt
 from torch_utils import distributed
 from torch_utils.device import peak_gib
 from training.config import RunConfig
@@ -84,10 +83,7 @@ class _Interrupts:
     def __enter__(self) -> "_Interrupts":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-                previous = signal.signal(number, self._handle)
-                self._previous[number] = previous
-                if isinstance(previous, RememberedInterrupt) and previous.received:
-                    self.received = number  # and somebody swallowed it
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -26,10 +26,8 @@ from torch_utils import seeds
 from training.embeddings import EmbeddingSet
 from training.metrics import (
     kernel_distance,
-    mean_cosine,
     nearest,
     pairwise_cosine,
-    recall_at,
     set_distance,
 )
 from training.prior_loop import one_a_name
@@ -38,7 +36,7 @@ UNRELATED = "real pictures of other names"
 PERFECT = "another real picture of the same name"
 COPY = 0.9995  # cosine of embeddings from which on two pictures are one
 CHUNK = 500  # captions a forward pass
-BOOTSTRAP = 100  # draws of the captions, for the errors
+BOOTSTRAP = 200  # draws of the captions, for the errors
 
 
 Decode = Callable[[Tensor], Tensor]  # unit embeddings [m, D] -> those that are judged
@@ -71,23 +69,19 @@ def through(generator: LoadedGenerator, clip: ClipEncoder) -> Decode:
 
 @dataclass(frozen=True)
 class Figures:
-    """Of m embeddings predicted for m held-out captions; errors are bootstrap standard errors over
-    the captions.
-    """
+    """Of m embeddings predicted for m held-out captions."""
 
     cosine: float  # to the true image embedding
-    cosine_error: float
     cosines: list[float]  # the same by each CLIP, where there are several
     frechet: float  # between the two sets
-    frechet_error: float
     kernel: float  # the same by kernel_distance
     recall_1: float  # share that finds its own image among all m
     recall_10: float
-    recall_10_error: float
     diversity: float  # mean pairwise cosine; `real` has its own
     same_text: float | None  # mean cosine of two draws for the same text; 1 has no diversity
     # of two draws, against the true one: smallest where they have its distribution given the text
     energy: float | None
+    errors: dict[str, float]  # bootstrap standard errors over the captions, of what is above
 
 
 @dataclass(frozen=True)
@@ -99,7 +93,7 @@ class Line:
     guidance: float
     seeds: int  # trainings behind it; figures are their mean
     figures: Figures
-    spread: dict[str, float]  # standard deviation over the trainings, of cosine and distances
+    spread: dict[str, float]  # standard deviation over the trainings, of the figures
     milliseconds: float | None  # for one text of many, without the text tower
 
 
@@ -115,38 +109,60 @@ def measure(
     `again` are other draws for the same captions (`predicted` itself where nothing is drawn).
     """
     by_clip = encoder_id.cosines(predicted, true) if encoder_id else []
-    same_text = energy = None
-    if again is not None:
-        same_text = mean_cosine(predicted, again)
-        energy = float(energy_score(torch.stack([predicted, again], dim=1), true).mean())
     similarity = predicted @ true.T
     found = similarity.diagonal()[:, None] > similarity
     rank = len(true) - found.sum(dim=1)  # 1 is the closest; ties count against it
-    cosine = similarity.diagonal()
-    errors: dict[str, list[float]] = {"cosine": [], "frechet": [], "recall": []}
-    for number in range(bootstrap):
-        generator = seeds.generator("bootstrap", number)
-        rows = torch.randint(len(true), (len(true),), generator=generator)
-        errors["cosine"].append(float(cosine[rows].mean()))
-        errors["frechet"].append(set_distance(predicted[rows], true[rows]))
-        errors["recall"].append(float((rank[rows] <= 10).double().mean()))
-    error = {
-        name: statistics.stdev(values) if bootstrap > 1 else 0.0 for name, values in errors.items()
+    of_captions = {
+        "cosine": similarity.diagonal(),
+        "recall_1": (rank <= 1).float(),
+        "recall_10": (rank <= 10).float(),
     }
+    if again is not None:
+        of_captions["same_text"] = (predicted * again).sum(dim=1)
+        of_captions["energy"] = energy_score(torch.stack([predicted, again], dim=1), true)
+    means = {name: float(values.double().mean()) for name, values in of_captions.items()}
     return Figures(
-        cosine=mean_cosine(predicted, true),
-        cosine_error=error["cosine"],
+        cosine=means["cosine"],
         cosines=by_clip if len(by_clip) > 1 else [],
         frechet=set_distance(predicted, true),
-        frechet_error=error["frechet"],
         kernel=kernel_distance(predicted, true, paired=True),
-        recall_1=recall_at(similarity, 1),
-        recall_10=recall_at(similarity, 10),
-        recall_10_error=error["recall"],
+        recall_1=means["recall_1"],
+        recall_10=means["recall_10"],
         diversity=pairwise_cosine(predicted),
-        same_text=same_text,
-        energy=energy,
+        same_text=means.get("same_text"),
+        energy=means.get("energy"),
+        errors=_errors(predicted, true, of_captions, bootstrap) if bootstrap > 1 else {},
     )
+
+
+def _errors(
+    predicted: Tensor, true: Tensor, of_captions: dict[str, Tensor], bootstrap: int
+) -> dict[str, float]:
+    """Bootstrap standard errors: of means over captions, of means over pairs of different captions,
+    and of the Frechet distance.
+    """
+    m = len(true)
+    rows = torch.stack(
+        [
+            torch.randint(m, (m,), generator=seeds.generator("bootstrap", n))
+            for n in range(bootstrap)
+        ]
+    )
+    times = torch.zeros(bootstrap, m, dtype=torch.float64)  # that a caption is drawn
+    times.scatter_add_(1, rows, torch.ones_like(times))
+    drawn = {name: times @ values.double() / m for name, values in of_captions.items()}
+    a, b = predicted.double(), true.double()
+    within, across = a @ a.T, a @ b.T
+    of_pairs = {
+        "diversity": within,
+        "kernel": (1 + within) ** 3 + (1 + b @ b.T) ** 3 - (1 + across) ** 3 - (1 + across.T) ** 3,
+    }
+    for name, values in of_pairs.items():
+        different = values.fill_diagonal_(0)
+        drawn[name] = ((times @ different) * times).sum(dim=1) / (m * (m - 1))
+    distances = [set_distance(predicted[own], true[own]) for own in rows]
+    drawn["frechet"] = torch.tensor(distances, dtype=torch.float64)
+    return {name: float(values.std()) for name, values in drawn.items()}
 
 
 @dataclass(frozen=True)
@@ -157,24 +173,40 @@ class Asked:
     captions: Tensor  # [m]
     true: Tensor  # [m, D]
     training: Tensor  # caption indices of the other side of the split
+    copies: int  # held-out captions not asked, whose picture is among those trained on
 
     @staticmethod
     def of(data: EmbeddingSet, *, limit: int | None = None) -> "Asked":
-        """All held-out captions, one a name; InputError below 20."""
+        """All held-out captions, one a name, without those of pictures that another name of the
+        training side has too; InputError below 20.
+        """
         held_out = data.held_out[data.caption_image]
-        captions = one_a_name(data, torch.nonzero(held_out).flatten())[:limit]
+        captions = one_a_name(data, torch.nonzero(held_out).flatten())
         training = torch.nonzero(~held_out).flatten()
+        copied = _are_among(
+            data.image[data.caption_image[captions]], data.image[data.caption_image[training]]
+        )
+        captions = captions[~copied][:limit]
         if len(captions) < 20 or len(one_a_name(data, training)) < len(captions):
             raise InputError(
                 f"{len(captions)} held-out captions and {len(training)} others are too few to "
                 "evaluate on: at least 20 are needed, and as many other names. Embed more "
                 "captioned pictures."
             )
-        return Asked(data, captions, data.image[data.caption_image[captions]], training)
+        true = data.image[data.caption_image[captions]]
+        return Asked(data, captions, true, training, int(copied.sum()))
 
     def first(self, count: int) -> "Asked":
         """The first `count` of the captions."""
         return replace(self, captions=self.captions[:count], true=self.true[:count])
+
+
+def _are_among(pictures: Tensor, others: Tensor) -> Tensor:
+    """Which of the unit rows [m, D] have a copy among `others`: booleans [m]."""
+    found = torch.zeros(len(pictures), dtype=torch.bool)
+    for part in others.split(CHUNK * 100):
+        found |= (pictures @ part.T >= COPY).any(dim=1)
+    return found
 
 
 def references(asked: Asked) -> Iterator[tuple[str, Tensor]]:
@@ -331,17 +363,16 @@ def _can(prior: LoadedPrior, way: Sampling) -> bool:
 def _joined(name: str, way: Sampling, measured: list[Figures], milliseconds: float) -> Line:
     """Trainings of several seeds as one line; the bootstrap errors are the first one's."""
     values = {key: [asdict(one)[key] for one in measured] for key in asdict(measured[0])}
-    kept = ("cosine_error", "frechet_error", "recall_10_error")
+    errors = values.pop("errors")[0]
     by_clip = [statistics.mean(one) for one in zip(*values.pop("cosines"), strict=True)]
-    means = {key: one[0] if key in kept else statistics.mean(one) for key, one in values.items()}
+    means = {key: statistics.mean(one) for key, one in values.items()}
     spread = {}
     if len(measured) > 1:
-        keys = ("cosine", "frechet", "kernel", "recall_10", "energy")
-        spread = {key: statistics.stdev(values[key]) for key in keys}
+        spread = {key: statistics.stdev(known) for key, known in values.items()}
     guided = "" if way.guidance == 1.0 else f", guidance {way.guidance:g}"
     guided += ", thresholded" if way.threshold else ""
     guided += f", {way.sampler}" if way.sampler not in (None, "ancestral") else ""
-    figures = Figures(**means, cosines=by_clip)
+    figures = Figures(**means, cosines=by_clip, errors=errors)
     return Line(
         name + guided, way.steps, way.guidance, len(measured), figures, spread, milliseconds
     )

@@ -2,6 +2,7 @@
 missing, then reports. A stopped study goes on where it stopped.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,8 +114,9 @@ def run_study(
         init = out / training.init if training.init else None
         trainer, run = open_prior_run(prior, data, out / training.name, device=device, init=init)
         show(run_loop(trainer, prior.run, run()), training.name)
+    start = time.monotonic()
     lines = _asked_in_all_ways(out, data, asked, config, device, progress)
-    write_report(out, lines, asked, command=command)
+    write_report(out, lines, asked, command=command, seconds=time.monotonic() - start)
     return lines
 
 

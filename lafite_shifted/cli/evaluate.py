@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,10 +86,11 @@ def prior(
     if gan:
         generator = load_generator(find_part(gan, "generator"), device=chosen)
         decode = through(generator, load_clip(generator.encoder_id.model, device=chosen))
+    start = time.monotonic()
     with options.progress_bar("sampling", "run") as progress:
         lines = reference_lines(asked, decode=decode)
         lines += report(priors, asked, ways, decode=decode, progress=progress)
-    write_report(out, lines, asked, command=_typed())
+    write_report(out, lines, asked, command=_typed(), seconds=time.monotonic() - start)
     click.echo((out / "report.md").read_text(encoding="utf-8"), nl=False)
 
 

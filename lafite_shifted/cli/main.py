@@ -10,7 +10,6 @@ import click
 
 from lafite_shifted import __version__
 from lafite_shifted.errors import DivergedError, InputError, InterruptedRunError
-from lafite_shifted.interrupts import remembered
 from torch_utils.memory import keep_freed_memory
 
 # name -> module, imported when its verb is used or listed; it stays free of torch until it runs
@@ -70,8 +69,7 @@ def main() -> None:
     """Entry point of the console script. Bugs keep their traceback."""
     keep_freed_memory()
     try:
-        with remembered():
-            group(standalone_mode=False)
+        group(standalone_mode=False)
     except click.exceptions.Abort:
         _leave("Interrupted.", 130)
     except click.ClickException as error:

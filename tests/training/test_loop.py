@@ -4,7 +4,6 @@ Every training is tried: the GAN, the prior and the CLIP; weights, optimizer and
 for bit.
 """
 
-import contextlib
 import errno
 import json
 import os
@@ -25,7 +24,6 @@ from torch import Tensor, nn
 from lafite_shifted.clip import ClipEncoder
 from lafite_shifted.errors import DivergedError, InputError, InterruptedRunError
 from lafite_shifted.files import load_tensors
-from lafite_shifted.interrupts import remembered
 from tests.commands import TINY_GAN, half_written, run_command, succeed
 from training.clip_data import CaptionedSet, load_captioned_set
 from training.clip_loop import ClipTrainConfig, ClipTrainer
@@ -285,27 +283,6 @@ def test_signal_saves_a_checkpoint_and_tells_its_exit_code(tmp_path: Path, numbe
     assert caught.value.exit_code == 128 + number
     assert last_checkpoint(tmp_path / "run").name == "samples-0000000012"
     assert signal.getsignal(number) == before
-
-
-def test_a_control_c_that_a_library_swallowed_before_stops_the_run(tmp_path: Path):
-    with remembered():
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        with pytest.raises(InterruptedRunError, match="SIGINT"):
-            train(walk(tmp_path / "run", Walk()))
-    assert last_checkpoint(tmp_path / "run").name == "samples-0000000004"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    train(walk(tmp_path / "run", Walk()))  # goes on, and is not stopped again
-
-
-def test_a_control_c_that_is_ignored_stays_ignored(tmp_path: Path):
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with remembered():
-            signal.raise_signal(signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def test_signal_in_the_last_step_ends_the_run_well(tmp_path: Path):

@@ -120,15 +120,31 @@ def test_two_draws_tell_the_diversity_and_the_energy_score():
     assert right.energy < 0.8 * mean.energy
 
 
+def sets_of(number: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings predicted, true and predicted again, of a distribution each."""
+    predicted, again = rows_of(400, seed=3 * number), rows_of(400, seed=3 * number + 1)
+    true = rows_of(400, seed=3 * number + 2)
+    return predicted, F.normalize(true + torch.linspace(-0.5, 0.5, DIM), dim=1), again
+
+
 def test_errors_are_those_of_drawing_other_captions():
-    """Of a mean of independent cosines the standard error is known."""
+    """Of a mean of independent cosines the standard error is known; of the others, the scatter of
+    many sets of captions is.
+    """
     predicted, true = rows_of(400), rows_of(400, seed=1)
-    found = measure(predicted, true, bootstrap=200)
+    found = measure(predicted, true, predicted, bootstrap=200)
     cosine = (predicted * true).sum(dim=1)
-    assert found.cosine_error == pytest.approx(float(cosine.std()) / 20, rel=0.2)
-    share = found.recall_10
-    assert found.recall_10_error == pytest.approx((share * (1 - share) / 400) ** 0.5, rel=0.25)
-    assert found.frechet_error > 0
+    assert found.errors["cosine"] == pytest.approx(float(cosine.std()) / 20, rel=0.2)
+    for key in ("recall_1", "recall_10"):
+        share = getattr(found, key)
+        known = (share * (1 - share) / 400) ** 0.5
+        assert found.errors[key] == pytest.approx(known, rel=0.25)
+    many = [measure(*sets_of(i), bootstrap=0) for i in range(1, 60)]
+    found = measure(*sets_of(0), bootstrap=200)
+    for key in ("kernel", "diversity", "frechet", "energy"):
+        scatter = np.std([getattr(one, key) for one in many])
+        assert found.errors[key] == pytest.approx(scatter, rel=0.4), key
+    assert many[0].errors == {}
 
 
 def test_kernel_distance_matches_its_loop_and_is_unbiased():
@@ -160,6 +176,19 @@ def test_held_out_names_are_asked_once_and_compared_with_others(captioned: Path)
     assert len(made) == len(names)  # every name has two pictures
     assert (made != true).any(dim=1).all()
     assert float((made * true).sum(dim=1).mean()) > 0.5
+
+
+def test_a_picture_that_is_trained_on_too_is_not_asked(captioned: Path):
+    """Two names may have the same picture, one on either side of the split."""
+    data = EmbeddingSet(captioned)
+    before = Asked.of(data)
+    assert before.copies == 0
+    copied, other = before.captions[1], before.training[0]
+    data.image[data.caption_image[copied]] = data.image[data.caption_image[other]]
+    after = Asked.of(data)
+    assert after.copies == 1
+    assert after.captions.tolist() == [c for c in before.captions.tolist() if c != int(copied)]
+    assert Asked.of(data, limit=21).captions.tolist() == after.captions[:21].tolist()
 
 
 def test_a_perfect_prior_is_at_no_kernel_distance(tmp_path: Path):
@@ -195,6 +224,9 @@ def test_the_verb_writes_table_record_and_figure(runs: list[Path], captioned: Pa
     for (name, steps), line in lines.items():
         assert f"| {name} | {steps or ''} |" in printed
         assert -1 <= line["figures"]["cosine"] <= 1
+    by_steps = [row for row in printed.splitlines() if row.startswith("| shifted full, linear |")]
+    assert len(by_steps) == 4 + 2  # Frechet distance, energy, one text's draws, recall; all figures
+    assert by_steps[0].count(" (") == 2  # of two trainings
     unrelated = lines[UNRELATED, None]
     (perfect,) = [line for (name, _), line in lines.items() if name.startswith(PERFECT)]
     assert perfect["figures"]["frechet"] < lines["baseline, linear", 3]["figures"]["frechet"]
@@ -212,7 +244,9 @@ def test_priors_are_judged_through_a_generator(
     seen = through(generator, clip)(data.image[:3])
     pictures = TextToImage(clip, generator, None).decode(data.image[:3], seeds=range(3))
     torch.testing.assert_close(seen, clip.embed_images(pictures.permute(0, 3, 1, 2)))
-    asked = Asked(data, torch.arange(20), data.image[data.caption_image[:20]], torch.arange(20, 48))
+    asked = Asked(
+        data, torch.arange(20), data.image[data.caption_image[:20]], torch.arange(20, 48), 0
+    )
     prior = load_priors([prior_run], data, torch.device("cpu"))
     decode = through(generator, clip)
     (line,) = report(prior, asked, [Sampling(2)], decode=decode, bootstrap=2)
