@@ -151,7 +151,10 @@ class ClusterStats:
     def merge(self, other: "ClusterStats") -> None:
         """Add what `other` has counted around the same centres."""
         if other.kind != self.kind or not other.centres.equal(self.centres):
-            raise ValueError("only statistics around the same centres can be merged")
+            raise ValueError(
+                "only statistics of one kind around the same centres can be merged; make them with "
+                "`stats --centres`"
+            )
         self.counts += other.counts
         self.sums += other.sums
         self.squares += other.squares
@@ -160,6 +163,10 @@ class ClusterStats:
         """Add what the other processes of the group have counted; the same in all of them."""
         for tensor in (self.counts, self.sums, self.squares):
             distributed.add(tensor)
+
+    def emptied(self) -> "ClusterStats":
+        """The same centres, around which nothing was counted yet."""
+        return ClusterStats(self.encoder_id, self.centres, kind=self.kind)
 
     def save(self, path: Path) -> None:
         """Write a clusters.safetensors, atomically."""
@@ -200,7 +207,12 @@ def cluster(
     for number, batch in batches:
         sample.update(batch, number=number)
     sample.all_reduce()
-    stats = ClusterStats(encoder_id, find_centres(sample.rows, num_clusters, seed=seed), kind=kind)
+    centres = find_centres(sample.rows, num_clusters, seed=seed)
+    return cluster_around(batches, ClusterStats(encoder_id, centres, kind=kind))
+
+
+def cluster_around(batches: Iterable[tuple[int, Tensor]], stats: ClusterStats) -> ClusterStats:
+    """`stats`, still empty, of the batches [n, D] of all processes."""
     for _, batch in batches:
         stats.update(batch)
     stats.all_reduce()

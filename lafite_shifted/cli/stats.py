@@ -11,6 +11,7 @@ from lafite_shifted.cli import options
 
 if TYPE_CHECKING:
     from lafite_shifted.clusters import ClusterKind, ClusterStats
+    from lafite_shifted.encoder_id import EncoderId
     from lafite_shifted.stats import EmbeddingStats
 
 PLOTTED = 1500  # embeddings whose cosines the figure shows
@@ -30,6 +31,12 @@ PLOTTED = 1500  # embeddings whose cosines the figure shows
     help="Covariance of a cluster.",
 )
 @click.option(
+    "--centres",
+    type=options.FolderPath,
+    help="Clusters around the centres of this file, of --clusters and --out, and of its kind: then "
+    "the two can be merged.",
+)
+@click.option(
     "--plot", type=options.FolderPath, help="Write a figure of spectrum and cone to this PNG."
 )
 @options.seed_option
@@ -40,6 +47,7 @@ def command(
     merge: bool,
     clusters: int | None,
     cluster_kind: "ClusterKind",
+    centres: Path | None,
     plot: Path | None,
     seed: int,
     as_json: bool,
@@ -54,8 +62,10 @@ def command(
     from torch_utils import distributed
 
     if merge:
-        if out is None or clusters or plot:
-            raise InputError("--merge needs --out FILE, and goes without --clusters and --plot.")
+        if out is None or clusters or centres or plot:
+            raise InputError(
+                "--merge needs --out FILE, and goes without --clusters, --centres and --plot."
+            )
         result = _merged(sources)
         result.save(out)
         _show(result, as_json)
@@ -65,12 +75,16 @@ def command(
             f"{len(sources)} folders are given. Describe one at a time with --out, then join the "
             "files with --merge."
         )
-    from lafite_shifted.clusters import cluster
+    if clusters and centres:
+        raise InputError("--centres says how many clusters there are. Leave out --clusters.")
+    from lafite_shifted.clusters import cluster, cluster_around
     from training.embedding_stream import EmbeddingStream, stream_sample, stream_stats
 
     stream = EmbeddingStream(sources[0])
     with distributed.group():
-        if clusters:
+        if centres:
+            result = cluster_around(stream, _empty_around(centres, stream.encoder_id))
+        elif clusters:
             result = cluster(
                 stream,
                 clusters,
@@ -82,7 +96,7 @@ def command(
         else:
             result = stream_stats(stream)
         if plot:
-            overall = stream_stats(stream) if clusters else result
+            overall = stream_stats(stream) if clusters or centres else result
             sample = stream_sample(stream, PLOTTED, seed=seed)
     if distributed.rank() != 0:
         return
@@ -93,6 +107,17 @@ def command(
 
         save_figure(plot, spectrum_and_cone(overall, sample))  # type: ignore[arg-type]
     _show(result, as_json)
+
+
+def _empty_around(path: Path, encoder_id: "EncoderId") -> "ClusterStats":
+    from lafite_shifted.clusters import ClusterStats
+    from lafite_shifted.encoder_id import check_same_encoder
+
+    stats = ClusterStats.load(path)
+    if stats.encoder_id:
+        remedy = "Find centres of embeddings by the same CLIP."
+        check_same_encoder(stats.encoder_id, encoder_id, what=f"The file {path}", remedy=remedy)
+    return stats.emptied()
 
 
 def _merged(paths: tuple[Path, ...]) -> "EmbeddingStats | ClusterStats":
