@@ -113,7 +113,8 @@ class ClusterStats:
                 f"{MAX_BYTES * num // size} clusters, or diagonal covariances (`--cluster-kind "
                 "diagonal`; of a training `--set prior.cluster_covariance=diagonal`)."
             )
-        self.encoder_id, self.kind, self.centres = encoder_id, kind, centres.double()
+        self.encoder_id, self.centres = encoder_id, centres.double()
+        self.kind: ClusterKind = kind
         self.counts = torch.zeros(num, dtype=torch.long)
         self.sums = torch.zeros(num, dim, dtype=torch.float64)
         shape = (num, dim) if kind == "diagonal" else (num, dim, dim)

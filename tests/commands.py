@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lafite_shifted.cli.main import main
 from torch_utils.ops import native
@@ -57,3 +58,22 @@ def succeed(*arguments: str | Path) -> Outcome:
 def half_written(folder: Path) -> list[Path]:
     """Temporary files and folders below `folder`, which no command may leave."""
     return [p for p in folder.rglob("*") if p.name.startswith(".") or p.suffix in (".tmp", ".old")]
+
+
+OUT_VERBS = ("embed", "train-gan", "train-prior", "train-clip")
+
+
+def assert_refused(outcome: Outcome, *expected: str, code: int = 2) -> None:
+    """The exit code, and each of `expected` in what was said."""
+    assert outcome.code == code, outcome.err
+    assert "Traceback" not in outcome.err + outcome.out
+    for text in expected:
+        assert text in outcome.err, outcome.err
+
+
+def picture_folder(folder: Path, *names: str) -> Path:
+    """Small pictures of different colours."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        Image.new("RGB", (16, 16), (40 * number % 256, 90, 200 - number)).save(folder / name)
+    return folder
