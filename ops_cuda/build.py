@@ -55,9 +55,7 @@ class Target:
         digest = hashlib.sha256()
         for name in (*HEADERS, *self.sources):
             digest.update(f"{name}\0".encode() + (self.source_folder / name).read_bytes())
-        version = subprocess.run(
-            [self.compiler, "--version"], capture_output=True, text=True, check=False
-        ).stdout
+        version = _version(self.compiler)
         parts = (self.compiler, version, *self.compile_flags, *self.link_flags, instruction_set())
         digest.update("\0".join(parts).encode())
         return digest.hexdigest()[:16]
@@ -71,6 +69,15 @@ class Target:
         """What the compiler said, whether the build succeeded or not."""
         failed = self.folder.parent / f"{self.folder.name}.failed.log"
         return failed if failed.is_file() else self.folder / "build.log"
+
+
+def _version(compiler: str) -> str:
+    command = [compiler, "--version"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CompilerMissingError(f"{compiler} cannot be run: {error}") from error
+    return done.stdout
 
 
 def cache_folder() -> Path:
@@ -196,19 +203,19 @@ def _run_ninja(work: Path) -> str:
     import ninja
 
     command = [str(Path(ninja.BIN_DIR) / "ninja"), "-v"]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=work,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=BUILD_SECONDS,
-        )
-    except subprocess.TimeoutExpired as error:
-        return f"{error.stdout or ''}\nstopped after {BUILD_SECONDS:.0f} s"
-    return done.stdout
+    log = work / "ninja.log"
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(command, cwd=work, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            process.wait(timeout=BUILD_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # ninja ends the compilers then
+            process.wait()
+            rules = (work / "build.ninja").read_text(encoding="utf-8")
+            file.write(f"\nstopped after {BUILD_SECONDS:.0f} s, of:\n{rules}")
+    said = log.read_text(encoding="utf-8", errors="replace")
+    log.unlink()
+    return said
 
 
 def _ninja_file(target: Target) -> str:
@@ -249,6 +256,9 @@ def _lock(path: Path) -> Iterator[None]:
                 time.sleep(0.1)
             except OSError:
                 break
+        else:
+            yield
+            return
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()

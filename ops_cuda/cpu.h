@@ -20,7 +20,12 @@ constexpr int64_t SMALL = 1 << 15;  // below so many elements threads cost more 
 template <class Body>
 inline void parallel(int64_t count, int64_t elements, const Body& body) {
 #pragma omp parallel for schedule(static) if (elements > SMALL && count > 1)
-    for (int64_t i = 0; i < count; i++) body(i);
+    for (int64_t i = 0; i < count; i++) {
+        body(i);
+#if defined(__AVX512F__)
+        _mm_sfence();  // what was streamed is there for all
+#endif
+    }
 }
 
 constexpr int64_t STREAMED = 16 << 20;  // bytes of an output that would push all else out of a cache
@@ -64,8 +69,7 @@ typedef uint16_t u16x16 __attribute__((vector_size(32)));
 typedef uint32_t u32x16 __attribute__((vector_size(64)));
 
 // How many elements a loop's body handles: a vector of them, or one. Streamed: what is put goes past
-// the caches, to an address that a vector of its size is aligned to; other threads see it from the
-// end of `parallel` on.
+// the caches, to an address that a vector of its size is aligned to.
 struct Wide {};
 struct Streamed : Wide {};
 struct One {};

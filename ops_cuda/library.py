@@ -1,8 +1,11 @@
 """A built library of native operators: the functions of lafite_ops.h through ctypes."""
 
 import ctypes
+import shutil
 from ctypes import POINTER, c_char_p, c_double, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
+
+from ops_cuda import build
 
 ABI = 4
 MAX_TAPS = 64
@@ -79,6 +82,16 @@ class Library:
         for name, types in _SIGNATURES.items():
             if hasattr(self._functions, name):  # a test may build one kernel alone
                 getattr(self._functions, name).argtypes = types
+
+    @staticmethod
+    def of(target: build.Target) -> "Library":
+        """The library of `target`, built where the cache holds none that can be loaded."""
+        path = build.build(target)
+        try:
+            return Library(path)
+        except OSError:  # damaged since
+            shutil.rmtree(path.parent)
+            return Library(build.build(target))
 
     def has(self, name: str) -> bool:
         """Whether the library has the function `name`: one of CUDA lacks those of the CPU only."""

@@ -1,8 +1,10 @@
 // to_rgb of pixels whose channels lie together, on the CPU: one read of the activations.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "cpu.h"
 
@@ -90,24 +92,20 @@ void pixels_last(const T* x, const A* weight, const A* bias, A* y, int64_t chann
     }
 }
 
-template <class T, class A>
-void one_pixel_last(const T* x, const A* weight, const A* bias, A* y, int64_t channels,
-                    int64_t stride) {
-    for (int o = 0; o < 3; o++) {
-        A total = bias[o];
-        for (int64_t c = 0; c < channels; c++) total += to_acc(x[c]) * weight[o * channels + c];
-        y[o * stride] = total;
-    }
-}
-
 // y[o][p] = sum over c of weight[o][c] x[p][c], plus bias[o]; rows of y lie `stride` apart.
 template <class T, class A>
 void rows_to_rgb(const T* x, const A* weight, const A* bias, A* y, int64_t num, int64_t channels,
                  int64_t stride) {
+    constexpr int64_t GROUP = WIDTH<A>;
     int64_t p = 0;
-    for (; p + WIDTH<A> <= num; p += WIDTH<A>)
+    for (; p + GROUP <= num; p += GROUP)
         pixels_last(x + p * channels, weight, bias, y + p, channels, stride);
-    for (; p < num; p++) one_pixel_last(x + p * channels, weight, bias, y + p, channels, stride);
+    if (p == num) return;
+    std::vector<T> room(size_t(GROUP * channels));  // the rest, with zeros behind
+    A sums[3 * GROUP];
+    std::copy(x + p * channels, x + num * channels, room.begin());
+    pixels_last(room.data(), weight, bias, sums, channels, GROUP);
+    for (int o = 0; o < 3; o++) std::copy_n(sums + o * GROUP, num - p, y + o * stride + p);
 }
 
 }  // namespace ls

@@ -229,15 +229,17 @@ def epilogue_cases(dtype: torch.dtype) -> Iterator[Case]:
         function = Activation(1, 1.5, -1.0)
         sides = [demodulation, noise, strength, bias]
 
-        def forward(to: torch.dtype, x=x, sides=sides, after=None) -> list[Tensor]:
-            return [synthesis_epilogue(x.to(to), *sides, gain=1.5, after=after)]
+        def forward(to: torch.dtype, x=x, sides=sides, after=None, clamp=None) -> list[Tensor]:
+            return [synthesis_epilogue(x.to(to), *sides, gain=1.5, clamp=clamp, after=after)]
 
         name = f"{shape} last={last} shared={shared} {dtype}"
-        for after in (None, normal(n, channels, dtype=kind, seed=5)):
+        scale = normal(n, channels, dtype=kind, seed=5)
+        for after, clamp in ((None, None), (scale, None), (scale, 0.75)):
+            clamped = Activation(1, 1.5, -1.0 if clamp is None else clamp)
             yield Case(
-                f"synthesis_epilogue {name} after={after is not None}",
-                *("ls_synthesis_epilogue", dtype, [x, *sides, after], [x], [size, function]),
-                functools.partial(forward, after=after),
+                f"synthesis_epilogue {name} after={after is not None} clamp={clamp}",
+                *("ls_synthesis_epilogue", dtype, [x, *sides, after], [x], [size, clamped]),
+                functools.partial(forward, after=after, clamp=clamp),
             )
         y = forward(torch.float64)[0].to(dtype)
         y = y.contiguous(memory_format=torch.channels_last) if last else y

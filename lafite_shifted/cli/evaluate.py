@@ -43,6 +43,7 @@ def command() -> None:
     help="Judge the pictures that the generator in this run or model folder makes of them.",
 )
 @options.device_option
+@options.ops_option
 def prior(
     runs: tuple[Path, ...],
     embeddings: Path,
@@ -53,6 +54,7 @@ def prior(
     limit: int | None,
     gan: Path | None,
     device: str,
+    ops: str,
 ) -> None:
     """Compare the priors in RUNS (of `train-prior`, or model folders), trainings of the same kind
     as one line: cosine to the true image embedding, Frechet and kernel distance of the sets,
@@ -82,6 +84,7 @@ def prior(
     data = EmbeddingSet(embeddings)
     asked = Asked.of(data, limit=limit)
     chosen, decode = resolve_device(device), unchanged
+    options.choose_ops(ops, chosen, used=gan is not None)
     priors = load_priors(runs, data, chosen)
     if gan:
         generator = load_generator(find_part(gan, "generator"), device=chosen)
@@ -109,6 +112,7 @@ def prior(
     "trained on]",
 )
 @options.device_option
+@options.ops_option
 def study(
     embeddings: Path,
     out: Path,
@@ -118,6 +122,7 @@ def study(
     limit: int | None,
     ask: Path | None,
     device: str,
+    ops: str,
 ) -> None:
     """Train small priors of every process on EMBEDDINGS and compare them: shifted with full and
     with diagonal covariance, clusters, and the baseline, at equal network, schedule and budget.
@@ -128,12 +133,14 @@ def study(
     from training.prior_study import StudyConfig, run_study
 
     counts = tuple(int(n) for n in _numbers("--steps", steps, least=1))
+    chosen = resolve_device(device)
+    options.choose_ops(ops, chosen, used=False)
     with options.progress_bar("sampling", "run") as progress:
         run_study(
             embeddings,
             out,
             StudyConfig(kimg, seeds, counts, limit, ask),
-            device=resolve_device(device),
+            device=chosen,
             command=_typed(),
             show=options.show_progress,
             progress=progress,
@@ -166,6 +173,7 @@ def study(
     help="The report.json of another generator, on the same pictures, to set beside.",
 )
 @options.device_option
+@options.ops_option
 @options.max_bad_option
 @options.max_megapixels_option
 @options.json_option
@@ -180,6 +188,7 @@ def gan(
     inception: Path | None,
     against: tuple[Path, ...],
     device: str,
+    ops: str,
     max_bad: float,
     max_megapixels: float,
     as_json: bool,
@@ -209,6 +218,7 @@ def gan(
     from training.inception import Inception
 
     chosen = resolve_device(device)
+    options.choose_ops(ops, chosen)
     judge = Inception.load(inception, device=chosen) if inception else None
     generator = load_generator(
         find_part(model / "best" if best else model, "generator"), device=chosen

@@ -25,11 +25,13 @@ def build(device: str, as_json: bool) -> None:
     """Build the library for a device, unless the cache holds it."""
     from lafite_shifted.errors import InputError
     from ops_cuda.build import BuildError, CompilerMissingError
-    from ops_cuda.build import build as build_library
+    from ops_cuda.library import Library
 
     try:
-        build_library(_target(device))
-    except (BuildError, CompilerMissingError) as error:
+        Library.of(_target(device))
+    except CompilerMissingError as error:
+        raise InputError(f"{error}. Or go on with --ops reference.") from error
+    except (BuildError, OSError) as error:
         raise InputError(f"{error}. Mend the compiler, or go on with --ops reference.") from error
     _show(_describe(device), as_json)
 
@@ -61,13 +63,15 @@ def _describe(device: str) -> dict[str, object]:
 
     try:
         target = _target(device)
+        built, failed = (target.folder / LIBRARY).is_file(), target.log.name.endswith("failed.log")
     except CompilerMissingError as error:
         return {"built": False, "reason": str(error), "cache": str(cache_folder())}
     return {
         "target": target.name,
         "compiler": target.compiler,
         "flags": " ".join(target.compile_flags),
-        "built": (target.folder / LIBRARY).is_file(),
+        "built": built,
+        "failed": failed and not built,
         "library": str(target.folder / LIBRARY),
         "log": str(target.log),
         "cache": str(cache_folder()),

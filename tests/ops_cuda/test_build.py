@@ -195,3 +195,48 @@ def test_one_pool_of_threads_serves_torch_and_the_operators():
         pytest.skip("no /proc on this system")
     mapped = {line.split()[-1] for line in maps.read_text().splitlines() if "gomp" in line}
     assert len({os.path.realpath(path) for path in mapped}) <= 1
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_damaged_library_is_built_again(small: build.Target, monkeypatch: pytest.MonkeyPatch):
+    path = build.build(small)
+    path.write_bytes(b"")
+    monkeypatch.setattr("ops_cuda.library.ABI", 1)
+    source = small.source_folder / "one.cpp"
+    source.write_text(
+        'extern "C" int ls_abi() { return 1; }\n'
+        'extern "C" const char* ls_error_string(int) { return ""; }\n',
+        encoding="utf-8",
+    )
+    build.build(small).write_bytes(b"")
+    assert Library.of(small).path.stat().st_size > 0
+
+
+def test_a_compiler_that_cannot_be_run_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    compiler = tmp_path / "c++"
+    compiler.write_bytes(b"garbage")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(build.CompilerMissingError, match="cannot be run"):
+        _ = build.cpu_target().key
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_build_that_takes_too_long_leaves_no_process(
+    small: build.Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    compiler = tmp_path / "slow"
+    compiler.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nsleep 300\n", encoding="utf-8")
+    compiler.chmod(0o755)
+    monkeypatch.setattr(build, "_version", lambda _: "slow 1")
+    monkeypatch.setattr(build, "BUILD_SECONDS", 2.0)
+    with pytest.raises(build.BuildError, match="its log is"):
+        build.build(replace(small, compiler=str(compiler)))
+    process = int((tmp_path / "pid").read_text(encoding="utf-8"))
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{process}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{process}").exists()
+    log = replace(small, compiler=str(compiler)).log.read_text(encoding="utf-8")
+    assert str(compiler) in log  # the command that did not end
+    assert "stopped after 2 s" in log

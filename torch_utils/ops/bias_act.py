@@ -33,8 +33,12 @@ def bias_act(
     """Activation of x [N, C, ...] + bias [C], times `gain` (None: the activation's own), clamped to
     +-`clamp`.
 
-    Twice differentiable. ValueError for a gain that is not above 0, or a negative clamp.
+    Twice differentiable. ValueError for a gain that is not above 0, a negative clamp, or shapes
+    that do not fit.
     """
+    if x.ndim < 2 or (bias is not None and bias.shape != x.shape[1:2]):
+        shapes = [None if bias is None else list(bias.shape), list(x.shape)]
+        raise ValueError(f"bias {shapes[0]} does not fit {shapes[1]}: [C] and [N, C, ...]")
     gain = DEFAULT_GAIN[activation] if gain is None else gain
     if not gain > 0 or (clamp is not None and not clamp >= 0):
         raise ValueError(f"gain {gain} must be above 0 and clamp {clamp} at least 0")

@@ -43,9 +43,12 @@ def accumulator(x: Tensor) -> torch.dtype:
 
 def side_inputs(x: Tensor, *values: Tensor | None) -> list[Tensor | None]:
     """Biases, noise and scales as the operators on `x` read them: contiguous, in the accumulator's
-    dtype.
+    dtype. ValueError for one on another device.
     """
     wanted = accumulator(x)
+    for value in values:
+        if value is not None and value.device != x.device:
+            raise ValueError(f"activations are on {x.device}, a side input on {value.device}")
     return [
         value
         if value is None or (value.dtype == wanted and value.is_contiguous())

@@ -38,6 +38,7 @@ _DTYPES = {getattr(torch, name): number for name, number in DTYPES.items()}
 _tensor_keys = getattr(torch._C, "_dispatch_keys", lambda _: None)
 _thread_keys = getattr(torch._C, "_dispatch_tls_local_include_set", lambda: None)
 _PLAIN_TENSOR, _PLAIN_THREAD = _tensor_keys(torch.empty(0, device="cpu")), _thread_keys()
+_transforms = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)
 
 
 def choose(mode: Mode) -> None:
@@ -61,8 +62,22 @@ def status(device: torch.device) -> str:
 
 
 def is_compiled(x: Tensor) -> bool:
-    """Whether `x` goes through the compiled operators."""
-    return _choice.mode != "reference" and x.dtype in _DTYPES and _library(x.device) is not None
+    """Whether `x` goes through the compiled operators. Forward-mode derivatives and torch.func's
+    transforms, which those do not know, are taken of the reference.
+    """
+    if _choice.mode == "reference" or x.dtype not in _DTYPES or _is_transformed():
+        return False
+    return _library(x.device) is not None
+
+
+def _is_transformed() -> bool:
+    if torch.compiler.is_compiling():
+        return False
+    return _has_tangents() or _transforms() is not None
+
+
+def _has_tangents() -> bool:
+    return getattr(forward_ad, "_current_level", -1) >= 0
 
 
 def run(operator: Callable[..., Any], kernel: Callable[..., Any], *arguments: object) -> Any:
@@ -79,13 +94,13 @@ def is_plain(arguments: tuple[object, ...]) -> bool:
     """
     if torch.compiler.is_compiling() or _PLAIN_TENSOR is None or _PLAIN_THREAD is None:
         return False
-    if _thread_keys() != _PLAIN_THREAD or getattr(forward_ad, "_current_level", 0) >= 0:
-        return False
-    return are_plain(arguments)
+    return _thread_keys() == _PLAIN_THREAD and are_plain(arguments)
 
 
 def are_plain(arguments: tuple[object, ...]) -> bool:
     """is_plain without a look at the thread, which costs more."""
+    if _has_tangents():
+        return False
     recording = torch.is_grad_enabled()
     for value in arguments:
         if isinstance(value, Tensor) and (
@@ -148,7 +163,7 @@ def _build(device: torch.device) -> Library | None:
         else:
             _choice.reasons[device] = f"there are none for {device.type}"
             return None
-        library = Library(build.build(target))
+        library = Library.of(target)
         if device.type == "cuda":
             _probe(library, device)
         return library

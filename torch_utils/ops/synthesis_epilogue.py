@@ -42,8 +42,9 @@ def synthesis_epilogue(
 
     x [N, C, H, W], demodulation [N, C], noise [N or 1, 1, H, W], strength scalar, bias [C], after
     [N, C]: the scale that the next layer modulates its input by. Twice differentiable. ValueError
-    for a gain that is not above 0, or a negative clamp.
+    for a gain that is not above 0, a negative clamp, or shapes that do not fit.
     """
+    check_sides(x.shape, demodulation, noise, strength, bias, after)
     gain = DEFAULT_GAIN["leaky_relu"] if gain is None else gain
     if not gain > 0 or (clamp is not None and not clamp >= 0):
         raise ValueError(f"gain {gain} must be above 0 and clamp {clamp} at least 0")
@@ -52,6 +53,32 @@ def synthesis_epilogue(
         return native.run(torch.ops.lafite.synthesis_epilogue, _forward, *arguments)
     y = reference(x, demodulation, noise, strength, bias, gain=gain, clamp=clamp)
     return y if after is None else y * after.to(x.dtype)[:, :, None, None]
+
+
+def check_sides(
+    shape: tuple[int, ...],
+    demodulation: Tensor,
+    noise: Tensor,
+    strength: Tensor,
+    bias: Tensor,
+    after: Tensor | None,
+) -> None:
+    """ValueError unless they fit activations of this shape."""
+    fits = len(shape) == 4
+    if fits:
+        n, channels, height, width = shape
+        fits = (
+            demodulation.shape == (n, channels)
+            and noise.shape in ((n, 1, height, width), (1, 1, height, width))
+            and strength.numel() == 1
+            and bias.shape == (channels,)
+            and (after is None or after.shape == (n, channels))
+        )
+    if not fits:
+        sides = {"demodulation": demodulation, "noise": noise, "strength": strength, "bias": bias}
+        sides |= {} if after is None else {"after": after}
+        told = ", ".join(f"{name} {list(side.shape)}" for name, side in sides.items())
+        raise ValueError(f"{told} do not fit activations {list(shape)}")
 
 
 def reference(

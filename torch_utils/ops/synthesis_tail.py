@@ -15,7 +15,7 @@ from ops_cuda.library import LAYOUTS
 from torch_utils.ops import native
 from torch_utils.ops.bias_act import DEFAULT_GAIN, native_activation
 from torch_utils.ops.layouts import accumulator, is_channels_last, pointers, side_inputs
-from torch_utils.ops.synthesis_epilogue import native_shape, synthesis_epilogue
+from torch_utils.ops.synthesis_epilogue import check_sides, native_shape, synthesis_epilogue
 from torch_utils.ops.to_rgb import to_rgb
 from torch_utils.ops.upfirdn2d import TAPS, native_filter, upfirdn2d, upsample
 
@@ -24,11 +24,13 @@ FUNCTION = "ls_synthesis_tail"
 
 class SynthesisTail:
     """What follows one convolution, prepared before it: a call costs several times as much between
-    two convolutions, which leave nothing of its code in the caches.
+    two convolutions, which leave nothing of its code in the caches. To be called soon: what is done
+    to the tensors, or chosen of operators, in between may be overlooked.
 
     demodulation, noise, strength and bias are those of synthesis_epilogue; noise is [N or 1, 1, H,
     W]. `filtered`: the convolution upsampled. `rgb`: the weight and bias of to_rgb, where there is
-    a picture. `after` [N, C]: the scale of the next layer. `dtype`: of the activations.
+    a picture. `after` [N, C]: the scale of the next layer. `dtype`: of the activations. ValueError
+    for shapes that do not fit.
     """
 
     def __init__(
@@ -49,10 +51,18 @@ class SynthesisTail:
         size = noise.shape[2:]
         self.out_shape = (*demodulation.shape, *size)
         self.in_shape = (*demodulation.shape, *(length + filtered for length in size))
+        self.lower_shape = (len(demodulation), 3, *(length // 2 for length in size))
+        check_sides(self.out_shape, *self.sides, after)
+        n, channels = demodulation.shape
+        if rgb is not None and (rgb[0].shape != (n, 3, channels) or rgb[1].shape != (3,)):
+            told = " and ".join(str(list(side.shape)) for side in rgb)
+            raise ValueError(f"weight and bias {told} do not fit {n} of {channels} channels")
+        if clamp is not None and not clamp >= 0:
+            raise ValueError(f"clamp {clamp} must be at least 0")
         self.dtype = dtype
         self._prepared = None
-        tensors = (*self.sides, after, *(rgb or ()))
-        if native.has(FUNCTION, demodulation) and native.is_plain(tensors):
+        self._tensors = (*self.sides, after, *(rgb or ()))
+        if native.has(FUNCTION, demodulation) and native.is_plain(self._tensors):
             self._prepared = self._prepare()
 
     def __call__(self, x: Tensor, lower: Tensor | None = None) -> tuple[Any, Any]:
@@ -64,12 +74,16 @@ class SynthesisTail:
         with a picture and without `after` no layer follows, and they are None. Twice
         differentiable.
         """
+        if lower is not None and self.rgb is None:
+            raise ValueError("there is no picture to add the lower one to")
         if (
             self._prepared is not None
             and x.shape == self.in_shape
             and x.dtype == self.dtype
+            and (lower is None or lower.shape == self.lower_shape)
             and is_channels_last(x)
             and native.are_plain((x, lower))
+            and not (torch.is_grad_enabled() and not native.are_plain(self._tensors))
         ):
             return self._in_one_pass(x, lower)
         if self.filtered:
@@ -95,8 +109,7 @@ class SynthesisTail:
             taps = native_filter(self.in_shape, self.out_shape, layout=last, up=1, padding=1)
         if self.rgb is not None:
             whole = (n, 3, height, width)
-            half = (n, 3, height // 2, width // 2)
-            up = native_filter(half, whole, layout=first, up=2, padding=2)
+            up = native_filter(self.lower_shape, whole, layout=first, up=2, padding=2)
         shape = native_shape(n, channels, height * width, self.sides[1].shape[0], last)
         activation = native_activation("leaky_relu", DEFAULT_GAIN["leaky_relu"], self.clamp)
         # the tensors are kept with their addresses

@@ -50,6 +50,8 @@ def upfirdn2d(
             f"{len(taps)} taps do not fit into {list(x.shape[2:])} samples at up {up} and padding "
             f"{padding}"
         )
+    if add is not None and add.shape != (*x.shape[:2], *size):
+        raise ValueError(f"add {list(add.shape)} is not of the result's shape, {size} pixels")
     scaled = _scaled(taps, gain)
     if native.is_compiled(x):
         steps = ([up, up], [down, down], [padding[0], padding[0]])
@@ -115,8 +117,11 @@ def _correlate(
         shape = list(x.shape)
         shape[axis] *= up
         x = F.pad(x.unsqueeze(axis + 1), [*behind, 0, up - 1]).reshape(shape)
-    if any(padding):
-        x = F.pad(x, [*behind, *padding])
+    if max(padding) > 0:
+        x = F.pad(x, [*behind, *(max(pad, 0) for pad in padding)])
+    if min(padding) < 0:  # crop what was padded too
+        before, after = (max(-pad, 0) for pad in padding)
+        x = x.narrow(axis, before, max(x.shape[axis] - before - after, 0))
     length = (x.shape[axis] - len(taps)) // down + 1
     if length < 1:
         raise ValueError(f"{len(taps)} taps do not fit into {x.shape[axis]} samples of axis {axis}")

@@ -69,3 +69,9 @@ def test_leaky_relu_keeps_the_second_moment_roughly():
 def test_the_dtype_of_the_input_is_kept():
     x, bias = tensors(2, 3, 4, 4)
     assert bias_act(x.bfloat16(), bias.float(), activation="leaky_relu").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 4])
+def test_a_bias_that_does_not_fit_is_refused(length: int):
+    with pytest.raises(ValueError, match="does not fit"):
+        bias_act(torch.zeros(2, 3, 4, 4), torch.zeros(length))

@@ -86,3 +86,23 @@ def test_the_dtype_of_the_input_is_kept():
     found = synthesis_epilogue(x.bfloat16(), *(tensor.float() for tensor in rest))
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.double(), synthesis_epilogue(x, *rest), rtol=0.03, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("number", "shape"),
+    [
+        (1, (2, 4)),
+        (1, (1, 3)),
+        (2, (2, 1, 4, 4)),
+        (2, (3, 1, 4, 5)),
+        (3, (2,)),
+        (4, (4,)),
+        (5, (2,)),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(number: int, shape: tuple[int, ...]):
+    """A kernel would read beyond them."""
+    arguments = [*inputs(), inputs()[1]]
+    arguments[number] = torch.zeros(shape, dtype=torch.float64)
+    with pytest.raises(ValueError, match="do not fit"):
+        synthesis_epilogue(*arguments[:5], after=arguments[5])

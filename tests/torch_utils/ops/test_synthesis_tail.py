@@ -24,7 +24,9 @@ class Inputs:
     after: Tensor
 
 
-def inputs(n: int, channels: int, height: int, width: int, *, filtered: bool) -> Inputs:
+def inputs(
+    n: int, channels: int, height: int, width: int, *, filtered: bool, num_noises: int | None = None
+) -> Inputs:
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -33,7 +35,10 @@ def inputs(n: int, channels: int, height: int, width: int, *, filtered: bool) ->
     x = normal(n, channels, height + filtered, width + filtered)
     return Inputs(
         x.to(memory_format=torch.channels_last),
-        [normal(n, channels), normal(n, 1, height, width), normal(), normal(channels)],
+        [
+            *(normal(n, channels), normal(num_noises or n, 1, height, width)),
+            *(normal(), normal(channels)),
+        ],
         (normal(n, 3, channels), normal(3)),
         normal(n, 3, height // 2, width // 2),
         normal(n, channels),
@@ -87,12 +92,18 @@ SHAPES = pytest.mark.parametrize(
 
 
 @CASES
+@pytest.mark.parametrize("num_noises", [1, None])
 @SHAPES
 def test_it_is_what_its_operators_give_one_after_the_other(
-    shape: tuple[int, ...], filtered: bool, rgb: bool, lower: bool, after: bool
+    shape: tuple[int, ...],
+    num_noises: int | None,
+    filtered: bool,
+    rgb: bool,
+    lower: bool,
+    after: bool,
 ):
     parts = {"filtered": filtered, "rgb": rgb, "lower": lower, "after": after}
-    given = inputs(*shape, filtered=filtered)
+    given = inputs(*shape, filtered=filtered, num_noises=num_noises)
     expected = chained(given, **parts)
     found = run(given, dtype=EXACT, **parts)
     for one, other in zip(found, expected, strict=True):
@@ -153,6 +164,40 @@ def test_a_gradient_that_is_wanted_only_later_is_recorded():
     (gradient,) = torch.autograd.grad(picture.sum(), x)
     assert gradient.isfinite().all()
     assert gradient.abs().max() > 0
+
+
+def test_a_gradient_of_a_side_that_is_wanted_only_later_is_recorded():
+    given = inputs(1, 16, 4, 4, filtered=False)
+    bias = given.sides[3]
+    with torch.no_grad():
+        tail = SynthesisTail(*given.sides, dtype=EXACT)
+    bias.requires_grad_()
+    y, _ = tail(given.x)
+    (gradient,) = torch.autograd.grad(y.sum(), bias)
+    assert gradient.abs().max() > 0
+
+
+def test_what_does_not_fit_is_refused():
+    given = inputs(2, 16, 4, 4, filtered=False)
+    for number in range(4):
+        sides = list(given.sides)
+        sides[number] = torch.randn(3, dtype=EXACT)
+        with pytest.raises((ValueError, IndexError)):
+            SynthesisTail(*sides, dtype=EXACT)
+    with pytest.raises(ValueError, match="do not fit"):
+        SynthesisTail(*given.sides, dtype=EXACT, after=given.after[:, :3])
+    with pytest.raises(ValueError, match="do not fit"):
+        SynthesisTail(*given.sides, dtype=EXACT, rgb=(given.rgb[0][:1], given.rgb[1]))
+    with pytest.raises(ValueError, match="at least 0"):
+        SynthesisTail(*given.sides, dtype=EXACT, clamp=-1.0)
+    tail = SynthesisTail(*given.sides, dtype=EXACT, rgb=given.rgb)
+    for lower in (given.lower[:, :, :1], given.lower[:1]):
+        with pytest.raises(ValueError, match="not of the result"):
+            tail(given.x, lower)
+    with pytest.raises(ValueError, match="do not fit"):
+        tail(given.x[:1], given.lower)
+    with pytest.raises(ValueError, match="no picture"):
+        SynthesisTail(*given.sides, dtype=EXACT)(given.x, given.lower)
 
 
 def test_an_empty_batch():

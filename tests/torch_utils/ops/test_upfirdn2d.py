@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -148,6 +149,18 @@ def test_taps_longer_than_the_signal_are_refused():
         upfirdn2d(picture(1, 1, 3, 3), ASYMMETRIC)
 
 
+@pytest.mark.parametrize("padding", [(-3, 5), (5, -3)])
+def test_a_row_may_be_cropped_further_than_it_is_long(padding: tuple[int, int]):
+    x = picture(1, 1, 4, 1).requires_grad_()
+    found = upfirdn2d(x, (1.0, 2.0), padding=padding)
+    wide = F.pad(x, [max(padding[0], 0), max(padding[1], 0)] * 2)
+    start, behind = (max(-p, 0) for p in padding)
+    cut = wide[:, :, start : wide.shape[2] - behind, start : wide.shape[3] - behind]
+    torch.testing.assert_close(found, upfirdn2d(cut, (1.0, 2.0)))
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    assert gradient.isfinite().all()
+
+
 def test_upsampling_matches_scipy_and_keeps_a_flat_picture():
     x = picture(1, 1, 5, 6)
     spread = np.zeros((10, 12))
@@ -158,3 +171,8 @@ def test_upsampling_matches_scipy_and_keeps_a_flat_picture():
     np.testing.assert_allclose(upsample(x)[0, 0], expected, rtol=0, atol=1e-12)
     flat = upsample(torch.full((1, 2, 6, 6), 0.7))
     torch.testing.assert_close(flat[:, :, 2:-2, 2:-2], torch.full((1, 2, 8, 8), 0.7))
+
+
+def test_what_is_added_must_have_the_shape_of_the_result():
+    with pytest.raises(ValueError, match="not of the result's shape"):
+        upfirdn2d(picture(2, 3, 4, 4), (1.0,), add=picture(1, 3, 4, 4))
