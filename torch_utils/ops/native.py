@@ -38,7 +38,8 @@ _DTYPES = {getattr(torch, name): number for name, number in DTYPES.items()}
 _tensor_keys = getattr(torch._C, "_dispatch_keys", lambda _: None)
 _thread_keys = getattr(torch._C, "_dispatch_tls_local_include_set", lambda: None)
 _PLAIN_TENSOR, _PLAIN_THREAD = _tensor_keys(torch.empty(0, device="cpu")), _thread_keys()
-_transforms = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)
+_functorch = getattr(torch._C, "_functorch", None)
+_transforms = getattr(_functorch, "peek_interpreter_stack", lambda: None)
 
 
 def choose(mode: Mode) -> None:
