@@ -18,7 +18,11 @@ from tests.commands import half_written
 from training import run_folder
 from training.run_folder import Checkpoint, Evaluation, RunFolder, flatten_state, restore_state
 
-DESCRIPTION = {"config": {"batch": 4, "run": {"kimg": 1.0}, "sizes": (1, 2)}, "data": {"n": 3}}
+DESCRIPTION = {
+    "config": {"batch": 4, "run": {"kimg": 1.0}, "sizes": (1, 2)},
+    "data": {"n": 3},
+    "compute": {"ops": "compiled"},
+}
 
 
 def open_run(path: Path, **changes) -> RunFolder:
@@ -112,6 +116,10 @@ def test_another_configuration_is_refused_by_name(tmp_path: Path):
         open_run(tmp_path / "run", config=other)
     with pytest.raises(InputError, match=r"data\.n: 3 -> 4.*choose another --out"):
         open_run(tmp_path / "run", data={"n": 4})
+    with pytest.raises(
+        InputError, match=r"compute\.ops: compiled -> reference.*`lafite-shifted ops"
+    ):
+        open_run(tmp_path / "run", compute={"ops": "reference"})
     with pytest.raises(InputError, match="not that of a prior run"):
         RunFolder(tmp_path / "run", kind="prior", description=DESCRIPTION)
     assert (tmp_path / "run" / "config.json").read_bytes() == before
