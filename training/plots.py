@@ -54,15 +54,23 @@ def spectrum_and_cone(stats: EmbeddingStats, sample: Tensor):
 
 
 def steps_figure(lines: "Sequence[Line]", *, floor: "Line | None"):
-    """Steps against the Frechet distance, the cosine and the energy score, a curve for each prior;
-    `floor` is another real picture of the same name.
+    """Steps against the Frechet distance, the cosine and the energy score, a curve for each prior:
+    its colour is the process's, its dashes the sampler's, and the cosine schedule is paler; `floor`
+    is another real picture of the same name.
     """
     from matplotlib.figure import Figure
+
+    dashes = {"dpm++": "--", "ddim": ":"}
+
+    def process(name: str) -> str:
+        for sampler in dashes:
+            name = name.removesuffix(f", {sampler}")
+        return name.replace(", cosine", ", linear")
 
     figure = Figure(figsize=(14, 3.8))
     axes = figure.subplots(1, 3)
     names = list(dict.fromkeys(line.name for line in lines))
-    kinds = list(dict.fromkeys(name.removesuffix(", dpm++") for name in names))
+    kinds = list(dict.fromkeys(process(name) for name in names))
     titles = {
         "frechet": "Frechet distance (less is better)",
         "cosine": "cosine to the true embedding (more)",
@@ -77,8 +85,8 @@ def steps_figure(lines: "Sequence[Line]", *, floor: "Line | None"):
                 yerr=[line.spread.get(key, 0.0) for line in curve],
                 marker="o",
                 markersize=3,
-                color=f"C{kinds.index(name.removesuffix(', dpm++')) % 10}",
-                linestyle="--" if name.endswith(", dpm++") else "-",
+                color=f"C{kinds.index(process(name)) % 10}",
+                linestyle=dashes.get(name.rpartition(", ")[2], "-"),
                 alpha=0.45 if ", cosine" in name else 1.0,
                 label=name,
             )
