@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -72,7 +73,7 @@ class Target:
 
 
 def _version(compiler: str) -> str:
-    command = [compiler, "--version"]
+    command = [*([compiler] if shutil.which(compiler) else shlex.split(compiler)), "--version"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -98,12 +99,17 @@ def instruction_set() -> str:
 
 
 def host_compiler() -> str:
-    """$CXX or the first C++ compiler on the PATH; CompilerMissingError if there is none."""
+    """$CXX, which may be a command with options, or the first C++ compiler on the PATH;
+    CompilerMissingError if there is none.
+    """
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
     for name in names:
         found = shutil.which(name)
         if found:
             return found
+        words = shlex.split(name)
+        if len(words) > 1 and shutil.which(words[0]):
+            return name
     raise CompilerMissingError(
         f"no C++ compiler ({', '.join(names)}) on the PATH: apt-get install g++"
     )

@@ -212,6 +212,14 @@ def test_a_damaged_library_is_built_again(small: build.Target, monkeypatch: pyte
     assert Library.of(small).path.stat().st_size > 0
 
 
+@pytest.mark.usefixtures("cache")
+def test_a_compiler_may_come_with_options(small: build.Target, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CXX", f"{build.host_compiler()} -O1")
+    target = replace(small, compiler=build.host_compiler())
+    assert target.compiler.endswith(" -O1")
+    assert "-O1" in (build.build(target).parent / "build.log").read_text(encoding="utf-8")
+
+
 def test_a_compiler_that_cannot_be_run_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     compiler = tmp_path / "c++"
     compiler.write_bytes(b"garbage")
