@@ -213,7 +213,7 @@ def bench_generation(
             for name in names:
                 native.choose(name)
                 with _timed_convolutions(device) as convolutions:
-                    elapsed = _seconds(lambda: generator(z, condition), device)
+                    elapsed = seconds_of(lambda: generator(z, condition), device)
                 if number < WARM_UP:
                     continue
                 total[name].append(elapsed)
@@ -243,7 +243,7 @@ def _timed_convolutions(device: torch.device) -> Iterator[list[float]]:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds.append(
-                _seconds(lambda: results.append(convolution(*arguments, **options)), device)
+                seconds_of(lambda: results.append(convolution(*arguments, **options)), device)
             )
             return results[0]
 
@@ -257,7 +257,8 @@ def _timed_convolutions(device: torch.device) -> Iterator[list[float]]:
         layers.F.conv2d, layers.F.conv_transpose2d = before
 
 
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
+def seconds_of(run: Callable[[], object], device: torch.device) -> float:
+    """Of one call, with all that it has begun on the device."""
     start = time.perf_counter()
     run()
     if device.type == "cuda":

@@ -4,7 +4,6 @@ worth.
 
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from lafite_shifted.diffusion import Sampling
 from lafite_shifted.prior import Prior
 from lafite_shifted.prior_network import PriorConfig
 from lafite_shifted.stats import EmbeddingStats
+from training.bench import seconds_of
 
 SENTENCE = "a red apple on a wooden table"
 
@@ -67,7 +67,7 @@ def bench_prior(
     times: dict[str | int, list[float]] = {name: [] for name in work}
     for number in range(rounds + 1):
         for name, run in work.items():
-            elapsed = _seconds(run, device)
+            elapsed = seconds_of(run, device)
             if number:  # the first round warms up
                 times[name].append(elapsed)
     milliseconds = {name: statistics.median(values) * 1e3 for name, values in times.items()}
@@ -79,11 +79,3 @@ def bench_prior(
             (more + one) / one for more, one in zip(times["read again"], times[8], strict=True)
         ),
     )
-
-
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start

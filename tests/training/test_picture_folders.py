@@ -2,54 +2,17 @@
 
 import json
 import os
-import struct
 import tarfile
-import zlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from lafite_shifted.errors import InputError, TooManyBadPicturesError
 from lafite_shifted.files import read_json_lines
 from tests.commands import run_command, succeed
-from training.decoding import decode
 from training.images import ImageSource, check_share_of_bad
 from training.picture_files import UnreadablePictureError
-
-RAMP = np.linspace(0, 255, 24).round().astype(np.uint8)
-
-
-def gradient(height: int = 16, width: int = 24) -> np.ndarray:
-    """[H, W, 3] uint8: red rises to the right, green downwards, blue is constant."""
-    red = np.linspace(0, 255, width).round()[None, :].repeat(height, axis=0)
-    green = np.linspace(0, 255, height).round()[:, None].repeat(width, axis=1)
-    return np.stack([red, green, np.full_like(red, 40)], axis=2).astype(np.uint8)
-
-
-def write_png16(path: Path, samples: np.ndarray) -> None:
-    """A 16-bit PNG, grey [H, W] or RGB [H, W, 3], written from the specification: Pillow cannot."""
-    height, width = samples.shape[:2]
-    color_type = 2 if samples.ndim == 3 else 0
-    rows = samples.astype(">u2").reshape(height, -1)
-    raw = b"".join(b"\0" + row.tobytes() for row in rows)
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
-
-
-def pixels(path: Path, **options) -> np.ndarray:
-    decoded = decode(path, **options).image
-    assert decoded.mode == "RGB"
-    return np.asarray(decoded).astype(int)
-
 
 # --- folders and captions
 
