@@ -13,21 +13,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lafite_shifted.clip import ClipEncoder
-from lafite_shifted.clip_ensemble import load_clip
+from lafite_shifted.decoder.generator import to_uint8
 from lafite_shifted.device import resolve_device
-from lafite_shifted.diffusion import Sampling
-from lafite_shifted.encoder_id import check_same_encoder, check_same_text_encoder
+from lafite_shifted.encoders.clip import ClipEncoder
+from lafite_shifted.encoders.encoder_id import check_same_encoder, check_same_text_encoder
+from lafite_shifted.encoders.ensemble import load_clip
+from lafite_shifted.encoders.text_encoder import TextEncoder, read_texts
 from lafite_shifted.errors import InputError
-from lafite_shifted.generator import to_uint8
-from lafite_shifted.model_folder import (
+from lafite_shifted.io.model_folder import (
     LoadedGenerator,
     LoadedPrior,
     load_generator,
     load_prior,
     model_hash,
 )
-from lafite_shifted.text_encoder import TextEncoder, read_texts
+from lafite_shifted.prior.diffusion import Sampling
 from torch_utils import seeds
 
 

@@ -21,7 +21,7 @@ ASSETS = Path(__file__).parent.parent / "lafite_shifted" / "assets"
 
 @pytest.fixture(scope="session")
 def clip():
-    from lafite_shifted.clip import ClipEncoder
+    from lafite_shifted.encoders.clip import ClipEncoder
 
     return ClipEncoder.load("starter")
 

@@ -19,14 +19,15 @@ from typing import Any
 import torch
 import torch.utils.tensorboard
 
-from lafite_shifted import files
 from lafite_shifted.cli import main as command
 from lafite_shifted.cli import train_gan
-from training import gan_runs, loop
-from training.gan_loop import GanTrainer
+from lafite_shifted.io import files
+from training import loop
+from training.gan import run as gan_run
+from training.gan.trainer import GanTrainer
 from training.run_folder import RunFolder
 
-IMPORTED = (train_gan, gan_runs, torch.utils.tensorboard)  # before it forks, to start quickly
+IMPORTED = (train_gan, gan_run, torch.utils.tensorboard)  # before it forks, to start quickly
 
 SLOW_S = 120
 PLACES: dict[str, tuple[Any, str]] = {

@@ -28,7 +28,7 @@ from unittest.mock import patch
 
 import torch
 
-from lafite_shifted.files import load_tensors
+from lafite_shifted.io.files import load_tensors
 from tests import faults
 from tests.commands import TINY_GAN, half_written
 from tests.faults import Fault, Forked

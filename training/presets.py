@@ -2,13 +2,13 @@
 
 import dataclasses
 
-from lafite_shifted.discriminator import DiscriminatorConfig
+from lafite_shifted.decoder.discriminator import DiscriminatorConfig
+from lafite_shifted.decoder.generator import GeneratorConfig
 from lafite_shifted.errors import InputError
-from lafite_shifted.generator import GeneratorConfig
-from lafite_shifted.prior_network import PriorConfig
+from lafite_shifted.prior.network import PriorConfig
 from training.config import RunConfig
-from training.gan_config import GanTrainConfig
-from training.prior_loop import PriorTrainConfig
+from training.gan.config import GanTrainConfig
+from training.prior.trainer import PriorTrainConfig
 
 
 def _gan(

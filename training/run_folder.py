@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lafite_shifted.errors import InputError
-from lafite_shifted.files import (
+from lafite_shifted.io.files import (
     atomic_directory,
     check_format,
     load_tensors,

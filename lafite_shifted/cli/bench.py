@@ -25,7 +25,7 @@ def ops(device: str, rounds: int, no_compile: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
     from lafite_shifted.device import resolve_device
-    from training.bench import bench_ops, machine
+    from training.bench.ops import bench_ops, machine
 
     chosen = resolve_device(device)
     options.choose_ops("compiled", chosen)
@@ -63,7 +63,7 @@ def generate(preset: str, device: str, rounds: int, as_json: bool) -> None:
     from dataclasses import asdict
 
     from lafite_shifted.device import resolve_device
-    from training.bench import bench_generation, machine
+    from training.bench.ops import bench_generation, machine
     from training.presets import GAN_PRESETS, choose
 
     chosen = resolve_device(device)
@@ -98,10 +98,10 @@ def prior(preset: str, clip: str, device: str, rounds: int, as_json: bool) -> No
     import json
     from dataclasses import asdict
 
-    from lafite_shifted.clip_ensemble import load_clip
     from lafite_shifted.device import resolve_device
-    from training.bench import machine
-    from training.bench_prior import bench_prior
+    from lafite_shifted.encoders.ensemble import load_clip
+    from training.bench.ops import machine
+    from training.bench.prior import bench_prior
     from training.presets import PRIOR_PRESETS, choose
 
     chosen = resolve_device(device)
@@ -135,10 +135,10 @@ def data(pictures: Path, clip: str, resolution: int, count: int, as_json: bool) 
 
     import torch
 
-    from lafite_shifted.clip_ensemble import load_clip
-    from training.bench import machine
-    from training.bench_data import STAGES, bench_data
-    from training.images import ImageSource
+    from lafite_shifted.encoders.ensemble import load_clip
+    from training.bench.data import STAGES, bench_data
+    from training.bench.ops import machine
+    from training.data.images import ImageSource
 
     device = torch.device("cpu")
     encoder = load_clip(clip, device=device)

@@ -28,12 +28,12 @@ def command(name: str, out: Path, size: int | None, names: int, seed: int, raw: 
     cone: no pictures, but made-up embeddings in a narrow cone, to compare priors on.
     """
     if name == "cone":
-        from training.cone import PAIRS_PER_NAME, write_cone
+        from training.data.cone import PAIRS_PER_NAME, write_cone
 
         write_cone(out, num_names=names, seed=seed)
         click.echo(f"{names * PAIRS_PER_NAME} embeddings of {names} names in {out}")
         return
-    from training.datasets import DEFAULT_SIZES, build_dataset, build_sample
+    from training.data.datasets import DEFAULT_SIZES, build_dataset, build_sample
 
     if name == "sample":
         build_sample(out)

@@ -27,7 +27,7 @@ def command(out: Path, kimg: float | None, seed: int, device: str, ops: str) -> 
     The same command again goes on where it stopped.
     """
     from lafite_shifted.device import resolve_device
-    from training.demo import DemoConfig, run_demo
+    from training.tools.demo import DemoConfig, run_demo
 
     chosen = resolve_device(device)
     options.choose_ops(ops, chosen)

@@ -16,7 +16,7 @@ def command(as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
-    from training.diagnosis import examine
+    from training.tools.doctor import examine
 
     findings = examine()
     if as_json:

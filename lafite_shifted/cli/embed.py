@@ -38,16 +38,16 @@ def command(
     torchrun share them.
     What is done already is skipped; every unreadable picture is listed in report.jsonl.
     """
-    from lafite_shifted.clip_ensemble import load_clip
     from lafite_shifted.device import resolve_device
+    from lafite_shifted.encoders.ensemble import load_clip
+    from lafite_shifted.encoders.text_encoder import TextEncoder
     from lafite_shifted.errors import InputError
-    from lafite_shifted.text_encoder import TextEncoder
     from torch_utils import distributed
     from training.config import parse
-    from training.decoding import SquareConfig
-    from training.embeddings import embed_folder
-    from training.images import ImageSource
-    from training.remote_shards import embed_urls, is_remote, shard_urls
+    from training.data.decoding import SquareConfig
+    from training.data.embeddings import embed_folder
+    from training.data.images import ImageSource
+    from training.data.remote_shards import embed_urls, is_remote, shard_urls
 
     chosen = resolve_device(device)
     options.choose_ops(ops, chosen, used=False)

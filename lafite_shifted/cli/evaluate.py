@@ -11,7 +11,7 @@ import click
 from lafite_shifted.cli import options
 
 if TYPE_CHECKING:
-    from lafite_shifted.diffusion import Sampler
+    from lafite_shifted.prior.diffusion import Sampler
 
 
 @click.group("evaluate", context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,11 +61,11 @@ def prior(
     recall, diversity and time; beside them the text embedding itself, the nearest training
     caption's image, an unrelated pair, and real against real.
     """
-    from lafite_shifted.clip_ensemble import load_clip
     from lafite_shifted.device import resolve_device
-    from lafite_shifted.model_folder import find_part, load_generator
-    from training.embeddings import EmbeddingSet
-    from training.prior_report import (
+    from lafite_shifted.encoders.ensemble import load_clip
+    from lafite_shifted.io.model_folder import find_part, load_generator
+    from training.data.embeddings import EmbeddingSet
+    from training.prior.evaluate import (
         Asked,
         load_priors,
         reference_lines,
@@ -74,7 +74,7 @@ def prior(
         unchanged,
         ways_of,
     )
-    from training.prior_table import write_report
+    from training.prior.report import write_report
 
     ways = ways_of(
         [int(n) for n in _numbers("--steps", steps, least=1)],
@@ -130,7 +130,7 @@ def study(
     The same command again goes on where it stopped.
     """
     from lafite_shifted.device import resolve_device
-    from training.prior_study import StudyConfig, run_study
+    from training.prior.study import StudyConfig, run_study
 
     counts = tuple(int(n) for n in _numbers("--steps", steps, least=1))
     chosen = resolve_device(device)
@@ -203,19 +203,19 @@ def gan(
     import json
     from dataclasses import asdict
 
-    from lafite_shifted.clip_ensemble import load_clip
     from lafite_shifted.device import resolve_device
-    from lafite_shifted.model_folder import find_part, load_generator
+    from lafite_shifted.encoders.ensemble import load_clip
+    from lafite_shifted.io.model_folder import find_part, load_generator
     from lafite_shifted.pipeline import TextToImage
-    from training.gan_evaluation import Asked
-    from training.gan_report import (
+    from training.gan.evaluate import Asked
+    from training.gan.report import (
         evaluate_gan,
         read_figures,
         references_of,
         write_gan_report,
     )
-    from training.gan_runs import gan_data_for
-    from training.inception import Inception
+    from training.gan.run import gan_data_for
+    from training.metrics.inception import Inception
 
     chosen = resolve_device(device)
     options.choose_ops(ops, chosen)
@@ -257,8 +257,8 @@ def curves(runs: tuple[Path, ...], out: Path) -> None:
     recall and the nearest training picture, beside real pictures.
     """
     from lafite_shifted.errors import InputError
-    from lafite_shifted.files import read_json_lines
-    from training.plots import curves_figure, save_figure
+    from lafite_shifted.io.files import read_json_lines
+    from training.metrics.plots import curves_figure, save_figure
 
     logs = {}
     for run in runs:

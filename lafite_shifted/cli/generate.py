@@ -8,7 +8,7 @@ import click
 from lafite_shifted.cli import options
 
 if TYPE_CHECKING:
-    from lafite_shifted.diffusion import Sampler
+    from lafite_shifted.prior.diffusion import Sampler
 
 
 @click.command("generate")
@@ -69,11 +69,11 @@ def command(
     from math import isfinite
 
     from lafite_shifted.device import resolve_device
-    from lafite_shifted.diffusion import Sampling
     from lafite_shifted.errors import InputError
+    from lafite_shifted.io.png import save_png, slug
     from lafite_shifted.pipeline import TextToImage
-    from training.grids import labelled_rows
-    from training.pictures import save_png, slug
+    from lafite_shifted.prior.diffusion import Sampling
+    from training.metrics.grids import labelled_rows
 
     if any(not text.strip() for text in texts):
         raise InputError(

@@ -14,7 +14,7 @@ from lafite_shifted.errors import DEFAULT_MAX_BAD, InputError
 if TYPE_CHECKING:
     import torch
 
-    from training.embeddings import EmbedReport
+    from training.data.embeddings import EmbedReport
     from training.loop import Progress
 
 FolderPath = click.Path(path_type=Path, file_okay=True)

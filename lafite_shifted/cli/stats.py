@@ -10,9 +10,9 @@ import click
 from lafite_shifted.cli import options
 
 if TYPE_CHECKING:
-    from lafite_shifted.clusters import ClusterKind, ClusterStats
-    from lafite_shifted.encoder_id import EncoderId
-    from lafite_shifted.stats import EmbeddingStats
+    from lafite_shifted.encoders.encoder_id import EncoderId
+    from lafite_shifted.gaussian.clusters import ClusterKind, ClusterStats
+    from lafite_shifted.gaussian.stats import EmbeddingStats
 
 PLOTTED = 1500  # embeddings whose cosines the figure shows
 
@@ -77,8 +77,8 @@ def command(
         )
     if clusters and centres:
         raise InputError("--centres says how many clusters there are. Leave out --clusters.")
-    from lafite_shifted.clusters import cluster, cluster_around
-    from training.embedding_stream import EmbeddingStream, stream_sample, stream_stats
+    from lafite_shifted.gaussian.clusters import cluster, cluster_around
+    from training.data.embedding_stream import EmbeddingStream, stream_sample, stream_stats
 
     stream = EmbeddingStream(sources[0])
     with distributed.group():
@@ -103,15 +103,15 @@ def command(
     if out:
         result.save(out)
     if plot:
-        from training.plots import save_figure, spectrum_and_cone
+        from training.metrics.plots import save_figure, spectrum_and_cone
 
         save_figure(plot, spectrum_and_cone(overall, sample))  # type: ignore[arg-type]
     _show(result, as_json)
 
 
 def _empty_around(path: Path, encoder_id: "EncoderId") -> "ClusterStats":
-    from lafite_shifted.clusters import ClusterStats
-    from lafite_shifted.encoder_id import check_same_encoder
+    from lafite_shifted.encoders.encoder_id import check_same_encoder
+    from lafite_shifted.gaussian.clusters import ClusterStats
 
     stats = ClusterStats.load(path)
     if stats.encoder_id:
@@ -121,9 +121,9 @@ def _empty_around(path: Path, encoder_id: "EncoderId") -> "ClusterStats":
 
 
 def _merged(paths: tuple[Path, ...]) -> "EmbeddingStats | ClusterStats":
-    from lafite_shifted.clusters import ClusterStats
-    from lafite_shifted.files import load_tensors
-    from lafite_shifted.stats import EmbeddingStats, merged
+    from lafite_shifted.gaussian.clusters import ClusterStats
+    from lafite_shifted.gaussian.stats import EmbeddingStats, merged
+    from lafite_shifted.io.files import load_tensors
 
     kinds = {load_tensors(path, only=())[1].get("kind") for path in paths}
     if kinds == {"clusters"}:
@@ -132,7 +132,7 @@ def _merged(paths: tuple[Path, ...]) -> "EmbeddingStats | ClusterStats":
 
 
 def _show(stats: "EmbeddingStats | ClusterStats", as_json: bool) -> None:
-    from lafite_shifted.clusters import ClusterStats
+    from lafite_shifted.gaussian.clusters import ClusterStats
 
     if isinstance(stats, ClusterStats):
         _show_clusters(stats, as_json)
@@ -141,7 +141,7 @@ def _show(stats: "EmbeddingStats | ClusterStats", as_json: bool) -> None:
 
 
 def _show_cone(stats: "EmbeddingStats", as_json: bool) -> None:
-    from lafite_shifted.stats import cone, ledoit_wolf
+    from lafite_shifted.gaussian.stats import cone, ledoit_wolf
 
     shape, encoder = cone(stats), stats.encoder_id
     shrinkages = [ledoit_wolf(block) for block in stats.blocks()]

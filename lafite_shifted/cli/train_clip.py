@@ -38,11 +38,11 @@ def command(
     import dataclasses
 
     from lafite_shifted.device import resolve_device
-    from lafite_shifted.files import write_json_lines
-    from training.clip_data import describe, load_captioned_set
-    from training.clip_loop import ClipTrainConfig, ClipTrainer
+    from lafite_shifted.io.files import write_json_lines
+    from training.clip.data import describe, load_captioned_set
+    from training.clip.trainer import ClipTrainConfig, ClipTrainer
     from training.config import override
-    from training.images import bad_picture_rows
+    from training.data.images import bad_picture_rows
     from training.loop import run_loop
     from training.run_folder import RunFolder
     from training.runs import compute_record

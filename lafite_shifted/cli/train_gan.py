@@ -71,11 +71,11 @@ def command(
     on where it stopped. Several processes, started by torchrun -m lafite_shifted.cli, share every
     batch; they need OUT/embeddings beforehand, but for shards at a URL.
     """
-    from lafite_shifted.clip_ensemble import load_clip
     from lafite_shifted.device import resolve_device
+    from lafite_shifted.encoders.ensemble import load_clip
     from torch_utils import distributed
-    from training.augment import AUGMENTATIONS
-    from training.gan_runs import gan_config, gan_cost, open_gan_run
+    from training.gan.augment import AUGMENTATIONS
+    from training.gan.run import gan_config, gan_cost, open_gan_run
     from training.loop import run_loop
     from training.presets import GAN_PRESETS, choose
 

@@ -66,7 +66,7 @@ def command(
     from torch_utils import distributed
     from training.loop import run_loop
     from training.presets import PRIOR_PRESETS, choose
-    from training.prior_runs import embeddings_for, open_prior_run, prior_config, prior_cost
+    from training.prior.run import embeddings_for, open_prior_run, prior_config, prior_cost
 
     chosen = resolve_device(device)
     options.choose_ops(ops, chosen, used=False)

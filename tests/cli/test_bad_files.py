@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lafite_shifted.files import read_json_lines
+from lafite_shifted.io.files import read_json_lines
 from tests.commands import (
     TINY_GAN,
     TINY_PRIOR,

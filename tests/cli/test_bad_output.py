@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lafite_shifted.files import read_json_lines
+from lafite_shifted.io.files import read_json_lines
 from tests.commands import (
     OUT_VERBS,
     TINY_GAN,
@@ -20,7 +20,8 @@ from tests.commands import (
     run_command,
     succeed,
 )
-from training import embeddings, run_folder
+from training import run_folder
+from training.data import embeddings
 
 
 @pytest.mark.parametrize("verb", OUT_VERBS)

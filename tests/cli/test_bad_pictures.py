@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lafite_shifted.files import read_json_lines
+from lafite_shifted.io.files import read_json_lines
 from tests.commands import (
     OUT_VERBS,
     TINY_GAN,
@@ -19,7 +19,7 @@ from tests.commands import (
     run_command,
     succeed,
 )
-from training.split import is_held_out
+from training.data.split import is_held_out
 
 
 @pytest.mark.parametrize("verb", OUT_VERBS)

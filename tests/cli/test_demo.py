@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.commands import Outcome, half_written, succeed
-from training import demo
+from training.tools import demo
 
 SHORT = demo.DemoConfig(gan_kimg=0.064, prior_kimg=0.128, num_captions=48)
 

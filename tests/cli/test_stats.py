@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from lafite_shifted.clusters import ClusterStats
-from lafite_shifted.encoder_id import EncoderBlock, EncoderId
-from lafite_shifted.files import save_tensors
-from lafite_shifted.stats import EmbeddingStats
+from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId
+from lafite_shifted.gaussian.clusters import ClusterStats
+from lafite_shifted.gaussian.stats import EmbeddingStats
+from lafite_shifted.io.files import save_tensors
 from tests.commands import run_command, succeed
 
 ENCODER = EncoderId((EncoderBlock("made up", "abc", "{}", 32),))
@@ -130,7 +130,7 @@ def test_memory_does_not_grow_with_the_number_of_shards(tmp_path: Path):
     """Ten times the shards, of 1 MB in float32 each, within the same memory."""
     script = (
         "import resource, sys; from pathlib import Path\n"
-        "from training.embedding_stream import EmbeddingStream, stream_stats\n"
+        "from training.data.embedding_stream import EmbeddingStream, stream_stats\n"
         "stream_stats(EmbeddingStream(Path(sys.argv[1])))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )

@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lafite_shifted.files import read_json, read_json_lines
-from lafite_shifted.model_folder import load_generator
+from lafite_shifted.io.files import read_json, read_json_lines
+from lafite_shifted.io.model_folder import load_generator
 from tests.commands import TINY_GAN, TINY_PRIOR, half_written, succeed
-from training.decoding import decode, to_square
-from training.embeddings import EmbeddingSet
-from training.gan_data import GanData, load_gan_data
-from training.gan_evaluation import Asked
-from training.images import ImageSource
-from training.split import is_held_out
+from training.data.decoding import decode, to_square
+from training.data.embeddings import EmbeddingSet
+from training.data.images import ImageSource
+from training.data.split import is_held_out
+from training.gan.data import GanData, load_gan_data
+from training.gan.evaluate import Asked
 
 # --- train-gan
 

@@ -15,14 +15,15 @@ import pytest
 from lafite_shifted import __version__
 from lafite_shifted.cli import options
 from lafite_shifted.cli.main import VERBS
-from lafite_shifted.files import read_json, read_json_lines
-from lafite_shifted.stats import EmbeddingStats
+from lafite_shifted.gaussian.stats import EmbeddingStats
+from lafite_shifted.io.files import read_json, read_json_lines
 from tests.commands import TINY_GAN, TINY_PRIOR, run_command, succeed
-from tests.training.test_datasets import emoji_package
-from training import datasets, diagnosis
-from training.diagnosis import Finding
-from training.embeddings import EmbeddingSet
+from tests.training.data.test_datasets import emoji_package
+from training.data import datasets
+from training.data.embeddings import EmbeddingSet
 from training.loop import Progress
+from training.tools import doctor
+from training.tools.doctor import Finding
 
 # --- help
 
@@ -287,7 +288,7 @@ def test_doctor_as_json():
 
 def test_doctor_exits_1_when_nothing_can_run(monkeypatch: pytest.MonkeyPatch):
     broken = Finding("torch", "broken", "cannot be imported", "pip install torch")
-    monkeypatch.setattr(diagnosis, "examine", lambda: [broken])
+    monkeypatch.setattr(doctor, "examine", lambda: [broken])
     outcome = run_command("doctor")
     assert outcome.code == 1
     assert "pip install torch" in outcome.out

@@ -7,7 +7,7 @@ import scipy.linalg
 import torch
 from numpy.typing import NDArray
 
-from lafite_shifted.stats import EmbeddingStats, Gaussian
+from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian
 
 Array = NDArray[np.float64]
 

@@ -2,8 +2,8 @@
 arXiv:2111.13792, counted by hand from their descriptions.
 """
 
-from lafite_shifted.discriminator import DiscriminatorConfig
-from lafite_shifted.generator import GeneratorConfig
+from lafite_shifted.decoder.discriminator import DiscriminatorConfig
+from lafite_shifted.decoder.generator import GeneratorConfig
 
 
 def channels(config: GeneratorConfig | DiscriminatorConfig, resolution: int) -> int:

@@ -8,10 +8,10 @@ from typing import Literal
 import pytest
 
 from lafite_shifted.errors import InputError
-from training.clip_loop import ClipTrainConfig
+from training.clip.trainer import ClipTrainConfig
 from training.config import RunConfig, differences, field_paths, override, parse
-from training.gan_config import GanTrainConfig
-from training.prior_loop import PriorTrainConfig
+from training.gan.config import GanTrainConfig
+from training.prior.trainer import PriorTrainConfig
 
 
 @dataclass(frozen=True)

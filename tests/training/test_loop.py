@@ -21,19 +21,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lafite_shifted.clip import ClipEncoder
+from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import DivergedError, InputError, InterruptedRunError
-from lafite_shifted.files import load_tensors
+from lafite_shifted.io.files import load_tensors
 from tests.commands import TINY_GAN, half_written, run_command, succeed
-from training.clip_data import CaptionedSet, load_captioned_set
-from training.clip_loop import ClipTrainConfig, ClipTrainer
+from training.clip.data import CaptionedSet, load_captioned_set
+from training.clip.trainer import ClipTrainConfig, ClipTrainer
 from training.config import RunConfig, override
-from training.embeddings import EmbeddingSet
-from training.gan_loop import GanTrainer
-from training.gan_runs import gan_config, open_gan_run
+from training.data.embeddings import EmbeddingSet
+from training.gan.run import gan_config, open_gan_run
+from training.gan.trainer import GanTrainer
 from training.loop import MACHINE_COLUMNS, Trainer, run_loop
 from training.presets import GAN_PRESETS, PRIOR_PRESETS
-from training.prior_runs import open_prior_run, prior_config
+from training.prior.run import open_prior_run, prior_config
 from training.run_folder import Evaluation, RunFolder
 
 CPU = torch.device("cpu")

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 
 from lafite_shifted.errors import InputError
-from training.gan_config import GanTrainConfig
-from training.gan_runs import gan_config
+from training.gan.config import GanTrainConfig
+from training.gan.run import gan_config
 from training.presets import GAN_PRESETS, PRIOR_PRESETS, choose
-from training.prior_runs import prior_config
+from training.prior.run import prior_config
 
 
 @pytest.mark.parametrize(

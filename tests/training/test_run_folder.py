@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Adam
 
 from lafite_shifted.errors import InputError
-from lafite_shifted.files import read_json
+from lafite_shifted.io.files import read_json
 from tests.commands import half_written
 from training import run_folder
 from training.run_folder import Checkpoint, Evaluation, RunFolder, flatten_state, restore_state

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from lafite_shifted.files import load_tensors, read_json_lines
+from lafite_shifted.io.files import load_tensors, read_json_lines
 from tests.commands import TINY_GAN, TINY_PRIOR, run_command, succeed
 from tests.real_pictures import damage
 from tests.torture import children
 from torch_utils import seeds
-from training.cone import PAIRS_PER_NAME
+from training.data.cone import PAIRS_PER_NAME
 
 STEPS = 6
 FIELDS = ("dtype=float32", "run.log_kimg=0.008", "run.checkpoint_kimg=0.008")

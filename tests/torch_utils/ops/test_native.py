@@ -11,8 +11,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lafite_shifted.discriminator import Discriminator, DiscriminatorConfig
-from lafite_shifted.generator import Generator, GeneratorConfig
+from lafite_shifted.decoder.discriminator import Discriminator, DiscriminatorConfig
+from lafite_shifted.decoder.generator import Generator, GeneratorConfig
 from torch_utils.ops import bias_act, native, synthesis_epilogue, to_rgb, upfirdn2d
 
 TAPS = (0.5, -1.0, 2.0, 0.25)

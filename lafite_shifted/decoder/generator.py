@@ -1,0 +1,258 @@
+"""The decoder: StyleGAN2 synthesis (arXiv:1912.04958) conditioned on a CLIP image embedding as
+Lafite does (arXiv:2111.13792, section 3.2): each layer's own two small FC layers see the condition,
+their output joins w.
+
+Shape letters: N batch, Z latent, V w space, D embedding, C H W activation.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lafite_shifted.decoder.layers import (
+    EqualLinear,
+    EqualLinears,
+    ModulatedConv2d,
+    ModulatedToRgb,
+    clamp_of,
+    convolve,
+    recomputed,
+)
+from torch_utils.ops import SynthesisTail
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Architecture of the generator."""
+
+    resolution: int = 64  # pixels, a power of two from 8
+    condition_dim: int = 128  # D
+    channel_base: int = 16384  # channels at resolution r: min(channel_base / r, channel_max)
+    channel_max: int = 512
+    z_dim: int = 512
+    w_dim: int = 512
+    mapping_layers: int = 8
+    mapping_lr_multiplier: float = 0.01
+    condition_lr_multiplier: float = 0.01  # of the per-layer condition layers
+    noise: bool = True  # per pixel, of learned strength, in each layer; off for flat drawings
+
+    def __post_init__(self) -> None:
+        check_resolution(self.resolution)
+        if not (self.mapping_lr_multiplier > 0 and self.condition_lr_multiplier > 0):
+            raise ValueError("mapping_lr_multiplier and condition_lr_multiplier must be above 0")
+        if min(self.channel_base // self.resolution, self.channel_max, self.z_dim, self.w_dim) < 1:
+            raise ValueError(
+                "channel_base / resolution, channel_max, z_dim and w_dim must be at least 1"
+            )
+
+    def channels(self, resolution: int) -> int:
+        return min(self.channel_base // resolution, self.channel_max)
+
+
+def check_resolution(resolution: int) -> None:
+    """ValueError unless `resolution` is a power of two from 8 to 4096."""
+    if not (8 <= resolution <= 4096 and resolution & (resolution - 1) == 0):
+        raise ValueError(f"resolution must be a power of two from 8 to 4096, not {resolution}")
+
+
+class Mapping(nn.Module):
+    """z [N, Z] -> w [N, V]; z is normalised to unit second moment. Tracks the average w for
+    truncation.
+    """
+
+    w_average: Tensor
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        dims = [config.z_dim] + [config.w_dim] * config.mapping_layers
+        rate = config.mapping_lr_multiplier
+        self.layers = nn.ModuleList(
+            EqualLinear(i, o, activation="leaky_relu", learning_rate_multiplier=rate)
+            for i, o in pairwise(dims)
+        )
+        self.register_buffer("w_average", torch.zeros(config.w_dim))
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    @torch.no_grad()
+    def track(self, w: Tensor, *, decay: float = 0.995) -> None:
+        """Move the average towards this batch's w."""
+        self.w_average.lerp_(w.mean(dim=0), 1 - decay)
+
+
+class Styles(nn.Module):
+    """Joins w with each layer's own view of the condition: [N, V] and [N, D] -> [L, N, 2 V]."""
+
+    def __init__(self, config: GeneratorConfig, num_layers: int):
+        super().__init__()
+        rate = config.condition_lr_multiplier
+        hidden = (config.condition_dim + config.w_dim) // 2
+        self.num_layers = num_layers
+        self.first = EqualLinears(
+            num_layers, config.condition_dim, hidden, learning_rate_multiplier=rate
+        )
+        self.second = EqualLinears(num_layers, hidden, config.w_dim, learning_rate_multiplier=rate)
+
+    def forward(self, w: Tensor, condition: Tensor) -> Tensor:
+        views = self.second(self.first(condition.expand(self.num_layers, -1, -1)))  # [L, N, V]
+        return torch.cat([w.expand(self.num_layers, -1, -1), views], dim=2)
+
+
+class PreparedLayer(NamedTuple):
+    """A layer and all that it computes without the activations."""
+
+    kernel: Tensor
+    up: bool
+    tail: SynthesisTail
+
+    def run(self, x: Tensor, lower: Tensor | None = None) -> tuple[Any, Any]:
+        """x [N, I, H, W], which is multiplied by the layer's scale -> what SynthesisTail gives."""
+        return self.tail(convolve(x, self.kernel, up=self.up), lower)
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated 3x3 convolution, demodulation, noise, bias, leaky ReLU."""
+
+    noise_buffer: Tensor
+
+    def __init__(self, config: GeneratorConfig, num_inputs: int, resolution: int, *, up: bool):
+        super().__init__()
+        num_outputs = config.channels(resolution)
+        self.resolution = resolution
+        self.conv = ModulatedConv2d(num_inputs, num_outputs, style_dim=2 * config.w_dim, up=up)
+        self.noise_strength = nn.Parameter(torch.zeros(()), requires_grad=config.noise)
+        self.bias = nn.Parameter(torch.zeros(num_outputs))
+        self.register_buffer("noise_buffer", torch.randn(1, 1, resolution, resolution))
+
+    def forward(
+        self,
+        scale: Tensor,
+        noise: Tensor | None,
+        *,
+        dtype: torch.dtype,
+        rgb: tuple[Tensor, Tensor] | None,
+        after: Tensor | None,
+    ) -> PreparedLayer:
+        """scale [N, I], which the input is multiplied by; `noise` [N, 1, H, W], or None for the
+        fixed buffer; `dtype` of the activations; `rgb` and `after` as SynthesisTail takes them.
+        """
+        tail = SynthesisTail(
+            self.conv.demodulation(scale),
+            self.noise_buffer if noise is None else noise,
+            self.noise_strength,
+            self.bias,
+            dtype=dtype,
+            filtered=self.conv.up,
+            clamp=clamp_of(dtype),
+            rgb=rgb,
+            after=after,
+        )
+        return PreparedLayer(self.conv.kernel(dtype), self.conv.up, tail)
+
+
+class Generator(nn.Module):
+    """Latents z [N, Z] and standardised conditions [N, D] -> pictures [N, 3, R, R], about [-1, 1].
+
+    A condition of zeros is "no condition" (the mean embedding). `compute_dtype` is the dtype of
+    activations.
+    """
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        self.config = config
+        self.compute_dtype = torch.float32
+        self.recompute = False  # activations again for the gradient
+        self.mapping = Mapping(config)
+        channels = config.channels(4)
+        self.constant = nn.Parameter(torch.randn(1, channels, 4, 4))
+        style_dim = 2 * config.w_dim
+        layers = [SynthesisLayer(config, channels, 4, up=False)]
+        to_rgbs = [ModulatedToRgb(channels, style_dim=style_dim)]
+        resolution = 8
+        while resolution <= config.resolution:
+            layers.append(SynthesisLayer(config, channels, resolution, up=True))
+            channels = config.channels(resolution)
+            layers.append(SynthesisLayer(config, channels, resolution, up=False))
+            to_rgbs.append(ModulatedToRgb(channels, style_dim=style_dim))
+            resolution *= 2
+        self.layers = nn.ModuleList(layers)
+        self.to_rgbs = nn.ModuleList(to_rgbs)  # a resolution's picture, added to the lower ones'
+        self.styles = Styles(config, len(layers) + len(to_rgbs))
+
+    @property
+    def num_noise(self) -> int:
+        """Numbers of synthesis noise that one picture takes."""
+        if not self.config.noise:
+            return 0
+        return sum(layer.resolution**2 for layer in self.layers)  # type: ignore[misc, operator]
+
+    def forward(
+        self, z: Tensor, condition: Tensor, *, noise: Tensor | None = None, truncation: float = 1.0
+    ) -> Tensor:
+        """`noise` [N, num_noise] standard normal, or None for the fixed buffers; `truncation` pulls
+        w to its mean.
+        """
+        w = self.mapping(z)  # [N, V]
+        if truncation != 1.0:
+            w = self.mapping.w_average.lerp(w, truncation)
+        return self.synthesise(w, condition, noise=noise)
+
+    def synthesise(self, w: Tensor, condition: Tensor, *, noise: Tensor | None = None) -> Tensor:
+        """The part after the mapping network."""
+        styles = self.styles(w, condition).unbind()  # of the layers, then of the pictures
+        # What does not need the activations comes first: between two convolutions, which leave
+        # nothing of it in the caches, a call costs several times as much.
+        dtype = self.compute_dtype
+        scales = [
+            layer.conv.to_scale(style)  # type: ignore[operator, union-attr]
+            for layer, style in zip(self.layers, styles, strict=False)
+        ]
+        rgbs = [
+            to_rgb(style) for to_rgb, style in zip(self.to_rgbs, styles[len(scales) :], strict=True)
+        ]
+        layers = [
+            layer(
+                scale,
+                own,
+                dtype=dtype,
+                rgb=None if number % 2 else rgbs[number // 2],
+                after=scales[number + 1] if number + 1 < len(scales) else None,
+            )
+            for number, (layer, scale, own) in enumerate(
+                zip(self.layers, scales, self._split(noise), strict=True)
+            )
+        ]
+        x = self.constant.to(dtype) * scales[0].to(dtype)[:, :, None, None]  # [N, C, 4, 4]
+        x = x.contiguous(memory_format=torch.channels_last)
+        x, rgb = layers[0].run(x)
+        for first, second in zip(layers[1::2], layers[2::2], strict=True):
+            x, rgb = recomputed(_block, x, rgb, first, second, when=self.recompute)
+        return rgb
+
+    def _split(self, noise: Tensor | None) -> list[Tensor | None]:
+        if noise is None or not self.config.noise:
+            return [None] * len(self.layers)
+        sizes = [layer.resolution for layer in self.layers]
+        parts = noise.split([size**2 for size in sizes], dim=1)  # type: ignore[operator]
+        return [part.view(-1, 1, size, size) for part, size in zip(parts, sizes, strict=True)]  # type: ignore
+
+
+def _block(
+    x: Tensor, rgb: Tensor, first: PreparedLayer, second: PreparedLayer
+) -> tuple[Any, Tensor]:
+    """Both layers of a resolution, and its picture [N, 3, H, W] on top of the lower one: `rgb`."""
+    x, _ = first.run(x)
+    return second.run(x, rgb)
+
+
+def to_uint8(pictures: Tensor) -> Tensor:
+    """[N, 3, H, W] in [-1, 1] -> [N, H, W, 3] uint8 on the CPU."""
+    levels = (pictures.float() * 127.5 + 127.5).round().clamp(0, 255)
+    return levels.to("cpu", torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -1,0 +1,276 @@
+"""Model folders: what `pack` writes and `generate` reads.
+
+    generator/   config.json, weights.safetensors, stats.safetensors
+    prior/       the same, with clusters.safetensors where it has several Gaussians; optional
+    README.md    model card
+
+Each part keeps the statistics of its own training pictures and the id of the CLIP that made its
+embeddings.
+"""
+
+import dataclasses
+import hashlib
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lafite_shifted.decoder.generator import Generator, GeneratorConfig
+from lafite_shifted.encoders.encoder_id import EncoderId, TextEncoderId, check_same_encoder
+from lafite_shifted.errors import InputError
+from lafite_shifted.gaussian.clusters import ClusterStats
+from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian
+from lafite_shifted.io.files import (
+    atomic_directory,
+    load_tensors,
+    read_json,
+    save_tensors,
+    write_bytes,
+    write_json,
+)
+from lafite_shifted.prior.diffusion import ScheduleConfig
+from lafite_shifted.prior.network import PriorConfig
+from lafite_shifted.prior.prior import Prior
+
+FORMAT = 3
+
+
+@dataclass(frozen=True)
+class LoadedGenerator:
+    """A generator ready to use, with what it must know of its training."""
+
+    network: Generator
+    gaussian: Gaussian  # of its own training pictures; standardises conditions
+    encoder_id: EncoderId
+    training: dict[str, Any]  # kimg, number of pictures, cosine of the pseudo text
+
+
+@dataclass(frozen=True)
+class LoadedPrior:
+    """A prior ready to use."""
+
+    prior: Prior
+    encoder_id: EncoderId
+    training: dict[str, Any]
+
+
+def _save_part(
+    folder: Path,
+    kind: str,
+    config: Any,
+    network: nn.Module,
+    stats: EmbeddingStats,
+    training: dict[str, Any],
+    *,
+    clusters: ClusterStats | None = None,
+    **fields: Any,
+) -> None:
+    if stats.encoder_id is None:
+        raise ValueError("statistics without an encoder id cannot be part of a model")
+    with atomic_directory(folder) as target:
+        record = {
+            "kind": kind,
+            "format": FORMAT,
+            "config": dataclasses.asdict(config),
+            "encoder": stats.encoder_id.to_json(),
+            "training": training,
+            **fields,
+        }
+        write_json(target / "config.json", record)
+        save_tensors(
+            target / "weights.safetensors", network.state_dict(), {"kind": kind, "format": FORMAT}
+        )
+        stats.save(target / "stats.safetensors")
+        if clusters is not None:
+            clusters.save(target / "clusters.safetensors")
+
+
+def save_generator(
+    folder: Path, network: Generator, stats: EmbeddingStats, *, training: dict[str, Any]
+) -> None:
+    """Write a generator part, atomically."""
+    _save_part(folder, "generator", network.config, network, stats, training)
+
+
+def save_prior(folder: Path, prior: Prior, *, training: dict[str, Any]) -> None:
+    """Write a prior part, atomically."""
+    _save_part(
+        folder,
+        "prior",
+        prior.config,
+        prior.network,
+        prior.stats,
+        training,
+        clusters=prior.cluster_stats,
+        limit=prior.limit,
+    )
+
+
+def _load_part(
+    folder: Path, kind: str
+) -> tuple[dict[str, Any], dict[str, torch.Tensor], EmbeddingStats]:
+    record = read_json(folder / "config.json")
+    if not isinstance(record, dict) or record.get("kind") != kind or record.get("format") != FORMAT:
+        raise InputError(
+            f"{folder} holds no {kind} of format {FORMAT}. Make it again with `lafite-shifted "
+            "pack`."
+        )
+    tensors, _ = load_tensors(folder / "weights.safetensors")
+    return record, tensors, EmbeddingStats.load(folder / "stats.safetensors")
+
+
+def _fill(network: nn.Module, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(
+            f"{folder}: the weights do not fit config.json. Pack the model again. ({error})"
+        ) from error
+
+
+@contextmanager
+def _wrong_config_is_input(folder: Path) -> Iterator[None]:
+    """What a config.json raises that was edited, or written by another version."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{folder / 'config.json'} does not describe a part of this version ({error}). Pack "
+            "the model again."
+        ) from error
+
+
+def load_generator(folder: Path, *, device: torch.device) -> LoadedGenerator:
+    """Read a generator part; InputError if it is missing, damaged or of another format."""
+    record, tensors, stats = _load_part(folder, "generator")
+    with _wrong_config_is_input(folder):
+        network = Generator(GeneratorConfig(**record["config"]))
+        encoder_id = EncoderId.from_json(record["encoder"])
+    _fill(network, tensors, folder)
+    return LoadedGenerator(
+        network.to(device).eval().requires_grad_(False),
+        Gaussian.from_stats(stats, kind="diagonal").to(device),
+        encoder_id,
+        record.get("training", {}),
+    )
+
+
+def load_prior(folder: Path, *, device: torch.device) -> LoadedPrior:
+    """Read a prior part; InputError if it is missing, damaged or of another format."""
+    record, tensors, stats = _load_part(folder, "prior")
+    with _wrong_config_is_input(folder):
+        config = record["config"] | {"schedule": ScheduleConfig(**record["config"]["schedule"])}
+        if config["text_encoder"] is not None:
+            config["text_encoder"] = TextEncoderId(**config["text_encoder"])
+        found = folder / "clusters.safetensors"
+        clusters = ClusterStats.load(found) if config["process"] == "clusters" else None
+        prior = Prior(PriorConfig(**config), stats, clusters, limit=record["limit"])
+        encoder_id = EncoderId.from_json(record["encoder"])
+    _fill(prior.network, tensors, folder)
+    prior.eval().requires_grad_(False)
+    return LoadedPrior(prior.to_device(device), encoder_id, record.get("training", {}))
+
+
+def best_figure(
+    part: Path, name: str, *, reference: Mapping[str, int | str] | None = None
+) -> float:
+    """A figure that was recorded of a part's training, such as the best one's so far; infinite
+    before there is one that was measured against the same `reference`.
+    """
+    record = part / "config.json"
+    training = read_json(record)["training"] if record.is_file() else {}
+    return (
+        training[name] if name in training and training.get("reference") == reference else math.inf
+    )
+
+
+def model_hash(folder: Path) -> str:
+    """First 16 hexadecimal digits over the weights of all parts (not over the files, whose headers
+    have no fixed order).
+    """
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*/weights.safetensors")):
+        tensors, _ = load_tensors(file)
+        for name, tensor in sorted(tensors.items()):
+            digest.update(f"{file.parent.name}/{name}".encode())
+            digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def find_part(path: Path, kind: str) -> Path:
+    """The `kind` part of a run folder, a model folder, or a part itself; InputError if there is
+    none.
+    """
+    for candidate in (path / kind, path):
+        record = candidate / "config.json"
+        found = read_json(record) if (candidate / "weights.safetensors").is_file() else None
+        if isinstance(found, dict) and found.get("kind") == kind:
+            return candidate
+    if not path.exists():
+        raise InputError(
+            f"{path} does not exist. Give the --out of "
+            f"`train-{'gan' if kind == 'generator' else kind}`."
+        )
+    raise InputError(
+        f"{path} holds no {kind} yet. Let the training reach its first evaluation, or check the "
+        "path."
+    )
+
+
+def pack_model(out: Path, *, gan: Path, prior: Path | None) -> None:
+    """Join a generator and an optional prior into one folder; InputError if their CLIPs differ or
+    `out` exists.
+    """
+    generator_part = find_part(gan, "generator")
+    prior_part = find_part(prior, "prior") if prior else None
+    if out.exists():
+        raise InputError(f"{out} exists already. Choose another --out, or delete it first.")
+    record = read_json(generator_part / "config.json")
+    if prior_part:
+        check_same_encoder(
+            EncoderId.from_json(read_json(prior_part / "config.json")["encoder"]),
+            EncoderId.from_json(record["encoder"]),
+            what=f"The prior {prior_part}",
+            remedy="Train the prior on embeddings of the generator's CLIP.",
+        )
+    with atomic_directory(out) as folder:
+        for part, name in ((generator_part, "generator"), (prior_part, "prior")):
+            if part:
+                shutil.copytree(part, folder / name)
+                for file in (folder / name).iterdir():
+                    write_bytes(file, file.read_bytes())  # flushed and fsynced
+        prior_record = read_json(prior_part / "config.json") if prior_part else None
+        write_bytes(folder / "README.md", _model_card(record, prior_record).encode())
+
+
+def _training_lines(part: str, record: dict[str, Any]) -> str:
+    return "\n".join(
+        f"- {part}, {name.replace('_', ' ')}: {value}" for name, value in record["training"].items()
+    )
+
+
+def _model_card(record: dict[str, Any], prior_record: dict[str, Any] | None) -> str:
+    clip = EncoderId.from_json(record["encoder"]).model
+    training = _training_lines("generator", record)
+    if prior_record:
+        process = prior_record["config"]["process"]
+        prior = f"A diffusion prior ({process} process) turns text into an image embedding first."
+        training += "\n" + _training_lines("prior", prior_record)
+    else:
+        prior = "There is no prior: the text embedding itself conditions the generator."
+    return (
+        f"# A text-to-image model made with lafite_shifted\n\n"
+        f"{record['config']['resolution']} x {record['config']['resolution']} pixels, conditioned "
+        f"on the CLIP `{clip}`. "
+        f'{prior}\n\n    lafite-shifted generate "a red apple" --model THIS_FOLDER --out '
+        "pictures\n\n"
+        f"## Training\n\n{training}\n\n"
+        "The licence of the training pictures decides what the pictures made with it may be used "
+        "for.\n"
+    )

@@ -1,0 +1,235 @@
+"""The network of the prior.
+
+A causal transformer over [text tokens, text embedding, cluster, time, noisy embedding, query]
+(arXiv:2204.06125, section 2.2) sees the noisy embedding whitened, and says at the query z_0, or
+what the Gaussian does not know of it (see `Prior.predict`). RMSNorm, SwiGLU. Nothing before the
+time depends on it, so a text is read once and asked as often as training and sampling want.
+
+Shape letters: N texts, R questions a text, L text tokens, F width of the text tower, P what is
+read of a text, S sequence, W width, D embedding.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lafite_shifted.encoders.encoder_id import TextEncoderId
+from lafite_shifted.encoders.text_features import TextFeatures
+from lafite_shifted.gaussian.clusters import ClusterKind
+from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian, Kind
+from lafite_shifted.prior.diffusion import ScheduleConfig
+
+NUM_READ = 2  # behind the tokens: text embedding, cluster (0 without)
+NUM_ASKED = 3  # time, noisy embedding, query
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """Process and network of a prior."""
+
+    # N(mu, Sigma), one such for each cluster, or DALL-E 2's N(0, I / D)
+    process: Literal["shifted", "clusters", "baseline"] = "shifted"
+    covariance: Kind = "full"  # of the shifted process
+    num_clusters: int = 64  # of the process "clusters"
+    cluster_covariance: ClusterKind = "diagonal"
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    # the mean of z_0 given z_t (mean square error), or a draw of it (energy score)
+    predicts: Literal["mean", "draw"] = "mean"
+    max_steps: int | None = None  # sampling steps that are learnt, and no other times; None: all
+    # whether the network says z_0, or what is missing from what the data's Gaussian knows of it;
+    # None: the latter where the process has that Gaussian
+    residual: bool | None = None
+    embed_dim: int = 128  # D
+    token_width: int = 192  # F
+    text_encoder: TextEncoderId | None = None  # whose token states it reads; None: the CLIP's own
+    context_length: int = 32  # L
+    width: int = 512  # W
+    depth: int = 8
+    heads: int = 8
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.depth, self.heads) < 1 or self.width % self.heads:
+            raise ValueError(
+                f"width {self.width} must be a positive multiple of heads {self.heads}, depth at "
+                "least 1"
+            )
+        if self.process == "clusters" and self.residual:
+            raise ValueError("residual needs a process of one Gaussian, not clusters")
+        if self.num_clusters < 1:
+            raise ValueError(f"num_clusters must be at least 1, not {self.num_clusters}")
+        if self.max_steps is not None and not 1 <= self.max_steps <= self.schedule.num_steps:
+            raise ValueError(
+                f"max_steps must be in 1..{self.schedule.num_steps}, not {self.max_steps}"
+            )
+
+    @property
+    def is_residual(self) -> bool:
+        """`residual`, decided."""
+        if self.residual is not None:
+            return self.residual
+        return self.process == "shifted" and self.covariance == "full"
+
+    def gaussian(self, stats: EmbeddingStats) -> Gaussian:
+        """Where the chain starts; with clusters, where it would without."""
+        if self.process == "baseline":
+            return Gaussian.standard(self.embed_dim)
+        return Gaussian.from_stats(stats, kind=self.covariance)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and SwiGLU (arXiv:2002.05202)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.RMSNorm(width)
+        self.to_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.to_output = nn.Linear(width, width, bias=False)
+        self.mlp_norm = nn.RMSNorm(width)
+        hidden = -(-8 * width // 3 // 32) * 32  # 8/3 W keeps the parameters of a 4 W perceptron
+        self.to_gate = nn.Linear(width, 2 * hidden, bias=False)
+        self.from_hidden = nn.Linear(hidden, width, bias=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        *,
+        places: Tensor | None = None,
+        read: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x [rows, W] -> the next x, and its keys and values, each [N, heads, S, W / heads].
+
+        `places` says where in [N S] the rows lie, with padding between (None: without); `read` are
+        the keys and values of what lies before them.
+        """
+        n, _, s, _ = mask.shape
+        qkv = self.to_qkv(self.attention_norm(x))
+        if places is not None:
+            qkv = qkv.new_zeros(n * s, qkv.shape[1]).index_copy(0, places, qkv)
+        q, k, v = qkv.view(n, s, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        own = (k, v)
+        if read is not None:
+            k, v = torch.cat([read[0], k], dim=2), torch.cat([read[1], v], dim=2)
+        attended = _attend(q, k, v, mask).transpose(1, 2).flatten(2).flatten(0, 1)  # [N S, W]
+        if places is not None:
+            attended = attended[places]
+        x = x + self.to_output(attended)
+        gate, value = self.to_gate(self.mlp_norm(x)).chunk(2, dim=1)
+        return x + self.from_hidden(F.silu(gate) * value), own
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention; in bfloat16 on a CPU written out, where the fused one's backward pass takes three
+    times as long (torch 2.14).
+    """
+    if q.device.type != "cpu" or q.dtype == torch.float32:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    scores = (q @ k.mT).float() / math.sqrt(q.shape[-1])
+    return scores.masked_fill(~mask, -math.inf).softmax(dim=-1).to(v.dtype) @ v
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a network has read of N texts."""
+
+    blocks: list[tuple[Tensor, Tensor]]  # keys and values, each [N, heads, P, W / heads]
+    visible: Tensor  # [N, P] bool: not what is dropped or lies behind the end of a text
+
+
+class PriorNetwork(nn.Module):
+    """Text -> `read` -> (whitened y_t, t) -> z_0 or its residual, times sqrt(D)."""
+
+    def __init__(self, config: PriorConfig):
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.from_token = nn.Linear(config.token_width, width)
+        self.from_text = nn.Linear(config.embed_dim, width)
+        self.from_noisy = nn.Linear(config.embed_dim, width)
+        self.from_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        num_clusters = config.num_clusters if config.process == "clusters" else 1
+        self.from_cluster = nn.Embedding(num_clusters, width)
+        nn.init.normal_(self.from_cluster.weight, std=0.02)
+        self.no_text = nn.Parameter(torch.randn(width) * 0.02)
+        self.query = nn.Parameter(torch.randn(width) * 0.02)
+        draws = config.predicts == "draw"
+        self.from_inner = nn.Linear(config.embed_dim, width, bias=False) if draws else None
+        length = config.context_length + NUM_READ + NUM_ASKED
+        self.position = nn.Parameter(torch.randn(length, width) * 0.02)
+        self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
+        self.norm = nn.RMSNorm(width)
+        self.to_output = nn.Linear(width, config.embed_dim)
+        for block in self.blocks:  # residual branches start small (GPT-2)
+            for layer in (block.to_output, block.from_hidden):
+                nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * config.depth))  # type: ignore[arg-type]
+
+    def read(self, text: TextFeatures, has_text: Tensor, cluster: Tensor) -> Reading:
+        """Texts whose tokens and embedding are dropped where `has_text` [N] is False; cluster [N],
+        zeros where there is one Gaussian.
+        """
+        num_tokens = text.tokens.shape[1]
+        embedding = self.from_text(text.embedding * math.sqrt(self.config.embed_dim))
+        embedding = torch.where(has_text[:, None], embedding, self.no_text)
+        extra = torch.stack([embedding, self.from_cluster(cluster)], dim=1)
+        x = torch.cat([self.from_token(text.tokens), extra], dim=1)  # [N, P, W]
+        behind = self.position[-NUM_READ - NUM_ASKED : -NUM_ASKED]
+        x = x + torch.cat([self.position[:num_tokens], behind])
+        index = torch.arange(x.shape[1], device=x.device)
+        lengths = torch.where(has_text, text.lengths, 0)
+        visible = (index < lengths[:, None]) | (index >= num_tokens)  # [N, P]
+        places = visible.flatten().nonzero().flatten()
+        x = x.flatten(0, 1)[places]  # outside attention, padding costs nothing
+        mask, blocks = reading_mask(visible), []
+        for block in self.blocks:
+            x, own = block(x, mask, places=places)
+            blocks.append(own)
+        return Reading(blocks, visible)
+
+    def forward(
+        self, y: Tensor, t: Tensor, reading: Reading, inner: Tensor | None = None
+    ) -> Tensor:
+        """[N R, D] for y [N R, D] at times t [N R]: row n R + r is the r-th question about text n,
+        and knows nothing of the others. Where it predicts a draw, the standard normal
+        `inner` [N R, D] decides which.
+        """
+        num_texts = len(reading.visible)
+        query = self.query.expand(len(y), -1)
+        if self.from_inner is not None and inner is not None:
+            query = query + self.from_inner(inner)
+        x = torch.stack([self._time(t), self.from_noisy(y), query], dim=1)
+        x = (x + self.position[-NUM_ASKED:]).flatten(0, 1)  # [3 N R, W]
+        mask = asking_mask(reading.visible, len(y) // num_texts)
+        for block, read in zip(self.blocks, reading.blocks, strict=True):
+            x, _ = block(x, mask, read=read)
+        return self.to_output(self.norm(x[NUM_ASKED - 1 :: NUM_ASKED]))
+
+    def _time(self, t: Tensor) -> Tensor:
+        """Sinusoidal embedding of t, through two layers, [N R, W]."""
+        half = self.config.width // 2
+        frequency = torch.exp(-math.log(10000) * torch.arange(half, device=t.device) / half)
+        angle = t.float()[:, None] * frequency
+        wave = torch.cat([angle.cos(), angle.sin()], dim=1)
+        return self.from_time(F.pad(wave, (0, self.config.width - 2 * half)))
+
+
+def reading_mask(visible: Tensor) -> Tensor:
+    """[N, 1, P, P] True where attention may look: causal, at what is visible [N, P] and itself."""
+    size = visible.shape[1]
+    causal = torch.ones(size, size, dtype=torch.bool, device=visible.device).tril()
+    itself = torch.eye(size, dtype=torch.bool, device=visible.device)  # no row is empty
+    return ((causal & visible[:, None, :]) | itself)[:, None]
+
+
+def asking_mask(visible: Tensor, questions: int) -> Tensor:
+    """[N, 1, 3 R, P + 3 R] True where attention may look: at what is visible [N, P] of the text,
+    and causally within its own question.
+    """
+    one = torch.ones(NUM_ASKED, NUM_ASKED, dtype=torch.bool, device=visible.device).tril()
+    own = torch.block_diag(*[one] * questions).bool()  # [3 R, 3 R]
+    text = visible[:, None, :].expand(-1, len(own), -1)
+    return torch.cat([text, own.expand(len(visible), -1, -1)], dim=2)[:, None]

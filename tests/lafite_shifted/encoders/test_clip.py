@@ -1,0 +1,379 @@
+"""CLIP: preprocessing and features against open_clip's own, identities, and what `load` refuses."""
+
+import json
+import shutil
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+
+from lafite_shifted.encoders.clip import ClipEncoder, starter_folder
+from lafite_shifted.encoders.encoder_id import EncoderId, check_same_encoder
+from lafite_shifted.errors import InputError
+from tests.small_clip import MODEL_CONFIG, save_small_clip
+
+
+def mosaic(folder: Path, size: tuple[int, int], *, cell: int) -> Image.Image:
+    """Shipped pictures side by side, with the hard edges that resizing filters differ at."""
+    canvas = Image.new("RGB", size, "white")
+    files = iter(sorted(folder.glob("*.png")))
+    for top in range(0, size[1], cell):
+        for left in range(0, size[0], cell):
+            with Image.open(next(files)) as picture:
+                enlarged = picture.convert("RGB").resize((cell, cell), Image.Resampling.NEAREST)
+            canvas.paste(enlarged, (left, top))
+    return canvas
+
+
+def to_tensor(picture: Image.Image) -> torch.Tensor:
+    """[3, H, W] uint8."""
+    return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
+
+
+def open_clip_prepared(encoder: ClipEncoder, picture: Image.Image) -> torch.Tensor:
+    """[1, 3, S, S] by open_clip's own transform."""
+    transform = image_transform_v2(PreprocessCfg(**encoder.model.visual.preprocess_cfg), False)
+    return transform(picture)[None]
+
+
+def assert_prepared_as_by_open_clip(encoder: ClipEncoder, picture: Image.Image) -> None:
+    expected = open_clip_prepared(encoder, picture)
+    prepared = encoder.preprocess(to_tensor(picture)[None])
+    assert prepared.shape == expected.shape
+    std = torch.tensor(encoder.preprocess_config.std).view(3, 1, 1)
+    assert float(((prepared - expected) * std).abs().max()) <= 2 / 255 + 1e-6
+    theirs = F.normalize(encoder.model.encode_image(expected), dim=1)
+    assert float((encoder.embed_images(to_tensor(picture)[None]) * theirs).sum()) >= 0.9999
+
+
+LARGE = [(900, 400), (333, 1201), (40, 30), (65, 64)]
+
+
+@pytest.fixture(scope="module")
+def large_pictures(shipped_pictures: Path) -> list[Image.Image]:
+    return [mosaic(shipped_pictures, size, cell=max(64, max(size) // 12)) for size in LARGE]
+
+
+@pytest.fixture(scope="module")
+def small_clip(small_clip_folder: Path) -> ClipEncoder:
+    return ClipEncoder.load(str(small_clip_folder))
+
+
+def test_shipped_pictures_are_prepared_as_by_open_clip(clip: ClipEncoder, shipped_pictures: Path):
+    files = sorted(shipped_pictures.glob("*.png"))[::8]
+    pictures = []
+    for file in files:
+        with Image.open(file) as picture:
+            pictures.append(picture.convert("RGB"))
+    expected = torch.cat([open_clip_prepared(clip, picture) for picture in pictures])
+    prepared = clip.preprocess(torch.stack([to_tensor(picture) for picture in pictures]))
+    std = torch.tensor(clip.preprocess_config.std).view(3, 1, 1)
+    assert float(((prepared - expected) * std).abs().max()) <= 2 / 255 + 1e-6
+    theirs = clip.model.encode_image(expected, normalize=True)
+    assert float((clip.embed_prepared(prepared) * theirs).sum(dim=1).min()) >= 0.9999
+
+
+@pytest.mark.parametrize("index", range(len(LARGE)), ids=[f"{w}x{h}" for w, h in LARGE])
+@pytest.mark.parametrize("which", ["clip", "small_clip"])
+def test_large_pictures_are_prepared_as_by_open_clip(
+    which: str, index: int, large_pictures: list[Image.Image], request: pytest.FixtureRequest
+):
+    assert_prepared_as_by_open_clip(request.getfixturevalue(which), large_pictures[index])
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
+def test_every_resize_mode_is_prepared_as_by_open_clip(
+    tmp_path: Path, resize_mode: str, interpolation: str, large_pictures: list[Image.Image]
+):
+    options = {"resize_mode": resize_mode, "interpolation": interpolation, "fill_color": 30}
+    encoder = ClipEncoder.load(str(save_small_clip(tmp_path / "clip", **options)))
+    for picture in large_pictures[:2]:
+        assert_prepared_as_by_open_clip(encoder, picture)
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
+def test_oblong_input_is_prepared_as_by_open_clip(
+    tmp_path: Path, resize_mode: str, large_pictures: list[Image.Image]
+):
+    folder = save_small_clip(tmp_path / "clip", image_size=(96, 160), resize_mode=resize_mode)
+    encoder = ClipEncoder.load(str(folder))
+    for picture in large_pictures[:2]:
+        assert_prepared_as_by_open_clip(encoder, picture)
+
+
+def test_float_and_uint8_pictures_embed_alike(clip: ClipEncoder, large_pictures):
+    levels = to_tensor(large_pictures[0])[None]
+    as_float = clip.embed_images(levels.float() / 127.5 - 1)
+    torch.testing.assert_close(as_float, clip.embed_images(levels), atol=1e-5, rtol=0)
+
+
+def test_pictures_of_different_sizes_embed_as_they_do_alone(clip: ClipEncoder, large_pictures):
+    tensors = [to_tensor(picture) for picture in large_pictures[:4]]
+    together = clip.embed_images(tensors)
+    alone = torch.cat([clip.embed_images(tensor[None]) for tensor in tensors])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.norm(dim=1), torch.ones(4))
+    assert together.dtype == torch.float32
+
+
+def test_gradient_reaches_the_pixels(clip: ClipEncoder, rng: torch.Generator):
+    pictures = (torch.rand(2, 3, 80, 100, generator=rng) * 1.8 - 0.9).requires_grad_(True)
+    direction = F.normalize(torch.randn(2, clip.id.dim, generator=rng), dim=1)
+    (clip.embed_images(pictures) * direction).sum().backward()
+    gradient = pictures.grad
+    assert gradient is not None
+    assert bool(gradient.isfinite().all())
+    seen = gradient.abs().sum(dim=1) > 0  # [N, H, W]
+    assert float(seen[:, :, 12:88].float().mean()) > 0.9  # outside lies what the crop cuts off
+    assert all(parameter.grad is None for parameter in clip.model.parameters())
+
+
+# --- texts
+
+TEXTS = ["cat", "a red apple on a green leaf", "two dogs, a clock & 3 stars!"]
+
+
+@pytest.fixture(scope="module")
+def custom_text_clip(tmp_path_factory: pytest.TempPathFactory) -> ClipEncoder:
+    folder = tmp_path_factory.mktemp("custom") / "clip"
+    return ClipEncoder.load(str(save_small_clip(folder, custom_text=True)))
+
+
+@pytest.mark.parametrize("which", ["clip", "small_clip", "custom_text_clip"])
+def test_text_features_match_open_clip(which: str, request: pytest.FixtureRequest):
+    encoder: ClipEncoder = request.getfixturevalue(which)
+    features = encoder.embed_texts(TEXTS)
+    expected = encoder.model.encode_text(encoder.tokenizer(TEXTS), normalize=True)
+    torch.testing.assert_close(features.embedding, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(features.embedding.norm(dim=1), torch.ones(3))
+    expected_lengths = [len(encoder.tokenizer.encode(text)) + 2 for text in TEXTS]
+    assert features.lengths.tolist() == expected_lengths
+    assert features.tokens.shape[:2] == (3, encoder.context_length)
+    for row, length in zip(features.tokens, expected_lengths, strict=True):
+        assert bool((row[length:] == 0).all())
+        assert bool((row[:length].abs().sum(dim=1) > 0).all())
+
+
+@pytest.mark.parametrize("which", ["clip", "small_clip", "custom_text_clip"])
+def test_state_at_the_end_of_text_projects_to_the_embedding(
+    which: str, request: pytest.FixtureRequest
+):
+    """So the token states are those after the final norm, of the layer that CLIP itself uses."""
+    encoder: ClipEncoder = request.getfixturevalue(which)
+    features = encoder.embed_texts(TEXTS)
+    last = features.tokens[torch.arange(3), features.lengths - 1]
+    projection = getattr(encoder.model, "text", encoder.model).text_projection
+    projected = F.normalize(last @ projection, dim=1)
+    torch.testing.assert_close(projected, features.embedding, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("which", ["clip", "small_clip", "custom_text_clip"])
+def test_text_features_do_not_depend_on_the_batch(which: str, request: pytest.FixtureRequest):
+    encoder: ClipEncoder = request.getfixturevalue(which)
+    together = encoder.embed_texts(TEXTS)
+    for row, text in enumerate(TEXTS):
+        alone = encoder.embed_texts([text])
+        torch.testing.assert_close(together.tokens[row], alone.tokens[0], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(together.embedding[row], alone.embedding[0], atol=1e-5, rtol=0)
+
+
+def test_long_text_is_cut_with_one_warning(small_clip_folder: Path):
+    encoder = ClipEncoder.load(str(small_clip_folder))
+    fits = " ".join(["cat"] * 75)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert encoder.embed_texts([fits]).lengths.tolist() == [77]
+    with pytest.warns(UserWarning, match="longer than the 77 tokens") as caught:
+        features = encoder.embed_texts([f"{fits} dog", "cat", f"{fits} dog dog"])
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder.embed_texts([f"{fits} apple"])
+    assert features.lengths.tolist() == [77, 3, 77]
+    torch.testing.assert_close(features.embedding[0], features.embedding[2], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["cat", "  "]])
+def test_empty_text_is_refused(clip: ClipEncoder, texts: list[str]):
+    with pytest.raises(InputError, match="text is empty"):
+        clip.embed_texts(texts)
+
+
+# --- identity
+
+
+def test_id_depends_on_weights_and_preprocessing_alone(
+    small_clip: ClipEncoder, small_clip_folder: Path, tmp_path: Path
+):
+    moved = ClipEncoder.load(str(shutil.copytree(small_clip_folder, tmp_path / "moved")))
+    check_same_encoder(moved.id, small_clip.id, what="it", remedy="")
+    assert moved.id.to_json()[0]["model"] != small_clip.id.to_json()[0]["model"]
+    assert EncoderId.from_json(json.loads(json.dumps(moved.id.to_json()))) == moved.id
+    others = {
+        "weights": save_small_clip(tmp_path / "weights", seed=1),
+        "preprocessing": save_small_clip(tmp_path / "squash", resize_mode="squash"),
+        "mean": save_small_clip(tmp_path / "mean", mean=(0.5, 0.5, 0.5)),
+    }
+    for folder in others.values():
+        other = ClipEncoder.load(str(folder))
+        with pytest.raises(InputError, match=r"The shard was made with the CLIP .*Do that\."):
+            check_same_encoder(other.id, small_clip.id, what="The shard", remedy="Do that.")
+
+
+def test_id_tells_activations_apart(small_clip_folder: Path, small_clip: ClipEncoder):
+    """The same weights under QuickGELU are another encoder."""
+    model = open_clip.create_model(f"local-dir:{small_clip_folder}", force_quick_gelu=True)
+    other = ClipEncoder(model, small_clip.tokenizer, name="quick", device=torch.device("cpu"))
+    assert all(
+        a.equal(b)
+        for a, b in zip(
+            model.state_dict().values(), small_clip.model.state_dict().values(), strict=True
+        )
+    )
+    with pytest.raises(InputError, match="cannot be mixed"):
+        check_same_encoder(other.id, small_clip.id, what="it", remedy="")
+
+
+def test_starter_can_be_named_by_its_folder(clip: ClipEncoder):
+    by_folder = ClipEncoder.load(str(starter_folder()))
+    check_same_encoder(by_folder.id, clip.id, what="it", remedy="")
+    assert by_folder.id.blocks[0].dim == clip.embed_texts(["cat"]).embedding.shape[1]
+
+
+# --- what `load` accepts and refuses
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Iterator[str]:
+    """A model name that open_clip knows while the test runs."""
+    config = tmp_path / "lafite-test-tiny.json"
+    config.write_text(json.dumps(MODEL_CONFIG), encoding="utf-8")
+    open_clip.add_model_config(config)
+    yield config.stem
+    open_clip.factory._MODEL_CONFIG_PATHS.remove(config)
+    open_clip.factory._rescan_model_configs()
+
+
+def test_weights_file_of_a_known_model_loads(
+    tiny_model: str, small_clip_folder: Path, small_clip: ClipEncoder
+):
+    file = small_clip_folder / "open_clip_model.safetensors"
+    encoder = ClipEncoder.load(f"{tiny_model}/{file}")
+    check_same_encoder(encoder.id, small_clip.id, what="it", remedy="")
+
+
+def test_torch_weights_file_loads(tiny_model: str, small_clip: ClipEncoder, tmp_path: Path):
+    torch.save(small_clip.model.state_dict(), tmp_path / "weights.pt")
+    encoder = ClipEncoder.load(f"{tiny_model}/{tmp_path / 'weights.pt'}")
+    check_same_encoder(encoder.id, small_clip.id, what="it", remedy="")
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt", "bin"])
+@pytest.mark.parametrize("content", [b"", b"not weights at all" * 20])
+def test_broken_weights_file_is_refused(
+    tiny_model: str, tmp_path: Path, suffix: str, content: bytes
+):
+    path = tmp_path / f"weights.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"--clip .*(again|Check)"):
+        ClipEncoder.load(f"{tiny_model}/{path}")
+
+
+def test_truncated_safetensors_is_refused(small_clip_folder: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(small_clip_folder, tmp_path / "clip"))
+    weights = folder / "open_clip_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(InputError, match=r"truncated or damaged.*again"):
+        ClipEncoder.load(str(folder))
+
+
+def test_weights_of_another_architecture_are_refused(tiny_model: str):
+    with pytest.raises(InputError, match="cannot be loaded"):
+        ClipEncoder.load(f"{tiny_model}/{starter_folder() / 'open_clip_model.safetensors'}")
+
+
+@pytest.mark.parametrize("config", ["{", "{}", "[]", '{"model_cfg": {}}', '{"model_cfg": 3}'])
+def test_broken_configuration_is_refused(small_clip_folder: Path, tmp_path: Path, config: str):
+    folder = Path(shutil.copytree(small_clip_folder, tmp_path / "clip"))
+    (folder / "open_clip_config.json").write_text(config, encoding="utf-8")
+    with pytest.raises(InputError, match="--clip"):
+        ClipEncoder.load(str(folder))
+
+
+def test_folder_without_weights_is_refused(small_clip_folder: Path, tmp_path: Path):
+    shutil.copy(small_clip_folder / "open_clip_config.json", tmp_path)
+    with pytest.raises(InputError, match="cannot be loaded"):
+        ClipEncoder.load(str(tmp_path))
+
+
+def save_torchscript(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, archives of it are not gone
+        torch.jit.save(torch.jit.trace(torch.nn.Linear(1, 1), torch.zeros(1)), str(path))
+
+
+def test_torchscript_archive_is_refused(tiny_model: str, tmp_path: Path):
+    save_torchscript(tmp_path / "model.pt")
+    assert zipfile.is_zipfile(tmp_path / "model.pt")
+    with pytest.raises(InputError, match=r"TorchScript archive.*safetensors"):
+        ClipEncoder.load(f"{tiny_model}/{tmp_path / 'model.pt'}")
+
+
+def test_torchscript_archive_in_a_folder_is_refused(small_clip_folder: Path, tmp_path: Path):
+    shutil.copy(small_clip_folder / "open_clip_config.json", tmp_path)
+    save_torchscript(tmp_path / "open_clip_pytorch_model.bin")
+    with pytest.raises(InputError, match=r"TorchScript archive.*safetensors"):
+        ClipEncoder.load(str(tmp_path))
+
+
+def test_pickle_with_code_is_refused(tiny_model: str, tmp_path: Path):
+    torch.save({"weights": Path("a")}, tmp_path / "weights.pt")
+    with pytest.raises(InputError, match="--clip"):
+        ClipEncoder.load(f"{tiny_model}/{tmp_path / 'weights.pt'}")
+
+
+def test_wrong_tag_lists_the_tags():
+    with pytest.raises(InputError, match=r"'nonsense' is neither .*laion2b_s34b_b79k"):
+        ClipEncoder.load("ViT-B-32/nonsense")
+
+
+@pytest.mark.parametrize("name", ["", "nonsense", "no/such", "ViT-B-32", "ViT-B-32/", "./folder"])
+def test_unknown_name_says_what_to_give(name: str):
+    with pytest.raises(InputError, match=r"not known\. Give `starter`"):
+        ClipEncoder.load(name)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:nobody/nothing", "ViT-B-32/laion2b_s34b_b79k"])
+def test_download_without_network_is_refused(name: str):
+    with pytest.raises(InputError, match=r"cannot be loaded .*the network"):
+        ClipEncoder.load(name)
+
+
+@pytest.mark.parametrize(("tag", "quick"), [("openai", True), ("laion2b_s34b_b79k", False)])
+def test_activation_is_pinned_by_the_tag(tag: str, quick: bool, monkeypatch: pytest.MonkeyPatch):
+    """OpenAI's weights were trained with QuickGELU, whatever name they are loaded under."""
+    asked = {}
+
+    def create(model_name: str, **options: object) -> None:
+        asked.update(options)
+        raise RuntimeError("stop before the download")
+
+    monkeypatch.setattr(open_clip, "create_model", create)
+    with pytest.raises(InputError, match="stop before"):
+        ClipEncoder.load(f"ViT-B-32/{tag}")
+    assert asked["force_quick_gelu"] is quick
+
+
+def test_model_that_is_no_plain_clip_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: torch.nn.Identity())
+    with pytest.raises(InputError, match="Identity is no plain CLIP"):
+        ClipEncoder.load("coca_ViT-B-32/laion2b_s13b_b90k")

@@ -1,0 +1,201 @@
+"""The two picture sets, built from small imitations of their packages."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lafite_shifted.errors import InputError
+from lafite_shifted.io.files import read_json, read_json_lines
+from tests.commands import half_written
+from training.data import datasets
+from training.data.datasets import build_dataset, build_sample
+from training.data.images import ImageSource
+from training.data.split import is_held_out
+
+NAMES = [f"thing {word}" for word in ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen")]
+
+
+def emoji_package(name: str, work: Path) -> Path:
+    """What `npm pack` gives, with eight drawings in two styles."""
+    package = work / name.replace("/", "-") / "package"
+    if name.startswith("emojibase-data@"):
+        entries = [
+            {"hexcode": f"1F40{number}", "label": label, "tags": ["animal"]}
+            for number, label in enumerate(NAMES)
+        ]
+        skin = {"hexcode": "1F400-1F3FB", "label": "thing ant: light skin tone"}
+        entries[0]["skins"] = [skin]
+        (package / "en").mkdir(parents=True)
+        (package / "en" / "data.json").write_text(json.dumps(entries), encoding="utf-8")
+    elif name.startswith("emoji-datasource-google@"):
+        folder = package / "img" / "google" / "64"
+        folder.mkdir(parents=True)
+        for number in range(8):
+            Image.new("RGBA", (64, 64), (number, 0, 0, 255)).save(folder / f"1f40{number}.png")
+        Image.new("RGBA", (64, 64)).save(folder / "1f400-1f3fb.png")
+        Image.new("RGBA", (64, 64)).save(folder / "ffff.png")  # no name for it
+    else:
+        (package / "assets").mkdir(parents=True)
+        for number in range(8):
+            picture = Image.new("RGBA", (160, 80), (0, number, 0, 255))
+            picture.save(package / "assets" / f"1f40{number}-fe0f.webp", lossless=True)
+        (package / "assets" / "1f400-1f3fb.webp").write_bytes(b"broken")
+    return package
+
+
+@pytest.fixture
+def npm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "_npm_package", emoji_package)
+
+
+@pytest.mark.usefixtures("npm")
+def test_emoji_become_squares_on_white_with_names(tmp_path: Path):
+    built = build_dataset("emoji", tmp_path / "emoji", size=32)
+    rows = {row["file_name"]: row for row in read_json_lines(tmp_path / "emoji" / "metadata.jsonl")}
+    assert built.num_pictures == len(rows) == 17
+    sources = read_json(tmp_path / "emoji" / "sources.json")
+    assert sources["packages"] == sorted(datasets.NPM_PACKAGES.values())
+    assert all("@" in package[1:] for package in sources["packages"])  # versions are pinned
+    assert rows["flat-1f402.png"] == {
+        "file_name": "flat-1f402.png",
+        "text": "thing cat",
+        "tags": ["animal"],
+        "style": "flat",
+    }
+    assert rows["3d-1f402.png"]["text"] == "thing cat"  # in spite of its variation selector
+    with Image.open(tmp_path / "emoji" / "3d-1f407.png") as picture:
+        assert (picture.size, picture.mode) == ((32, 32), "RGB")
+        assert picture.getpixel((16, 2)) == (255, 255, 255)
+        assert picture.getpixel((16, 16)) == (0, 7, 0)
+    assert set(ImageSource(tmp_path / "emoji").names) == set(rows)
+    assert half_written(tmp_path) == []
+
+
+@pytest.mark.usefixtures("npm")
+def test_unreadable_drawing_is_reported(tmp_path: Path):
+    built = build_dataset("emoji", tmp_path / "emoji", size=32)
+    assert [name for name, _ in built.bad] == ["1f400-1f3fb.webp"]
+    report = read_json_lines(tmp_path / "emoji" / "report.jsonl")
+    assert [row["file_name"] for row in report] == ["1f400-1f3fb.webp"]
+
+
+@pytest.mark.usefixtures("npm")
+def test_split_beside_the_pictures_is_that_of_the_contract(tmp_path: Path):
+    built = build_dataset("emoji", tmp_path / "emoji", size=32)
+    held_out = read_json(tmp_path / "emoji" / "split.json")["held_out"]
+    words = {name for name in NAMES if is_held_out(name)}
+    assert 0 < len(words) < len(NAMES)
+    rows = read_json_lines(tmp_path / "emoji" / "metadata.jsonl")
+    expected = [row["file_name"] for row in rows if row["text"].split(":")[0] in words]
+    assert held_out == sorted(expected)
+    assert built.num_held_out == len(expected)
+
+
+@pytest.mark.usefixtures("npm")
+def test_raw_keeps_the_files_as_they_are(tmp_path: Path):
+    build_dataset("emoji", tmp_path / "raw", size=32, raw=True)
+    assert (tmp_path / "raw" / "3d-1f400-1f3fb.webp").read_bytes() == b"broken"
+    with Image.open(tmp_path / "raw" / "3d-1f402.webp") as picture:
+        assert picture.size == (160, 80)
+
+
+@pytest.mark.usefixtures("npm")
+def test_sample_has_no_held_out_picture_and_no_skin_tone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(datasets, "SAMPLE_SIZE", 5)
+    build_sample(tmp_path / "sample")
+    parts = [
+        read_json_lines(tmp_path / "sample" / part / "metadata.jsonl")
+        for part in ("pictures", "reference")
+    ]
+    assert [len(part) for part in parts] == [5, 5]
+    names = [row["file_name"] for part in parts for row in part]
+    assert len(set(names)) == 10
+    for row in parts[0] + parts[1]:
+        assert "skin tone" not in row["text"]
+        assert not is_held_out(row["text"])
+    assert ImageSource(tmp_path / "sample" / "pictures").names == sorted(names[:5])
+
+
+def test_shipped_pictures_are_512_with_captions(shipped_pictures: Path):
+    source = ImageSource(shipped_pictures)
+    assert len(source) == len(source.captions) == 512
+    assert source.missing() == []
+    assert sum(file.stat().st_size for file in shipped_pictures.iterdir()) < 4e6
+    assert {row["style"] for row in source.metadata.values()} == {"flat", "3d"}
+
+
+SVG = """<svg><metadata><dc:title>Tom &amp; Jerry</dc:title>
+<dc:subject><rdf:Bag><rdf:li>cat &amp; mouse</rdf:li></rdf:Bag></dc:subject></metadata>"""
+
+
+@pytest.fixture
+def debian(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `apt-get download` and `dpkg -x` give, with three drawings."""
+
+    def run(command: str, *arguments: str, cwd: Path) -> None:
+        if command == "apt-get":
+            (cwd / "openclipart-png.deb").touch()
+            return
+        root = Path(arguments[-1]) / "usr/share/openclipart"
+        for kind in ("png", "svg"):
+            (root / kind / "animals").mkdir(parents=True)
+        for stem in ("tom_01", "plain_drawing_07", "untitled_thing_03"):
+            Image.new("RGB", (60, 30), "blue").save(root / f"png/animals/{stem}.png")
+        (root / "svg/animals/tom_01.svg").write_text(SVG, encoding="utf-8")
+        untitled = "<dc:title>Untitled</dc:title>"
+        (root / "svg/animals/untitled_thing_03.svg").write_text(untitled, encoding="utf-8")
+
+    monkeypatch.setattr(datasets, "_run", run)
+
+
+@pytest.mark.usefixtures("debian")
+def test_clipart_takes_titles_unescaped_or_file_names(tmp_path: Path):
+    build_dataset("clipart", tmp_path / "clipart", size=64)
+    rows = read_json_lines(tmp_path / "clipart" / "metadata.jsonl")
+    assert [row["text"] for row in rows] == ["plain drawing", "Tom & Jerry", "untitled thing"]
+    assert rows[1]["tags"] == ["cat & mouse", "animals"]
+    assert rows[1]["file_name"] == "00001-tom_01.png"
+    with Image.open(tmp_path / "clipart" / "00001-tom_01.png") as picture:
+        assert picture.size == (64, 64)
+
+
+@pytest.mark.usefixtures("npm")
+def test_used_folder_is_refused(tmp_path: Path):
+    (tmp_path / "emoji").mkdir()
+    (tmp_path / "emoji" / "mine.txt").write_text("keep", encoding="utf-8")
+    with pytest.raises(InputError, match="is not empty"):
+        build_dataset("emoji", tmp_path / "emoji", size=32)
+    assert [p.name for p in (tmp_path / "emoji").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.usefixtures("npm")
+def test_used_folder_is_refused_for_the_sample_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(datasets, "SAMPLE_SIZE", 5)
+    (tmp_path / "mine.txt").write_text("keep", encoding="utf-8")
+    with pytest.raises(InputError, match="is not empty"):
+        build_sample(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_missing_npm_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"`npm` is not installed\. Install Node\.js"):
+        build_dataset("emoji", tmp_path / "emoji", size=32)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failing_download_shows_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    npm = tmp_path / "bin" / "npm"
+    npm.parent.mkdir()
+    npm.write_text("#!/bin/sh\necho 'npm error: no network' >&2\nexit 1\n", encoding="utf-8")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{npm.parent}:/bin:/usr/bin")
+    with pytest.raises(
+        InputError, match=r"`npm pack emojibase-data@[0-9.]+` failed: npm error.*network"
+    ):
+        build_dataset("emoji", tmp_path / "emoji", size=32)
+    assert [p.name for p in tmp_path.iterdir()] == ["bin"]

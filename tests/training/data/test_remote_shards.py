@@ -1,0 +1,124 @@
+"""Shards at a URL, from a server on this machine: what comes of them is what comes of the same
+shards on disk, and they are refused for the same reasons.
+"""
+
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from lafite_shifted.errors import InputError
+from lafite_shifted.io.files import read_json_lines
+from tests.commands import run_command, succeed
+from tests.shard_server import Server, write_shard
+from tests.training.test_several_processes import finished, launch
+from training.data.embeddings import EmbeddingSet
+from training.data.remote_shards import shard_urls
+
+
+def test_shards_at_a_url_are_those_on_disk(shards: Server, tmp_path: Path):
+    """Whoever embeds them; what is done is not fetched again."""
+    url, out = f"{shards.url}/s-{{000..002}}.tar", tmp_path / "out"
+    assert "12 pictures embedded, 0 reused" in succeed("embed", url, "--out", out).err
+    succeed("embed", shards.folder, "--out", tmp_path / "disk")
+    found, expected = EmbeddingSet(out), EmbeddingSet(tmp_path / "disk")
+    assert found.names == expected.names
+    assert found.names[4] == "s-001.tar/0000.png"
+    assert found.image.equal(expected.image)
+    assert found.captions == expected.captions
+    assert found.text.equal(expected.text)
+    assert found.fingerprint == expected.fingerprint
+    assert found.held_out.equal(expected.held_out)
+    assert f"embeddings            12 of {found.image.shape[1]}" in succeed("stats", out).out
+    assert shards.asked == [f"/s-{number:03d}.tar" for number in range(3)]
+    assert "0 pictures embedded, 12 reused" in succeed("embed", url, "--out", out).err
+    assert len(shards.asked) == 3
+
+
+def test_processes_share_the_shards(shards: Server, tmp_path: Path):
+    url = f"{shards.url}/s-{{000..002}}.tar"
+    finished(launch(["embed", url, "--out", str(tmp_path / "two")]))
+    succeed("embed", url, "--out", tmp_path / "one")
+    assert sorted(shards.asked) == sorted(2 * [f"/s-{number:03d}.tar" for number in range(3)])
+    one, two = EmbeddingSet(tmp_path / "one"), EmbeddingSet(tmp_path / "two")
+    assert two.image.equal(one.image)
+    assert two.fingerprint == one.fingerprint
+
+
+def test_what_was_embedded_before_a_failure_stays(shards: Server, tmp_path: Path):
+    (shards.folder / "s-002.tar").rename(shards.folder / "later.tar")
+    command = ("embed", f"{shards.url}/s-{{000..002}}.tar", "--out", tmp_path / "out")
+    outcome = run_command(*command)
+    assert outcome.code == 2
+    assert "s-002.tar cannot be fetched (exit code 22 of curl)" in outcome.err
+    assert "run the same command again" in outcome.err
+    (shards.folder / "later.tar").rename(shards.folder / "s-002.tar")
+    shards.asked.clear()
+    assert "4 pictures embedded, 8 reused" in succeed(*command).err
+    assert shards.asked == ["/s-002.tar"]
+    outcome = run_command(*command, "--background", "black")
+    assert outcome.code == 2
+    assert "background: white -> black" in outcome.err
+    outcome = run_command("embed", f"{shards.url}/s-{{001..002}}.tar", *command[2:])
+    assert outcome.code == 2
+    assert "Choose another --out" in outcome.err
+
+
+def test_a_transfer_that_breaks_off_is_no_short_shard(shards: Server, tmp_path: Path):
+    shutil.copy(shards.folder / "s-000.tar", shards.folder / "cut.tar")
+    outcome = run_command("embed", f"{shards.url}/cut.tar", "--out", tmp_path / "out")
+    assert outcome.code == 2
+    assert "cut.tar cannot be fetched (exit code 18 of curl)" in outcome.err
+
+
+def test_bad_pictures_are_listed_under_their_shard(shards: Server, tmp_path: Path):
+    with tarfile.open(shards.folder / "s-001.tar", "a") as archive:
+        archive.addfile(tarfile.TarInfo("a.png"))  # empty
+    url, out = f"{shards.url}/s-{{000..001}}.tar", tmp_path / "out"
+    outcome = run_command("embed", url, "--out", out, "--max-bad", "0.1")
+    assert outcome.code == 3
+    assert "1 of 9 pictures cannot be read" in outcome.err
+    assert read_json_lines(out / "report.jsonl")[0]["file_name"] == "s-001.tar/a.png"
+    succeed("embed", url, "--out", out, "--max-bad", "0.2")
+
+
+def test_harmful_shards_are_refused(server: Server, tmp_path: Path, shipped_pictures: Path):
+    pictures = sorted(shipped_pictures.glob("*.png"))[:1]
+    write_shard(server.folder / "out.tar", pictures, more={"../a.png": b""})
+    write_shard(server.folder / "nested.tar", pictures, more={"a.zip": b""})
+    (server.folder / "page.tar").write_text("<html>", encoding="utf-8")
+    for name, reason in (
+        ("out", "a path out of the archive"),
+        ("nested", "an archive in the archive"),
+        ("page", "is damaged, or no uncompressed tar"),
+    ):
+        outcome = run_command("embed", f"{server.url}/{name}.tar", "--out", tmp_path / name)
+        assert outcome.code == 2
+        assert reason in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        ("pipe:touch {canary}; cat x.tar", "by http or https"),
+        ("file://{canary}.tar", "by http or https"),
+        ("http://127.0.0.1/a.zip", "only .tar shards"),
+        ("http://127.0.0.1/a.tar::pipe:touch {canary}.tar", "by http or https"),
+        ("http://127.0.0.1/{{a,b}}/x.tar", "names x.tar more than once"),
+        ("http://127.0.0.1/${{LACKING}}.tar", "no pattern of URLs"),
+    ],
+)
+def test_what_is_no_shard_at_a_url_is_refused(pattern: str, reason: str, tmp_path: Path):
+    canary = tmp_path / "canary"
+    outcome = run_command("embed", pattern.format(canary=canary), "--out", tmp_path / "out")
+    assert outcome.code == 2
+    assert reason in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "webdataset.gopen", None)
+    with pytest.raises(InputError, match=r'pip install "lafite_shifted\[webdataset\]"'):
+        shard_urls("http://127.0.0.1/a.tar")

@@ -1,0 +1,69 @@
+"""The held-out split: variants of one thing share a side, and a sixth of all things is held out."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from training.data.split import is_held_out, normalised_name, split_key
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("turkey_on_platter_01", "turkey on platter"),
+        ("turkey on platter", "turkey on platter"),
+        ("man: dark skin tone, beard", "man beard"),
+        ("man: medium-light skin tone, beard", "man beard"),
+        ("Red Apple", "red apple"),
+        ("flat-1f469-1f3fc", ""),
+        ("3d-1f36c", ""),
+        ("IMG_0412", ""),
+        ("DSC00017", ""),
+        ("Screenshot 2024-01-02", ""),
+        ("3d candy", "candy"),
+        ("x", ""),
+        ("", ""),
+        ("übung_2", "übung"),
+        ("猫 頭", "猫 頭"),
+    ],
+)
+def test_normalised_name(text: str, expected: str):
+    assert normalised_name(text) == expected
+
+
+def test_key_is_name_then_caption_then_content():
+    options = {"caption": "A Cat", "content_sha256": "abc"}
+    assert split_key("animals/dog_07.png", **options) == "dog"
+    assert split_key("IMG_0412.jpg", **options) == "a cat"
+    assert split_key("IMG_0412.jpg", caption="", content_sha256="abc") == "abc"
+
+
+def test_a_sixth_of_all_keys_is_held_out():
+    keys = [f"thing {word}" for word in range(6000)]
+    held_out = [key for key in keys if is_held_out(key)]
+    assert len(held_out) == pytest.approx(1000, abs=90)  # three standard deviations
+    for key in keys[:50]:
+        first = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 2**32
+        assert is_held_out(key) == (first < 1 / 6)
+
+
+def test_variants_share_a_side():
+    stems = (
+        "turkey_on_platter_01",
+        "turkey_on_platter_02",
+        "turkey on platter",
+        "Turkey-On-Platter",
+    )
+    keys = {split_key(f"{stem}.png", caption="", content_sha256=stem) for stem in stems}
+    assert len(keys) == 1
+
+
+def test_no_shipped_picture_is_held_out(shipped_pictures: Path):
+    rows = (shipped_pictures / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 512
+    for row in map(json.loads, rows):
+        key = split_key(row["file_name"], caption=row["text"], content_sha256="")
+        assert key, row
+        assert not is_held_out(key), row

@@ -1,0 +1,395 @@
+"""Gradients of a GAN's step: against autograd on the losses written out, and the same however the
+batch is divided, into micro-batches or over processes.
+"""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lafite_shifted.decoder.discriminator import (
+    Discriminator,
+    DiscriminatorConfig,
+    conditional_logit,
+)
+from lafite_shifted.decoder.generator import Generator, GeneratorConfig
+from lafite_shifted.encoders.clip import ClipEncoder
+from lafite_shifted.errors import DivergedError, InputError
+from lafite_shifted.io.files import load_tensors
+from training.config import RunConfig, override
+from training.data.image_cache import Squares
+from training.gan.augment import AUGMENTATIONS, AugmentConfig, augment
+from training.gan.config import GanTrainConfig
+from training.gan.cost import saved_bytes
+from training.gan.data import GanData
+from training.gan.losses import path_lengths
+from training.gan.step import Batch, GanSteps
+from training.gan.trainer import MAX_SKIPPED, GanTrainer
+from training.run_folder import flatten_state, restore_state
+
+SMALL = GanTrainConfig(
+    generator=GeneratorConfig(
+        resolution=16, channel_base=64, channel_max=8, z_dim=8, w_dim=8, mapping_layers=1
+    ),
+    discriminator=DiscriminatorConfig(resolution=16, channel_base=64, channel_max=8),
+    batch=16,
+    dtype="float32",
+    clip_weight=0.3,
+)
+EVERYTHING: dict[str, Any] = {
+    "r2": True,
+    "path_length_weight": 2.0,
+    "mismatch_weight": 0.5,
+    "caption_share": 0.5,
+    "r1_every": 1,
+    "path_length_every": 1,
+}
+CPU = torch.device("cpu")
+
+
+def data_of(clip: ClipEncoder, *, count: int = 40) -> GanData:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 3, 16, 16), generator=generator, dtype=torch.uint8)
+
+    def rows(n: int) -> Tensor:
+        return F.normalize(torch.randn(n, clip.id.dim, generator=generator) + 0.3, dim=1)
+
+    first = torch.arange(count + 1).clamp(max=30)  # thirty have one caption
+    pictures, none = Squares.of(pixels), Squares.of(pixels[:0])
+    return GanData(pictures, rows(count), none, rows(0), clip.id, "made up", rows(30), first)
+
+
+def trainer_of(clip: ClipEncoder, **changes: Any) -> GanTrainer:
+    trainer = GanTrainer(dataclasses.replace(SMALL, **changes), data_of(clip), clip, device=CPU)
+    for layer in trainer.generator.layers:  # noise that does nothing would hide its gradients
+        torch.nn.init.constant_(layer.noise_strength, 0.1)
+    return trainer
+
+
+def gradients(trainer: GanTrainer, *, samples_seen: int = 0) -> dict[str, Tensor]:
+    """Of D, then of G against the same D."""
+    batch, found = trainer.draw(samples_seen), {}
+    trainer.steps.discriminator_gradients(batch, regularise=True)
+    found |= {f"D.{n}": p.grad.clone() for n, p in trainer.discriminator.named_parameters()}
+    mean = torch.tensor(0.5) if trainer.config.path_length_weight else None
+    _, w_mean = trainer.steps.generator_gradients(batch, path_length_mean=mean)
+    named = trainer.generator.named_parameters()
+    found |= {f"G.{n}": p.grad.clone() for n, p in named if p.grad is not None}
+    return found | {"w": w_mean}
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name in expected:
+        scale = float(expected[name].abs().max()) or 1.0
+        difference = float((found[name] - expected[name]).abs().max())
+        assert difference < 1e-5 * max(scale, 1e-2), name
+
+
+@pytest.mark.parametrize("adversarial", ["non_saturating", "relativistic"])
+def test_gradients_match_the_losses_written_out(clip: ClipEncoder, adversarial: str):
+    trainer = trainer_of(clip, adversarial=adversarial, augment=AUGMENTATIONS["off"], **EVERYTHING)
+    found = gradients(trainer)
+    batch, config = trainer.draw(0), trainer.config
+    generator, discriminator = trainer.generator, trainer.discriminator
+
+    def logits(pictures: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        realness, feature = discriminator(pictures)
+        return conditional_logit(realness, feature, condition), feature
+
+    def contrast(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+        kept = batch.keep.nonzero().flatten()
+        similarity = F.normalize(a[kept], dim=1) @ F.normalize(b[kept], dim=1).T / temperature
+        target = torch.arange(len(kept))
+        both = F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target)
+        return both / 2
+
+    fake = generator(batch.z, batch.condition, noise=batch.noise)
+    real_leaf = batch.real.clone().requires_grad_()
+    fake_leaf = fake.detach().requires_grad_()
+    (real, feature), (made, _) = (logits(x, batch.condition) for x in (real_leaf, fake_leaf))
+    pair = adversarial == "relativistic"
+    loss = F.softplus(made - real) if pair else F.softplus(-real) + F.softplus(made)
+    total = loss.mean() + config.contrast_weight * contrast(
+        feature, batch.condition, config.contrast_temperature
+    )
+    wrong = F.softplus(logits(batch.real, batch.mismatch)[0]) * batch.keep
+    total = total + config.mismatch_weight * wrong.mean()
+    for logit, leaf in ((real, real_leaf), (made, fake_leaf)):
+        (slope,) = torch.autograd.grad(logit.sum(), leaf, create_graph=True)
+        total = total + config.gamma / 2 * slope.square().sum(dim=(1, 2, 3)).mean()
+    parameters = dict(discriminator.named_parameters())
+    expected = dict(
+        zip(
+            (f"D.{name}" for name in parameters),
+            torch.autograd.grad(total, list(parameters.values())),
+            strict=True,
+        )
+    )
+    w = generator.mapping(batch.z)
+    fake = generator.synthesise(w, batch.condition, noise=batch.noise)
+    logit, feature = logits(fake, batch.condition)
+    against = real.detach() if pair else 0.0
+    total = F.softplus(against - logit).mean()
+    total = total + config.contrast_weight * contrast(
+        feature, batch.condition, config.contrast_temperature
+    )
+    seen = clip.embed_images(fake)
+    total = total + config.clip_weight * contrast(seen, batch.pseudo, config.clip_temperature)
+    lengths = path_lengths(fake, w, batch.path_noise)
+    total = total + config.path_length_weight * (lengths - 0.5).square().mean()
+    parameters = dict(generator.named_parameters())
+    for name, gradient in zip(
+        parameters, torch.autograd.grad(total, list(parameters.values())), strict=True
+    ):
+        expected[f"G.{name}"] = gradient
+    assert_same(found, expected | {"w": w.mean(dim=0).detach()})
+
+
+@pytest.mark.parametrize("adversarial", ["non_saturating", "relativistic"])
+def test_micro_batches_have_the_gradients_of_the_whole(clip: ClipEncoder, adversarial: str):
+    """With contrastive terms, too: a micro-batch is compared with all others."""
+    whole = gradients(trainer_of(clip, adversarial=adversarial, **EVERYTHING))
+    for size in (4, 12):
+        divided = trainer_of(clip, adversarial=adversarial, micro_batch=size, **EVERYTHING)
+        assert_same(gradients(divided), whole)
+
+
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+from lafite_shifted.encoders.clip import ClipEncoder
+from lafite_shifted.io.files import save_tensors
+from tests.training.gan.test_step import EVERYTHING, gradients, trainer_of
+from torch_utils import distributed
+with distributed.group():
+    found = gradients(trainer_of(ClipEncoder.load("starter"), **EVERYTHING))
+    save_tensors(Path(sys.argv[1]) / f"{distributed.rank()}.safetensors", found, {})
+"""
+
+
+def test_processes_have_the_gradients_of_the_whole(clip: ClipEncoder, tmp_path: Path):
+    """Two of 8 samples, and two more that wait for them, against one of 16."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [*torchrun, str(script), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+    )
+    assert done.returncode == 0, done.stderr
+    whole = gradients(trainer_of(clip, **EVERYTHING))
+    for rank in range(2):
+        assert_same(load_tensors(tmp_path / f"{rank}.safetensors")[0], whole)
+
+
+# --- what a sample meets
+
+
+def test_a_sample_meets_the_same_in_any_batch(clip: ClipEncoder):
+    """Whatever the size of the batch, and so whatever the number of processes."""
+    large, small = (trainer_of(clip, batch=size, **EVERYTHING) for size in (16, 4))
+    whole = large.draw(16)
+    for start in range(0, 16, 4):
+        part = small.draw(16 + start)
+        for field in dataclasses.fields(Batch):
+            expected = getattr(whole, field.name)[start : start + 4]
+            torch.testing.assert_close(getattr(part, field.name), expected, msg=field.name)
+
+
+def test_captions_take_the_place_of_pseudo_texts(clip: ClipEncoder):
+    """For the captioned pictures alone, as often as asked."""
+    plain, captioned = trainer_of(clip), trainer_of(clip, caption_share=0.5)
+    data, replaced, count = captioned.data, 0, 0
+    for start in range(0, 400, 16):
+        before, after = plain.draw(start).pseudo, captioned.draw(start).pseudo
+        for row in range(16):
+            if after[row].equal(before[row]):
+                continue
+            replaced += 1
+            assert (data.captions == after[row]).all(dim=1).any()
+        count += 16
+    assert 0.25 < replaced / count < 0.5  # half of the three quarters that have one: .375
+
+
+def test_captions_that_do_not_exist_cannot_be_shared(clip: ClipEncoder):
+    data = dataclasses.replace(
+        data_of(clip), captions=torch.empty(0, clip.id.dim), first_caption=torch.zeros(41).long()
+    )
+    with pytest.raises(InputError, match="no training picture has a caption"):
+        GanTrainer(dataclasses.replace(SMALL, caption_share=0.1), data, clip, device=CPU)
+
+
+# --- gradients that are not finite
+
+
+def broken(
+    network: str, monkeypatch: pytest.MonkeyPatch, *, steps: Container[int] = range(10_000)
+) -> None:
+    """Make the gradients of D or G infinite in these steps."""
+    name = f"{network}_gradients"
+    whole, calls = getattr(GanSteps, name), []
+
+    def gradients_of_it(self: GanSteps, batch: Batch, **options):
+        found = whole(self, batch, **options)
+        if len(calls) in steps:
+            next(getattr(self, network).parameters()).grad.fill_(torch.inf)
+        calls.append(0)
+        return found
+
+    monkeypatch.setattr(GanSteps, name, gradients_of_it)
+
+
+def test_a_step_without_finite_gradients_changes_nothing(
+    clip: ClipEncoder, monkeypatch: pytest.MonkeyPatch
+):
+    trainer = trainer_of(clip)
+    broken("discriminator", monkeypatch, steps={1})
+    assert trainer.step(0)["skipped"] == 0
+    before = {n: p.clone() for n, p in trainer.discriminator.named_parameters()}
+    assert dict(trainer.step(16)) == {"skipped": torch.ones(())}
+    assert all(p.equal(before[n]) for n, p in trainer.discriminator.named_parameters())
+    assert int(trainer.running.skipped) == 1
+    assert "loss_d" in trainer.step(32)
+    assert int(trainer.running.skipped) == 0
+
+
+@pytest.mark.parametrize("network", ["discriminator", "generator"])
+def test_many_steps_without_finite_gradients_stop_the_run(
+    network: str, clip: ClipEncoder, monkeypatch: pytest.MonkeyPatch
+):
+    """Of one of them, while the other's are well."""
+    trainer = trainer_of(clip)
+    broken(network, monkeypatch)
+    for step in range(MAX_SKIPPED - 1):
+        trainer.step(16 * step)
+    with pytest.raises(DivergedError, match="diverged: the gradients of 20 steps in a row"):
+        trainer.step(16 * MAX_SKIPPED)
+
+
+def test_batches_that_cannot_be_shared_are_refused(
+    clip: ClipEncoder, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(InputError, match="a multiple of 12"):
+        trainer_of(clip)
+    with pytest.raises(InputError, match=r"multiple of discriminator\.group"):
+        override(SMALL, ["micro_batch=6"])
+
+
+def test_every_parameter_gets_a_gradient(clip: ClipEncoder):
+    found = gradients(trainer_of(clip, **EVERYTHING))
+    named = [*(f"D.{n}" for n, _ in Discriminator(SMALL.discriminator).named_parameters())]
+    named += [f"G.{n}" for n, _ in Generator(SMALL.generator).named_parameters()]
+    assert [name for name in named if name not in found or not found[name].any()] == []
+
+
+ALWAYS = AugmentConfig(control="fixed", probability=0.8, cutout=0.5)
+
+
+def test_r1_is_of_the_pictures_before_they_are_augmented(clip: ClipEncoder):
+    trainer = trainer_of(clip, augment=ALWAYS, contrast_weight=0.0, clip_weight=0.0)
+    batch, config = trainer.draw(0), trainer.config
+    trainer.steps.discriminator_gradients(batch, regularise=True)
+    found = {n: p.grad.clone() for n, p in trainer.discriminator.named_parameters()}
+
+    def logit(pictures: Tensor, draws: Tensor) -> Tensor:
+        seen = augment(
+            pictures, draws, config=ALWAYS, probability=torch.full((len(pictures),), 0.8)
+        )
+        return conditional_logit(*trainer.discriminator(seen), batch.condition)
+
+    leaf = batch.real.clone().requires_grad_()
+    with torch.no_grad():
+        fake = trainer.generator(batch.z, batch.condition, noise=batch.noise)
+    real = logit(leaf, batch.augment_real)
+    loss = (F.softplus(-real) + F.softplus(logit(fake, batch.augment_fake))).mean()
+    (slope,) = torch.autograd.grad(real.sum(), leaf, create_graph=True)
+    penalty = slope.square().sum(dim=(1, 2, 3)).mean()
+    parameters = dict(trainer.discriminator.named_parameters())
+    total = loss + config.gamma / 2 * config.r1_every * penalty
+    expected = torch.autograd.grad(total, list(parameters.values()))
+    assert_same(found, dict(zip(parameters, expected, strict=True)))
+
+
+def test_augmentation_rises_where_d_is_sure_and_goes_on_after_a_resume(clip: ClipEncoder):
+    trainer = trainer_of(clip, augment=AugmentConfig(target=-0.99, speed_kimg=0.1))
+    for step in range(3):
+        logged = trainer.step(step * trainer.batch)
+    assert float(logged["augment_probability"]) == pytest.approx(3 * 16 / 100)
+    other = trainer_of(clip, augment=AugmentConfig(target=-0.99, speed_kimg=0.1))
+    saved = {name: t.clone() for name, t in flatten_state(trainer.parts()).items()}
+    restore_state(other.parts(), saved)
+    for each in (trainer, other):
+        each.step(48)
+    assert float(trainer.augment.probability) == pytest.approx(0.64)
+    assert trainer.augment.probability == other.augment.probability
+    for a, b in zip(trainer.generator.parameters(), other.generator.parameters(), strict=True):
+        assert a.equal(b)
+
+
+def test_a_longer_run_keeps_the_speed_it_began_with(clip: ClipEncoder):
+    short = trainer_of(clip, run=RunConfig(kimg=900))
+    longer = trainer_of(clip, run=RunConfig(kimg=1100))
+    assert longer.augment.speed_kimg == 500
+    restore_state(longer.parts(), flatten_state(short.parts()))
+    assert longer.augment.speed_kimg == 50
+
+
+def test_recomputed_activations_have_the_same_gradients(clip: ClipEncoder):
+    kept = gradients(trainer_of(clip, **EVERYTHING))
+    assert_same(gradients(trainer_of(clip, recompute=True, **EVERYTHING)), kept)
+
+
+def test_recomputing_keeps_fewer_activations(clip: ClipEncoder):
+    def bytes_of(recompute: bool) -> float:
+        trainer = trainer_of(clip, recompute=recompute)
+        batch = trainer.draw(0)
+        return saved_bytes(
+            lambda: trainer.discriminator(trainer.generator(batch.z, batch.condition))
+        )
+
+    assert bytes_of(recompute=True) < 0.5 * bytes_of(recompute=False)
+
+
+def test_float16_is_closer_to_float32_than_bfloat16_is(clip: ClipEncoder):
+    """It has three more bits, which a loss scale too small or too large would lose again."""
+    exact = gradients(trainer_of(clip))
+    errors: dict[str, dict[str, float]] = {}
+    for dtype, scale in (("float16", 2.0**14), ("bfloat16", 1.0)):
+        trainer = trainer_of(clip, dtype=dtype)
+        assert trainer.d_scale.scale == trainer.g_scale.scale == scale
+        found = gradients(trainer)
+        errors[dtype] = {}
+        for network in ("D.", "G."):
+            names = [name for name in exact if name.startswith(network)]
+            whole = torch.cat([exact[name].flatten() for name in names])
+            error = torch.cat([found[name].flatten() / scale for name in names]) - whole
+            errors[dtype][network] = float(error.norm() / whole.norm())
+            vanished = [n for n in names if exact[n].any() and not found[n].any()]
+            assert not vanished
+    for network, error in errors["float16"].items():
+        assert error < 0.5 * errors["bfloat16"][network]
+
+
+def test_the_loss_scale_halves_where_gradients_overflow(clip: ClipEncoder):
+    trainer = trainer_of(clip, dtype="float16")
+    trainer.d_scale.scale.fill_(2.0**100)
+    before = [p.detach().clone() for p in trainer.discriminator.parameters()]
+    assert trainer.step(0)["skipped"] == 1
+    assert trainer.d_scale.scale == 2.0**99
+    for old, new in zip(before, trainer.discriminator.parameters(), strict=True):
+        assert old.equal(new)
+    trainer.d_scale.scale.fill_(2.0**10)
+    assert trainer.step(0)["skipped"] == 0

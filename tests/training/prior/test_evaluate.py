@@ -1,0 +1,324 @@
+"""The report on priors: its figures against loops, its references, and the verb that writes it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lafite_shifted.encoders.clip import ClipEncoder
+from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId
+from lafite_shifted.io.files import save_tensors, write_json_lines
+from lafite_shifted.io.model_folder import find_part, load_generator
+from lafite_shifted.pipeline import TextToImage
+from lafite_shifted.prior.diffusion import Sampling
+from tests.commands import TINY_PRIOR, run_command, succeed
+from training.data.embeddings import EmbeddingSet
+from training.data.split import is_held_out
+from training.metrics.distances import kernel_distance, mean_cosine, set_distance
+from training.prior.evaluate import (
+    PERFECT,
+    UNRELATED,
+    Asked,
+    draw,
+    load_priors,
+    measure,
+    references,
+    report,
+    same_name,
+    through,
+    ways_of,
+)
+
+DIM = 16
+ENCODER = EncoderId((EncoderBlock("made up", "abc", "{}", DIM),))
+
+
+def rows_of(count: int, *, seed: int = 0) -> Tensor:
+    drawn = torch.randn(count, DIM, generator=torch.Generator().manual_seed(seed))
+    return F.normalize(drawn + 0.5, dim=1)
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Embeddings of 400 pictures under 200 names, whose images lie near their texts."""
+    folder = tmp_path_factory.mktemp("captioned")
+    names = [f"thing {chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(200)] * 2
+    text = rows_of(200).repeat(2, 1)
+    image = F.normalize(text + 0.5 * rows_of(400, seed=1), dim=1)
+    tokens = rows_of(400, seed=2)[:, :8].repeat_interleave(2, 0)
+    tensors = {
+        "image": image.half(),
+        "text": text.half(),
+        "caption_image": torch.arange(400),
+        "text_tokens": tokens.half(),
+        "text_offsets": torch.arange(401) * 2,
+    }
+    metadata = {"kind": "embeddings", "format": 1, "encoder": ENCODER.to_json()}
+    save_tensors(folder / "shard-00000.safetensors", tensors, metadata | {"context_length": 4})
+    rows = [
+        {
+            "file_name": f"{i:03d}.png",
+            "size": 1,
+            "mtime_ns": 1,
+            "sha256": f"{i:03d}",
+            "captions": [name],
+            "split_key": name,
+            "shard": "shard-00000.safetensors",
+            "row": i,
+        }
+        for i, name in enumerate(names)
+    ]
+    write_json_lines(folder / "index.jsonl", rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, captioned: Path) -> list[Path]:
+    """Two seeds of one process, one of another."""
+    folder = tmp_path_factory.mktemp("runs")
+    given = [("shifted", 0), ("shifted", 1), ("baseline", 0)]
+    for process, seed in given:
+        options = ("--process", process, "--seed", str(seed), *TINY_PRIOR)
+        succeed("train-prior", captioned, "--out", folder / f"{process}-{seed}", *options)
+    return [folder / f"{process}-{seed}" for process, seed in given]
+
+
+def test_figures_match_loops():
+    predicted, true = rows_of(60), F.normalize(rows_of(60) + 0.6 * rows_of(60, seed=1), dim=1)
+    found = measure(predicted, true, bootstrap=3)
+    similarity = (predicted @ true.T).numpy()
+    ranks = [sum(other >= row[i] for other in row) for i, row in enumerate(similarity)]
+    assert found.cosine == pytest.approx(np.mean(np.diag(similarity)), rel=1e-5)
+    assert found.recall_1 == pytest.approx(np.mean([rank <= 1 for rank in ranks]))
+    assert found.recall_10 == pytest.approx(np.mean([rank <= 10 for rank in ranks]))
+    assert found.frechet == set_distance(predicted, true)
+    pairs = [float(a @ b) for i, a in enumerate(predicted) for b in predicted[:i]]
+    assert found.diversity == pytest.approx(np.mean(pairs), rel=1e-4)
+    assert (found.same_text, found.energy) == (None, None)
+
+
+def test_two_draws_tell_the_diversity_and_the_energy_score():
+    """A mean is the right answer on average, and no draw of what is true given the text."""
+    generator = torch.Generator().manual_seed(7)
+    centre = rows_of(300)
+
+    def drawn() -> Tensor:
+        return F.normalize(centre + 0.2 * torch.randn(centre.shape, generator=generator), dim=1)
+
+    true, right = drawn(), measure(drawn(), drawn(), drawn(), bootstrap=2)
+    mean = measure(centre, true, centre, bootstrap=2)
+    assert mean.same_text == pytest.approx(1)
+    assert right.same_text == pytest.approx(measure(drawn(), true, bootstrap=2).cosine, abs=0.02)
+    assert mean.cosine > right.cosine
+    assert mean.energy == pytest.approx(float((true - centre).norm(dim=1).mean()), rel=1e-5)
+    assert right.energy is not None
+    assert mean.energy is not None
+    assert right.energy < 0.8 * mean.energy
+
+
+def sets_of(number: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings predicted, true and predicted again, of a distribution each."""
+    predicted, again = rows_of(400, seed=3 * number), rows_of(400, seed=3 * number + 1)
+    true = rows_of(400, seed=3 * number + 2)
+    return predicted, F.normalize(true + torch.linspace(-0.5, 0.5, DIM), dim=1), again
+
+
+def test_errors_are_those_of_drawing_other_captions():
+    """Of a mean of independent cosines the standard error is known; of the others, the scatter of
+    many sets of captions is.
+    """
+    predicted, true = rows_of(400), rows_of(400, seed=1)
+    found = measure(predicted, true, predicted, bootstrap=200)
+    cosine = (predicted * true).sum(dim=1)
+    assert found.errors["cosine"] == pytest.approx(float(cosine.std()) / 20, rel=0.2)
+    for key in ("recall_1", "recall_10"):
+        share = getattr(found, key)
+        known = (share * (1 - share) / 400) ** 0.5
+        assert found.errors[key] == pytest.approx(known, rel=0.25)
+    many = [measure(*sets_of(i), bootstrap=0) for i in range(1, 60)]
+    found = measure(*sets_of(0), bootstrap=200)
+    for key in ("kernel", "diversity", "frechet", "energy"):
+        scatter = np.std([getattr(one, key) for one in many])
+        assert found.errors[key] == pytest.approx(scatter, rel=0.4), key
+    assert many[0].errors == {}
+
+
+def test_kernel_distance_matches_its_loop_and_is_unbiased():
+    a, b = rows_of(20).double(), rows_of(30, seed=1).double()
+
+    def kernel(x: Tensor, y: Tensor) -> float:
+        return float((1 + x @ y) ** 3)
+
+    within = [np.mean([kernel(x, y) for x in s for y in s if x is not y]) for s in ([*a], [*b])]
+    across = np.mean([kernel(x, y) for x in a for y in b])
+    assert kernel_distance(a, b) == pytest.approx(within[0] + within[1] - 2 * across, rel=1e-9)
+    same = [kernel_distance(rows_of(50, seed=i), rows_of(50, seed=i + 50)) for i in range(50)]
+    assert abs(np.mean(same)) < 3 * np.std(same) / 50**0.5
+
+
+def test_held_out_names_are_asked_once_and_compared_with_others(captioned: Path):
+    data = EmbeddingSet(captioned)
+    asked = Asked.of(data)
+    names = [data.captions[i] for i in asked.captions.tolist()]
+    assert len(set(names)) == len(names) >= 20
+    assert all(is_held_out(name) for name in names)
+    assert not any(is_held_out(data.captions[i]) for i in asked.training.tolist())
+    found = dict(references(asked))
+    assert found["text itself (no prior)"].equal(data.text[asked.captions])
+    assert set(map(len, found.values())) == {len(names)}
+    for row in found[UNRELATED]:
+        assert not (row == asked.true).all(dim=1).any()
+    made, true = same_name(asked)
+    assert len(made) == len(names)  # every name has two pictures
+    assert (made != true).any(dim=1).all()
+    assert float((made * true).sum(dim=1).mean()) > 0.5
+
+
+def test_a_picture_that_is_trained_on_too_is_not_asked(captioned: Path):
+    """Two names may have the same picture, one on either side of the split."""
+    data = EmbeddingSet(captioned)
+    before = Asked.of(data)
+    assert before.copies == 0
+    copied, other = before.captions[1], before.training[0]
+    data.image[data.caption_image[copied]] = data.image[data.caption_image[other]]
+    after = Asked.of(data)
+    assert after.copies == 1
+    assert after.captions.tolist() == [c for c in before.captions.tolist() if c != int(copied)]
+    assert Asked.of(data, limit=21).captions.tolist() == after.captions[:21].tolist()
+
+
+def test_a_perfect_prior_is_at_no_kernel_distance(tmp_path: Path):
+    """Pictures of the same names are no closer than chance has it, though the pairs are."""
+    succeed("dataset", "cone", "--out", tmp_path / "cone", "--names", "1500")
+    made, true = same_name(Asked.of(EmbeddingSet(tmp_path / "cone")))
+    paired = kernel_distance(made, true, paired=True)
+    assert abs(paired) < 0.008 < -kernel_distance(made, true)
+
+
+def test_ways_are_steps_then_guidance_at_few():
+    ways = ways_of([1, 4, 64], [1.0, 2.0], "ddim")
+    assert [(way.steps, way.guidance) for way in ways] == [(1, 1), (4, 1), (64, 1), (4, 2)]
+    assert {way.sampler for way in ways} == {"ddim"}
+
+
+def test_the_verb_writes_table_record_and_figure(runs: list[Path], captioned: Path, tmp_path: Path):
+    out = tmp_path / "report"
+    options = ("--embeddings", captioned, "--out", out, "--steps", "1,3", "--guidance", "2")
+    printed = succeed("evaluate", "prior", *runs, *options).out
+    assert printed == (out / "report.md").read_text(encoding="utf-8")
+    record = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    lines = {(line["name"], line["steps"]): line for line in record["lines"]}
+    kinds = ("shifted full, linear", "baseline, linear")
+    expected = [(kind, steps) for kind in kinds for steps in (1, 3)]
+    expected += [(f"{kind}, guidance 2", 3) for kind in kinds]
+    assert set(expected) <= set(lines)
+    assert len(lines) == len(expected) + 4  # references
+    shifted = lines["shifted full, linear", 3]
+    assert shifted["seeds"] == 2
+    assert shifted["spread"]["frechet"] > 0
+    assert lines["baseline, linear", 3]["spread"] == {}
+    for (name, steps), line in lines.items():
+        assert f"| {name} | {steps or ''} |" in printed
+        assert -1 <= line["figures"]["cosine"] <= 1
+    by_steps = [row for row in printed.splitlines() if row.startswith("| shifted full, linear |")]
+    assert len(by_steps) == 4 + 2  # Frechet distance, energy, one text's draws, recall; all figures
+    assert by_steps[0].count(" (") == 2  # of two trainings
+    unrelated = lines[UNRELATED, None]
+    (perfect,) = [line for (name, _), line in lines.items() if name.startswith(PERFECT)]
+    assert perfect["figures"]["frechet"] < lines["baseline, linear", 3]["figures"]["frechet"]
+    assert unrelated["figures"]["recall_10"] < 0.6
+    assert (out / "steps.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_priors_are_judged_through_a_generator(
+    prior_run: Path, gan_run: Path, some_embeddings: Path, tmp_path: Path
+):
+    """By the embeddings of the pictures that it makes; the true embedding is a reference then."""
+    data = EmbeddingSet(some_embeddings)
+    generator = load_generator(find_part(gan_run, "generator"), device=torch.device("cpu"))
+    clip = ClipEncoder.load("starter")
+    seen = through(generator, clip)(data.image[:3])
+    pictures = TextToImage(clip, generator, None).decode(data.image[:3], seeds=range(3))
+    torch.testing.assert_close(seen, clip.embed_images(pictures.permute(0, 3, 1, 2)))
+    asked = Asked(
+        data, torch.arange(20), data.image[data.caption_image[:20]], torch.arange(20, 48), 0
+    )
+    prior = load_priors([prior_run], data, torch.device("cpu"))
+    decode = through(generator, clip)
+    (line,) = report(prior, asked, [Sampling(2)], decode=decode, bootstrap=2)
+    made, _ = draw(next(iter(prior.values()))[0], asked, Sampling(2))
+    assert line.figures.cosine == pytest.approx(mean_cosine(decode(made), asked.true), abs=1e-5)
+    outcome = run_command(
+        *("evaluate", "prior", prior_run, "--embeddings", some_embeddings),
+        *("--out", tmp_path / "o", "--gan", tmp_path),
+    )
+    assert outcome.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--steps", "1,x"), "give numbers with commas"),
+        (("--steps", "0"), "give numbers from 1"),
+        (("--steps", "inf"), "give numbers from 1"),
+        (("--guidance", "nan"), "give numbers from 0"),
+        (("--steps", ""), "give numbers from 1"),
+        (("--steps", "2000"), "this prior has 1000"),
+        (("--limit", "10"), "too few to evaluate on"),
+    ],
+)
+def test_bad_input_is_named(
+    runs: list[Path], captioned: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+):
+    options = ("--embeddings", captioned, "--out", tmp_path / "out", *arguments)
+    outcome = run_command("evaluate", "prior", runs[0], *options)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_priors_of_another_clip_are_refused(captioned: Path, prior_run: Path, tmp_path: Path):
+    options = ("--embeddings", captioned, "--out", tmp_path / "out")
+    outcome = run_command("evaluate", "prior", prior_run, *options)
+    assert outcome.code == 2
+    assert "Evaluate it on embeddings of its own CLIP" in outcome.err
+
+
+@pytest.mark.parametrize("kind", ["captioned", "cone"])
+def test_a_short_study_trains_every_process_and_reports(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+):
+    """The comparison of docs/prior.md, in seconds; once more it trains nothing."""
+    if kind == "cone":
+        captioned = tmp_path / "cone"
+        succeed("dataset", "cone", "--out", captioned, "--names", "200")
+    else:
+        captioned = request.getfixturevalue("captioned")
+    options = ("--out", tmp_path / "study", "--kimg", "0.064", "--seeds", "1", "--steps", "1,2")
+    succeed("evaluate", "study", captioned, *options, "--limit", "25")
+    record = json.loads((tmp_path / "study" / "report.json").read_text(encoding="utf-8"))
+    names = {line["name"] for line in record["lines"] if line["steps"] == 2}
+    kinds = ("shifted full", "shifted diagonal", "64 diagonal clusters", "baseline")
+    assert {f"{kind}, {schedule}" for kind in kinds for schedule in ("linear", "cosine")} <= names
+    assert {"baseline, linear, guidance 4, thresholded", "shifted full, linear, dpm++"} <= names
+    assert "shifted full, linear, draws" in names
+    others = {"shifted full": "direct", "shifted diagonal": "residual", "baseline": "residual"}
+    for schedule in ("linear", "cosine"):
+        assert {f"{kind}, {schedule}, {other}" for kind, other in others.items()} <= names
+    once = {line["name"] for line in record["lines"] if line["steps"] == 1} - names
+    few = "of at most 1 steps"
+    assert once == {f"shifted full, linear, {few}", f"shifted full, linear, draws, {few}"}
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}
+    assert len(before) > 8
+    succeed("evaluate", "study", captioned, *options, "--limit", "25")
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}
+    if kind == "cone":  # the same cone, other names
+        larger = tmp_path / "larger"
+        succeed("dataset", "cone", "--out", larger, "--names", "400", "--seed", "1")
+        succeed("evaluate", "study", captioned, *options, "--ask", larger)
+        again = json.loads((tmp_path / "study" / "report.json").read_text(encoding="utf-8"))
+        assert again["held_out_captions"] > 2 * record["held_out_captions"]

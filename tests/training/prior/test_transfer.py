@@ -1,0 +1,92 @@
+"""Starting a prior from another."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from lafite_shifted.errors import InputError
+from lafite_shifted.io.model_folder import find_part, load_prior
+from lafite_shifted.prior.diffusion import Sampling
+from tests.commands import TINY_PRIOR, run_command, succeed
+from training.data.embeddings import EmbeddingSet
+from training.presets import PRIOR_PRESETS
+from training.prior.run import open_prior_run, prior_config
+from training.prior.transfer import PriorStart
+
+CPU = torch.device("cpu")
+DRAWS = ("--set", "prior.predicts=draw", "--set", "prior.max_steps=1")
+SMALL = ["prior.width=32", "prior.depth=1", "prior.heads=2", "batch=8"]
+
+
+def test_what_draws_begins_as_what_predicts_means(
+    prior_run: Path, some_embeddings: Path, tmp_path: Path
+):
+    """In one step the mean that it comes from, whatever the inner draw, and then other weights."""
+    data = EmbeddingSet(some_embeddings)
+    settings = [*SMALL, "prior.predicts=draw", "prior.max_steps=1", "run.kimg=0.032"]
+    config = prior_config(PRIOR_PRESETS["tiny"], assignments=settings)
+    trainer, _ = open_prior_run(config, data, tmp_path / "run", device=CPU, init=prior_run)
+    captions = torch.arange(6)
+    mean = load_prior(find_part(prior_run, "prior"), device=CPU).prior
+    text, one = data.text_features(captions), Sampling(1, "ancestral")
+    expected = mean.sample(text, sample_seeds=range(6), sampling=one)
+    torch.testing.assert_close(trainer.sample(captions, sampling=one), expected, rtol=0, atol=1e-5)
+    for step in range(3):
+        trainer.step(step * 8)
+    assert trainer.prior.network.from_inner is not None
+    assert trainer.prior.network.from_inner.weight.count_nonzero() > 0
+
+
+def test_a_run_goes_on_without_what_it_began_with(
+    prior_run: Path, some_embeddings: Path, tmp_path: Path
+):
+    first, run = tmp_path / "first", tmp_path / "run"
+    shutil.copytree(prior_run, first)
+    begin = ("train-prior", some_embeddings, "--out", run, "--init", first, *TINY_PRIOR, *DRAWS)
+    succeed(*begin)
+    recorded = json.loads((run / "config.json").read_text())["init"]
+    assert recorded["path"] == str(first)
+    shutil.rmtree(first)
+    succeed(*begin, "--kimg", "0.064")
+    assert load_prior(find_part(run, "prior"), device=CPU).training["kimg"] == 0.064
+    other = run_command(*begin[:4], *TINY_PRIOR, *DRAWS, "--kimg", "0.064")
+    assert other.code == 2
+    assert "init" in other.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("prior.width=64", "width=32"),
+        ("prior.covariance=diagonal", "covariance=full"),
+        ("prior.residual=false", "residual"),
+        ("prior.schedule.name=cosine", "schedule"),
+    ],
+)
+def test_another_kind_is_refused(
+    setting: str, named: str, prior_run: Path, some_embeddings: Path, tmp_path: Path
+):
+    found = ("train-prior", some_embeddings, "--out", tmp_path / "run", "--init", prior_run)
+    outcome = run_command(*found, *TINY_PRIOR, "--set", setting)
+    assert outcome.code == 2
+    assert named in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_clip_is_refused(prior_run: Path, tmp_path: Path):
+    cone = tmp_path / "cone"
+    succeed("dataset", "cone", "--out", cone, "--names", "60")
+    outcome = run_command(
+        "train-prior", cone, "--out", tmp_path / "run", "--init", prior_run, *TINY_PRIOR
+    )
+    assert outcome.code == 2
+    assert "same CLIP" in outcome.err
+
+
+def test_a_folder_without_a_prior_is_refused(some_embeddings: Path, tmp_path: Path):
+    config = PRIOR_PRESETS["tiny"].prior
+    with pytest.raises(InputError, match="prior"):
+        PriorStart.of(tmp_path, tmp_path / "run", config, EmbeddingSet(some_embeddings).encoder_id)

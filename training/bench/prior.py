@@ -1,0 +1,81 @@
+"""How long a prior takes for one sentence, with the text tower, and what reading the text once is
+worth.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from lafite_shifted.encoders.clip import ClipEncoder
+from lafite_shifted.gaussian.stats import EmbeddingStats
+from lafite_shifted.prior.diffusion import Sampling
+from lafite_shifted.prior.network import PriorConfig
+from lafite_shifted.prior.prior import Prior
+from training.bench.ops import seconds_of
+
+SENTENCE = "a red apple on a wooden table"
+
+
+@dataclass(frozen=True)
+class MeasuredPrior:
+    """Medians of one sentence, batch 1."""
+
+    parameters: int
+    tower_milliseconds: float  # tokenizer and text tower
+    sampling_milliseconds: dict[int, float]  # by number of steps, without the tower
+    read_each_step_over_read_once: float  # paired ratio of 8 steps, those that do the same work
+
+
+@torch.no_grad()
+def bench_prior(
+    config: PriorConfig, clip: ClipEncoder, *, device: torch.device, rounds: int
+) -> MeasuredPrior:
+    """An untrained prior of this size for the CLIP's text tower."""
+    text = clip.embed_texts([SENTENCE])
+    dim = clip.id.dim
+    sized = dataclasses.replace(
+        config,
+        process="shifted",
+        embed_dim=dim,
+        token_width=text.tokens.shape[2],
+        context_length=clip.context_length,
+    )
+    generator = torch.Generator().manual_seed(0)
+    stats = EmbeddingStats.of(F.normalize(torch.randn(4 * dim, dim, generator=generator), dim=1))
+    prior = Prior(sized, stats).eval().requires_grad_(False).to_device(device)
+    yes = torch.ones(1, dtype=torch.bool, device=device)
+    cluster = prior.assign(text.embedding)
+
+    def read_again() -> None:
+        for _ in range(7):
+            prior.read(text, yes, cluster)
+
+    def sample(steps: int) -> Callable[[], object]:
+        return lambda: prior.sample(text, sample_seeds=[0], sampling=Sampling(steps))
+
+    work: dict[str | int, Callable[[], object]] = {
+        "tower": lambda: clip.embed_texts([SENTENCE]),
+        "read again": read_again,
+        1: sample(1),
+        4: sample(4),
+        8: sample(8),
+    }
+    times: dict[str | int, list[float]] = {name: [] for name in work}
+    for number in range(rounds + 1):
+        for name, run in work.items():
+            elapsed = seconds_of(run, device)
+            if number:  # the first round warms up
+                times[name].append(elapsed)
+    milliseconds = {name: statistics.median(values) * 1e3 for name, values in times.items()}
+    return MeasuredPrior(
+        parameters=sum(p.numel() for p in prior.network.parameters()),
+        tower_milliseconds=milliseconds["tower"],
+        sampling_milliseconds={n: milliseconds[n] for n in (1, 4, 8)},
+        read_each_step_over_read_once=statistics.median(
+            (more + one) / one for more, one in zip(times["read again"], times[8], strict=True)
+        ),
+    )

@@ -1,0 +1,195 @@
+"""Pictures and captions for training a small CLIP: one caption drawn per picture and step, mild
+image augmentation.
+
+Shape letters: N batch, R resolution in pixels.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lafite_shifted.errors import DEFAULT_MAX_BAD, InputError
+from lafite_shifted.io.files import sha256_of
+from torch_utils import seeds
+from training.data.decoding import DEFAULT_MAX_MEGAPIXELS, to_square
+from training.data.images import ImageSource, check_share_of_bad
+from training.data.sources import UnreadablePictureError
+from training.data.split import is_held_out, normalised_name, split_key
+
+STYLE_PHRASES = {
+    "flat": ("flat {}", "flat emoji of {}", "{}, flat emoji", "{} emoji"),
+    "3d": ("3d {}", "3d emoji of {}", "{}, 3d emoji", "{} emoji"),
+    "clipart": ("clipart of {}", "drawing of {}", "{}, clipart", "{} picture"),
+}
+
+
+@dataclass(frozen=True)
+class CaptionedPicture:
+    """One picture's words; its pixels are row `row` of `CaptionedSet.pixels`."""
+
+    name: str
+    tags: tuple[str, ...]
+    style: str
+    key: str  # see training.data.split
+    row: int
+
+
+@dataclass(frozen=True)
+class CaptionedSet:
+    """Decoded pictures [M, R, R, 3] uint8, divided into training and held-out ones."""
+
+    pixels: np.ndarray
+    training: list[CaptionedPicture]
+    held_out: list[CaptionedPicture]
+    bad: list[tuple[str, str]] = field(default_factory=list)  # (file, reason) of unreadable ones
+
+    def evaluation_pictures(self, limit: int) -> list[CaptionedPicture]:
+        """Up to `limit` held-out pictures, one a name, of names that training never sees."""
+        seen = {picture.name for picture in self.training}
+        by_name: dict[str, CaptionedPicture] = {}
+        for picture in sorted(
+            self.held_out, key=lambda p: seeds.seed_of("evaluation", p.name, p.style, p.row)
+        ):
+            if picture.name not in seen:
+                by_name.setdefault(picture.name, picture)
+        return list(by_name.values())[:limit]
+
+    def sampling_weights(self) -> np.ndarray:
+        """Probability of each training picture: 1 / sqrt(pictures that share its key), so that no
+        family dominates.
+        """
+        counts = Counter(picture.key for picture in self.training)
+        weights = np.array([counts[picture.key] ** -0.5 for picture in self.training])
+        return weights / weights.sum()
+
+
+def _tidy(text: str) -> str:
+    return " ".join(text.replace("_", " ").split())
+
+
+def load_captioned_set(
+    folders: Sequence[Path],
+    *,
+    resolution: int,
+    max_bad: float = DEFAULT_MAX_BAD,
+    max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
+) -> CaptionedSet:
+    """Decode every captioned picture of `folders`; InputError if fewer than 100 have captions,
+    TooManyBadPicturesError if more than a share `max_bad` cannot be read.
+    """
+    pictures: list[CaptionedPicture] = []
+    held_out: list[bool] = []
+    pixels: list[np.ndarray] = []
+
+    bad: list[tuple[str, str]] = []
+
+    def read(source: ImageSource, name: str) -> np.ndarray | str:
+        try:
+            return to_square(source.decode(name, max_megapixels=max_megapixels).image, resolution)
+        except UnreadablePictureError as error:
+            return str(error)
+
+    for folder in folders:
+        source = ImageSource(folder)
+        names = [name for name in source.names if name in source.captions]
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            decoded = list(pool.map(partial(read, source), names))
+        for name, result in zip(names, decoded, strict=True):
+            if isinstance(result, str):
+                bad.append((str(source.where / name), result))
+                continue
+            digest = sha256_of(source.read(name))
+            metadata = source.metadata.get(name, {})
+            text = _tidy(source.captions[name][0])
+            key = split_key(name, caption=text, content_sha256=digest)
+            tags = tuple(
+                dict.fromkeys(
+                    _tidy(tag).lower() for tag in metadata.get("tags", []) if tag != "hash"
+                )
+            )
+            pictures.append(
+                CaptionedPicture(text, tags, metadata.get("style", ""), key, len(pixels))
+            )
+            held_out.append(is_held_out(key))
+            pixels.append(result)
+    if bad:
+        check_share_of_bad(bad, len(pictures) + len(bad), max_share=max_bad)
+    if len(pictures) < 100:
+        raise InputError(
+            f"Only {len(pictures)} pictures with captions in {', '.join(map(str, folders))}; "
+            "training a CLIP needs "
+            "thousands. Build sets with `lafite-shifted dataset emoji --out DIR` and `dataset "
+            "clipart`."
+        )
+    training = [p for p, out in zip(pictures, held_out, strict=True) if not out]
+    others = [p for p, out in zip(pictures, held_out, strict=True) if out]
+    return CaptionedSet(np.stack(pixels), training, others, bad)
+
+
+def draw_caption(picture: CaptionedPicture, rng: np.random.Generator) -> str:
+    """A random wording: name, name with tags, or tags alone, at times with a style phrase."""
+    kind = rng.random()
+    tags = list(picture.tags)
+    rng.shuffle(tags)
+    chosen = tags[: int(rng.integers(1, 5))]
+    if kind < 0.55 or not tags:
+        text = picture.name
+        if rng.random() < 0.3:
+            text = normalised_name(text) or text
+    elif kind < 0.85:
+        text = ", ".join([picture.name, *chosen] if rng.random() < 0.5 else [*chosen, picture.name])
+    else:
+        text = ", ".join(chosen)
+    if picture.style in STYLE_PHRASES and rng.random() < 0.25:
+        phrases = STYLE_PHRASES[picture.style]
+        text = phrases[int(rng.integers(len(phrases)))].format(text)
+    words = text.split()
+    if len(words) > 2 and rng.random() < 0.3:
+        words = [word for word in words if rng.random() > 0.15] or words
+    return " ".join(words).lower()
+
+
+def augment(images: Tensor, *, strength: float, generator: torch.Generator) -> Tensor:
+    """Random scale, shift, rotation, brightness, contrast and saturation of [N, 3, R, R] in [-1,
+    1]; no mirror and no hue, which captions speak of.
+    """
+    n = len(images)
+    draw = torch.rand(n, 8, generator=generator)
+    uniform = 2 * draw - 1  # [-1, 1]
+    angle = uniform[:, 0] * strength * math.radians(20)
+    scale_x = torch.exp(uniform[:, 1] * strength * 0.25)
+    scale_y = scale_x * torch.exp(uniform[:, 2] * strength * 0.12)
+    shift = uniform[:, 3:5] * strength * 0.2
+    cos, sin = angle.cos(), angle.sin()
+    rows = torch.stack(
+        [cos * scale_x, -sin * scale_y, shift[:, 0], sin * scale_x, cos * scale_y, shift[:, 1]],
+        dim=1,
+    )
+    grid = F.affine_grid(rows.view(n, 2, 3), list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    level = uniform[:, 5:8, None, None] * strength
+    grey = moved.mean(dim=1, keepdim=True)
+    moved = grey + (moved - grey) * (1 + 0.4 * level[:, 0:1])
+    moved = (moved + 1) * (1 + 0.25 * level[:, 1:2]) - 1 + 0.15 * level[:, 2:3]
+    return moved.clamp(-1, 1)
+
+
+def describe(folders: Sequence[Path], data: CaptionedSet) -> dict:
+    """What config.json records of the data, to notice when it changes."""
+    names = json.dumps([[p.name, p.style] for p in (*data.training, *data.held_out)])
+    return {
+        "folders": [folder.name for folder in folders],
+        "num_training": len(data.training),
+        "num_held_out": len(data.held_out),
+        "fingerprint": f"{seeds.seed_of(names):016x}",
+    }

@@ -1,0 +1,231 @@
+"""Two real captioned picture sets, built from npm and Debian packages.
+
+emoji    npm emoji-datasource-google (Noto drawings, Apache-2.0), @lobehub/fluent-emoji-3d
+         (Fluent drawings, MIT), emojibase-data (CLDR names, MIT)
+clipart  Debian openclipart-png and openclipart-svg (public domain)
+
+Each becomes a folder of square PNGs on white, `metadata.jsonl` ({"file_name", "text", "tags",
+"style"}), the held-out split beside it (`split.json`) and the packages' versions (`sources.json`).
+"""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from lafite_shifted.errors import InputError
+from lafite_shifted.io.files import (
+    atomic_directory,
+    atomic_file,
+    read_json,
+    read_json_lines,
+    sha256_of,
+    write_json,
+    write_json_lines,
+)
+from training.data.decoding import decode
+from training.data.images import bad_picture_rows
+from training.data.sources import UnreadablePictureError
+from training.data.split import is_held_out, split_key
+
+NPM_PACKAGES = {  # pinned: what ships was made from these versions
+    "flat": "emoji-datasource-google@16.0.0",
+    "3d": "@lobehub/fluent-emoji-3d@1.1.0",
+    "names": "emojibase-data@17.0.0",
+}
+DEBIAN_PACKAGES = ("openclipart-png", "openclipart-svg")  # apt offers the release's one version
+MAX_MEGAPIXELS = 1000.0  # the largest clipart has 623
+SAMPLE_SIZE = 512  # pictures that ship with lafite-shifted, and as many further ones
+DEFAULT_SIZES = {"emoji": 64, "clipart": 128}  # pixels
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture of a package before it is decoded."""
+
+    stem: str
+    path: Path
+    text: str
+    tags: list[str]
+    style: str
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `build_dataset` wrote."""
+
+    num_pictures: int
+    num_held_out: int
+    bad: list[tuple[str, str]]
+
+
+def _run(*command: str, cwd: Path) -> None:
+    if shutil.which(command[0]) is None:
+        package = {"npm": "Node.js", "apt-get": "apt", "dpkg": "dpkg"}.get(command[0], command[0])
+        raise InputError(
+            f"`{command[0]}` is not installed. Install {package} and run the same command again."
+        )
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise InputError(
+            f"`{' '.join(command)}` failed: {last}. Check the network and run the same command "
+            "again."
+        )
+
+
+def _npm_package(name: str, work: Path) -> Path:
+    folder = work / re.sub(r"\W", "-", name)
+    folder.mkdir()
+    _run("npm", "pack", name, cwd=folder)
+    _run("tar", "xzf", next(folder.glob("*.tgz")).name, cwd=folder)
+    return folder / "package"
+
+
+def _codepoints(name: str) -> str:
+    """Hexadecimal code points without the variation selector, which the packages use
+    inconsistently.
+    """
+    return "-".join(part for part in name.lower().split("-") if part != "fe0f")
+
+
+def _emoji_entries(work: Path) -> Iterator[Entry]:
+    names = {}
+    for entry in json.loads(
+        (_npm_package(NPM_PACKAGES["names"], work) / "en/data.json").read_text(encoding="utf-8")
+    ):
+        for variant in [entry, *entry.get("skins", [])]:
+            names[_codepoints(variant["hexcode"])] = (variant["label"], entry.get("tags", []))
+    flat = _npm_package(NPM_PACKAGES["flat"], work) / "img/google/64"
+    fluent = _npm_package(NPM_PACKAGES["3d"], work) / "assets"
+    for style, files in (
+        ("flat", sorted(flat.glob("*.png"))),
+        ("3d", sorted(fluent.glob("*.webp"))),
+    ):
+        for file in files:
+            key = _codepoints(file.stem)
+            if key in names:
+                text, tags = names[key]
+                yield Entry(f"{style}-{key}", file, text, tags, style)
+
+
+def _clipart_entries(work: Path) -> Iterator[Entry]:
+    _run("apt-get", "download", *DEBIAN_PACKAGES, cwd=work)
+    for package in work.glob("*.deb"):
+        _run("dpkg", "-x", str(package), str(work / "root"), cwd=work)
+    root = work / "root/usr/share/openclipart"
+    drawings = {file.stem: file for file in root.glob("svg/**/*.svg")}
+    for number, file in enumerate(sorted(root.glob("png/**/*.png"))):
+        text, tags = _svg_title(drawings[file.stem]) if file.stem in drawings else ("", [])
+        if text.lower() in ("", "open clip art library", "untitled"):
+            text = re.sub(r"_?\d+$", "", file.stem).replace("_", " ")
+        folders = list(file.relative_to(root / "png").parts[:-1])
+        yield Entry(f"{number:05d}-{file.stem}", file, text, tags + folders, "clipart")
+
+
+def _svg_title(path: Path) -> tuple[str, list[str]]:
+    """Title and subjects from the Dublin Core block at the head of an SVG (many of them are not
+    well-formed XML).
+    """
+    head = path.read_text(encoding="utf-8", errors="ignore")[:20000]
+    title = re.search(r"<dc:title>\s*([^<]+?)\s*</dc:title>", head)
+    subject = re.search(r"<dc:subject>(.*?)</dc:subject>", head, re.DOTALL)
+    tags = re.findall(r"<rdf:li>\s*([^<]+?)\s*</rdf:li>", subject.group(1)) if subject else []
+    return html.unescape(title.group(1)) if title else "", [html.unescape(tag) for tag in tags]
+
+
+def _square_on_white(image: Image.Image, size: int) -> Image.Image:
+    """The whole picture, padded with white to a square, `size` pixels wide."""
+    side = max(image.size)
+    canvas = Image.new("RGB", (side, side), "white")
+    canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return canvas.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def _check_unused(out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty. Choose another --out, or delete it first.")
+
+
+def build_dataset(name: str, out: Path, *, size: int, raw: bool = False) -> Built:
+    """Download the packages of `name` and write the set to the new folder `out`.
+
+    `raw` copies the files as the packages hold them, broken and huge ones included. Raises
+    InputError when a tool or the network is missing, or `out` is in use already; nothing
+    half-written is left.
+    """
+    _check_unused(out)
+    entries = {"emoji": _emoji_entries, "clipart": _clipart_entries}[name]
+    rows: dict[str, dict] = {}
+    bad: list[tuple[str, str]] = []
+    held_out: list[str] = []
+    with tempfile.TemporaryDirectory() as work, atomic_directory(out) as target:
+        for entry in entries(Path(work)):
+            file_name = f"{entry.stem}{entry.path.suffix if raw else '.png'}"
+            try:
+                if raw:
+                    shutil.copyfile(entry.path, target / file_name)
+                else:
+                    picture = decode(
+                        entry.path, max_megapixels=MAX_MEGAPIXELS, shrink_to=8 * size
+                    ).image
+                    _square_on_white(picture, size).save(target / file_name)
+            except UnreadablePictureError as error:
+                bad.append((entry.path.name, str(error)))
+                continue
+            rows[file_name] = {
+                "file_name": file_name,
+                "text": entry.text,
+                "tags": entry.tags,
+                "style": entry.style,
+            }
+            content = sha256_of((target / file_name).read_bytes())
+            if is_held_out(split_key(file_name, caption=entry.text, content_sha256=content)):
+                held_out.append(file_name)
+        write_json_lines(target / "metadata.jsonl", list(rows.values()))
+        write_json_lines(target / "report.jsonl", bad_picture_rows(bad))
+        write_json(target / "split.json", {"held_out": sorted(set(held_out))})
+        debian = sorted(path.name for path in Path(work).glob("*.deb"))  # NAME_VERSION_all.deb
+        packages = debian if name == "clipart" else sorted(NPM_PACKAGES.values())
+        write_json(target / "sources.json", {"packages": packages, "size": size, "raw": raw})
+    return Built(num_pictures=len(rows), num_held_out=len(set(held_out)), bad=bad)
+
+
+def build_sample(out: Path) -> None:
+    """The pictures that ship: `out`/pictures, and as many further ones in `out`/reference, none of
+    them held out.
+
+    Drawings of both styles in an order given by their names' hash; skin-tone variants and keycaps
+    are left out. Raises InputError as `build_dataset` does.
+    """
+    _check_unused(out)
+    with tempfile.TemporaryDirectory() as work, atomic_directory(out) as target:
+        emoji = Path(work) / "emoji"
+        build_dataset("emoji", emoji, size=DEFAULT_SIZES["emoji"])
+        held_out = set(read_json(emoji / "split.json")["held_out"])
+        rows = [
+            row
+            for row in read_json_lines(emoji / "metadata.jsonl")
+            if row["file_name"] not in held_out
+            and "skin tone" not in row["text"]
+            and "keycap" not in row["text"]
+        ]
+        rows.sort(key=lambda row: sha256_of(f"sample {row['file_name']}".encode()))
+        for name, part in (
+            ("pictures", rows[:SAMPLE_SIZE]),
+            ("reference", rows[SAMPLE_SIZE : 2 * SAMPLE_SIZE]),
+        ):
+            for row in part:
+                with (
+                    Image.open(emoji / row["file_name"]) as picture,
+                    atomic_file(target / name / row["file_name"]) as f,
+                ):
+                    picture.save(f, format="PNG", optimize=True)
+            write_json_lines(target / name / "metadata.jsonl", part)

@@ -1,0 +1,168 @@
+"""One picture: decoding whatever is legal to 8-bit RGB, and squaring it.
+
+Every legal picture becomes 8-bit RGB (16-bit, CMYK, palette, grey, transparent and animated ones
+are converted and counted); every other one raises `UnreadablePictureError` with a reason.
+"""
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+
+from training.data.sources import UnreadablePictureError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # the only decoders that Pillow may use
+DEFAULT_MAX_MEGAPIXELS = 100.0
+ORIENTATION_TAG = 0x0112
+# what Pillow's decoders raise on broken files
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
+RESAMPLING = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+}
+
+Image.MAX_IMAGE_PIXELS = (
+    None  # `decode` has a limit of its own, checked before any pixel is decoded
+)
+
+
+@dataclass(frozen=True)
+class SquareConfig:
+    """How a picture becomes a square; recorded with whatever was trained on it."""
+
+    background: str = "white"  # shown through transparency, and around `pad`: a name, or #rrggbb
+    resize: Literal["lanczos", "bicubic", "box"] = "lanczos"  # box: the mean over an area
+    # the centre square, all of it out of proportion, or all of it with background on two sides
+    crop: Literal["centre", "stretch", "pad"] = "centre"
+
+    def __post_init__(self) -> None:
+        if len(ImageColor.getrgb(self.background)) != 3:  # ValueError where there is no such colour
+            raise ValueError(f"background {self.background!r} is transparent itself")
+
+    @property
+    def colour(self) -> tuple[int, int, int]:
+        """Of the background, 0 to 255."""
+        red, green, blue = ImageColor.getrgb(self.background)[:3]
+        return red, green, blue
+
+
+DEFAULT_SQUARES = SquareConfig()
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An 8-bit RGB picture, and what had to be converted to get it."""
+
+    image: Image.Image
+    conversions: tuple[str, ...]
+
+
+def decode(
+    file: Path | BinaryIO,
+    *,
+    max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
+    background: tuple[int, int, int] = DEFAULT_SQUARES.colour,
+    shrink_to: int | None = None,
+) -> Decoded:
+    """Read a picture as upright RGB, transparency shown on `background`, the first frame of an
+    animation.
+
+    `shrink_to` bounds the longer side before the conversions, which saves copies of huge pictures.
+    Raises UnreadablePictureError (broken, not a picture, or above `max_megapixels`).
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            megapixels = image.width * image.height / 1e6
+            if megapixels > max_megapixels:
+                raise UnreadablePictureError(
+                    f"{image.width} x {image.height} is {megapixels:.0f} megapixels, the limit is "
+                    f"{max_megapixels:g} "
+                    f"(--max-megapixels)"
+                )
+            conversions = _conversions(image)
+            image.load()
+            if shrink_to and image.mode in ("RGB", "RGBA", "L"):
+                image.thumbnail((shrink_to, shrink_to))
+            upright = _upright(image)
+            rgb = _to_rgb(upright, background)
+            if shrink_to:
+                rgb.thumbnail((shrink_to, shrink_to))
+            # asked last: it reads the second frame, which may be broken
+            return Decoded(rgb, (*conversions, "animated") if _is_animated(image) else conversions)
+    except UnidentifiedImageError:
+        raise UnreadablePictureError(
+            f"not a picture in a supported format ({', '.join(FORMATS)})"
+        ) from None
+    except FileNotFoundError:
+        raise UnreadablePictureError("the file does not exist") from None
+    except BROKEN as error:
+        raise UnreadablePictureError(f"broken: {error}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn as EXIF says. Pillow's exif_transpose also rewrites EXIF, and fails on bad blocks."""
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    try:
+        turn = turns.get(image.getexif().get(ORIENTATION_TAG, 1))
+    except (struct.error, ValueError, TypeError, AttributeError, SyntaxError, KeyError):
+        turn = None  # unreadable EXIF says nothing about a picture that is readable
+    return image if turn is None else image.transpose(turn)
+
+
+def _conversions(image: Image.Image) -> tuple[str, ...]:
+    """Names of the conversions that `_to_rgb` is about to make; must be asked before the pixels are
+    loaded.
+    """
+    raw_modes = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
+    found = {
+        "16-bit": image.mode.startswith(("I", "F")) or ";16" in raw_modes,
+        "CMYK": image.mode == "CMYK",
+        "palette": image.mode in ("P", "PA"),
+        "grey": image.mode in ("1", "L", "LA", "La"),
+        "transparent": image.has_transparency_data,
+    }
+    return tuple(name for name, present in found.items() if present)
+
+
+def _is_animated(image: Image.Image) -> bool:
+    try:
+        return getattr(image, "is_animated", False)
+    except BROKEN:
+        return True  # it has more frames, though not whole ones
+
+
+def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    if image.mode.startswith(("I", "F")):  # 16 bits a sample: keep the upper eight
+        samples = np.asarray(image).astype(np.float64)
+        image = Image.fromarray(np.clip(np.rint(samples / 257), 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        canvas = Image.new("RGBA", image.size, (*background, 255))
+        canvas.alpha_composite(image.convert("RGBA"))
+        image = canvas
+    return image.convert("RGB")
+
+
+def to_square(
+    image: Image.Image, resolution: int, how: SquareConfig = DEFAULT_SQUARES
+) -> np.ndarray:
+    """[resolution, resolution, 3] uint8 of an RGB picture."""
+    size, method = (resolution, resolution), RESAMPLING[how.resize]
+    if how.crop == "stretch":
+        square = image.resize(size, method)
+    elif how.crop == "pad":
+        square = ImageOps.pad(image, size, method=method, color=how.colour)
+    else:
+        square = ImageOps.fit(image, size, method=method)
+    return np.asarray(square)

@@ -1,0 +1,198 @@
+"""Tar shards that lie elsewhere, as webdataset names and opens them: fetched one after another,
+embedded, and dropped.
+
+A shard is fetched whole before it is read, so that it passes the same checks as one on disk. Each
+has a folder of its own below `parts`, which says when it is done; index.jsonl and report.jsonl join
+them. The processes of torchrun share the shards.
+"""
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from lafite_shifted.encoders.clip import ClipEncoder
+from lafite_shifted.encoders.text_encoder import TextEncoder
+from lafite_shifted.errors import DEFAULT_MAX_BAD, InputError
+from lafite_shifted.io.files import read_json, read_json_lines, write_json, write_json_lines
+from torch_utils import distributed
+from training.config import differences
+from training.data.decoding import DEFAULT_MAX_MEGAPIXELS, DEFAULT_SQUARES, SquareConfig
+from training.data.embeddings import EmbedReport, embed_folder
+from training.data.images import ImageSource, bad_picture_rows, check_share_of_bad
+
+MAX_BYTES = 64 * 2**30  # of one shard
+CHUNK = 2**20
+PREFIX = "lafite-shifted-shard-"  # of folders for fetched shards
+
+
+def is_remote(where: str) -> bool:
+    """Whether this names a place by URL, not by path."""
+    return "://" in where or where.startswith("pipe:")
+
+
+def shard_urls(pattern: str) -> list[str]:
+    """Every URL of a pattern such as http://host/shard-{000..009}.tar.
+
+    InputError where one is not a tar by http or https (webdataset would run what a `pipe:` says),
+    where two shards have one name, or where webdataset is not installed.
+    """
+    expand, _ = _webdataset()
+    try:
+        urls = list(expand(pattern))
+    except (AssertionError, ValueError) as error:
+        raise InputError(f"{pattern} is no pattern of URLs ({error}). Mend it.") from error
+    for url in urls:
+        if urlsplit(url).scheme not in ("http", "https") or not shard_name(url).endswith(".tar"):
+            raise InputError(
+                f"{url}: only .tar shards are read, by http or https. Give their URLs, such as "
+                "https://host/shard-{000..009}.tar."
+            )
+    twice = [name for name, count in Counter(map(shard_name, urls)).items() if count > 1]
+    if twice:
+        raise InputError(f"{pattern} names {twice[0]} more than once. Name every shard once.")
+    return urls
+
+
+def embed_urls(
+    urls: Sequence[str],
+    out: Path,
+    clip: ClipEncoder,
+    *,
+    text_encoder: TextEncoder | None = None,
+    squares: SquareConfig = DEFAULT_SQUARES,
+    batch: int = 64,
+    max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
+    max_bad: float = DEFAULT_MAX_BAD,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> EmbedReport:
+    """Embed the pictures of all shards that `out` does not hold already, as `embed_folder` does;
+    `progress` counts this process's shards.
+
+    InputError where a shard cannot be had, or is no tar to be read; what was done stays.
+    """
+    made_by = {
+        "encoder": clip.id.to_json(),
+        "text_encoder": text_encoder and asdict(text_encoder.id),
+        "background": squares.background,
+    }
+    for number, url in enumerate(urls):
+        _check_same(_part(out, number), {"url": url, **made_by})
+    numbers = range(distributed.rank(), len(urls), distributed.num_processes())
+    open_numbers = [n for n in numbers if not (_part(out, n) / "done.json").is_file()]
+    num_embedded, conversions = 0, Counter[str]()
+    for done, (number, fetched) in enumerate(_fetched_ahead(urls, open_numbers), start=1):
+        part = _part(out, number)
+        with fetched as folder:
+            source = ImageSource(Path(folder) / shard_name(urls[number]))
+            report = embed_folder(
+                source,
+                part,
+                clip,
+                text_encoder=text_encoder,
+                squares=squares,
+                batch=batch,
+                max_megapixels=max_megapixels,
+                max_bad=1.0,  # the share of all shards counts
+            )
+        write_json(part / "done.json", {"url": urls[number], **made_by})
+        num_embedded += report.num_embedded
+        conversions += report.conversions
+        progress(done, len(open_numbers))
+    distributed.barrier()
+    rows, bad = _joined(out, urls)
+    if distributed.is_first():
+        write_json_lines(out / "index.jsonl", rows)
+        write_json_lines(out / "report.jsonl", bad_picture_rows(bad))
+    check_share_of_bad(bad, len(rows) + len(bad), max_share=max_bad)
+    return EmbedReport(num_embedded, len(rows) - num_embedded, bad, conversions)
+
+
+def _webdataset() -> tuple[Callable[[str], Sequence[str]], Callable[[str], Any]]:
+    try:
+        from webdataset.gopen import gopen  # pyright: ignore[reportMissingImports]
+        from webdataset.shardlists import expand_urls  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise InputError(
+            "Shards at a URL are read by webdataset, which is not installed. Run `pip install "
+            '"lafite_shifted[webdataset]"`.'
+        ) from error
+    return expand_urls, gopen
+
+
+def shard_name(url: str) -> str:
+    return PurePosixPath(unquote(urlsplit(url).path)).name
+
+
+def _part(out: Path, number: int) -> Path:
+    return out / "parts" / f"{number:05d}"
+
+
+def _check_same(part: Path, record: Mapping[str, Any]) -> None:
+    """InputError where what is in a part already was made otherwise."""
+    done = part / "done.json"
+    changed = differences(read_json(done), dict(record)) if done.is_file() else []
+    if changed:
+        raise InputError(
+            f"{part} was made otherwise: {'; '.join(changed)}. Choose another --out, or delete it."
+        )
+
+
+def _fetched_ahead(
+    urls: Sequence[str], numbers: Sequence[int]
+) -> Iterator[tuple[int, "tempfile.TemporaryDirectory[str]"]]:
+    """Each shard in a folder of its own, while the next one is being fetched."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(_fetched, urls[number]) for number in numbers[:1]]
+        for place, number in enumerate(numbers):
+            fetched = waiting.pop().result()
+            waiting += [pool.submit(_fetched, urls[n]) for n in numbers[place + 1 : place + 2]]
+            yield number, fetched
+
+
+def _fetched(url: str) -> "tempfile.TemporaryDirectory[str]":
+    folder = tempfile.TemporaryDirectory(prefix=PREFIX)
+    try:
+        fetch_shard(url, Path(folder.name))
+    except BaseException:
+        folder.cleanup()
+        raise
+    return folder
+
+
+def fetch_shard(url: str, folder: Path) -> Path:
+    """The shard under its own name in `folder`; InputError where it cannot be had."""
+    _, gopen = _webdataset()
+    path = folder / shard_name(url)
+    try:
+        with gopen(url) as stream, path.open("wb") as file:
+            while chunk := stream.read(CHUNK):
+                if file.write(chunk) and file.tell() > MAX_BYTES:
+                    raise OSError(f"larger than {MAX_BYTES / 2**30:g} GiB")
+    except OSError as error:  # curl is missing, or ended with an error
+        code = re.search(r"exit (\d+)", str(error))
+        reason = f"exit code {code[1]} of curl" if code else str(error)
+        raise InputError(
+            f"{url} cannot be fetched ({reason}). Check the URL and the network and run the same "
+            "command again: what was done stays."
+        ) from error
+    return path
+
+
+def _joined(out: Path, urls: Sequence[str]) -> tuple[list[dict], list[tuple[str, str]]]:
+    """Rows and bad pictures of all parts, under their shards' names."""
+    rows, bad = list[dict](), list[tuple[str, str]]()
+    for number, url in enumerate(urls):
+        part = _part(out, number)
+        for row in read_json_lines(part / "index.jsonl"):
+            shard = part.relative_to(out) / row["shard"]
+            name = f"{shard_name(url)}/{row['file_name']}"
+            rows.append(row | {"file_name": name, "shard": shard.as_posix()})
+        for row in read_json_lines(part / "report.jsonl"):
+            bad.append((f"{shard_name(url)}/{row['file_name']}", row["reason"]))
+    return rows, bad

@@ -1,0 +1,220 @@
+"""What a GAN configuration costs: parameters, multiply-accumulates, memory, and time from a short
+probe.
+
+Shape letters: N batch, R resolution.
+"""
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lafite_shifted.decoder.discriminator import Discriminator, conditional_logit
+from lafite_shifted.decoder.generator import Generator
+from lafite_shifted.encoders.clip import ClipEncoder
+from torch_utils.device import pick_dtype
+from training.data.image_cache import Squares
+from training.gan.config import GanTrainConfig
+from training.gan.data import GanData
+from training.gan.losses import path_lengths, r1_penalty
+from training.gan.trainer import GanTrainer
+
+PROBE_SECONDS = 20.0
+MOST_STEPS = 100  # are enough
+
+
+@dataclass(frozen=True)
+class GanCost:
+    """Figures of one configuration on one device."""
+
+    generator_parameters: int
+    discriminator_parameters: int
+    generator_gmac: float  # a picture, forward
+    discriminator_gmac: float
+    training_gib: float  # weights, optimizer, CLIP and the largest phase's activations
+    seconds_per_kimg: float
+    probe_pictures: int
+
+
+def measure_gan(
+    config: GanTrainConfig,
+    encoder: ClipEncoder,
+    *,
+    device: torch.device,
+    probe_seconds: float = PROBE_SECONDS,
+) -> GanCost:
+    """Count on the meta device (no memory), then time real steps at a small batch."""
+    with torch.device("meta"):
+        generator, discriminator = Generator(config.generator), Discriminator(config.discriminator)
+        dtype = pick_dtype(config.dtype, device)
+        generator.compute_dtype = discriminator.compute_dtype = dtype
+        generator.recompute = discriminator.recompute = config.recompute
+        size, dim = config.generator.resolution, config.generator.condition_dim
+        z, condition = torch.empty(1, config.generator.z_dim), torch.empty(1, dim)
+        pictures = torch.empty(1, 3, size, size)
+        g_gmac = _gmac(lambda: generator(z, condition))
+        d_gmac = _gmac(lambda: discriminator(pictures))
+        phases = {
+            "discriminator": 2
+            * saved_bytes(lambda: _conditional(discriminator, pictures, condition)),
+            "r1": saved_bytes(lambda: _penalty(discriminator, pictures, condition)),
+            "generator": saved_bytes(
+                lambda: _conditional(discriminator, generator(z, condition), condition)
+            ),
+        }
+        if config.path_length_weight > 0:
+            phases["path lengths"] = saved_bytes(lambda: _lengths(generator, z, condition))
+    g_parameters = sum(p.numel() for p in generator.parameters())
+    d_parameters = sum(p.numel() for p in discriminator.parameters())
+    # weights, gradients and two Adam moments of both, one averaged copy of G
+    state_bytes = 4 * (4 * (g_parameters + d_parameters) + g_parameters)
+    state_bytes += sum(p.numel() * p.element_size() for p in encoder.model.parameters())
+    if config.clip_weight > 0:
+        seen = torch.zeros(1, 3, size, size, device=device, requires_grad=True)
+        phases["generator"] += saved_bytes(lambda: encoder.embed_images(seen))
+    seconds, pictures_timed = _probe(config, encoder, device, limit=probe_seconds)
+    return GanCost(
+        g_parameters,
+        d_parameters,
+        g_gmac,
+        d_gmac,
+        (state_bytes + max(phases.values()) * (config.micro_batch or config.batch)) / 2**30,
+        seconds * 1000,
+        pictures_timed,
+    )
+
+
+def _conditional(discriminator: Discriminator, pictures: Tensor, condition: Tensor) -> Tensor:
+    realness, feature = discriminator(pictures)
+    return conditional_logit(realness, feature, condition)
+
+
+def _penalty(discriminator: Discriminator, pictures: Tensor, condition: Tensor) -> Tensor:
+    leaf = pictures.detach().requires_grad_(True)
+    return r1_penalty(_conditional(discriminator, leaf, condition), leaf)
+
+
+def _lengths(generator: Generator, z: Tensor, condition: Tensor) -> Tensor:
+    w = generator.mapping(z)
+    pictures = generator.synthesise(w, condition)
+    return path_lengths(pictures, w, torch.empty_like(pictures))
+
+
+def _gmac(run) -> float:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run()
+    return counter.get_total_flops() / 2e9
+
+
+def saved_bytes(run) -> float:
+    """Bytes that autograd keeps for one picture, parameters left out; each storage counted once."""
+    seen: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            seen[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = run()
+    del result
+    return float(sum(seen.values()))
+
+
+class Kind(NamedTuple):
+    """Lazy terms of a step."""
+
+    r1: bool
+    lengths: bool
+
+    @staticmethod
+    def of(step: int, config: GanTrainConfig) -> "Kind":
+        lengths = config.path_length_weight > 0 and step % config.path_length_every == 0
+        return Kind(step % config.r1_every == 0, lengths)
+
+
+def step_kinds(config: GanTrainConfig) -> dict[Kind, tuple[int, float]]:
+    """A step of each kind there is, and the kind's share of all; the plainest first."""
+    every, lengths = config.r1_every, config.path_length_every
+    if config.path_length_weight == 0:
+        found = [(1, 1 - 1 / every), (0, 1 / every)]
+    else:
+        period = math.lcm(every, lengths)
+        num_r1, num_lengths = period // every - 1, period // lengths - 1  # of one term alone
+        num_plain = period - num_r1 - num_lengths - 1
+        steps = (1, num_plain), (lengths, num_lengths), (every, num_r1), (0, 1)
+        found = [(step, count / period) for step, count in steps]
+    return {Kind.of(step, config): (step, share) for step, share in found if share > 0}
+
+
+def mean_seconds(
+    config: GanTrainConfig, timed: Callable[[int], float], *, limit: float
+) -> tuple[float, int]:
+    """(mean over the kinds of the median `timed` seconds of a step, steps counted), within about
+    `limit` seconds: a step of each kind, then as many as come, in their order.
+
+    The first of a kind, which sets up more, counts only where no other has come; a very first one
+    that takes as long as all may is itself the measurement.
+    """
+    kinds = step_kinds(config)
+    opening: dict[Kind, float] = {}
+    for kind, (step, _) in kinds.items():
+        opening[kind] = timed(step)
+        if len(opening) == 1 and opening[kind] > limit:
+            return opening[kind], 1
+    spent, later = sum(opening.values()), {kind: list[float]() for kind in kinds}
+    for step in range(1, 1 + MOST_STEPS):
+        if spent > limit:
+            break
+        seconds = timed(step)
+        later[Kind.of(step, config)].append(seconds)
+        spent += seconds
+    counted = {kind: later[kind] or [opening[kind]] for kind in kinds}
+    mean = sum(share * statistics.median(counted[kind]) for kind, (_, share) in kinds.items())
+    return mean, sum(map(len, counted.values()))
+
+
+def _probe(
+    config: GanTrainConfig, encoder: ClipEncoder, device: torch.device, *, limit: float
+) -> tuple[float, int]:
+    """(seconds a picture, pictures timed) of training steps on grey pictures."""
+    batch = min(
+        config.batch,
+        32 if config.generator.resolution <= 64 else 4 if config.generator.resolution <= 256 else 1,
+    )
+    group = math.gcd(config.discriminator.group, batch)
+    discriminator = dataclasses.replace(config.discriminator, group=group)
+    changes = {"batch": batch, "micro_batch": None, "discriminator": discriminator}
+    small = dataclasses.replace(config, **changes)
+    size, num = config.generator.resolution, max(2 * batch, 4)
+    generator = torch.Generator().manual_seed(0)
+    embeddings = nn.functional.normalize(
+        torch.randn(num, encoder.id.dim, generator=generator), dim=1
+    )
+    pixels = torch.full((num, 3, size, size), 128, dtype=torch.uint8)
+    none = torch.zeros(num + 1, dtype=torch.long)
+    empty = embeddings[:0]
+    squares, nothing = Squares.of(pixels), Squares.of(pixels[:0])
+    data = GanData(squares, embeddings, nothing, empty, encoder.id, "probe", empty, none)
+    trainer = GanTrainer(small, data, encoder, device=device)
+
+    if config.augment.control != "fixed":  # it rises from 0: as in the middle of a run
+        trainer.augment.probability.fill_(config.augment.probability / 2)
+
+    def timed(step: int) -> float:
+        start = time.perf_counter()
+        trainer.step(step * batch)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    seconds, num_steps = mean_seconds(config, timed, limit=limit)
+    return seconds / batch, num_steps * batch

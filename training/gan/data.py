@@ -1,0 +1,119 @@
+"""Pictures and embeddings of a GAN's training set. Shape letters: M pictures, m captions, D
+embedding.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lafite_shifted.encoders.encoder_id import EncoderId
+from lafite_shifted.errors import InputError
+from training.data.decoding import (
+    DEFAULT_MAX_MEGAPIXELS,
+    DEFAULT_SQUARES,
+    SquareConfig,
+    to_square,
+)
+from training.data.embeddings import EmbeddingSet
+from training.data.image_cache import Squares, plan_cache
+from training.data.images import ImageSource
+from training.data.remote_images import RemotePictures, ShardOrder, in_first_shards
+
+ASKED = 512  # pictures at most that a generator is measured on while it trains
+
+
+@dataclass(frozen=True)
+class GanData:
+    """Training pictures with their embeddings, and the held-out ones."""
+
+    pictures: Squares  # M
+    embeddings: Tensor  # [M, D] unit float32
+    held_out_pictures: Squares
+    held_out_embeddings: Tensor
+    encoder_id: EncoderId
+    fingerprint: str  # of the files, see EmbeddingSet
+    captions: Tensor  # [m, D], embeddings of the training pictures' captions, in their order
+    first_caption: Tensor  # [M + 1], where those of each picture begin
+    cache: str = "held in main memory"  # where the pictures are, and why
+    order: ShardOrder | None = None  # of pictures in shards that lie elsewhere
+
+    def describe(self) -> dict:
+        """What config.json records of the data, to notice when it changes."""
+        return {
+            "num_training": len(self.pictures),
+            "num_held_out": len(self.held_out_pictures),
+            "fingerprint": self.fingerprint,
+        }
+
+
+def load_gan_data(
+    source: ImageSource | RemotePictures,
+    embeddings: EmbeddingSet,
+    *,
+    resolution: int,
+    hold_out: bool,
+    seed: int = 0,
+    squares: SquareConfig = DEFAULT_SQUARES,
+    cache_gib: float | None = None,
+    max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
+    max_bad: float = 0.0,
+) -> GanData:
+    """The embedded pictures, divided by the split; InputError if fewer than two are left to train
+    on. Decoded now where all fit into `cache_gib` (see `plan_cache`). `seed` is that of the order
+    of remote ones.
+
+    A picture that cannot be read any more is replaced, and listed in the embeddings' report;
+    TooManyBadPicturesError above a share `max_bad`.
+    """
+    held_out = embeddings.held_out
+    if not hold_out:
+        held_out = torch.zeros_like(held_out)
+    if int((~held_out).sum()) < 2:
+        remedy = "Add pictures."
+        if int(held_out.sum()) > 0:
+            remedy += (
+                " Files that differ by a number alone are one name, which is held out whole: "
+                "--set hold_out=false trains on all."
+            )
+        raise InputError(
+            f"{source.where} leaves {int((~held_out).sum())} of {len(held_out)} pictures to train "
+            f"on. {remedy}"
+        )
+
+    def pictures(mask: Tensor) -> Squares:
+        names = [embeddings.names[row] for row in mask.nonzero().flatten().tolist()]
+
+        def read(row: int) -> Tensor:
+            picture = source.decode(
+                names[row], max_megapixels=max_megapixels, background=squares.colour
+            ).image
+            return torch.from_numpy(to_square(picture, resolution, squares).copy()).permute(2, 0, 1)
+
+        return Squares(names, read, max_bad=max_bad, report=embeddings.folder / "report.jsonl")
+
+    training, order = pictures(~held_out), None
+    cache = plan_cache(len(training), resolution=resolution, limit_gib=cache_gib)
+    if isinstance(source, RemotePictures):
+        key = (seed, "pictures")
+        order = ShardOrder(training.names, key=key, expect=None if cache.holds else source.expect)
+    if cache.holds:
+        training.hold()
+        training.settle()
+    measured = held_out
+    if order is not None:  # a few shards are enough to measure on
+        measured = in_first_shards(embeddings.names, held_out, count=ASKED)
+    captioned = ~held_out[embeddings.caption_image]
+    counts = torch.bincount(embeddings.caption_image, minlength=len(held_out))[~held_out]
+    return GanData(
+        training,
+        embeddings.image[~held_out],
+        pictures(measured),
+        embeddings.image[measured],
+        embeddings.encoder_id,
+        embeddings.fingerprint,
+        embeddings.text[captioned],
+        torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]),
+        cache.reason,
+        order,
+    )

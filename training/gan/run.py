@@ -1,0 +1,231 @@
+"""From the flags of `train-gan` to a trainer and its run folder; `demo` uses it too."""
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from lafite_shifted.encoders.clip import ClipEncoder
+from lafite_shifted.encoders.encoder_id import check_same_encoder
+from lafite_shifted.errors import DEFAULT_MAX_BAD, InputError
+from lafite_shifted.pipeline import TextToImage
+from torch_utils import distributed
+from torch_utils.ops import native
+from training.config import override
+from training.data.decoding import SquareConfig
+from training.data.embeddings import EmbeddingSet, EmbedReport, embed_folder
+from training.data.image_cache import plan_cache
+from training.data.images import ImageSource
+from training.data.remote_images import RemotePictures
+from training.data.remote_shards import embed_urls, is_remote, shard_urls
+from training.gan.augment import AugmentConfig
+from training.gan.config import GanTrainConfig
+from training.gan.cost import measure_gan
+from training.gan.data import GanData, load_gan_data
+from training.gan.trainer import GanTrainer
+from training.gan.transfer import Start, check_freezing
+from training.run_folder import RunFolder, RunLock, check_usable
+from training.runs import Progress, compute_record, length_fields, refuse_derived, silent
+
+
+def gan_config(
+    preset: GanTrainConfig,
+    *,
+    resolution: int | None = None,
+    kimg: float | None = None,
+    batch: int | None = None,
+    augment: AugmentConfig | None = None,
+    seed: int = 0,
+    assignments: Sequence[str] = (),
+) -> GanTrainConfig:
+    """The preset with the common flags, then `--set`, applied; InputError for an unknown field or a
+    bad value.
+    """
+    if augment is not None:
+        preset = dataclasses.replace(preset, augment=augment)
+    flags = [f"seed={seed}"]
+    refuse_derived(assignments, "generator.condition_dim", "discriminator.condition_dim")
+    if kimg is not None:
+        flags += length_fields(preset.run, kimg)
+    if batch is not None:
+        flags.append(f"batch={batch}")
+    if resolution is not None:
+        flags += [f"{part}.resolution={resolution}" for part in ("generator", "discriminator")]
+    return override(preset, [*flags, *assignments])
+
+
+def open_gan_run(
+    config: GanTrainConfig,
+    pictures: str | Path,
+    out: Path,
+    encoder: ClipEncoder,
+    *,
+    device: torch.device,
+    cache_gib: float | None = None,
+    max_bad: float = DEFAULT_MAX_BAD,
+    max_megapixels: float = 100.0,
+    init: Path | None = None,
+    progress: Progress = silent,
+) -> tuple[GanTrainer, RunFolder, EmbedReport]:
+    """Embed `pictures`, at a path or the URL of shards, into `out`/embeddings where that is not
+    done (in the first process, shards in all), and open trainer and run folder; a new run starts
+    from the model `init`, if given. A run that goes on keeps the embeddings of pictures that have
+    become unreadable: it shows others in their place.
+    """
+    source = _source_of(pictures, out)
+    check_usable(out, kind="gan")
+    start = Start.of(init, out) if init else None
+    check_freezing(config, start)
+    RunFolder.restore_threads(out)
+    folder = out / "embeddings"
+    report = EmbedReport.nothing()
+    is_ready = (folder / "index.jsonl").is_file() or isinstance(source, RemotePictures)
+    if distributed.num_processes() > 1 and not is_ready:
+        raise InputError(
+            f"Several processes need embeddings that are ready. Run `lafite-shifted embed "
+            f"{pictures} --out {folder} --clip {encoder.id.model} --background "
+            f"'{config.pictures.background}'` in one, then this in all."
+        )
+    with ExitStack() as undo:
+        lock = None
+        if distributed.is_first():
+            lock = RunLock(out)  # before anything is written: another run may be using it
+            undo.callback(lock.release)
+        how = {
+            "squares": config.pictures,
+            "max_bad": max_bad,
+            "max_megapixels": max_megapixels,
+            "progress": progress,
+        }
+        if isinstance(source, RemotePictures):  # the processes share the shards
+            report = embed_urls(list(source.urls.values()), folder, encoder, **how)
+        elif distributed.is_first():  # with several, only what has changed since
+            going_on = (out / "config.json").is_file()
+            report = embed_folder(source, folder, encoder, keep_unreadable=going_on, **how)
+        distributed.barrier()
+        data = load_gan_data(
+            source,
+            EmbeddingSet(folder),
+            resolution=config.generator.resolution,
+            hold_out=config.hold_out,
+            seed=config.seed,
+            squares=config.pictures,
+            cache_gib=cache_gib,
+            max_megapixels=max_megapixels,
+            max_bad=max_bad,
+        )
+        config = _for_encoder(config, encoder)
+        # compiled or reference: they round differently
+        ops = native.status(device).partition(" ")[0]
+        description = {
+            "config": dataclasses.asdict(config),
+            "encoder": encoder.id.to_json(),
+            "data": data.describe(),
+            "compute": compute_record(config.dtype, device) | {"ops": ops},
+            "init": start and dict(start.record),
+        }
+        # first: it may refuse the data
+        trainer = GanTrainer(config, data, encoder, device=device, start=start)
+        run = RunFolder(out, kind="gan", description=description, lock=lock)
+        undo.pop_all()  # the lock is the run's
+    return trainer, run, report
+
+
+def gan_data_for(
+    model: TextToImage,
+    pictures: Path,
+    out: Path,
+    embeddings: Path | None,
+    *,
+    max_bad: float,
+    max_megapixels: float,
+    progress: Progress = silent,
+) -> tuple[GanData, EmbedReport | None]:
+    """What a model is evaluated on: `pictures`, with ready `embeddings` or those made or reused in
+    `out`/embeddings. A model that was trained on all pictures has none held out.
+    """
+    source, report = ImageSource(pictures, exclude=out), None
+    training = model.generator.training
+    named = [field.name for field in dataclasses.fields(SquareConfig) if field.name in training]
+    squares = SquareConfig(**{name: training[name] for name in named})
+    if embeddings is None:
+        report = embed_folder(
+            source,
+            out / "embeddings",
+            model.clip,
+            squares=squares,
+            max_bad=max_bad,
+            max_megapixels=max_megapixels,
+            progress=progress,
+        )
+    found = EmbeddingSet(embeddings or out / "embeddings")
+    check_same_encoder(
+        found.encoder_id,
+        model.clip.id,
+        what=str(embeddings),
+        remedy="Leave --embeddings out.",
+    )
+    data = load_gan_data(
+        source,
+        found,
+        resolution=model.generator.network.config.resolution,
+        hold_out=training.get("hold_out", True),
+        squares=squares,
+        max_megapixels=max_megapixels,
+        max_bad=max_bad,
+    )
+    return data, report
+
+
+def gan_cost(
+    config: GanTrainConfig,
+    pictures: str | Path,
+    encoder: ClipEncoder,
+    *,
+    device: torch.device,
+    cache_gib: float | None = None,
+) -> list[str]:
+    """Lines for --dry-run: parameters, GMAC, memory and the time that the run would take here;
+    nothing is embedded or written.
+    """
+    source = _source_of(pictures)
+    if isinstance(source, RemotePictures):
+        described = f"in {len(source.urls)} shards, not fetched for this"
+    else:
+        resolution = config.generator.resolution
+        cache = plan_cache(len(source), resolution=resolution, limit_gib=cache_gib)
+        described = f"{len(source)}, {cache.reason}"
+    cost = measure_gan(_for_encoder(config, encoder), encoder, device=device)
+    hours = cost.seconds_per_kimg * config.run.kimg / 3600
+    return [
+        f"resolution     {config.generator.resolution} px, batch {config.batch}, "
+        f"{config.run.kimg:g} kimg",
+        f"parameters     G {cost.generator_parameters / 1e6:.2f} M, D "
+        f"{cost.discriminator_parameters / 1e6:.2f} M",
+        f"work           G {cost.generator_gmac:.2f} GMAC, D {cost.discriminator_gmac:.2f} GMAC a "
+        "picture, forward",
+        f"pictures       {described}",
+        f"memory         about {cost.training_gib:.2f} GiB on {device} while training at this "
+        "batch (estimated from the shapes)",
+        f"time           {cost.seconds_per_kimg:.1f} s/kimg on {device}, {hours:.1f} h for the run "
+        f"(from a probe of {cost.probe_pictures} pictures)",
+        *config.reasons(),
+    ]
+
+
+def _for_encoder(config: GanTrainConfig, encoder: ClipEncoder) -> GanTrainConfig:
+    dim = encoder.id.dim
+    return dataclasses.replace(
+        config,
+        generator=dataclasses.replace(config.generator, condition_dim=dim),
+        discriminator=dataclasses.replace(config.discriminator, condition_dim=dim),
+    )
+
+
+def _source_of(pictures: str | Path, out: Path | None = None) -> ImageSource | RemotePictures:
+    """Pictures at hand, but for those of the run `out`, or in shards at a URL."""
+    if is_remote(str(pictures)):
+        return RemotePictures(shard_urls(str(pictures)), where=str(pictures))
+    return ImageSource(Path(pictures), exclude=out)

@@ -1,0 +1,369 @@
+"""Training the decoder on pictures alone: StyleGAN2 (arXiv:1912.04958) with Lafite's conditioning
+and contrastive losses (arXiv:2111.13792), each picture's own CLIP embedding being its condition.
+
+Shape letters: N samples of this process, D embedding, Z latent, R resolution.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from lafite_shifted.decoder.discriminator import Discriminator
+from lafite_shifted.decoder.generator import Generator, to_uint8
+from lafite_shifted.decoder.pseudo_text import pseudo_text
+from lafite_shifted.encoders.clip import ClipEncoder
+from lafite_shifted.errors import DivergedError, InputError
+from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian
+from lafite_shifted.io.files import atomic_file
+from lafite_shifted.io.model_folder import best_figure, save_generator
+from lafite_shifted.pipeline import latents
+from torch_utils import distributed, seeds
+from torch_utils.device import pick_dtype
+from torch_utils.ema import RAMP as EMA_RAMP
+from torch_utils.ema import Ema
+from torch_utils.loss_scale import LossScale
+from training.gan.augment import NUM_DRAWS, AugmentControl
+from training.gan.config import GanTrainConfig
+from training.gan.data import GanData
+from training.gan.evaluate import (
+    Asked,
+    critic_logits,
+    embed_pictures,
+    gan_figures,
+    grid,
+    real_figures,
+)
+from training.gan.random_numbers import Draws
+from training.gan.step import Batch, GanSteps
+from training.gan.transfer import Start, freeze
+from training.run_folder import Evaluation
+
+PATH_LENGTH_DECAY = 0.01  # arXiv:1912.04958, appendix B
+MAX_SKIPPED = 20  # steps in a row whose gradients are not finite
+BATCHES_AHEAD = 2  # that are decoded while a step runs
+
+
+class Running(nn.Module):
+    """What a training carries from step to step, beside weights and moments."""
+
+    path_length_mean: Tensor
+    skipped: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("path_length_mean", torch.zeros(()))
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.long))  # in a row
+
+
+class GanTrainer:
+    """One step: D on real and generated pictures, lazily R1, then G. The processes of torchrun
+    share the batch.
+    """
+
+    def __init__(
+        self,
+        config: GanTrainConfig,
+        data: GanData,
+        clip: ClipEncoder,
+        *,
+        device: torch.device,
+        start: Start | None = None,
+    ):
+        self.config, self.data, self.clip, self.device = config, data, clip, device
+        self.batch = config.batch
+        _check_shares(config)
+        if config.caption_share > 0 and not len(data.captions):
+            raise InputError(
+                "caption_share is set, but no training picture has a caption. Add captions, or "
+                "leave it out."
+            )
+        torch.manual_seed(seeds.seed_of(config.seed, "gan weights"))
+        self.generator = Generator(config.generator).to(device)
+        self.discriminator = Discriminator(config.discriminator).to(device)
+        networks = self.generator, self.discriminator
+        self.kept = start.apply(*networks, data.encoder_id) if start else []  # lines to show
+        freeze(config, *networks)
+        dtype = pick_dtype(config.dtype, device)
+        self.generator.compute_dtype = self.discriminator.compute_dtype = dtype
+        self.generator.recompute = self.discriminator.recompute = config.recompute
+        half_life = config.half_life_kimg * 1000
+        # weights that are no random ones need not be forgotten soon
+        ramp = math.inf if start else EMA_RAMP
+        self.ema = Ema(self.generator, half_life=half_life, ramp=ramp)
+        self.ema.network.compute_dtype = dtype
+        self.running = Running().to(device)
+        speed = config.augment_speed_kimg
+        self.augment = AugmentControl(config.augment, speed_kimg=speed).to(device)
+        self.stats = EmbeddingStats.of(data.embeddings, data.encoder_id)
+        self.standardiser = Gaussian.from_stats(self.stats, kind="diagonal").to(device)
+        shaped = config.pseudo_text_shape == "gaussian"
+        self.noise_shape = Gaussian.from_stats(self.stats).to(device) if shaped else None
+        self.asked = Asked.of(data)
+        self.g_scale, self.d_scale = LossScale(dtype).to(device), LossScale(dtype).to(device)
+        self.steps = GanSteps(
+            config, self.generator, self.discriminator, clip, self.g_scale, self.d_scale
+        )
+        options = {
+            "lr": config.step_size,
+            "betas": (0.0, config.beta2),
+            "eps": 1e-8,
+            "fused": True,
+        }
+        self.draws = Draws(self._randomness)
+        self.g_optimizer = Adam(self.generator.parameters(), **options)
+        self.d_optimizer = Adam(self.discriminator.parameters(), **options)
+
+    @property
+    def waited(self) -> float:
+        return self.data.pictures.waited + self.draws.waited
+
+    def parts(self) -> Mapping[str, nn.Module | Optimizer]:
+        return {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "ema": self.ema.network,
+            "g_optimizer": self.g_optimizer,
+            "d_optimizer": self.d_optimizer,
+            "running": self.running,
+            "augment": self.augment,
+            "g_scale": self.g_scale,
+            "d_scale": self.d_scale,
+        }
+
+    def draw(self, samples_seen: int) -> Batch:
+        """This process's part of the batch of the samples [samples_seen, samples_seen + batch)."""
+        config, device, data = self.config, self.device, self.data
+        positions = distributed.share(range(samples_seen, samples_seen + self.batch))
+        asked = self._rows(positions)
+        rows, pixels = data.pictures.take(asked)
+        for step in range(1, BATCHES_AHEAD + 1):
+            later = range(positions.start + step * self.batch, positions.stop + step * self.batch)
+            data.pictures.expect(self._rows(later))
+        h = data.embeddings[rows].to(device)
+        random = self.draws.take(samples_seen)
+        self.draws.expect(samples_seen + self.batch)
+        z, noise, perturbation, uniform = (
+            random[name].to(device) for name in ("z", "noise", "perturbation", "uniform")
+        )
+
+        def conditions(embeddings: Tensor) -> Tensor:
+            cosine = config.pseudo_text_cosine
+            return pseudo_text(embeddings, perturbation, cosine=cosine, gaussian=self.noise_shape)
+
+        pseudo, mismatch = conditions(h), h[:, :0]
+        if config.caption_share > 0:
+            pseudo = self._with_captions(pseudo, rows, positions)
+        if config.mismatch_weight > 0:
+            lots = self._lots("mismatch", positions, len(data.pictures) - 1)
+            others = torch.tensor(rows) + 1 + lots  # never the picture itself
+            others %= len(data.pictures)
+            mismatch = self.standardiser.standardise(conditions(data.embeddings[others].to(device)))
+        keep = uniform[:, 0] >= config.condition_dropout
+        real = pixels.to(device).float() / 127.5 - 1
+        return Batch(
+            real=real,
+            replaced=torch.tensor([a != b for a, b in zip(asked, rows, strict=True)]),
+            z=z,
+            noise=noise,
+            pseudo=pseudo,
+            condition=self.standardiser.standardise(pseudo) * keep[:, None],
+            mismatch=mismatch,
+            keep=keep,
+            augment_probability=self.augment.probability.expand(len(real)),
+            augment_real=uniform[:, 1 : 1 + NUM_DRAWS],
+            augment_fake=uniform[:, 1 + NUM_DRAWS :],
+            augment_noise=random["augment_noise"].to(device),
+            path_noise=random["path_noise"].to(device),
+        )
+
+    def _randomness(self, samples_seen: int) -> dict[str, Tensor]:
+        """What is random in the samples of `draw`, but for their pictures; on the CPU."""
+        config, size = self.config, self.config.generator.resolution
+        positions = distributed.share(range(samples_seen, samples_seen + self.batch))
+
+        def normal(what: str, *shape: int) -> Tensor:
+            return seeds.normal_per_sample(shape, key=(config.seed, what), indices=positions)
+
+        dim = self.data.embeddings.shape[1]
+        sizes = [config.generator.z_dim, self.generator.num_noise, dim]
+        z, noise, perturbation = normal("normal", sum(sizes)).split(sizes, dim=1)
+        uniform = seeds.uniform_per_sample(
+            (1 + 2 * NUM_DRAWS,), key=(config.seed, "uniform"), indices=positions
+        )
+        found = {"z": z, "noise": noise, "perturbation": perturbation, "uniform": uniform}
+        n = len(positions)
+        path_noise, augment_noise = torch.empty(n, 0, size, size), torch.empty(n, 1, 0)
+        if self._lengths_are_due(samples_seen):
+            path_noise = normal("path", 3, size, size)
+        if config.augment.noise > 0:
+            augment_noise = normal("augment", 2, 3, size, size)
+        return found | {"path_noise": path_noise, "augment_noise": augment_noise}
+
+    def _rows(self, positions: range) -> list[int]:
+        """Of the training pictures that the samples at these positions show, a share of a batch."""
+        if self.data.order is not None:
+            first = positions.start // self.batch * len(positions)  # of this process's own
+            return self.data.order.rows(range(first, first + len(positions)))
+        key = (self.config.seed, "pictures")
+        return seeds.epoch_indices(positions, size=len(self.data.pictures), key=key)
+
+    def _lots(self, what: str, positions: range, size: int) -> Tensor:
+        """A number below `size` for each position."""
+        key = (self.config.seed, what)
+        lots = seeds.uniform_per_sample((1,), key=key, indices=positions)[:, 0]
+        return (lots.double() * size).long()
+
+    def _with_captions(self, pseudo: Tensor, rows: list[int], positions: range) -> Tensor:
+        """A caption's embedding instead of the pseudo text, for a share of the captioned pictures
+        (arXiv:2211.15388, section 4.3).
+        """
+        captions, first = self.data.captions, self.data.first_caption
+        which = torch.tensor(rows)
+        counts = first[which + 1] - first[which]
+        key = (self.config.seed, "captions")
+        lots = seeds.uniform_per_sample((2,), key=key, indices=positions)
+        chosen = (counts > 0) & (lots[:, 0] < self.config.caption_share)
+        text = first[which] + (lots[:, 1].double() * counts).long()
+        found = captions[text[chosen]].to(self.device)
+        return pseudo.index_copy(0, chosen.nonzero().flatten().to(self.device), found)
+
+    def _is_due(self, samples_seen: int, every: int) -> bool:
+        return (samples_seen // self.batch) % every == 0
+
+    def _lengths_are_due(self, samples_seen: int) -> bool:
+        every = self.config.path_length_every
+        return self.config.path_length_weight > 0 and self._is_due(samples_seen, every)
+
+    def step(self, samples_seen: int) -> Mapping[str, Tensor]:
+        batch, config = self.draw(samples_seen), self.config
+        self.data.pictures.settle()
+        self.d_optimizer.zero_grad(set_to_none=True)
+        logged = self.steps.discriminator_gradients(
+            batch, regularise=self._is_due(samples_seen, config.r1_every)
+        )
+        if not self._apply(self.d_optimizer, self.d_scale):
+            return self._skipped()
+        sign = logged["sign_real"].clone()
+        distributed.average([sign])
+        self.augment.update(sign, samples=self.batch)
+        self.g_optimizer.zero_grad(set_to_none=True)
+        lengths_are_due = self._lengths_are_due(samples_seen)
+        mean = self.running.path_length_mean if lengths_are_due else None
+        of_generator, w_mean = self.steps.generator_gradients(batch, path_length_mean=mean)
+        if not self._apply(self.g_optimizer, self.g_scale):
+            return self._skipped()
+        self.running.skipped.zero_()
+        if lengths_are_due:
+            length = of_generator["path_length"].clone()
+            distributed.average([length])
+            self.running.path_length_mean.lerp_(length, PATH_LENGTH_DECAY)
+        self.generator.mapping.track(w_mean)
+        self.ema.update(self.generator, batch=self.batch, samples_seen=samples_seen + self.batch)
+        more = {
+            "augment_probability": self.augment.probability.clone(),
+            "skipped": torch.zeros(()),
+            "replaced": batch.replaced.float().mean(),
+        }
+        return logged | of_generator | more
+
+    def _apply(self, optimizer: Optimizer, scale: LossScale) -> bool:
+        """Take the step unless a gradient is not finite: gradients are the same in all processes,
+        and so is what is decided.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        finite = bool(norm.isfinite())
+        if finite:
+            scale.unscale(parameters)
+            optimizer.step()
+        scale.update(finite=finite)
+        return finite
+
+    def _skipped(self) -> Mapping[str, Tensor]:
+        """What is logged of a step that D or G did not take; DivergedError after MAX_SKIPPED in a
+        row.
+        """
+        self.running.skipped += 1
+        if int(self.running.skipped) >= MAX_SKIPPED:
+            raise DivergedError(
+                f"Training diverged: the gradients of {MAX_SKIPPED} steps in a row were not "
+                "finite. The last checkpoint is intact; start a new run with a lower learning "
+                "rate or a higher R1 gamma."
+            )
+        return {"skipped": torch.ones(())}
+
+    # --- evaluation
+
+    @torch.no_grad()
+    def render(self, embeddings: Tensor, *, first_seed: int = 0) -> Tensor:
+        """Pictures [N, R, R, 3] uint8 of the averaged generator, seeds from `first_seed` on."""
+        parts = []
+        for start in range(0, len(embeddings), 64):
+            h = embeddings[start : start + 64].to(self.device)
+            indices = range(first_seed + start, first_seed + start + len(h))
+            z = latents(indices, self.config.generator.z_dim).to(self.device)
+            parts.append(to_uint8(self.ema.network(z, self.standardiser.standardise(h))))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def evaluate(self, samples_seen: int, folder: Path) -> Evaluation:
+        """Figures of the averaged generator (see `gan_evaluation`); writes a grid and
+        `folder/generator`, and `folder/best/generator` where the Frechet distance is the smallest
+        so far of the same reference.
+        """
+        training = {
+            "kimg": round(samples_seen / 1000, 3),
+            "num_pictures": len(self.data.pictures),
+            "pseudo_text_cosine": self.config.pseudo_text_cosine,
+            "hold_out": self.config.hold_out,
+            **dataclasses.asdict(self.config.pictures),
+        }
+        asked, reference = self.asked, self.asked.reference
+        save_generator(folder / "generator", self.ema.network, self.stats, training=training)
+        picture = grid(asked, self.render, self._embed_pixels)
+        path = folder / "grids" / f"samples-{samples_seen:010d}.png"
+        with atomic_file(path) as file:
+            picture.save(file, format="PNG")
+        made = self.render(asked.embeddings)
+        seen = self._embed_pixels(made)
+        found = gan_figures(asked, seen)
+        figures = {f"{asked.where}_{name}": value for name, value in found.items()}
+        name, best = f"{asked.where}_frechet", folder / "best" / "generator"
+        if figures[name] < best_figure(best, name, reference=reference):
+            told = training | {name: figures[name], "reference": reference}
+            save_generator(best, self.ema.network, self.stats, training=told)
+        condition = self.standardiser.standardise(asked.embeddings.to(self.device))
+        z = latents(range(len(made)), self.config.generator.z_dim).to(self.device)
+        histograms = {
+            "logit_real": critic_logits(self.discriminator, asked.pixels, condition),
+            "logit_fake": critic_logits(self.discriminator, made.permute(0, 3, 1, 2), condition),
+            "w_norm": self.ema.network.mapping(z).norm(dim=1),
+            "condition_cosine": (seen * asked.embeddings).sum(dim=1),
+        }
+        return Evaluation(figures | self._real_figures, reference, {"samples": picture}, histograms)
+
+    @functools.cached_property
+    def _real_figures(self) -> dict[str, float]:
+        """The same at each evaluation."""
+        return real_figures(self.asked, self._embed_pixels)
+
+    def _embed_pixels(self, pictures: Tensor) -> Tensor:
+        return embed_pictures(self.clip, pictures)
+
+
+def _check_shares(config: GanTrainConfig) -> None:
+    """InputError unless the processes can share a batch in whole groups."""
+    processes, group = distributed.num_processes(), config.discriminator.group
+    share, rest = divmod(config.batch, processes)
+    if rest or (processes > 1 and share % group):
+        raise InputError(
+            f"A batch of {config.batch} is not shared by {processes} processes in groups of "
+            f"{group}, over which the minibatch standard deviation runs. Choose a --batch that is "
+            f"a multiple of {processes * group}."
+        )

@@ -1,0 +1,125 @@
+"""Starting from another generator: other pictures, another CLIP, another size of condition.
+
+What fits by name and shape is kept. Layers that read the condition are new where the CLIP is
+another, whose dimensions mean something else. Freezing keeps layers as they came: the first blocks
+of the discriminator (Freeze-D, arXiv:2002.10964), the mapping or the synthesis network.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lafite_shifted.decoder.discriminator import Discriminator
+from lafite_shifted.decoder.generator import Generator
+from lafite_shifted.encoders.encoder_id import EncoderId, weights_digest
+from lafite_shifted.errors import InputError
+from lafite_shifted.io.files import load_tensors
+from lafite_shifted.io.model_folder import LoadedGenerator, find_part, load_generator
+from training.gan.config import GanTrainConfig
+from training.run_folder import checkpoint_paths, recorded_start
+
+# layers that read the condition
+G_CONDITION, D_CONDITION = ("styles.",), ("to_feature.",)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with, and what config.json records of it."""
+
+    record: Mapping[str, str]  # path as it was given, hash of the generator's weights
+    generator: LoadedGenerator | None = None  # None: the run goes on from its own checkpoint
+    discriminator: Mapping[str, Tensor] | None = None  # None: the model has none
+
+    @staticmethod
+    def of(init: Path, out: Path) -> "Start":
+        """The weights in `init`: the averaged generator of a run or model folder, and the
+        discriminator of a run's newest checkpoint. Where the run in `out` has begun with it, only
+        what it recorded.
+        """
+        recorded = recorded_start(out, init)
+        if recorded:
+            return Start(recorded)
+        generator = load_generator(find_part(init, "generator"), device=torch.device("cpu"))
+        digest = weights_digest(generator.network.state_dict())
+        discriminator, checkpoints = None, checkpoint_paths(init)
+        if checkpoints:
+            tensors, _ = load_tensors(checkpoints[-1] / "state.safetensors")
+            prefix = "discriminator."
+            named = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            discriminator = named or None
+        return Start({"path": str(init), "weights": digest}, generator, discriminator)
+
+    def apply(
+        self, generator: Generator, discriminator: Discriminator, encoder_id: EncoderId
+    ) -> list[str]:
+        """Fill both networks in place; a line of what each has kept. InputError for a generator of
+        another resolution.
+        """
+        if self.generator is None:
+            return []
+        found, wanted = self.generator.network.config.resolution, generator.config.resolution
+        if found != wanted:
+            raise InputError(
+                f"--init {self.record['path']} makes pictures of {found} pixels, this run of "
+                f"{wanted}. Give --resolution {found}."
+            )
+        pinned = [[b.pinned for b in i.blocks] for i in (self.generator.encoder_id, encoder_id)]
+        same = pinned[0] == pinned[1]
+        tensors = self.generator.network.state_dict()
+        kept = _fill(generator, tensors, new=() if same else G_CONDITION)
+        lines = [f"generator from {self.record['path']}: {kept}"]
+        if self.discriminator is None:
+            return [*lines, "discriminator: new, as there is none beside that generator"]
+        kept = _fill(discriminator, self.discriminator, new=() if same else D_CONDITION)
+        return [*lines, f"discriminator from {self.record['path']}: {kept}"]
+
+
+def _fill(network: nn.Module, tensors: Mapping[str, Tensor], *, new: tuple[str, ...]) -> str:
+    """Copy what fits by name and shape, but for the names that begin with `new`; what was kept, in
+    words.
+    """
+    own = network.state_dict()
+    kept = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name in own and own[name].shape == tensor.shape and not name.startswith(new)
+    }
+    network.load_state_dict(own | kept)
+    left = [name for name in own if name not in kept]
+    text = f"{len(kept)} of {len(own)} tensors"
+    if left:
+        more = f" and {len(left) - 12} more" if len(left) > 12 else ""
+        text += f"; new: {', '.join(left[:12])}{more}"
+    return text
+
+
+def check_freezing(config: GanTrainConfig, start: Start | None) -> None:
+    """InputError where random layers would be frozen."""
+    if config.freeze_discriminator == 0 and config.freeze_generator is None:
+        return
+    if start is None:
+        raise InputError(
+            "freeze_discriminator and freeze_generator keep layers as they come from --init. Give "
+            "--init MODEL, or leave them out."
+        )
+    if config.freeze_discriminator and start.generator and start.discriminator is None:
+        raise InputError(
+            f"--init {start.record['path']} has no discriminator, of which to freeze "
+            f"{config.freeze_discriminator} blocks. Give the run folder of its training, or leave "
+            "freeze_discriminator out."
+        )
+
+
+def freeze(config: GanTrainConfig, generator: Generator, discriminator: Discriminator) -> None:
+    """Let the chosen layers learn no more."""
+    if config.freeze_discriminator:
+        for part in (discriminator.from_rgb, *discriminator.blocks[: config.freeze_discriminator]):
+            part.requires_grad_(False)
+    if config.freeze_generator == "mapping":
+        generator.mapping.requires_grad_(False)
+    elif config.freeze_generator == "synthesis":
+        for name, parameter in generator.named_parameters():
+            parameter.requires_grad_(name.startswith(("mapping.", *G_CONDITION)))

@@ -1,0 +1,76 @@
+"""Metrics in CLIP space that need no other network. Shape letters: N rows, D embedding, S
+sentences.
+"""
+
+import torch
+from torch import Tensor
+
+from lafite_shifted.gaussian.stats import EmbeddingStats, frechet_distance
+
+
+def mean_cosine(a: Tensor, b: Tensor) -> float:
+    """Mean cosine of unit rows [N, D] that belong together."""
+    return float((a * b).sum(dim=1).mean())
+
+
+def pairwise_cosine(a: Tensor) -> float:
+    """Mean cosine over pairs of different unit rows [N, D]: low is diverse."""
+    return float((a.sum(dim=0).square().sum() - len(a)) / (len(a) * (len(a) - 1)))
+
+
+def set_distance(a: Tensor, b: Tensor) -> float:
+    """Frechet distance between two sets of embeddings; compare only at equal counts."""
+    return frechet_distance(EmbeddingStats.of(a), EmbeddingStats.of(b))
+
+
+def recall_of_sentence(images: Tensor, texts: Tensor, wanted: Tensor) -> float:
+    """Share of unit image embeddings [N, D] whose closest of the texts [S, D] is the `wanted` [N]
+    one.
+    """
+    return float(((images @ texts.T).argmax(dim=1) == wanted.to(images.device)).float().mean())
+
+
+def recall_at(similarity: Tensor, k: int) -> float:
+    """Share of rows of [M, M] with the diagonal among their k largest; ties count against it."""
+    rank = (similarity >= similarity.diagonal()[:, None]).sum(dim=1)
+    return float((rank <= k).float().mean())
+
+
+def nearest(rows: Tensor, among: Tensor) -> Tensor:
+    """Index into `among` [M, D] of the closest unit vector to each of `rows` [N, D]."""
+    return torch.argmax(rows @ among.T, dim=1)
+
+
+def precision_and_recall(real: Tensor, made: Tensor, *, k: int = 3) -> tuple[float, float]:
+    """Share of `made` [N, D] within the manifold of `real` [M, D], and the other way round: a row
+    lies in a manifold if it is as close to a row of it as that row's k-th neighbour
+    (arXiv:1904.06991, eq. 1 and 2).
+    """
+    real, made = real.double(), made.double()
+    apart = torch.cdist(made, real)  # [N, M]
+
+    def radii(rows: Tensor) -> Tensor:
+        return torch.cdist(rows, rows).kthvalue(min(k + 1, len(rows)), dim=1).values
+
+    precision = (apart <= radii(real)[None]).any(dim=1).double().mean()
+    recall = (apart <= radii(made)[:, None]).any(dim=0).double().mean()
+    return float(precision), float(recall)
+
+
+def kernel_distance(a: Tensor, b: Tensor, *, paired: bool = False) -> float:
+    """Squared maximum mean discrepancy of two sets of unit rows [N, D] and [M, D] by the kernel
+    (1 + <x, y>)^3, unbiased (arXiv:1801.01401, eq. 4): it may fall below 0.
+
+    `paired`: row i of both belongs to the same caption, and is left out of the cross term, which
+    asks for independent rows.
+    """
+
+    def mean(x: Tensor, y: Tensor, *, without_diagonal: bool) -> Tensor:
+        kernel = (1 + x @ y.T) ** 3
+        if not without_diagonal:
+            return kernel.mean()
+        return (kernel.sum() - kernel.diagonal().sum()) / (len(x) * (len(x) - 1))
+
+    a, b = a.double(), b.double()
+    within = mean(a, a, without_diagonal=True) + mean(b, b, without_diagonal=True)
+    return float(within - 2 * mean(a, b, without_diagonal=paired))

@@ -1,0 +1,113 @@
+"""Frechet distance of Inception features (arXiv:1706.08500), as published figures have it: by
+torch-fidelity, with a local file of its weights; nothing is downloaded.
+
+Shape letters: N pictures, R resolution.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor
+
+from lafite_shifted.encoders.encoder_id import weights_digest
+from lafite_shifted.errors import InputError
+from training.gan.evaluate import Reference
+
+NAME = "inception-v3-compat"  # of the network, as torch-fidelity calls it
+LAYER = "2048"  # features: those of the last average pooling
+FILE = "weights-inception-2015-12-05-6726825d.pth"
+REMEDY = f"Give the file {FILE} of https://github.com/toshas/torch-fidelity/releases."
+
+
+@dataclass(frozen=True)
+class Inception:
+    """The network in a file that torch-fidelity reads."""
+
+    weights: Path
+    digest: str
+    device: torch.device
+
+    @staticmethod
+    def load(weights: Path, *, device: torch.device) -> "Inception":
+        """InputError where the library or the file is missing, or the file is another."""
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        except ImportError as error:
+            raise InputError(
+                "--inception needs the package torch-fidelity. Install it: pip install "
+                "'lafite-shifted[fid]'."
+            ) from error
+        if not weights.is_file():
+            raise InputError(f"--inception {weights}: there is no such file. {REMEDY}")
+        try:
+            with _tensors_only():
+                network = FeatureExtractorInceptionV3(NAME, [LAYER], str(weights))
+        except (UnpicklingError, RuntimeError, EOFError, AttributeError, TypeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"--inception {weights}: these are no weights of Inception ({reason[:200]}). "
+                f"{REMEDY}"
+            ) from error
+        return Inception(weights, weights_digest(network.state_dict()), device)
+
+    def reference(self, real: Tensor) -> Reference:
+        """What distances to the pictures `real` [N, 3, R, R] uint8 are measured against."""
+        size = real.shape[-1]
+        return {
+            "pictures": len(real),
+            "filter": f"training pictures of {size} pixels, bilinear to 299 as TensorFlow 1 does",
+            "encoder": self.digest,
+            "hash": weights_digest({"pictures": real}),
+        }
+
+    def distance(self, made: Tensor, real: Tensor) -> float:
+        """Frechet distance of pictures [N, 3, R, R] uint8; compare only at equal counts."""
+        from torch_fidelity import calculate_metrics
+
+        with _tensors_only():
+            found = calculate_metrics(
+                input1=_Pictures(made),
+                input2=_Pictures(real),
+                fid=True,
+                feature_extractor=NAME,
+                feature_layer_fid=LAYER,
+                feature_extractor_weights_path=str(self.weights),
+                cuda=self.device.type == "cuda",
+                cache=False,
+                save_cpu_ram=True,  # no worker processes: the pictures are in memory
+                verbose=False,
+            )
+        return float(found["frechet_inception_distance"])
+
+
+class _Pictures(torch.utils.data.Dataset):
+    """The rows of a tensor."""
+
+    def __init__(self, pictures: Tensor):
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.pictures[index]
+
+
+@contextmanager
+def _tensors_only() -> Iterator[None]:
+    """torch-fidelity unpickles the file: here PyTorch takes nothing but tensors out of it."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

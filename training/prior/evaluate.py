@@ -1,0 +1,389 @@
+"""How good priors are, on held-out captions: closeness to the true embedding, and the distribution.
+
+One step of a prior that predicts means is right on average, poor as a distribution. So cosine,
+recall, distances of the sets and the energy score, which judges the distribution given the text,
+stand beside each other. Shape letters: m captions, D embedding.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lafite_shifted.encoders.clip import ClipEncoder
+from lafite_shifted.encoders.encoder_id import EncoderId, check_same_encoder
+from lafite_shifted.errors import InputError
+from lafite_shifted.io.model_folder import LoadedGenerator, LoadedPrior, find_part, load_prior
+from lafite_shifted.pipeline import TextToImage
+from lafite_shifted.prior.diffusion import Sampler, Sampling
+from lafite_shifted.prior.prior import energy_score
+from torch_utils import seeds
+from training.data.embeddings import EmbeddingSet
+from training.metrics.distances import (
+    kernel_distance,
+    nearest,
+    pairwise_cosine,
+    set_distance,
+)
+from training.prior.trainer import one_a_name
+
+UNRELATED = "real pictures of other names"
+PERFECT = "another real picture of the same name"
+COPY = 0.9995  # cosine of embeddings from which on two pictures are one
+CHUNK = 500  # captions a forward pass
+BOOTSTRAP = 200  # draws of the captions, for the errors
+
+
+Decode = Callable[[Tensor], Tensor]  # unit embeddings [m, D] -> those that are judged
+
+
+def unchanged(embeddings: Tensor) -> Tensor:
+    """Priors judged by what they make themselves."""
+    return embeddings
+
+
+def through(generator: LoadedGenerator, clip: ClipEncoder) -> Decode:
+    """Priors judged by the pictures that a generator makes of their embeddings: each embedded
+    again; z of row i from seed i.
+    """
+    check_same_encoder(
+        generator.encoder_id, clip.id, what="The generator", remedy="Give its own CLIP."
+    )
+    pipeline = TextToImage(clip, generator, None)
+
+    def decode(embeddings: Tensor) -> Tensor:
+        parts = []
+        for start in range(0, len(embeddings), 64):
+            rows = embeddings[start : start + 64]
+            pictures = pipeline.decode(rows, seeds=range(start, start + len(rows)))
+            parts.append(clip.embed_images(pictures.permute(0, 3, 1, 2)).cpu())
+        return torch.cat(parts)
+
+    return decode
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of m embeddings predicted for m held-out captions."""
+
+    cosine: float  # to the true image embedding
+    cosines: list[float]  # the same by each CLIP, where there are several
+    frechet: float  # between the two sets
+    kernel: float  # the same by kernel_distance
+    recall_1: float  # share that finds its own image among all m
+    recall_10: float
+    diversity: float  # mean pairwise cosine; `real` has its own
+    same_text: float | None  # mean cosine of two draws for the same text; 1 has no diversity
+    # of two draws, against the true one: smallest where they have its distribution given the text
+    energy: float | None
+    errors: dict[str, float]  # bootstrap standard errors over the captions, of what is above
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the report: one way to get from text to embedding."""
+
+    name: str
+    steps: int | None  # None: no sampling
+    guidance: float
+    seeds: int  # trainings behind it; figures are their mean
+    figures: Figures
+    spread: dict[str, float]  # standard deviation over the trainings, of the figures
+    milliseconds: float | None  # for one text of many, without the text tower
+
+
+def measure(
+    predicted: Tensor,
+    true: Tensor,
+    again: Tensor | None = None,
+    *,
+    encoder_id: EncoderId | None = None,
+    bootstrap: int = BOOTSTRAP,
+) -> Figures:
+    """The figures of unit embeddings [m, D] predicted for captions whose images are `true`;
+    `again` are other draws for the same captions (`predicted` itself where nothing is drawn).
+    """
+    by_clip = encoder_id.cosines(predicted, true) if encoder_id else []
+    similarity = predicted @ true.T
+    found = similarity.diagonal()[:, None] > similarity
+    rank = len(true) - found.sum(dim=1)  # 1 is the closest; ties count against it
+    of_captions = {
+        "cosine": similarity.diagonal(),
+        "recall_1": (rank <= 1).float(),
+        "recall_10": (rank <= 10).float(),
+    }
+    if again is not None:
+        of_captions["same_text"] = (predicted * again).sum(dim=1)
+        of_captions["energy"] = energy_score(torch.stack([predicted, again], dim=1), true)
+    means = {name: float(values.double().mean()) for name, values in of_captions.items()}
+    return Figures(
+        cosine=means["cosine"],
+        cosines=by_clip if len(by_clip) > 1 else [],
+        frechet=set_distance(predicted, true),
+        kernel=kernel_distance(predicted, true, paired=True),
+        recall_1=means["recall_1"],
+        recall_10=means["recall_10"],
+        diversity=pairwise_cosine(predicted),
+        same_text=means.get("same_text"),
+        energy=means.get("energy"),
+        errors=_errors(predicted, true, of_captions, bootstrap) if bootstrap > 1 else {},
+    )
+
+
+def _errors(
+    predicted: Tensor, true: Tensor, of_captions: dict[str, Tensor], bootstrap: int
+) -> dict[str, float]:
+    """Bootstrap standard errors: of means over captions, of means over pairs of different captions,
+    and of the Frechet distance.
+    """
+    m = len(true)
+    rows = torch.stack(
+        [
+            torch.randint(m, (m,), generator=seeds.generator("bootstrap", n))
+            for n in range(bootstrap)
+        ]
+    )
+    times = torch.zeros(bootstrap, m, dtype=torch.float64)  # that a caption is drawn
+    times.scatter_add_(1, rows, torch.ones_like(times))
+    drawn = {name: times @ values.double() / m for name, values in of_captions.items()}
+    a, b = predicted.double(), true.double()
+    within, across = a @ a.T, a @ b.T
+    of_pairs = {
+        "diversity": within,
+        "kernel": (1 + within) ** 3 + (1 + b @ b.T) ** 3 - (1 + across) ** 3 - (1 + across.T) ** 3,
+    }
+    for name, values in of_pairs.items():
+        different = values.fill_diagonal_(0)
+        drawn[name] = ((times @ different) * times).sum(dim=1) / (m * (m - 1))
+    distances = [set_distance(predicted[own], true[own]) for own in rows]
+    drawn["frechet"] = torch.tensor(distances, dtype=torch.float64)
+    return {name: float(values.std()) for name, values in drawn.items()}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The held-out captions of a set of embeddings, and what is known of them."""
+
+    data: EmbeddingSet
+    captions: Tensor  # [m]
+    true: Tensor  # [m, D]
+    training: Tensor  # caption indices of the other side of the split
+    copies: int  # held-out captions not asked, whose picture is among those trained on
+
+    @staticmethod
+    def of(data: EmbeddingSet, *, limit: int | None = None) -> "Asked":
+        """All held-out captions, one a name, without those of pictures that another name of the
+        training side has too; InputError below 20.
+        """
+        held_out = data.held_out[data.caption_image]
+        captions = one_a_name(data, torch.nonzero(held_out).flatten())
+        training = torch.nonzero(~held_out).flatten()
+        copied = _are_among(
+            data.image[data.caption_image[captions]], data.image[data.caption_image[training]]
+        )
+        captions = captions[~copied][:limit]
+        if len(captions) < 20 or len(one_a_name(data, training)) < len(captions):
+            raise InputError(
+                f"{len(captions)} held-out captions and {len(training)} others are too few to "
+                "evaluate on: at least 20 are needed, and as many other names. Embed more "
+                "captioned pictures."
+            )
+        true = data.image[data.caption_image[captions]]
+        return Asked(data, captions, true, training, int(copied.sum()))
+
+    def first(self, count: int) -> "Asked":
+        """The first `count` of the captions."""
+        return replace(self, captions=self.captions[:count], true=self.true[:count])
+
+
+def _are_among(pictures: Tensor, others: Tensor) -> Tensor:
+    """Which of the unit rows [m, D] have a copy among `others`: booleans [m]."""
+    found = torch.zeros(len(pictures), dtype=torch.bool)
+    for part in others.split(CHUNK * 100):
+        found |= (pictures @ part.T >= COPY).any(dim=1)
+    return found
+
+
+def references(asked: Asked) -> Iterator[tuple[str, Tensor]]:
+    """Embeddings [m, D] that no prior has made, to compare with."""
+    data, m = asked.data, len(asked.captions)
+    text = data.text[asked.captions]
+    yield "text itself (no prior)", text
+    closest = asked.training[nearest(text, data.text[asked.training])]
+    yield "nearest training caption's image", data.image[data.caption_image[closest]]
+    yield UNRELATED, data.image[data.caption_image[one_a_name(data, asked.training)[:m]]]
+
+
+def same_name(asked: Asked) -> tuple[Tensor, Tensor]:
+    """Another real picture [n, D] of each held-out name that has several different ones, and the
+    true one: what a perfect prior would make.
+    """
+    data, others = asked.data, dict[str, int]()
+    images = data.caption_image[asked.captions].tolist()
+    own = dict(zip((data.captions[i] for i in asked.captions.tolist()), images, strict=True))
+    for caption in torch.nonzero(data.held_out[data.caption_image]).flatten().tolist():
+        name, image = data.captions[caption], int(data.caption_image[caption])
+        if name not in own or name in others or image == own[name]:
+            continue
+        if float(data.image[image] @ data.image[own[name]]) < COPY:
+            others[name] = image
+    names = sorted(others)
+    return data.image[[others[n] for n in names]], data.image[[own[n] for n in names]]
+
+
+def reference_lines(asked: Asked, *, decode: Decode = unchanged) -> list[Line]:
+    """What priors must be compared with; the same name's pictures where there are enough."""
+    by, lines = asked.data.encoder_id, []
+    named = dict(references(asked))
+    if decode is not unchanged:
+        named["true embedding"] = asked.true
+    for name, found in named.items():
+        made = decode(found)
+        figures = measure(made, asked.true, made, encoder_id=by)
+        lines.append(Line(name, None, 1.0, 1, figures, {}, None))
+    made, true = same_name(asked)
+    if len(true) >= 20:
+        name = f"{PERFECT} ({len(true)} names)"
+        lines.append(Line(name, None, 1.0, 1, measure(made, true, encoder_id=by), {}, None))
+    return lines
+
+
+def draw(
+    prior: LoadedPrior, asked: Asked, sampling: Sampling, *, first_seed: int = 0
+) -> tuple[Tensor, float]:
+    """Embeddings [m, D] on the CPU, text i with seed `first_seed` + i, and the seconds it took."""
+    device = next(prior.prior.network.parameters()).device
+    parts, elapsed = [], 0.0
+    for start in range(0, len(asked.captions), CHUNK):
+        rows = asked.captions[start : start + CHUNK]
+        text = asked.data.text_features(rows).to(device)
+        begin = time.perf_counter()
+        indices = range(first_seed + start, first_seed + start + len(rows))
+        parts.append(prior.prior.sample(text, sample_seeds=indices, sampling=sampling).cpu())
+        elapsed += time.perf_counter() - begin
+    return torch.cat(parts), elapsed
+
+
+def label(prior: LoadedPrior) -> str:
+    """What distinguishes a prior, its seed aside: such as "shifted full, linear"."""
+    config = prior.prior.config
+    process: str = config.process
+    if process == "shifted":
+        process = f"shifted {config.covariance}"
+    elif process == "clusters":
+        process = f"{config.num_clusters} {config.cluster_covariance} clusters"
+    predicts = ", draws" if config.predicts == "draw" else ""
+    steps = f", of at most {config.max_steps} steps" if config.max_steps else ""
+    usual = dataclasses.replace(config, residual=None).is_residual
+    residual = {True: ", residual", False: ", direct"}[config.is_residual]
+    said = residual if config.is_residual != usual else ""
+    return f"{process}, {config.schedule.name}{predicts}{steps}{said}"
+
+
+def load_priors(
+    runs: Sequence[Path], data: EmbeddingSet, device: torch.device
+) -> dict[str, list[LoadedPrior]]:
+    """The priors of run or model folders by label, several seeds of one kind and length together;
+    InputError for another CLIP's.
+    """
+    kinds: dict[tuple, list[LoadedPrior]] = {}
+    for run in dict.fromkeys(runs):
+        prior = load_prior(find_part(run, "prior"), device=device)
+        check_same_encoder(
+            prior.encoder_id,
+            data.encoder_id,
+            what=f"The prior {run}",
+            remedy="Evaluate it on embeddings of its own CLIP.",
+        )
+        length = (prior.training.get("kimg"), prior.training.get("num_captions"))
+        kinds.setdefault((prior.prior.config, *length), []).append(prior)
+    labels = [label(group[0]) for group in kinds.values()]
+    found = {}
+    for (config, kimg, captions), group in kinds.items():
+        name = label(group[0])
+        if labels.count(name) > 1:
+            name += f" ({config.width} x {config.depth}, {kimg} kimg of {captions} captions)"
+        number = sum(known.startswith(name) for known in found)
+        found[f"{name} {number + 1}" if number else name] = group
+    return found
+
+
+def report(
+    priors: dict[str, list[LoadedPrior]],
+    asked: Asked,
+    ways: Sequence[Sampling],
+    *,
+    decode: Decode = unchanged,
+    bootstrap: int = BOOTSTRAP,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Line]:
+    """Every prior sampled in all `ways`; what is judged is `decode` of what it makes."""
+    lines = []
+    asked_ways = {name: [w for w in ways if _can(group[0], w)] for name, group in priors.items()}
+    for name, found in asked_ways.items():
+        if not found:
+            raise InputError(
+                f"The prior {name!r} has learnt none of these ways to sample. Give fewer "
+                "`--steps`, or `--sampler ancestral`."
+            )
+    total, done = sum(len(asked_ways[name]) * len(group) for name, group in priors.items()), 0
+    for name, group in priors.items():
+        for way in asked_ways[name]:
+            measured, seconds = [], []
+            for number, prior in enumerate(group):
+                made, elapsed = draw(prior, asked, way)
+                again, later = draw(prior, asked, way, first_seed=len(asked.captions))
+                made, again = decode(made), decode(again)
+                drawn = bootstrap if number == 0 else 0
+                by = asked.data.encoder_id
+                figures = measure(made, asked.true, again, encoder_id=by, bootstrap=drawn)
+                measured.append(figures)
+                seconds += [elapsed, later]
+                done += 1
+                progress(done, total)
+            # the shortest: whatever else a machine does makes them longer
+            milliseconds = min(seconds) / len(asked.captions) * 1e3
+            lines.append(_joined(name, way, measured, milliseconds))
+    return lines
+
+
+def _can(prior: LoadedPrior, way: Sampling) -> bool:
+    """A prior that has learnt few steps is asked for no more, and one that draws in one way."""
+    config = prior.prior.config
+    if way.sampler not in (None, "ancestral") and config.predicts == "draw":
+        return False
+    return config.max_steps is None or (way.steps or 1) <= config.max_steps
+
+
+def _joined(name: str, way: Sampling, measured: list[Figures], milliseconds: float) -> Line:
+    """Trainings of several seeds as one line; the bootstrap errors are the first one's."""
+    values = {key: [asdict(one)[key] for one in measured] for key in asdict(measured[0])}
+    errors = values.pop("errors")[0]
+    by_clip = [statistics.mean(one) for one in zip(*values.pop("cosines"), strict=True)]
+    means = {key: statistics.mean(one) for key, one in values.items()}
+    spread = {}
+    if len(measured) > 1:
+        spread = {key: statistics.stdev(known) for key, known in values.items()}
+    guided = "" if way.guidance == 1.0 else f", guidance {way.guidance:g}"
+    guided += ", thresholded" if way.threshold else ""
+    guided += f", {way.sampler}" if way.sampler not in (None, "ancestral") else ""
+    figures = Figures(**means, cosines=by_clip, errors=errors)
+    return Line(
+        name + guided, way.steps, way.guidance, len(measured), figures, spread, milliseconds
+    )
+
+
+def few(steps: Sequence[int]) -> int:
+    """8, or the most below it: where guidance is tried."""
+    return max((n for n in steps if n <= 8), default=min(steps))
+
+
+def ways_of(steps: Sequence[int], guidances: Sequence[float], sampler: Sampler) -> list[Sampling]:
+    """Every number of steps without guidance, then a few steps with each."""
+    guided = [Sampling(few(steps), sampler, guidance=g) for g in guidances if g != 1.0]
+    return [Sampling(n, sampler) for n in steps] + guided

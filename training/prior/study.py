@@ -1,0 +1,148 @@
+"""The comparison of processes at equal network, schedule, sampler and budget: trains what is
+missing, then reports. A stopped study goes on where it stopped.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from lafite_shifted.encoders.encoder_id import check_same_encoder
+from lafite_shifted.errors import InputError
+from lafite_shifted.prior.diffusion import Sampling
+from training.data.embeddings import EmbeddingSet
+from training.loop import Progress, run_loop
+from training.presets import PRIOR_PRESETS
+from training.prior.evaluate import (
+    Asked,
+    Line,
+    few,
+    load_priors,
+    reference_lines,
+    report,
+)
+from training.prior.report import write_report
+from training.prior.run import open_prior_run, prior_config
+
+PROCESSES = {
+    "full": ("shifted", "prior.covariance=full"),
+    "diagonal": ("shifted", "prior.covariance=diagonal"),
+    "clusters": ("clusters",),
+    "baseline": ("baseline",),
+    # each with the other network: that says z_0 itself, or what the data's Gaussian does not know
+    "full-direct": ("shifted", "prior.covariance=full", "prior.residual=false"),
+    "diagonal-residual": ("shifted", "prior.covariance=diagonal", "prior.residual=true"),
+    "baseline-residual": ("baseline", "prior.residual=true"),
+}
+DRAWS = ("shifted", "prior.covariance=full", "prior.predicts=draw")
+REGRESSION = ("shifted", "prior.covariance=full", "prior.max_steps=1")  # sees nothing but the text
+TUNED = (*DRAWS, "prior.max_steps=1")  # from full, for a share of its length
+TUNED_SHARE = 0.4
+GUIDANCES = (1.5, 2.0, 4.0)  # of full and baseline
+GUIDED = ("full-linear-0", "baseline-linear-0")
+ENOUGH = 16  # steps of the solver, which ends there
+LONG = (64, 1000)  # steps, asked of few texts
+LONG_LIMIT = 100
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """How much is trained and asked."""
+
+    kimg: float = 100.0
+    num_seeds: int = 3  # of the linear schedule; the cosine one has one
+    steps: tuple[int, ...] = (1, 2, 4, 8, 16, 64)
+    limit: int | None = None  # of captions
+    ask: Path | None = None  # embeddings whose held-out captions are asked, if not those trained on
+
+
+@dataclass(frozen=True)
+class Training:
+    """One of a study: its run's name, its process and settings, and the run it starts from."""
+
+    name: str
+    settings: tuple[str, ...]
+    seed: int
+    kimg: float
+    init: str | None = None
+
+
+def trainings(config: StudyConfig) -> list[Training]:
+    """The seeds one after another, then the other schedule."""
+    found, kimg = [], config.kimg
+    for seed in range(config.num_seeds):
+        of_seed = PROCESSES | {"draws": DRAWS} | ({"regression": REGRESSION} if seed == 0 else {})
+        found += [Training(f"{n}-linear-{seed}", given, seed, kimg) for n, given in of_seed.items()]
+        full = f"full-linear-{seed}"
+        found.append(Training(f"tuned-linear-{seed}", TUNED, seed, kimg * TUNED_SHARE, full))
+    cosine = "prior.schedule.name=cosine"
+    others = PROCESSES.items()
+    return found + [Training(f"{n}-cosine-0", (*given, cosine), 0, kimg) for n, given in others]
+
+
+def run_study(
+    embeddings: Path,
+    out: Path,
+    config: StudyConfig,
+    *,
+    device: torch.device,
+    command: str,
+    show: Callable[[Iterator[Progress], str], object],
+    progress: Callable[[int, int], None],
+) -> list[Line]:
+    """Train every prior into `out`, then write report.json, report.md and steps.png there."""
+    data = EmbeddingSet(embeddings)
+    held_out = EmbeddingSet(config.ask) if config.ask else data
+    asked = Asked.of(held_out, limit=config.limit)  # refused before hours of training, not after
+    what, remedy = "What is asked", "Give embeddings of the same CLIP."
+    check_same_encoder(held_out.encoder_id, data.encoder_id, what=what, remedy=remedy)
+    most = PRIOR_PRESETS["tiny"].prior.schedule.num_steps
+    if max(config.steps) > most:
+        raise InputError(f"{max(config.steps)} sampling steps: at most {most}. Give fewer.")
+    for training in trainings(config):
+        process, *settings = training.settings
+        prior = prior_config(
+            PRIOR_PRESETS["tiny"],
+            process=process,
+            kimg=training.kimg,
+            batch=None,
+            seed=training.seed,
+            assignments=[*settings, f"run.evaluate_kimg={training.kimg}"],
+        )
+        init = out / training.init if training.init else None
+        trainer, run = open_prior_run(prior, data, out / training.name, device=device, init=init)
+        show(run_loop(trainer, prior.run, run()), training.name)
+    start = time.monotonic()
+    lines = _asked_in_all_ways(out, data, asked, config, device, progress)
+    write_report(out, lines, asked, command=command, seconds=time.monotonic() - start)
+    return lines
+
+
+def _asked_in_all_ways(
+    out: Path,
+    data: EmbeddingSet,
+    asked: Asked,
+    config: StudyConfig,
+    device: torch.device,
+    progress: Callable[[int, int], None],
+) -> list[Line]:
+    def priors(names: Sequence[str]) -> dict[str, list]:
+        return load_priors([out / name for name in names], data, device)
+
+    names = [training.name for training in trainings(config)]
+    plain = [Sampling(n, "ancestral") for n in config.steps]
+    plain += [Sampling(n, "dpm++") for n in config.steps if 1 < n <= ENOUGH]
+    guided = [Sampling(few(config.steps), "ancestral", guidance=scale) for scale in GUIDANCES]
+    guided.append(replace(guided[-1], threshold=True))
+    solved = [Sampling(n, "ddim") for n in config.steps if n > 1]
+    lines = reference_lines(asked)
+    lines += report(priors(names), asked, plain, progress=progress)
+    lines += report(priors(GUIDED), asked, guided)
+    lines += report(priors(GUIDED[:1]), asked, solved)
+    if max(config.steps) >= min(LONG):
+        few_texts = asked.first(LONG_LIMIT)
+        long = report(priors(GUIDED), few_texts, [Sampling(n, "ancestral") for n in LONG])
+        lines += [replace(line, name=f"{line.name}, {LONG_LIMIT} texts") for line in long]
+    return lines

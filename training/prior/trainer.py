@@ -1,0 +1,280 @@
+"""Training the prior on (text features, image embedding) pairs. Shape letters: N batch, R questions
+a pair, m captions, D embedding.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from lafite_shifted.errors import InputError
+from lafite_shifted.gaussian.clusters import cluster, same_cluster_share
+from lafite_shifted.io.model_folder import best_figure, save_prior
+from lafite_shifted.prior.diffusion import Sampling
+from lafite_shifted.prior.network import PriorConfig
+from lafite_shifted.prior.prior import Prior, energy_score
+from torch_utils import distributed, seeds
+from torch_utils.device import pick_dtype
+from torch_utils.ema import Ema
+from training.config import RunConfig, positive
+from training.data.embeddings import EmbeddingSet
+from training.metrics.distances import mean_cosine, set_distance
+from training.prior.transfer import PriorStart
+from training.run_folder import Evaluation
+
+LIMIT_PAIRS = 10_000  # that dynamic thresholding learns its percentile from
+
+
+@dataclass(frozen=True)
+class PriorTrainConfig:
+    """Everything `train-prior` needs besides the embeddings. Defaults follow arXiv:2211.15388,
+    appendix.
+    """
+
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    run: RunConfig = field(
+        default_factory=lambda: RunConfig(
+            kimg=2000, log_kimg=10, evaluate_kimg=200, checkpoint_kimg=100
+        )
+    )
+    batch: int = 256
+    # asked about each pair of a batch, whose text is read once: R times and noises, or M draws at
+    # one time where the network predicts a draw
+    questions: int = 4
+    learning_rate: float = 1.2e-4
+    warmup_kimg: float = 25.0
+    beta1: float = 0.9
+    beta2: float = 0.96
+    weight_decay: float = 0.06
+    epsilon: float = 1e-6
+    gradient_norm: float = 1.0  # clipped to this
+    text_dropout: float = 0.1  # share of pairs trained without text, for guidance
+    ema_half_life_kimg: float = 250.0
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the network while training
+    hold_out: bool = True  # keep the held-out sixth (training/data/split.py) for evaluation
+    evaluation_steps: int = 8  # sampling steps of the held-out metrics
+    max_evaluation: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive(
+            self, "batch", "learning_rate", "evaluation_steps", "max_evaluation", "gradient_norm"
+        )
+        positive(self, "warmup_kimg", "epsilon", "ema_half_life_kimg", "questions")
+        if self.prior.predicts == "draw" and self.questions < 2:
+            raise ValueError("a network that predicts a draw needs at least 2 questions")
+        if self.evaluation_steps > self.prior.schedule.num_steps:
+            raise ValueError(
+                f"evaluation_steps must be at most {self.prior.schedule.num_steps}, the steps of "
+                f"the schedule, not {self.evaluation_steps}"
+            )
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ValueError("beta1 and beta2 must be in [0, 1)")
+        if not 0 <= self.text_dropout < 1:
+            raise ValueError(f"text_dropout must be in [0, 1), not {self.text_dropout}")
+
+
+class PriorTrainer:
+    """One denoising step a batch, which the processes of torchrun share; statistics come from all
+    training pictures, pairs from the captioned ones.
+    """
+
+    waited = 0.0  # all data lie in memory
+
+    def __init__(
+        self,
+        config: PriorTrainConfig,
+        data: EmbeddingSet,
+        *,
+        device: torch.device,
+        start: PriorStart | None = None,
+    ):
+        self.config, self.data, self.device = config, data, device
+        self.batch = config.batch
+        if config.batch % distributed.num_processes():
+            raise InputError(
+                f"A batch of {config.batch} is not shared evenly by {distributed.num_processes()} "
+                "processes. Choose another --batch."
+            )
+        training_rows = (
+            ~data.held_out if config.hold_out else torch.ones(len(data.rows), dtype=torch.bool)
+        )
+        is_training = training_rows[data.caption_image]
+        self.training = torch.nonzero(is_training).flatten()  # caption indices
+        self.held_out = one_a_name(data, torch.nonzero(~is_training).flatten())[
+            : config.max_evaluation
+        ]
+        if len(self.training) < 2:
+            raise InputError(
+                f"Only {len(self.training)} captioned pictures to train on. Add captions: "
+                "metadata.jsonl with "
+                f'{{"file_name", "text"}} lines, or a .txt beside each picture, then run '
+                "`lafite-shifted embed` again."
+            )
+        torch.manual_seed(seeds.seed_of(config.seed, "prior weights"))
+        stats, clusters = data.stats(training_rows), None
+        if config.prior.process == "clusters":
+            images = data.image[training_rows]
+            clusters = cluster(
+                [(0, images)] if distributed.is_first() else [],  # each row counts once
+                config.prior.num_clusters,
+                dim=images.shape[1],
+                kind=config.prior.cluster_covariance,
+                encoder_id=data.encoder_id,
+                seed=config.seed,
+            )
+        self.prior = Prior(config.prior, stats, clusters).to_device(device)
+        if start is not None:
+            start.apply(self.prior.network)
+        self.times = torch.tensor(self.prior.times)
+        order = torch.randperm(len(self.training), generator=seeds.generator(config.seed, "limit"))
+        shown = self.training[order[:LIMIT_PAIRS]]
+        z0, text = data.image[data.caption_image[shown]], data.text[shown]
+        self.prior.limit = self.prior.whitened_limit(z0.to(device), text.to(device))
+        self.ema = Ema(self.prior.network, half_life=config.ema_half_life_kimg * 1000)
+        self.averaged = Prior(config.prior, stats, clusters, limit=self.prior.limit)
+        self.averaged.to_device(device)
+        self.averaged.network = self.ema.network
+        self.prior.compute_dtype = pick_dtype(config.dtype, device)
+        self.optimizer = AdamW(
+            self.prior.network.parameters(),
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+            eps=config.epsilon,
+            fused=True,
+        )
+
+    def parts(self) -> Mapping[str, nn.Module | Optimizer]:
+        return {"network": self.prior.network, "ema": self.ema.network, "optimizer": self.optimizer}
+
+    def step(self, samples_seen: int) -> Mapping[str, Tensor]:
+        config, device = self.config, self.device
+        positions = distributed.share(range(samples_seen, samples_seen + self.batch))
+        order = seeds.epoch_indices(positions, size=len(self.training), key=(config.seed, "pairs"))
+        captions = self.training[order]
+        text = self.data.text_features(captions).to(device)
+        z0 = self.data.image[self.data.caption_image[captions]].to(device)
+        drawn = self._draw(positions, dim=z0.shape[1])
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * min(
+                1.0, (samples_seen / 1000 + 1e-3) / config.warmup_kimg
+            )
+        self.prior.network.train()
+        loss = self.prior.loss(z0, text, **drawn).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        distributed.average(p.grad for p in self.prior.network.parameters())
+        norm = nn.utils.clip_grad_norm_(self.prior.network.parameters(), config.gradient_norm)
+        self.optimizer.step()
+        self.ema.update(
+            self.prior.network, batch=self.batch, samples_seen=samples_seen + self.batch
+        )
+        return {"loss": loss.detach(), "gradient_norm": norm}
+
+    def _draw(self, positions: range, *, dim: int) -> dict[str, Tensor]:
+        """What is random in the loss of the samples at these positions."""
+        config = self.config
+        draws = config.prior.predicts == "draw"
+        uniform = seeds.uniform_per_sample((2,), key=(config.seed, "time"), indices=positions)
+        num_times = 1 if draws else config.questions
+        # the times of one pair are spread evenly
+        place = (uniform[:, :1] + torch.arange(num_times) / num_times) % 1  # [N, R]
+        shape = (num_times, dim)
+        drawn = {
+            "t": self.times[(place * len(self.times)).long()],
+            "noise": seeds.normal_per_sample(shape, key=(config.seed, "noise"), indices=positions),
+            "has_text": uniform[:, 1] >= config.text_dropout,
+        }
+        if draws:
+            shape = (1, config.questions, dim)
+            drawn["inner"] = seeds.normal_per_sample(
+                shape, key=(config.seed, "inner"), indices=positions
+            )
+        return {name: tensor.to(self.device) for name, tensor in drawn.items()}
+
+    def sample(
+        self, captions: Tensor, *, sampling: Sampling | None = None, first_seed: int = 0
+    ) -> Tensor:
+        """Embeddings [m, D] on the CPU that the averaged prior draws for these captions, the i-th
+        with seed `first_seed` + i.
+        """
+        prior, parts = self.config.prior, []
+        most = prior.max_steps or prior.schedule.num_steps
+        for start in range(0, len(captions), 500):
+            part = captions[start : start + 500]
+            drawn = self.averaged.sample(
+                self.data.text_features(part).to(self.device),
+                sample_seeds=range(first_seed + start, first_seed + start + len(part)),
+                sampling=sampling or Sampling(min(self.config.evaluation_steps, most)),
+            )
+            parts.append(drawn.cpu())
+        return torch.cat(parts)
+
+    def evaluate(self, samples_seen: int, folder: Path) -> Evaluation:
+        """On held-out captions, one a name: cosine to the true image embedding, Frechet distance of
+        the sets, energy score and cosine of two draws, beside what the text embedding itself
+        reaches; writes the averaged prior to `folder/prior`, and to `folder/best/prior` where its
+        distance is the smallest so far.
+        """
+        training = {
+            "kimg": round(samples_seen / 1000, 3),
+            "num_pictures": self.prior.stats.count,
+            "num_captions": len(self.training),
+        }
+        save_prior(folder / "prior", self.averaged, training=training)
+        figures = self._same_cluster()
+        if len(self.held_out) < 3:
+            return Evaluation(figures)
+        true = self.data.image[self.data.caption_image[self.held_out]]
+        predicted, text = self.sample(self.held_out), self.data.text[self.held_out]
+        again = self.sample(self.held_out, first_seed=len(self.held_out))
+        frechet = set_distance(predicted, true)
+        if frechet < best_figure(folder / "best" / "prior", "held_out_frechet"):
+            found = training | {"held_out_frechet": frechet}
+            save_prior(folder / "best" / "prior", self.averaged, training=found)
+        by_clip = self.data.encoder_id.cosines(predicted, true)
+        if len(by_clip) > 1:
+            figures |= {f"held_out_cosine_clip_{i}": c for i, c in enumerate(by_clip, start=1)}
+        return Evaluation(
+            figures
+            | {
+                "held_out_cosine": mean_cosine(predicted, true),
+                "held_out_frechet": frechet,
+                "held_out_energy": float(
+                    energy_score(torch.stack([predicted, again], 1), true).mean()
+                ),
+                "held_out_same_text_cosine": mean_cosine(predicted, again),
+                "text_itself_cosine": mean_cosine(text, true),
+                "text_itself_frechet": set_distance(text, true),
+            }
+        )
+
+    def _same_cluster(self) -> dict[str, float]:
+        """With clusters: the share of pairs whose text chooses the cluster that its image would."""
+        clusters, found = self.averaged.clusters, {}
+        if clusters is None:
+            return found
+        for name, captions in (("training", self.training), ("held_out", self.held_out)):
+            if len(captions):
+                text, image = self.data.text[captions], self.data.caption_image[captions]
+                pairs = text.to(self.device), self.data.image[image].to(self.device)
+                found[f"same_cluster_{name}"] = same_cluster_share(clusters, *pairs)
+        return found
+
+
+def one_a_name(data: EmbeddingSet, captions: Tensor) -> Tensor:
+    """One of the given captions of every name, drawn by a hash (the first would be of one style),
+    in a fixed shuffled order.
+    """
+    drawn: dict[str, tuple[int, int]] = {}
+    files = data.names
+    for caption in captions.tolist():
+        name, file_name = data.captions[caption], files[int(data.caption_image[caption])]
+        lot = (seeds.seed_of("held out", name, file_name), caption)
+        drawn[name] = min(drawn.get(name, lot), lot)
+    return torch.tensor([caption for _, caption in sorted(drawn.values())], dtype=torch.long)

@@ -1,0 +1,190 @@
+"""The whole chain on the shipped pictures, with the same functions as the verbs.
+
+Shape letters: N pictures, D embedding, S sentences.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lafite_shifted.encoders.ensemble import load_clip
+from lafite_shifted.gaussian.stats import cone
+from lafite_shifted.io.files import write_json
+from lafite_shifted.io.model_folder import pack_model
+from lafite_shifted.io.png import save_png
+from lafite_shifted.pipeline import TextToImage
+from training.data.embeddings import EmbeddingSet
+from training.gan.run import gan_config, open_gan_run
+from training.loop import Progress, run_loop
+from training.metrics.distances import recall_of_sentence, set_distance
+from training.metrics.grids import labelled_rows
+from training.presets import GAN_PRESETS, PRIOR_PRESETS
+from training.prior.run import open_prior_run, prior_config
+
+ASSETS = Path(__file__).parents[2] / "lafite_shifted" / "assets"
+SENTENCES = (
+    "a red heart",
+    "a smiling yellow face",
+    "a blue square button",
+    "a green leaf",
+    "a black clock",
+    "a flag",
+    "a brown animal face",
+    "an orange fruit",
+)
+SEEDS_PER_SENTENCE = 16
+
+Show = Callable[[Iterator[Progress], str], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """How long the demo trains."""
+
+    gan_kimg: float = 26.0
+    prior_kimg: float = 40.0
+    seed: int = 0
+    num_captions: int = 512  # for the Frechet distance
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo made."""
+
+    grid: Path
+    table: list[str]
+    next_commands: list[str]
+    figures: dict[str, dict[str, float]]
+
+
+def run_demo(
+    out: Path, config: DemoConfig, *, device: torch.device, say: Callable[[str], None], show: Show
+) -> DemoResult:
+    """Embed, describe, train two priors and a GAN, pack, generate and measure.
+
+    Resumes what was interrupted. `say` gets a line for the user, `show` drains a training and shows
+    its progress.
+    """
+    pictures = ASSETS / "pictures"
+    clip = load_clip("starter", device=device)
+
+    say("\n== 1. embeddings of the 512 shipped pictures")
+    gan = gan_config(
+        GAN_PRESETS["tiny"],
+        kimg=config.gan_kimg,
+        seed=config.seed,
+        assignments=["hold_out=false"],  # none of the shipped pictures is on the held-out side
+    )
+    gan_trainer, gan_run, report = open_gan_run(gan, pictures, out / "gan", clip, device=device)
+    data = EmbeddingSet(out / "gan" / "embeddings")
+    shape = cone(data.stats())
+    say(
+        f"{report.num_embedded} embedded, {report.num_reused} reused. The cone they fill: norm of "
+        f"the mean {shape.norm_of_mean:.2f}, mean cosine {shape.mean_cosine:.2f}, effective rank "
+        f"{shape.effective_rank:.0f} of {data.image.shape[1]}"
+    )
+    for number, process in enumerate(("shifted", "baseline"), start=2):
+        say(f"\n== {number}. a tiny {process} prior: text -> image embedding")
+        prior = prior_config(
+            PRIOR_PRESETS["tiny"],
+            process=process,
+            kimg=config.prior_kimg,
+            seed=config.seed,
+            assignments=["hold_out=false"],
+        )
+        trainer, open_run = open_prior_run(prior, data, out / f"prior-{process}", device=device)
+        show(run_loop(trainer, trainer.config.run, open_run()), f"{process} prior")
+
+    say("\n== 4. a tiny GAN: image embedding -> picture, trained on pictures alone")
+    show(run_loop(gan_trainer, gan_trainer.config.run, gan_run), "gan")
+
+    say("\n== 5. pack, generate, measure")
+    models = {process: _packed(out, process, device) for process in ("shifted", "baseline")}
+    rows = {name: (model, True) for name, model in models.items()}
+    rows["no prior"] = (models["shifted"], False)
+    real = data.image[: config.num_captions]
+    captions = [row["captions"][0] for row in data.rows][: config.num_captions]
+    reference = EmbeddingSet(ASSETS / "reference").image[: config.num_captions]
+    figures, made = {}, {}
+    for name, (model, use_prior) in rows.items():
+        made[name], figures[name] = _measure(model, use_prior, captions, real)
+    figures["real against real"] = {"frechet": set_distance(reference, real)}
+    drawn = [
+        (f"{text}  ({name})", made[name][text])
+        for text in SENTENCES
+        for name in ("shifted", "no prior")
+    ]
+    grid = out / "grid.png"
+    save_png(grid, labelled_rows(drawn, scale=2), {"model": models["shifted"].hash})
+    write_json(out / "figures.json", figures)
+    return DemoResult(grid, _table(figures, len(captions)), _next_commands(), figures)
+
+
+def _packed(out: Path, process: str, device: torch.device) -> TextToImage:
+    folder = out / f"model-{process}"
+    shutil.rmtree(folder, ignore_errors=True)
+    pack_model(folder, gan=out / "gan", prior=out / f"prior-{process}")
+    return TextToImage.from_pretrained(folder, device=str(device))
+
+
+@torch.no_grad()
+def _measure(
+    model: TextToImage, use_prior: bool, captions: list[str], real: Tensor
+) -> tuple[dict[str, list[Image.Image]], dict[str, float]]:
+    """Pictures of every sentence; recall of the right one among the sentences; distance over all
+    captions.
+    """
+    made = {
+        text: [
+            image
+            for _, image in model.pictures(text, num_images=SEEDS_PER_SENTENCE, use_prior=use_prior)
+        ]
+        for text in SENTENCES
+    }
+    pixels = torch.cat([_to_tensor(image) for text in SENTENCES for image in made[text]])
+    wanted = torch.arange(len(SENTENCES)).repeat_interleave(SEEDS_PER_SENTENCE)
+    texts = model.clip.embed_texts(SENTENCES).embedding
+    recall = recall_of_sentence(model.clip.embed_images(pixels), texts, wanted)
+    seen = []
+    for start in range(0, len(captions), 64):
+        part = captions[start : start + 64]
+        numbers = range(start, start + len(part))
+        embeddings = model.embed(part, seeds=numbers, use_prior=use_prior)
+        decoded = model.decode(embeddings, seeds=numbers).permute(0, 3, 1, 2)
+        seen.append(model.clip.embed_images(decoded).cpu())
+    return made, {"recall": recall, "frechet": set_distance(torch.cat(seen), real)}
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    """[1, 3, H, W] uint8."""
+    import numpy as np
+
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None]
+
+
+def _table(figures: dict[str, dict[str, float]], count: int) -> list[str]:
+    lines = [
+        f"recall: the right sentence is the closest of {len(SENTENCES)} by CLIP (chance "
+        f"{1 / len(SENTENCES):.1%})",
+        f"Frechet distance: between CLIP embeddings of generated and real pictures, {count} each; "
+        "lower is better",
+        "",
+        f"{'':20}{'recall':>8}{'Frechet distance':>20}",
+    ]
+    for name, values in figures.items():
+        recall = f"{values['recall']:8.1%}" if "recall" in values else f"{'':8}"
+        lines.append(f"{name:20}{recall}{values['frechet']:20.4f}")
+    return lines
+
+
+def _next_commands() -> list[str]:
+    return [
+        "lafite-shifted train-gan PHOTOS --out runs/gan --clip ViT-B-32/laion2b_s34b_b79k",
+        "lafite-shifted pack --gan runs/gan --out my-model",
+        'lafite-shifted generate "a red apple" --model my-model --out pictures',
+    ]
