@@ -5,7 +5,7 @@ RUN := $(VENV)/bin
 
 .PHONY: demo test test-slow torture gates lint format clean
 
-demo: $(VENV)/.installed  ## pictures from sentences, in minutes, on a laptop
+demo: $(VENV)/.installed  ## images from sentences, in minutes, on a laptop
 	$(RUN)/lafite-shifted demo --out demo
 
 test: $(VENV)/.installed  ## every default test: CPU, no network

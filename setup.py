@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 setup(
     name="lafite-shifted",
     version="0.1.0",
-    description="Text-to-image models trained on pictures alone: a StyleGAN2 decoder of CLIP "
+    description="Text-to-image models trained on images alone: a StyleGAN2 decoder of CLIP "
     "embeddings, and a shifted diffusion prior",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -1,4 +1,4 @@
-"""Text-to-image models trained on pictures alone: a StyleGAN2 decoder of CLIP embeddings and a
+"""Text-to-image models trained on images alone: a StyleGAN2 decoder of CLIP embeddings and a
 shifted diffusion prior.
 """
 

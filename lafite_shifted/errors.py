@@ -1,6 +1,6 @@
 """What can go wrong because of the input, and the exit codes that the command line gives it."""
 
-DEFAULT_MAX_BAD = 0.05  # share of pictures that may be unreadable, see TooManyBadPicturesError
+DEFAULT_MAX_BAD = 0.05  # share of images that may be unreadable, see TooManyBadImagesError
 
 
 class InputError(Exception):
@@ -9,8 +9,8 @@ class InputError(Exception):
     exit_code = 2
 
 
-class TooManyBadPicturesError(InputError):
-    """More pictures than `--max-bad` allows could not be read; the message lists them."""
+class TooManyBadImagesError(InputError):
+    """More images than `--max-bad` allows could not be read; the message lists them."""
 
     exit_code = 3
 

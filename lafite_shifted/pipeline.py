@@ -1,9 +1,9 @@
-"""The public API: words in, pictures out.
+"""The public API: words in, images out.
 
     model = TextToImage.from_pretrained("my-model")
     images = model("a red apple", num_images=4, seed=0)
 
-Shape letters: N pictures, D embedding.
+Shape letters: N images, D embedding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -110,7 +110,7 @@ class TextToImage:
     def decode(
         self, embeddings: Tensor, *, seeds: Sequence[int], truncation: float = 1.0
     ) -> Tensor:
-        """Pictures [N, R, R, 3] uint8 of unit image embeddings [N, D]; z of row i comes from
+        """Images [N, R, R, 3] uint8 of unit image embeddings [N, D]; z of row i comes from
         `seeds[i]` alone.
         """
         network = self.generator.network
@@ -118,7 +118,7 @@ class TextToImage:
         condition = self.generator.gaussian.standardise(embeddings.to(self.device))
         return to_uint8(network(z, condition, truncation=truncation))
 
-    def pictures(
+    def images(
         self,
         text: str,
         *,
@@ -129,7 +129,7 @@ class TextToImage:
         sampling: Sampling | None = None,
         truncation: float = 1.0,
     ) -> Iterator[tuple[int, Image.Image]]:
-        """(seed, picture) pairs; picture i uses seed + i, with separate streams for prior and z."""
+        """(seed, image) pairs; image i uses seed + i, with separate streams for prior and z."""
         if num_images < 1 or batch < 1:
             raise InputError(
                 f"num_images and batch must be at least 1, not {num_images} and {batch}."
@@ -153,8 +153,8 @@ class TextToImage:
         use_prior: bool = True,
         sampling: Sampling | None = None,
     ) -> list[Image.Image]:
-        """`num_images` pictures of `text`; the same seed gives the same pictures."""
-        made = self.pictures(
+        """`num_images` images of `text`; the same seed gives the same images."""
+        made = self.images(
             text, num_images=num_images, seed=seed, use_prior=use_prior, sampling=sampling
         )
         return [image for _, image in made]

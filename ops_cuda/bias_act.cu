@@ -4,7 +4,7 @@
 namespace ls {
 namespace {
 
-// Lanes of a thread share a channel where the picture is contiguous (inner > 1), and have
+// Lanes of a thread share a channel where the image is contiguous (inner > 1), and have
 // neighbouring channels where channels lie last (inner = 1).
 template <class T, int N>
 __global__ void __launch_bounds__(THREADS, 4)

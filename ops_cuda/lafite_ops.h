@@ -87,8 +87,8 @@ int ls_upfirdn2d(ls_place place, int dtype, const void* x, const void* add, void
 
 /* On the CPU only: all that lies between two convolutions, in one pass over activations whose channels
  * are last. x is filtered (taps: 4 at rate 1, or NULL), goes through the epilogue with the numbers of
- * `shape`, gives a picture as in ls_to_rgb (weight NULL: none), is multiplied by `after` (or NULL),
- * and is written to y (NULL, without taps: only the picture is wanted). The picture goes to rgb; or
+ * `shape`, gives an image as in ls_to_rgb (weight NULL: none), is multiplied by `after` (or NULL),
+ * and is written to y (NULL, without taps: only the image is wanted). The image goes to rgb; or
  * to `own`, and with `lower` filtered by `up` (4 taps at up 2, or NULL) added to it to rgb. */
 int ls_synthesis_tail(ls_place place, int dtype, const void* x, const void* demodulation,
                       const void* noise, const void* strength, const void* bias, const void* after,

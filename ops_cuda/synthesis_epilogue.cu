@@ -17,11 +17,11 @@ __global__ void __launch_bounds__(THREADS, 4)
     if (i >= s.n * s.channels * s.pixels) return;
     int64_t n, channel, pixel;
     if constexpr (LAST) {
-        DivMod place = divide(i, channels), picture = divide(place.quotient, pixels);
-        n = picture.quotient, pixel = picture.remainder, channel = place.remainder;
+        DivMod place = divide(i, channels), image = divide(place.quotient, pixels);
+        n = image.quotient, pixel = image.remainder, channel = place.remainder;
     } else {
-        DivMod plane = divide(i, pixels), picture = divide(plane.quotient, channels);
-        n = picture.quotient, channel = picture.remainder, pixel = plane.remainder;
+        DivMod plane = divide(i, pixels), image = divide(plane.quotient, channels);
+        n = image.quotient, channel = image.remainder, pixel = plane.remainder;
     }
     const A* drawn = noise + (s.noise_n == 1 ? 0 : n * s.pixels) + pixel;
     int64_t first = n * s.channels + channel;
@@ -51,10 +51,10 @@ __global__ void __launch_bounds__(PLANE_THREADS, 8)
     using A = acc_t<T>;
     LS_SHARED(A, shared);  // [3, PLANE_THREADS]
     DivMod row = divide(blockIdx.x, channels);  // n * parts + part; channel
-    DivMod picture = divide(row.quotient, parts);
-    int64_t n = picture.quotient, plane = n * s.channels + row.remainder;
+    DivMod image = divide(row.quotient, parts);
+    int64_t n = image.quotient, plane = n * s.channels + row.remainder;
     int64_t chunk = divide(s.pixels + parts.value - 1, parts).quotient;
-    int64_t first = picture.remainder * chunk;
+    int64_t first = image.remainder * chunk;
     int64_t last = first + chunk < s.pixels ? first + chunk : s.pixels;
     const A* drawn = noise + (s.noise_n == 1 ? 0 : n * s.pixels);
     A scale = demodulation[plane], sum[3] = {};
@@ -103,10 +103,10 @@ __global__ void __launch_bounds__(COLUMNS* ROWS, 2)
     LS_SHARED(A, shared);  // [ROWS, N, COLUMNS]: neighbouring threads in neighbouring banks
     int column = threadIdx.x % COLUMNS, line = threadIdx.x / COLUMNS;
     DivMod row = divide(blockIdx.x, groups);
-    DivMod picture = divide(row.quotient, parts);
-    int64_t n = picture.quotient, channel = (row.remainder * COLUMNS + column) * N;
+    DivMod image = divide(row.quotient, parts);
+    int64_t n = image.quotient, channel = (row.remainder * COLUMNS + column) * N;
     int64_t chunk = divide(s.pixels + parts.value - 1, parts).quotient;
-    int64_t first = picture.remainder * chunk;
+    int64_t first = image.remainder * chunk;
     int64_t last = first + chunk < s.pixels ? first + chunk : s.pixels;
     const A* drawn = noise + (s.noise_n == 1 ? 0 : n * s.pixels);
     bool inside = channel < s.channels;

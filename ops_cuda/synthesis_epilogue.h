@@ -19,7 +19,7 @@ void rows_last(const T* x, const A* scale, const A* drawn, A strength, const A* 
     }
 }
 
-// `num` pixels of one picture. All that does not change comes by value: what a store may alias is
+// `num` pixels of one image. All that does not change comes by value: what a store may alias is
 // loaded again for every row. `after` may be null.
 template <class Vector, class T, class A, class F>
 void epilogue_rows(Vector, const T* x, const A* scale, const A* drawn, A strength, const A* bias,

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t CHUNK = 8192;  // elements that a step leaves to the next one
 
-// What the pixels of one picture share.
+// What the pixels of one image share.
 template <class T, class F>
 struct Tail {
     using A = acc_t<T>;
@@ -20,7 +20,7 @@ struct Tail {
     int64_t channels, pixels;
     F activation;
 
-    // `num` pixels from `first` on: x, which may be y, -> y and the picture.
+    // `num` pixels from `first` on: x, which may be y, -> y and the image.
     void operator()(const T* x, T* y, int64_t first, int64_t num) const {
         const A* drawn = noise + first;
         if (!weight) {
@@ -48,7 +48,7 @@ struct Tail {
     }
 };
 
-// tail_of(picture) gives the Tail. Without a filter; y null: only the picture is wanted.
+// tail_of(image) gives the Tail. Without a filter; y null: only the image is wanted.
 template <class T, class TailOf>
 void straight(const T* x, T* y, const ls_epilogue_shape& s, const TailOf& tail_of) {
     constexpr int64_t GROUP = WIDTH<acc_t<T>>;

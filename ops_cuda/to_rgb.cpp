@@ -17,11 +17,11 @@ void to_rgb(const T* x, const acc_t<T>* weight, const acc_t<T>* bias, acc_t<T>* 
     int64_t size = channels_last ? task_size(total) / channels / GROUP * GROUP + GROUP : STRETCH;
     int64_t parts = (pixels + size - 1) / size;
     parallel(n * parts, total, [&](int64_t task) {
-        int64_t picture = task / parts, first = task % parts * size;
+        int64_t image = task / parts, first = task % parts * size;
         int64_t last = std::min(first + size, pixels);
-        const T* from = x + picture * channels * pixels;
-        const A* scaled = weight + picture * 3 * channels;
-        A* to = y + picture * 3 * pixels;
+        const T* from = x + image * channels * pixels;
+        const A* scaled = weight + image * 3 * channels;
+        A* to = y + image * 3 * pixels;
         if (channels_last) {
             rows_to_rgb(from + first * channels, scaled, bias, to + first, last - first, channels, pixels);
             return;

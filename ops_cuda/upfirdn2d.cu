@@ -1,5 +1,5 @@
 // upfirdn2d on CUDA. One kernel for any filter and both layouts, with the loops unrolled for the
-// 4-tap filter; and for that filter on contiguous pictures one that stages a tile in shared memory.
+// 4-tap filter; and for that filter on contiguous images one that stages a tile in shared memory.
 #include "cuda.cuh"
 
 namespace ls {
@@ -54,14 +54,14 @@ __global__ void __launch_bounds__(THREADS, 4)
     using A = acc_t<T>;
     int64_t i = global_thread() * N;
     if (i >= count) return;
-    int64_t channel, picture, row, column;  // `picture` is a plane where channels are not last
+    int64_t channel, image, row, column;  // `image` is a plane where channels are not last
     if constexpr (LAST) {
         DivMod c = divide(i, f.channels), w = divide(c.quotient, f.out_width),
                h = divide(w.quotient, f.out_height);
-        channel = c.remainder, column = w.remainder, row = h.remainder, picture = h.quotient;
+        channel = c.remainder, column = w.remainder, row = h.remainder, image = h.quotient;
     } else {
         DivMod w = divide(i, f.out_width), h = divide(w.quotient, f.out_height);
-        channel = 0, column = w.remainder, row = h.remainder, picture = h.quotient;
+        channel = 0, column = w.remainder, row = h.remainder, image = h.quotient;
     }
     constexpr int UNROLL = UP ? TAPS / UP : 1;  // taps that meet samples; 1: a loop
     int up_y = UP ? UP : f.up_y, up_x = UP ? UP : f.up_x;
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(THREADS, 4)
     for (int i_y = 0; i_y < num_y; i_y++) {
         int64_t sample_y = sy.sample + i_y;
         if (sample_y < 0 || sample_y >= f.in_height) continue;
-        const T* line = x + (picture * f.in_height + sample_y) * f.in_width * stride + channel;
+        const T* line = x + (image * f.in_height + sample_y) * f.in_width * stride + channel;
 #pragma unroll UNROLL
         for (int i_x = 0; i_x < num_x; i_x++) {
             int64_t sample_x = sx.sample + i_x;

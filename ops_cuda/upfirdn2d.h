@@ -1,6 +1,6 @@
 // upfirdn2d on the CPU: for a stretch of an output row the input rows that its taps meet are added
 // up, then that one row, which fits into the cache, is filtered along x. Planes of a contiguous
-// picture are pictures of one channel.
+// image are images of one channel.
 #pragma once
 
 #include <algorithm>
@@ -242,21 +242,21 @@ constexpr int64_t CACHED = 8192;  // elements of a row between the two filters
 
 inline void nothing(int64_t, int64_t, int64_t, int64_t) {}
 
-// then(picture, row, begin, end) is called when the outputs [begin, end) of a row are there.
+// then(image, row, begin, end) is called when the outputs [begin, end) of a row are there.
 template <int UP, int DOWN, int TAPS, class T, class Then>
 void filter(const T* x, const T* add, T* y, const ls_upfirdn2d_shape& s, const Then& then) {
     using A = acc_t<T>;
     bool channels_last = s.layout == LS_CHANNELS_LAST;
-    int64_t pictures = channels_last ? s.n : s.n * s.channels;
+    int64_t images = channels_last ? s.n : s.n * s.channels;
     int64_t channels = channels_last ? s.channels : 1;
     int64_t in_row = s.in_width * channels, out_row = s.out_width * channels;
     int64_t samples = std::max<int64_t>(CACHED / channels, 16);
     int64_t width = std::max<int64_t>(samples * s.up_x / s.down_x, 4);  // outputs of a stretch
     int64_t band = std::min<int64_t>(8, s.out_height);  // rows that a thread takes at a time
     int64_t bands = (s.out_height + band - 1) / band;
-    parallel(pictures * bands, pictures * s.out_height * out_row, [&](int64_t task) {
+    parallel(images * bands, images * s.out_height * out_row, [&](int64_t task) {
         thread_local std::vector<A> buffer;
-        int64_t picture = task / bands, first = task % bands * band;
+        int64_t image = task / bands, first = task % bands * band;
         int64_t last = std::min<int64_t>(first + band, s.out_height);
         for (int64_t begin = 0; begin < s.out_width; begin += width) {
             Stretch part = stretch(begin, std::min(begin + width, s.out_width), s);
@@ -264,13 +264,13 @@ void filter(const T* x, const T* add, T* y, const ls_upfirdn2d_shape& s, const T
             int64_t stride = (length + WIDTH<A> - 1) / WIDTH<A> * WIDTH<A>;
             Plan<UP, DOWN, TAPS, A> plan(s, part);
             A* rows = aligned(buffer, GROUP * stride);
-            const T* from = x + picture * s.in_height * in_row + part.first_sample * channels;
+            const T* from = x + image * s.in_height * in_row + part.first_sample * channels;
             for (int64_t o = first, num; o < last; o += num) {
                 num = filter_y<UP, DOWN, TAPS>(from, rows, stride, s, o, last, length, in_row);
                 for (int64_t r = 0; r < num; r++) {
-                    int64_t at = (picture * s.out_height + o + r) * out_row;
+                    int64_t at = (image * s.out_height + o + r) * out_row;
                     filter_x(y + at, rows + r * stride, add ? add + at : nullptr, s, plan, channels);
-                    then(picture, o + r, part.begin, part.end);
+                    then(image, o + r, part.begin, part.end);
                 }
             }
         }

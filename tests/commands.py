@@ -71,8 +71,8 @@ def assert_refused(outcome: Outcome, *expected: str, code: int = 2) -> None:
         assert text in outcome.err, outcome.err
 
 
-def picture_folder(folder: Path, *names: str) -> Path:
-    """Small pictures of different colours."""
+def image_folder(folder: Path, *names: str) -> Path:
+    """Small images of different colours."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
         Image.new("RGB", (16, 16), (40 * number % 256, 90, 200 - number)).save(folder / name)

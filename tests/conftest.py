@@ -1,4 +1,4 @@
-"""Fixtures: the shipped pictures and CLIP are the real input; nothing here needs the network."""
+"""Fixtures: the shipped images and CLIP are the real input; nothing here needs the network."""
 
 import json
 import os
@@ -35,41 +35,41 @@ def small_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shipped_pictures() -> Path:
-    return ASSETS / "pictures"
+def shipped_images() -> Path:
+    return ASSETS / "images"
 
 
 @pytest.fixture(scope="session")
-def some_pictures(tmp_path_factory: pytest.TempPathFactory, shipped_pictures: Path) -> Path:
-    """A folder of 48 shipped pictures with captions; read only."""
-    folder = tmp_path_factory.mktemp("pictures")
-    rows = (shipped_pictures / "metadata.jsonl").read_text(encoding="utf-8").splitlines()[:48]
+def some_images(tmp_path_factory: pytest.TempPathFactory, shipped_images: Path) -> Path:
+    """A folder of 48 shipped images with captions; read only."""
+    folder = tmp_path_factory.mktemp("images")
+    rows = (shipped_images / "metadata.jsonl").read_text(encoding="utf-8").splitlines()[:48]
     for row in rows:
-        shutil.copy(shipped_pictures / json.loads(row)["file_name"], folder)
+        shutil.copy(shipped_images / json.loads(row)["file_name"], folder)
     (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return folder
 
 
 @pytest.fixture(scope="session")
-def some_embeddings(tmp_path_factory: pytest.TempPathFactory, some_pictures: Path) -> Path:
-    """What `embed` makes of `some_pictures`; read only."""
+def some_embeddings(tmp_path_factory: pytest.TempPathFactory, some_images: Path) -> Path:
+    """What `embed` makes of `some_images`; read only."""
     from tests.commands import succeed
 
     folder = tmp_path_factory.mktemp("embeddings") / "out"
-    succeed("embed", some_pictures, "--out", folder)
+    succeed("embed", some_images, "--out", folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def gan_run(
-    tmp_path_factory: pytest.TempPathFactory, some_pictures: Path, some_embeddings: Path
+    tmp_path_factory: pytest.TempPathFactory, some_images: Path, some_embeddings: Path
 ) -> Path:
-    """The run folder of a GAN that trained for four steps on `some_pictures`; read only."""
+    """The run folder of a GAN that trained for four steps on `some_images`; read only."""
     from tests.commands import TINY_GAN, succeed
 
     folder = tmp_path_factory.mktemp("gan") / "run"
     shutil.copytree(some_embeddings, folder / "embeddings")
-    succeed("train-gan", some_pictures, "--out", folder, *TINY_GAN)
+    succeed("train-gan", some_images, "--out", folder, *TINY_GAN)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Eight of the shipped pictures, to learn by heart; and pictures to damage."""
+"""Eight of the shipped images, to learn by heart; and images to damage."""
 
 import os
 from pathlib import Path
@@ -14,11 +14,11 @@ from tests.conftest import ASSETS
 NAMES = ["1f30e", "1f333", "1f339", "1f34e", "1f3b1", "1f418", "1f600", "1f680"]
 
 
-def eight_pictures(size: int) -> Tensor:
+def eight_images(size: int) -> Tensor:
     """[8, 3, size, size] in [-1, 1]."""
     arrays = []
     for name in NAMES:
-        with Image.open(ASSETS / "pictures" / f"3d-{name}.png") as image:
+        with Image.open(ASSETS / "images" / f"3d-{name}.png") as image:
             small = image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
             arrays.append(np.array(small))
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1

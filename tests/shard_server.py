@@ -38,12 +38,12 @@ class Handler(SimpleHTTPRequestHandler):
         return None
 
 
-def write_shard(path: Path, pictures: list[Path], *, more: dict[str, bytes] | None = None) -> None:
-    """Numbered pictures with captions, as WebDataset has them."""
+def write_shard(path: Path, images: list[Path], *, more: dict[str, bytes] | None = None) -> None:
+    """Numbered images with captions, as WebDataset has them."""
     entries = dict(more or {})
-    for number, picture in enumerate(pictures):
-        entries[f"{number:04d}.png"] = picture.read_bytes()
-        entries[f"{number:04d}.txt"] = f"the picture {picture.stem}".encode()
+    for number, image in enumerate(images):
+        entries[f"{number:04d}.png"] = image.read_bytes()
+        entries[f"{number:04d}.txt"] = f"the image {image.stem}".encode()
     with tarfile.open(path, "w") as archive:
         for name, content in entries.items():
             member = tarfile.TarInfo(name)

@@ -23,9 +23,9 @@ def readme_commands() -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines]
 
 
-def shortened(words: list[str], pictures: Path) -> list[str]:
-    """The same command on `pictures`, with the shipped CLIP and a tiny network."""
-    words = [str(pictures) if word in ("PHOTOS", "CAPTIONED") else word for word in words]
+def shortened(words: list[str], images: Path) -> list[str]:
+    """The same command on `images`, with the shipped CLIP and a tiny network."""
+    words = [str(images) if word in ("PHOTOS", "CAPTIONED") else word for word in words]
     if "--clip" in words:
         words[words.index("--clip") + 1] = "starter"
     if "--preset" in words:
@@ -49,7 +49,7 @@ def test_readme_names_real_make_targets():
 
 
 def test_readme_commands_run(
-    some_pictures: Path,
+    some_images: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
@@ -59,8 +59,8 @@ def test_readme_commands_run(
     verbs = [words[1] for words in commands]
     assert verbs == ["train-gan", "pack", "generate", "evaluate", "train-prior", "pack"]
     for words in commands:
-        run(shortened(words, some_pictures), monkeypatch)
-    assert (tmp_path / "pictures" / "grid.png").is_file()
+        run(shortened(words, some_images), monkeypatch)
+    assert (tmp_path / "images" / "grid.png").is_file()
     snippet = re.search(
         r"^    from lafite_shifted.*?(?=\n\n)", README, flags=re.MULTILINE | re.DOTALL
     )

@@ -35,7 +35,7 @@ from tests.faults import Fault, Forked
 from training.loop import MACHINE_COLUMNS
 
 ROOT = Path(__file__).parents[1]
-PICTURES = ROOT / "lafite_shifted" / "assets" / "pictures"
+IMAGES = ROOT / "lafite_shifted" / "assets" / "images"
 STEPS, BATCH = 60, 8
 RANK_STEPS = 20  # of two ranks, which wait for each other on busy cores
 # a checkpoint every third step: saves are a good part of the time, as a target should be
@@ -60,7 +60,7 @@ Process = Forked | subprocess.Popen
 
 @dataclass
 class Bench:
-    """A folder of pictures with embeddings, and the runs that nothing has broken."""
+    """A folder of images with embeddings, and the runs that nothing has broken."""
 
     folder: Path
     seconds: float = 0.0  # of a forked run, of a fresh one, of two ranks
@@ -71,9 +71,9 @@ class Bench:
     def set_up(folder: Path, *, ranks: bool = False) -> "Bench":
         """`whole` is the command itself, in a process that nothing has prepared."""
         bench = Bench(folder)
-        (folder / "pictures").mkdir()
-        for path in sorted(PICTURES.glob("*.png"))[:24]:
-            shutil.copy(path, folder / "pictures")
+        (folder / "images").mkdir()
+        for path in sorted(IMAGES.glob("*.png"))[:24]:
+            shutil.copy(path, folder / "images")
         start_server()
         assert bench.start("first", prepare=False, fresh=True).wait() == 0, bench.output()
         shutil.copytree(folder / "first" / "embeddings", folder / "embeddings")
@@ -98,7 +98,7 @@ class Bench:
         out = self.folder / run
         if prepare and not (out / "embeddings").exists():
             shutil.copytree(self.folder / "embeddings", out / "embeddings")
-        words = ["train-gan", str(self.folder / "pictures"), "--out", str(out), *OPTIONS, *more]
+        words = ["train-gan", str(self.folder / "images"), "--out", str(out), *OPTIONS, *more]
         output = self.folder / "output.txt"
         output.write_bytes(b"")
         if not fresh and ranks == 1:

@@ -1,8 +1,8 @@
-"""Bilinear resampling of pictures under one affine map each, differentiable as often as wanted.
+"""Bilinear resampling of images under one affine map each, differentiable as often as wanted.
 
 PyTorch's own grid_sample has no second derivative. For fixed maps the resampling is linear in the
-picture, so its backward is its adjoint, whose backward is the resampling again. Shape letters: N
-batch, C H W picture.
+image, so its backward is its adjoint, whose backward is the resampling again. Shape letters: N
+batch, C H W image.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def resample(x: Tensor, maps: Tensor, *, size: tuple[int, int]) -> Tensor:
-    """Pictures [N, C, *size] whose point p shows what `x` [N, C, H, W] has at maps p.
+    """Images [N, C, *size] whose point p shows what `x` [N, C, H, W] has at maps p.
 
     `maps` [N, 2, 3] take (column, row, 1) of the result to `x`; the edges of both are at -1 and 1.
     Beyond its edges `x` is mirrored. Gradients flow to `x` alone.

@@ -23,7 +23,7 @@ from lafite_shifted.errors import (
     DivergedError,
     InputError,
     InterruptedRunError,
-    TooManyBadPicturesError,
+    TooManyBadImagesError,
 )
 from torch_utils import distributed
 from torch_utils.device import peak_gib
@@ -108,8 +108,8 @@ def run_loop(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator
     Of several processes all do this in step; the first writes, and a signal to one stops all. The
     thread count belongs to the state, because float sums depend on it. Raises InterruptedRunError
     after a signal, with a checkpoint saved; the last checkpoint stays where a logged value is not
-    finite (DivergedError), the disk is full (InputError) or too many pictures cannot be read
-    (TooManyBadPicturesError).
+    finite (DivergedError), the disk is full (InputError) or too many images cannot be read
+    (TooManyBadImagesError).
     """
     with _telling_what_is_kept(trainer, folder), closing(folder):
         yield from _steps(trainer, config, folder)
@@ -121,8 +121,8 @@ def _telling_what_is_kept(trainer: Trainer, folder: RunFolder) -> Iterator[None]
     """In the words of what the user can mend before the same command goes on."""
     try:
         yield
-    except TooManyBadPicturesError as error:
-        raise TooManyBadPicturesError(
+    except TooManyBadImagesError as error:
+        raise TooManyBadImagesError(
             f"{error}\n{folder.kept()} Run the same command again once they are mended."
         ) from error
     except OSError as error:

@@ -56,7 +56,7 @@ class Evaluation:
 
     figures: Mapping[str, float]
     reference: Mapping[str, int | str] | None = None  # what they are measured against
-    pictures: Mapping[str, Image.Image] = field(default_factory=dict)
+    images: Mapping[str, Image.Image] = field(default_factory=dict)
     histograms: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -182,7 +182,7 @@ class RunFolder:
         self, samples: int, values: Mapping[str, float], evaluation: Evaluation | None = None
     ) -> None:
         """Append a line to log.jsonl, with the reference of an evaluation's figures; the scalars,
-        pictures and histograms to TensorBoard.
+        images and histograms to TensorBoard.
         """
         found = evaluation or Evaluation({})
         scalars = {**values, **found.figures}
@@ -196,8 +196,8 @@ class RunFolder:
         if self._writer is not None:
             for name, value in scalars.items():
                 self._writer.add_scalar(name, value, samples)
-            for name, picture in found.pictures.items():
-                self._writer.add_image(name, np.asarray(picture), samples, dataformats="HWC")
+            for name, image in found.images.items():
+                self._writer.add_image(name, np.asarray(image), samples, dataformats="HWC")
             for name, tensor in found.histograms.items():
                 finite = tensor[tensor.isfinite()].float().cpu()
                 if len(finite):  # a run that has just diverged may have none

@@ -1,4 +1,4 @@
-"""`bench`: how fast operators, generators, priors and the reading of pictures are here."""
+"""`bench`: how fast operators, generators, priors and the reading of images are here."""
 
 from pathlib import Path
 
@@ -123,13 +123,13 @@ def prior(preset: str, clip: str, device: str, rounds: int, as_json: bool) -> No
 
 
 @command.command("data")
-@click.argument("pictures", type=options.FolderPath)
+@click.argument("images", type=options.FolderPath)
 @options.clip_option
 @options.positive_int("--resolution", default=256, help="Of the squares that training takes.")
-@options.positive_int("--count", default=320, help="Pictures at most.")
+@options.positive_int("--count", default=320, help="Images at most.")
 @options.json_option
-def data(pictures: Path, clip: str, resolution: int, count: int, as_json: bool) -> None:
-    """From files to embeddings and to squares, on one core: milliseconds a picture by stage."""
+def data(images: Path, clip: str, resolution: int, count: int, as_json: bool) -> None:
+    """From files to embeddings and to squares, on one core: milliseconds an image by stage."""
     import json
     from dataclasses import asdict
 
@@ -142,18 +142,18 @@ def data(pictures: Path, clip: str, resolution: int, count: int, as_json: bool) 
 
     device = torch.device("cpu")
     encoder = load_clip(clip, device=device)
-    source = ImageSource(pictures)
-    found = bench_data(source, encoder, resolution=resolution, pictures=count)
+    source = ImageSource(images)
+    found = bench_data(source, encoder, resolution=resolution, images=count)
     if as_json:
         click.echo(json.dumps({"machine": machine(device), "results": asdict(found)}, indent=2))
         return
     click.echo(machine(device))
     click.echo(
-        f"{found.pictures} pictures of {found.kilobytes:.0f} kB and {found.megapixels:.2f} "
-        f"megapixels; {clip}: {found.clip_gmac:.2f} GMAC a picture"
+        f"{found.images} images of {found.kilobytes:.0f} kB and {found.megapixels:.2f} "
+        f"megapixels; {clip}: {found.clip_gmac:.2f} GMAC an image"
     )
     for stage, milliseconds in found.milliseconds.items():
         click.echo(f"{stage:10}{milliseconds:9.2f} ms")
     for what, stages in STAGES.items():
-        rate = found.pictures_a_second(what)
-        click.echo(f"{what:10}{rate:9.0f} pictures a second and core ({' + '.join(stages)})")
+        rate = found.images_a_second(what)
+        click.echo(f"{what:10}{rate:9.0f} images a second and core ({' + '.join(stages)})")

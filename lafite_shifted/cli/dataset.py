@@ -1,4 +1,4 @@
-"""`dataset`: build the captioned picture sets that the shipped models were made from."""
+"""`dataset`: build the captioned image sets that the shipped models were made from."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from lafite_shifted.cli import options
 
 @click.command("dataset")
 @click.argument("name", type=click.Choice(["emoji", "clipart", "sample", "cone"]))
-@options.out_option("the pictures, metadata.jsonl and split.json")
+@options.out_option("the images, metadata.jsonl and split.json")
 @options.positive_int(
     "--size", default=None, help="Side in pixels.  [default: emoji 64, clipart 128]"
 )
@@ -21,11 +21,11 @@ from lafite_shifted.cli import options
     help="Copy the files as the packages hold them, broken and huge ones too.",
 )
 def command(name: str, out: Path, size: int | None, names: int, seed: int, raw: bool) -> None:
-    """Build a captioned picture set from npm and Debian packages.
+    """Build a captioned image set from npm and Debian packages.
 
     emoji: 7,158 drawings in two styles. clipart: 8,121 public-domain drawings. sample: the 512
-    emoji pictures that lafite-shifted ships, and 512 further ones. Needs npm, or apt-get and dpkg.
-    cone: no pictures, but made-up embeddings in a narrow cone, to compare priors on.
+    emoji images that lafite-shifted ships, and 512 further ones. Needs npm, or apt-get and dpkg.
+    cone: no images, but made-up embeddings in a narrow cone, to compare priors on.
     """
     if name == "cone":
         from training.data.cone import PAIRS_PER_NAME, write_cone
@@ -37,12 +37,11 @@ def command(name: str, out: Path, size: int | None, names: int, seed: int, raw: 
 
     if name == "sample":
         build_sample(out)
-        click.echo(f"512 pictures in {out / 'pictures'}, 512 further ones in {out / 'reference'}")
+        click.echo(f"512 images in {out / 'images'}, 512 further ones in {out / 'reference'}")
         return
     built = build_dataset(name, out, size=size or DEFAULT_SIZES[name], raw=raw)
     click.echo(
-        f"{built.num_pictures} pictures in {out}, {built.num_held_out} of them held out "
-        "(split.json)"
+        f"{built.num_images} images in {out}, {built.num_held_out} of them held out (split.json)"
     )
     for file_name, reason in built.bad:
         click.echo(f"  unreadable {file_name}: {reason}", err=True)

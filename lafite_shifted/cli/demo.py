@@ -1,4 +1,4 @@
-"""`demo`: the whole chain on the shipped pictures, in minutes, on a laptop."""
+"""`demo`: the whole chain on the shipped images, in minutes, on a laptop."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from lafite_shifted.cli import options
 @options.device_option
 @options.ops_option
 def command(out: Path, kimg: float | None, seed: int, device: str, ops: str) -> None:
-    """Embed 512 shipped pictures, train a tiny prior and a tiny GAN on them, and make pictures from
+    """Embed 512 shipped images, train a tiny prior and a tiny GAN on them, and make images from
     8 sentences.
 
     The same command again goes on where it stopped.
@@ -38,11 +38,11 @@ def command(out: Path, kimg: float | None, seed: int, device: str, ops: str) -> 
     click.echo("")
     for line in result.table:
         click.echo(line)
-    click.echo(f"\nPictures: {result.grid}")
+    click.echo(f"\nImages: {result.grid}")
     click.echo(
         "They are coloured shapes, few of them the right ones: minutes of training on 512 "
-        "pictures, at 32 pixels. With hours, more of them and a larger preset it is another matter."
+        "images, at 32 pixels. With hours, more of them and a larger preset it is another matter."
     )
-    click.echo("\nGo on with your own pictures:")
+    click.echo("\nGo on with your own images:")
     for line in result.next_commands:
         click.echo(f"    {line}")

@@ -1,4 +1,4 @@
-"""`embed`: CLIP embeddings of a folder of pictures."""
+"""`embed`: CLIP embeddings of a folder of images."""
 
 from functools import partial
 from pathlib import Path
@@ -9,18 +9,18 @@ from lafite_shifted.cli import options
 
 
 @click.command("embed")
-@click.argument("pictures")
+@click.argument("images")
 @options.out_option("shards, index.jsonl and report.jsonl")
 @options.clip_option
 @options.text_encoder_option
 @options.device_option
 @options.ops_option
-@options.positive_int("--batch", default=64, help="Pictures a forward pass.")
+@options.positive_int("--batch", default=64, help="Images a forward pass.")
 @click.option("--background", default="white", help="Shown through transparency: name or #rrggbb.")
 @options.max_bad_option
 @options.max_megapixels_option
 def command(
-    pictures: str,
+    images: str,
     out: Path,
     clip: str,
     text_encoder: str | None,
@@ -31,12 +31,12 @@ def command(
     max_bad: float,
     max_megapixels: float,
 ) -> None:
-    """Embed PICTURES (and captions, where metadata.jsonl or .txt files hold them) with a CLIP.
+    """Embed IMAGES (and captions, where metadata.jsonl or .txt files hold them) with a CLIP.
 
-    PICTURES is a folder, a zip, tar shards, or the URL of shards, such as
+    IMAGES is a folder, a zip, tar shards, or the URL of shards, such as
     https://host/shard-{000..009}.tar: these need the extra webdataset, and the processes of
     torchrun share them.
-    What is done already is skipped; every unreadable picture is listed in report.jsonl.
+    What is done already is skipped; every unreadable image is listed in report.jsonl.
     """
     from lafite_shifted.device import resolve_device
     from lafite_shifted.encoders.ensemble import load_clip
@@ -52,10 +52,10 @@ def command(
     chosen = resolve_device(device)
     options.choose_ops(ops, chosen, used=False)
     squares = parse(SquareConfig, {"background": background})
-    urls = shard_urls(pictures) if is_remote(pictures) else []
+    urls = shard_urls(images) if is_remote(images) else []
     if not urls and distributed.num_processes() > 1:
         raise InputError("Several processes share shards at a URL only. Run `embed` in one.")
-    source = None if urls else ImageSource(Path(pictures))
+    source = None if urls else ImageSource(Path(images))
     encoder = load_clip(clip, device=chosen)
     tower = TextEncoder.load(text_encoder, device=chosen) if text_encoder else None
     options.note_starter(clip)

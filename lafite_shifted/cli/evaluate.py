@@ -25,7 +25,7 @@ def command() -> None:
     "--embeddings",
     required=True,
     type=options.FolderPath,
-    help="Made by `embed` of captioned pictures; the held-out sixth is asked.",
+    help="Made by `embed` of captioned images; the held-out sixth is asked.",
 )
 @options.out_option("report.json, report.md and steps.png")
 @click.option("--steps", default="1,2,4,8,16,64", help="Numbers of sampling steps.")
@@ -40,7 +40,7 @@ def command() -> None:
 @click.option(
     "--gan",
     type=options.FolderPath,
-    help="Judge the pictures that the generator in this run or model folder makes of them.",
+    help="Judge the images that the generator in this run or model folder makes of them.",
 )
 @options.device_option
 @options.ops_option
@@ -150,14 +150,14 @@ def study(
 
 @command.command("gan")
 @click.argument("model", type=options.FolderPath)
-@click.argument("pictures", type=options.FolderPath)
+@click.argument("images", type=options.FolderPath)
 @options.out_option("report.json, report.md and grid.png")
 @click.option("--best", is_flag=True, help="Of a run: the best generator instead of the last.")
-@options.positive_int("--count", default=None, help="At most so many pictures.  [default: all]")
+@options.positive_int("--count", default=None, help="At most so many images.  [default: all]")
 @click.option(
     "--embeddings",
     type=options.FolderPath,
-    help="Of PICTURES, made by `embed`, such as RUN/embeddings.  [default: made in OUT/embeddings]",
+    help="Of IMAGES, made by `embed`, such as RUN/embeddings.  [default: made in OUT/embeddings]",
 )
 @click.option("--clip", help="The generator's CLIP, where it lies elsewhere now.")
 @click.option(
@@ -170,7 +170,7 @@ def study(
     "--against",
     type=options.FolderPath,
     multiple=True,
-    help="The report.json of another generator, on the same pictures, to set beside.",
+    help="The report.json of another generator, on the same images, to set beside.",
 )
 @options.device_option
 @options.ops_option
@@ -179,7 +179,7 @@ def study(
 @options.json_option
 def gan(
     model: Path,
-    pictures: Path,
+    images: Path,
     out: Path,
     best: bool,
     count: int | None,
@@ -194,11 +194,11 @@ def gan(
     as_json: bool,
 ) -> None:
     """How well the generator in MODEL (a run of `train-gan`, or a model folder) makes the held-out
-    pictures of PICTURES from their embeddings: cosine of CLIP(G(h)) to h, Frechet and kernel
+    images of IMAGES from their embeddings: cosine of CLIP(G(h)) to h, Frechet and kernel
     distance of the sets, recall of the right one, precision and recall of the manifold, diversity,
-    cosine to the nearest training picture at the same size. Beside it stand the held-out pictures
+    cosine to the nearest training image at the same size. Beside it stand the held-out images
     themselves at the generator's size, as a perfect one would make them, and real training
-    pictures: those nearest to the held-out ones, and others.
+    images: those nearest to the held-out ones, and others.
     """
     import json
     from dataclasses import asdict
@@ -229,7 +229,7 @@ def gan(
     with options.plain_warnings(), options.progress_bar("embedding", "img") as progress:
         data, report = gan_data_for(
             whole,
-            pictures,
+            images,
             out,
             embeddings,
             max_bad=max_bad,
@@ -254,7 +254,7 @@ def gan(
 @click.option("--out", type=options.FolderPath, required=True, help="The figure, a PNG.")
 def curves(runs: tuple[Path, ...], out: Path) -> None:
     """Draw what the RUNS of `train-gan` measured while they trained: Frechet distance, cosine,
-    recall and the nearest training picture, beside real pictures.
+    recall and the nearest training image, beside real images.
     """
     from lafite_shifted.errors import InputError
     from lafite_shifted.io.files import read_json_lines

@@ -1,4 +1,4 @@
-"""`generate`: pictures from sentences."""
+"""`generate`: images from sentences."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 @click.command("generate")
 @click.argument("texts", nargs=-1, required=True)
 @click.option("--model", required=True, help="Model folder (see `pack`), or a Hugging Face Hub id.")
-@options.out_option("the pictures and grid.png")
-@options.positive_int("--num", default=4, help="Pictures a sentence; picture i uses seed + i.")
+@options.out_option("the images and grid.png")
+@options.positive_int("--num", default=4, help="Images a sentence; image i uses seed + i.")
 @options.seed_option
 @options.device_option
 @options.ops_option
-@options.positive_int("--batch", default=16, help="Pictures a forward pass.")
+@options.positive_int("--batch", default=16, help="Images a forward pass.")
 @options.positive_int(
     "--steps",
     default=None,
@@ -63,7 +63,7 @@ def command(
     clip: str | None,
     text_encoder: str | None,
 ) -> None:
-    """Make pictures of TEXTS with a trained model, such as: generate "a red apple" "a cat" --model
+    """Make images of TEXTS with a trained model, such as: generate "a red apple" "a cat" --model
     M --out DIR.
     """
     from math import isfinite
@@ -82,7 +82,7 @@ def command(
     if not isfinite(guidance):
         raise InputError(f"--guidance {guidance}: give a number, such as 2.")
     sampling = Sampling(steps, sampler, eta, guidance, threshold, best_of)
-    texts = tuple(dict.fromkeys(texts))  # a sentence given twice makes the same pictures
+    texts = tuple(dict.fromkeys(texts))  # a sentence given twice makes the same images
     options.choose_ops(ops, resolve_device(device))
     with options.plain_warnings():
         pipeline = TextToImage.from_pretrained(
@@ -95,10 +95,10 @@ def command(
                 err=True,
             )
         if pipeline.prior is not None:
-            pipeline.prior.prior.decided(sampling)  # refused before the first picture
+            pipeline.prior.prior.decided(sampling)  # refused before the first image
         rows = []
         for text in texts:
-            made = pipeline.pictures(
+            made = pipeline.images(
                 text,
                 num_images=num,
                 seed=seed,
@@ -115,4 +115,4 @@ def command(
             rows.append((text, images))
         scale = max(1, 96 // rows[0][1][0].width)
         save_png(out / "grid.png", labelled_rows(rows, scale=scale), {"model": pipeline.hash})
-    click.echo(f"{num * len(texts)} pictures and grid.png in {out}")
+    click.echo(f"{num * len(texts)} images and grid.png in {out}")

@@ -59,7 +59,7 @@ class VerbGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="lafite-shifted")
 def group() -> None:
-    """Train a text-to-image model on a folder of pictures, without one caption.
+    """Train a text-to-image model on a folder of images, without one caption.
 
     First steps: `lafite-shifted demo`, or `lafite-shifted train-gan PHOTOS --out RUN`.
     """

@@ -62,7 +62,7 @@ max_megapixels_option = click.option(
     "--max-megapixels",
     default=100.0,
     type=click.FloatRange(min=0, min_open=True),
-    help="Larger pictures are bad ones.",
+    help="Larger images are bad ones.",
 )
 ops_option = click.option(
     "--ops",
@@ -149,15 +149,13 @@ def note_starter(clip: str | None) -> None:
 def report_embedding(report: "EmbedReport", out: Path) -> None:
     """Say what was embedded, converted and left out, by name and reason."""
     click.echo(
-        f"{report.num_embedded} pictures embedded, {report.num_reused} reused, in {out}", err=True
+        f"{report.num_embedded} images embedded, {report.num_reused} reused, in {out}", err=True
     )
     if report.conversions:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(report.conversions.items()))
         click.echo(f"converted to RGB: {counts}", err=True)
     if report.bad:
-        click.echo(
-            f"{len(report.bad)} pictures left out (all in {out / 'report.jsonl'}):", err=True
-        )
+        click.echo(f"{len(report.bad)} images left out (all in {out / 'report.jsonl'}):", err=True)
         for name, reason in report.bad[:10]:
             click.echo(f"  {name}: {reason}", err=True)
 

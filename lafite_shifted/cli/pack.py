@@ -25,5 +25,5 @@ def command(gan: Path, prior: Path | None, out: Path) -> None:
     pack_model(out, gan=gan, prior=prior)
     kind = "generator and prior" if prior else "generator without a prior"
     click.echo(
-        f'{kind} in {out}. Try: lafite-shifted generate "a red apple" --model {out} --out pictures'
+        f'{kind} in {out}. Try: lafite-shifted generate "a red apple" --model {out} --out images'
     )

@@ -11,9 +11,9 @@ from lafite_shifted.cli import options
 @click.argument("folders", nargs=-1, required=True, type=options.FolderPath)
 @options.out_option("the run; RUN/clip is what --clip takes")
 @click.option(
-    "--kimg", type=float, help="Length in thousands of pictures, and of the decay.  [default: 600]"
+    "--kimg", type=float, help="Length in thousands of images, and of the decay.  [default: 600]"
 )
-@options.positive_int("--batch", default=None, help="Pictures a step.  [default: 256]")
+@options.positive_int("--batch", default=None, help="Images a step.  [default: 256]")
 @options.seed_option
 @options.device_option
 @options.ops_option
@@ -42,7 +42,7 @@ def command(
     from training.clip.data import describe, load_captioned_set
     from training.clip.trainer import ClipTrainConfig, ClipTrainer
     from training.config import override
-    from training.data.images import bad_picture_rows
+    from training.data.images import bad_image_rows
     from training.loop import run_loop
     from training.run_folder import RunFolder
     from training.runs import compute_record
@@ -55,7 +55,7 @@ def command(
     if batch is not None:
         flags.append(f"batch={batch}")
     config = override(ClipTrainConfig(), [*flags, *assignments])
-    click.echo("decoding pictures ...", err=True)
+    click.echo("decoding images ...", err=True)
     RunFolder.restore_threads(out)
     data = load_captioned_set(
         folders,
@@ -75,6 +75,6 @@ def command(
             "compute": compute_record(config.dtype, chosen),
         },
     )
-    write_json_lines(out / "report.jsonl", bad_picture_rows(data.bad))
+    write_json_lines(out / "report.jsonl", bad_image_rows(data.bad))
     options.show_progress(run_loop(trainer, config.run, run), "train-clip")
     click.echo(f"CLIP in {out / 'clip'}. Use it with --clip {out / 'clip'}")

@@ -1,4 +1,4 @@
-"""`train-gan`: the decoder, from pictures alone."""
+"""`train-gan`: the decoder, from images alone."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from lafite_shifted.cli import options
 
 
 @click.command("train-gan")
-@click.argument("pictures")
+@click.argument("images")
 @options.out_option("the run")
 @click.option("--preset", default="small", help="tiny (32 px), small (64 px), 256, 512 or 1024.")
 @options.positive_int(
     "--resolution", default=None, help="Pixels, a power of two; overrides the preset's."
 )
-@click.option("--kimg", type=float, help="Length in thousands of pictures.")
-@options.positive_int("--batch", default=None, help="Pictures a step.")
+@click.option("--kimg", type=float, help="Length in thousands of images.")
+@options.positive_int("--batch", default=None, help="Images a step.")
 @click.option(
     "--augment",
     type=click.Choice(["ada", "diffaugment", "off"]),
@@ -34,7 +34,7 @@ from lafite_shifted.cli import options
 @click.option(
     "--cache-gib",
     type=click.FloatRange(min=0),
-    help="Hold decoded pictures in memory up to this size, else decode ahead of each step. "
+    help="Hold decoded images in memory up to this size, else decode ahead of each step. "
     "[default: half of the free memory]",
 )
 @options.max_bad_option
@@ -46,7 +46,7 @@ from lafite_shifted.cli import options
     help="Print parameters, GMAC, memory and time from a short probe, and stop.",
 )
 def command(
-    pictures: str,
+    images: str,
     out: Path,
     preset: str,
     resolution: int | None,
@@ -64,7 +64,7 @@ def command(
     assignments: tuple[str, ...],
     dry_run: bool,
 ) -> None:
-    """Train a decoder on PICTURES: a folder, a zip, tar shards, or the URL of shards, such as
+    """Train a decoder on IMAGES: a folder, a zip, tar shards, or the URL of shards, such as
     https://host/shard-{000..009}.tar (extra webdataset); no captions needed.
 
     Embeddings and statistics are made on the way, into OUT/embeddings. The same command again goes
@@ -93,14 +93,14 @@ def command(
     encoder = load_clip(clip, device=chosen)
     options.note_starter(clip)
     if dry_run:
-        for line in gan_cost(config, pictures, encoder, device=chosen, cache_gib=cache_gib):
+        for line in gan_cost(config, images, encoder, device=chosen, cache_gib=cache_gib):
             click.echo(line)
         return
     with distributed.group(time_limit_s=config.run.time_limit_s):
         with options.plain_warnings(), options.progress_bar("embedding", "img") as progress:
             trainer, run, report = open_gan_run(
                 config,
-                pictures,
+                images,
                 out,
                 encoder,
                 device=chosen,
@@ -113,7 +113,7 @@ def command(
         if distributed.is_first():
             options.report_embedding(report, out / "embeddings")
             click.echo("\n".join([*trainer.kept, *config.reasons()]), err=True)
-            click.echo(f"{len(trainer.data.pictures)} pictures, {trainer.data.cache}", err=True)
+            click.echo(f"{len(trainer.data.images)} images, {trainer.data.cache}", err=True)
         with options.plain_warnings():
             options.show_progress(run_loop(trainer, config.run, run), "train-gan")
     if distributed.is_first():

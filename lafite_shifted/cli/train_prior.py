@@ -8,7 +8,7 @@ from lafite_shifted.cli import options
 
 
 @click.command("train-prior")
-@click.argument("pictures", type=options.FolderPath)
+@click.argument("images", type=options.FolderPath)
 @options.out_option("the run")
 @click.option("--preset", default="base", help="tiny, base, or corgi (the paper's size).")
 @click.option(
@@ -40,7 +40,7 @@ from lafite_shifted.cli import options
     help="Print parameters, captions, memory and time from a short probe, and stop.",
 )
 def command(
-    pictures: Path,
+    images: Path,
     out: Path,
     preset: str,
     process: str | None,
@@ -57,7 +57,7 @@ def command(
     assignments: tuple[str, ...],
     dry_run: bool,
 ) -> None:
-    """Train a prior on PICTURES with captions: a folder, or embeddings made by `embed`.
+    """Train a prior on IMAGES with captions: a folder, or embeddings made by `embed`.
 
     The same command again goes on where it stopped. Several processes, started by torchrun -m
     lafite_shifted.cli, share every batch; they need embeddings.
@@ -79,12 +79,12 @@ def command(
         assignments=assignments,
     )
     if dry_run:
-        for line in prior_cost(config, pictures, clip, text_encoder, device=chosen):
+        for line in prior_cost(config, images, clip, text_encoder, device=chosen):
             click.echo(line)
         return
     with options.plain_warnings(), options.progress_bar("embedding", "img") as progress:
         data, report = embeddings_for(
-            pictures,
+            images,
             out,
             clip,
             text_encoder=text_encoder,

@@ -70,7 +70,7 @@ def minibatch_standard_deviation(x: Tensor, *, group: int) -> Tensor:
 
 
 class Discriminator(nn.Module):
-    """Pictures [N, 3, R, R] -> realness f_d [N] and semantic feature f_s [N, D], float32."""
+    """Images [N, 3, R, R] -> realness f_d [N] and semantic feature f_s [N, D], float32."""
 
     def __init__(self, config: DiscriminatorConfig):
         super().__init__()
@@ -88,8 +88,8 @@ class Discriminator(nn.Module):
         self.to_realness = EqualLinear(channels, 1)
         self.to_feature = EqualLinear(channels, config.condition_dim)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.from_rgb(pictures.to(self.compute_dtype, memory_format=torch.channels_last))
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.from_rgb(images.to(self.compute_dtype, memory_format=torch.channels_last))
         for block in self.blocks:
             x = recomputed(block, x, when=self.recompute)
         if self.config.group > 1:

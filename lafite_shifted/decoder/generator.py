@@ -158,7 +158,7 @@ class SynthesisLayer(nn.Module):
 
 
 class Generator(nn.Module):
-    """Latents z [N, Z] and standardised conditions [N, D] -> pictures [N, 3, R, R], about [-1, 1].
+    """Latents z [N, Z] and standardised conditions [N, D] -> images [N, 3, R, R], about [-1, 1].
 
     A condition of zeros is "no condition" (the mean embedding). `compute_dtype` is the dtype of
     activations.
@@ -183,12 +183,12 @@ class Generator(nn.Module):
             to_rgbs.append(ModulatedToRgb(channels, style_dim=style_dim))
             resolution *= 2
         self.layers = nn.ModuleList(layers)
-        self.to_rgbs = nn.ModuleList(to_rgbs)  # a resolution's picture, added to the lower ones'
+        self.to_rgbs = nn.ModuleList(to_rgbs)  # a resolution's image, added to the lower ones'
         self.styles = Styles(config, len(layers) + len(to_rgbs))
 
     @property
     def num_noise(self) -> int:
-        """Numbers of synthesis noise that one picture takes."""
+        """Numbers of synthesis noise that one image takes."""
         if not self.config.noise:
             return 0
         return sum(layer.resolution**2 for layer in self.layers)  # type: ignore[misc, operator]
@@ -206,7 +206,7 @@ class Generator(nn.Module):
 
     def synthesise(self, w: Tensor, condition: Tensor, *, noise: Tensor | None = None) -> Tensor:
         """The part after the mapping network."""
-        styles = self.styles(w, condition).unbind()  # of the layers, then of the pictures
+        styles = self.styles(w, condition).unbind()  # of the layers, then of the images
         # What does not need the activations comes first: between two convolutions, which leave
         # nothing of it in the caches, a call costs several times as much.
         dtype = self.compute_dtype
@@ -247,12 +247,12 @@ class Generator(nn.Module):
 def _block(
     x: Tensor, rgb: Tensor, first: PreparedLayer, second: PreparedLayer
 ) -> tuple[Any, Tensor]:
-    """Both layers of a resolution, and its picture [N, 3, H, W] on top of the lower one: `rgb`."""
+    """Both layers of a resolution, and its image [N, 3, H, W] on top of the lower one: `rgb`."""
     x, _ = first.run(x)
     return second.run(x, rgb)
 
 
-def to_uint8(pictures: Tensor) -> Tensor:
+def to_uint8(images: Tensor) -> Tensor:
     """[N, 3, H, W] in [-1, 1] -> [N, H, W, 3] uint8 on the CPU."""
-    levels = (pictures.float() * 127.5 + 127.5).round().clamp(0, 255)
+    levels = (images.float() * 127.5 + 127.5).round().clamp(0, 255)
     return levels.to("cpu", torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -4,7 +4,7 @@ convolution.
 A weight is stored as N(0, 1) and scaled by 1 / sqrt(fan_in) where it is used. Activations may be
 bfloat16; weights and statistics stay float32 and are cast at the line.
 
-Shape letters: N batch, I inputs, O outputs, L layers, H W picture, K kernel.
+Shape letters: N batch, I inputs, O outputs, L layers, H W image, K kernel.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""CLIP (arXiv:2103.00020) through open_clip: embeddings of pictures and texts, and the identity of
+"""CLIP (arXiv:2103.00020) through open_clip: embeddings of images and texts, and the identity of
 what made them.
 
 Shape letters: N batch, C H W image, D embedding, L tokens, F width of the text tower.
@@ -103,26 +103,24 @@ class ClipEncoder:
             )
         return ClipEncoder(model, tokenizer, name=name, device=torch.device(device))
 
-    # --- pictures
+    # --- images
 
-    def preprocess(self, pictures: Tensor) -> Tensor:
-        """Pictures [N, 3, H, W], uint8 or float in [-1, 1], of any size -> the model's input [N, 3,
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Images [N, 3, H, W], uint8 or float in [-1, 1], of any size -> the model's input [N, 3,
         S, S].
 
-        Differentiable, on the pictures' device; equals open_clip's own transform to 2/255 of a
+        Differentiable, on the images' device; equals open_clip's own transform to 2/255 of a
         pixel.
         """
-        return preprocess(pictures, self.preprocess_config)
+        return preprocess(images, self.preprocess_config)
 
-    def embed_images(self, pictures: Tensor | Sequence[Tensor]) -> Tensor:
-        """Unit embeddings [N, D] float32 of a batch [N, 3, H, W], or of pictures [3, H, W] of
+    def embed_images(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        """Unit embeddings [N, D] float32 of a batch [N, 3, H, W], or of images [3, H, W] of
         various sizes.
 
-        Gradients flow to float pictures; wrap in torch.no_grad() where none are wanted.
+        Gradients flow to float images; wrap in torch.no_grad() where none are wanted.
         """
-        batches = (
-            [pictures] if isinstance(pictures, Tensor) else [picture[None] for picture in pictures]
-        )
+        batches = [images] if isinstance(images, Tensor) else [image[None] for image in images]
         prepared = torch.cat([self.preprocess(batch.to(self.device)) for batch in batches])
         return self.embed_prepared(prepared)
 

@@ -19,7 +19,7 @@ from lafite_shifted.errors import InputError
 class ClipEnsemble(ClipEncoder):
     """What `ClipEncoder` is, of B CLIPs.
 
-    A prepared picture is one flat row, because every CLIP has an input size of its own. The token
+    A prepared image is one flat row, because every CLIP has an input size of its own. The token
     states of the towers stand side by side, as wide as all together.
     """
 
@@ -30,9 +30,9 @@ class ClipEnsemble(ClipEncoder):
         self.context_length = max(clip.context_length for clip in clips)
         self.id = EncoderId(tuple(clip.id.blocks[0] for clip in clips))
 
-    def preprocess(self, pictures: Tensor) -> Tensor:
-        """Pictures [N, 3, H, W] -> the inputs of all CLIPs, flat, [N, sum of 3 S^2]."""
-        return torch.cat([clip.preprocess(pictures).flatten(1) for clip in self.clips], dim=1)
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Images [N, 3, H, W] -> the inputs of all CLIPs, flat, [N, sum of 3 S^2]."""
+        return torch.cat([clip.preprocess(images).flatten(1) for clip in self.clips], dim=1)
 
     def embed_prepared(self, prepared: Tensor) -> Tensor:
         """Unit embeddings [N, D] float32 of what `preprocess` returned."""

@@ -1,6 +1,6 @@
 """CLIP preprocessing, differentiable, on any device: open_clip's own to 2/255 of a pixel.
 
-Shape letters: N batch, H W picture, S input size of the model.
+Shape letters: N batch, H W image, S input size of the model.
 """
 
 from typing import Any
@@ -15,9 +15,9 @@ from torch import Tensor
 PILLOW_CHOOSES_ORDER = int(PIL.__version__.partition(".")[0]) >= 13  # before: columns first, always
 
 
-def preprocess(pictures: Tensor, config: PreprocessCfg) -> Tensor:
-    """Pictures [N, 3, H, W], uint8 or float in [-1, 1] -> the model's input [N, 3, S, S]."""
-    levels = pictures.float() if pictures.dtype == torch.uint8 else (pictures.float() + 1) * 127.5
+def preprocess(images: Tensor, config: PreprocessCfg) -> Tensor:
+    """Images [N, 3, H, W], uint8 or float in [-1, 1] -> the model's input [N, 3, S, S]."""
+    levels = images.float() if images.dtype == torch.uint8 else (images.float() + 1) * 127.5
     height, width = to_2tuple(config.size)
     size = (height, width)
     resized = _resize(levels, size, mode=config.resize_mode, interpolation=config.interpolation)

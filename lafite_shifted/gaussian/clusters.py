@@ -36,7 +36,7 @@ def find_centres(rows: Tensor, num_clusters: int, *, seed: int = 0) -> Tensor:
     if len(rows) < num_clusters:
         raise InputError(
             f"{num_clusters} clusters need at least as many embeddings, there are {len(rows)}. "
-            "Give fewer clusters, or add pictures."
+            "Give fewer clusters, or add images."
         )
     rows = rows.double()
     with warnings.catch_warnings():
@@ -284,7 +284,7 @@ class GaussianClusters:
         if not variance > 0:
             raise InputError(
                 "No cluster has any spread: every embedding is alone or the same as its "
-                "neighbours. Give fewer clusters, or add different pictures."
+                "neighbours. Give fewer clusters, or add different images."
             )
         covariance = (m2 + weight * pooled) / (column - 1 + weight).clamp(min=1e-12)
         means = stats.centres[used] + offset

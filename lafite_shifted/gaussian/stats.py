@@ -68,7 +68,7 @@ class EmbeddingStats:
         """M2 / (N - 1), [D, D] float64; InputError below two embeddings."""
         if self.count < 2:
             raise InputError(
-                f"A covariance needs at least 2 embeddings, there is {self.count}. Add pictures."
+                f"A covariance needs at least 2 embeddings, there is {self.count}. Add images."
             )
         return self.m2 / (self.count - 1)
 
@@ -215,7 +215,7 @@ class Gaussian:
         if not eigenvalues.mean() > 0:
             raise InputError(
                 f"All {stats.count} embeddings are the same: they have no spread to learn from. "
-                "Add different pictures."
+                "Add different images."
             )
         return Gaussian(
             stats.mean.clone(), eigenvalues.clamp(min=float(floor * eigenvalues.mean())), basis

@@ -4,7 +4,7 @@
     prior/       the same, with clusters.safetensors where it has several Gaussians; optional
     README.md    model card
 
-Each part keeps the statistics of its own training pictures and the id of the CLIP that made its
+Each part keeps the statistics of its own training images and the id of the CLIP that made its
 embeddings.
 """
 
@@ -46,9 +46,9 @@ class LoadedGenerator:
     """A generator ready to use, with what it must know of its training."""
 
     network: Generator
-    gaussian: Gaussian  # of its own training pictures; standardises conditions
+    gaussian: Gaussian  # of its own training images; standardises conditions
     encoder_id: EncoderId
-    training: dict[str, Any]  # kimg, number of pictures, cosine of the pseudo text
+    training: dict[str, Any]  # kimg, number of images, cosine of the pseudo text
 
 
 @dataclass(frozen=True)
@@ -269,8 +269,8 @@ def _model_card(record: dict[str, Any], prior_record: dict[str, Any] | None) -> 
         f"{record['config']['resolution']} x {record['config']['resolution']} pixels, conditioned "
         f"on the CLIP `{clip}`. "
         f'{prior}\n\n    lafite-shifted generate "a red apple" --model THIS_FOLDER --out '
-        "pictures\n\n"
+        "images\n\n"
         f"## Training\n\n{training}\n\n"
-        "The licence of the training pictures decides what the pictures made with it may be used "
+        "The licence of the training images decides what the images made with it may be used "
         "for.\n"
     )

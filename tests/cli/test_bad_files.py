@@ -14,7 +14,7 @@ from tests.commands import (
     TINY_GAN,
     TINY_PRIOR,
     assert_refused,
-    picture_folder,
+    image_folder,
     run_command,
     succeed,
 )
@@ -30,23 +30,23 @@ from training.run_folder import RunLock
         ("hf-hub:nobody/nothing", "the network"),
     ],
 )
-def test_wrong_clip(verb: str, clip: str, expected: str, some_pictures: Path, tmp_path: Path):
-    outcome = run_command(verb, some_pictures, "--out", tmp_path / "out", "--clip", clip)
+def test_wrong_clip(verb: str, clip: str, expected: str, some_images: Path, tmp_path: Path):
+    outcome = run_command(verb, some_images, "--out", tmp_path / "out", "--clip", clip)
     assert_refused(outcome, f"--clip {clip}", expected)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_truncated_clip(small_clip_folder: Path, some_pictures: Path, tmp_path: Path):
+def test_truncated_clip(small_clip_folder: Path, some_images: Path, tmp_path: Path):
     folder = Path(shutil.copytree(small_clip_folder, tmp_path / "clip"))
     weights = folder / "open_clip_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
-    outcome = run_command("embed", some_pictures, "--out", tmp_path / "out", "--clip", folder)
+    outcome = run_command("embed", some_images, "--out", tmp_path / "out", "--clip", folder)
     assert_refused(outcome, "truncated or damaged", "again")
     assert not (tmp_path / "out").exists()
 
 
 def test_embeddings_of_another_clip(
-    small_clip_folder: Path, some_pictures: Path, some_embeddings: Path, tmp_path: Path
+    small_clip_folder: Path, some_images: Path, some_embeddings: Path, tmp_path: Path
 ):
     shutil.copytree(some_embeddings, tmp_path / "run" / "embeddings")
     named = ("--clip", small_clip_folder)
@@ -55,7 +55,7 @@ def test_embeddings_of_another_clip(
         ("train-gan", tmp_path / "run", TINY_GAN),
         ("train-prior", tmp_path / "run", TINY_PRIOR),
     ):
-        outcome = run_command(verb, some_pictures, "--out", out, *named, *sizes)
+        outcome = run_command(verb, some_images, "--out", out, *named, *sizes)
         assert_refused(outcome, "Embeddings of two CLIPs cannot be mixed", "Choose another --out")
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["embeddings"]
 
@@ -69,23 +69,23 @@ def test_prior_on_embeddings_of_another_clip(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_prior_with_changed_captions(some_pictures: Path, tmp_path: Path):
+def test_prior_with_changed_captions(some_images: Path, tmp_path: Path):
     """As many captions as before, but others: the run cannot go on as if nothing had happened."""
-    pictures = Path(shutil.copytree(some_pictures, tmp_path / "pictures"))
-    command = ("train-prior", pictures, "--out", tmp_path / "run", *TINY_PRIOR)
+    images = Path(shutil.copytree(some_images, tmp_path / "images"))
+    command = ("train-prior", images, "--out", tmp_path / "run", *TINY_PRIOR)
     succeed(*command)
-    metadata = pictures / "metadata.jsonl"
+    metadata = images / "metadata.jsonl"
     text = metadata.read_text(encoding="utf-8")
     metadata.write_text(text.replace('"text": "', '"text": "new ', 1), encoding="utf-8")
     assert_refused(run_command(*command), "data.fingerprint", "choose another --out")
 
 
 def test_model_whose_clip_has_moved(
-    gan_run: Path, some_pictures: Path, small_clip_folder: Path, tmp_path: Path
+    gan_run: Path, some_images: Path, small_clip_folder: Path, tmp_path: Path
 ):
     first, moved = tmp_path / "first", tmp_path / "moved"
     shutil.copytree(small_clip_folder, first)
-    succeed("train-gan", some_pictures, "--out", tmp_path / "run", *TINY_GAN, "--clip", first)
+    succeed("train-gan", some_images, "--out", tmp_path / "run", *TINY_GAN, "--clip", first)
     succeed("pack", "--gan", tmp_path / "run", "--out", tmp_path / "model")
     first.rename(moved)
     command = ("generate", "a cat", "--model", tmp_path / "model", "--out", tmp_path / "out")
@@ -97,7 +97,7 @@ def test_model_whose_clip_has_moved(
 def test_wrong_folder_leaves_the_embeddings_of_a_run_alone(
     gan_run: Path, prior_run: Path, tmp_path: Path
 ):
-    other = picture_folder(tmp_path / "other", *(f"other{i}.png" for i in range(8)))
+    other = image_folder(tmp_path / "other", *(f"other{i}.png" for i in range(8)))
     (other / "other0.txt").write_text("a caption", encoding="utf-8")
     for verb, flags, run in (
         ("train-gan", TINY_GAN, gan_run),
@@ -110,18 +110,18 @@ def test_wrong_folder_leaves_the_embeddings_of_a_run_alone(
         assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
 
 
-def test_picture_changed_under_its_name(some_pictures: Path, tmp_path: Path):
-    pictures = Path(shutil.copytree(some_pictures, tmp_path / "pictures"))
-    command = ("train-gan", pictures, "--out", tmp_path / "run", *TINY_GAN)
+def test_image_changed_under_its_name(some_images: Path, tmp_path: Path):
+    images = Path(shutil.copytree(some_images, tmp_path / "images"))
+    command = ("train-gan", images, "--out", tmp_path / "run", *TINY_GAN)
     succeed(*command)
-    Image.new("RGB", (64, 64), "red").save(sorted(pictures.glob("*.png"))[0])
+    Image.new("RGB", (64, 64), "red").save(sorted(images.glob("*.png"))[0])
     assert_refused(run_command(*command), "data.fingerprint", "choose another --out")
 
 
 @pytest.mark.parametrize("verb", ["train-gan", "train-prior"])
-def test_folder_in_use_is_not_embedded_into(verb: str, some_pictures: Path, tmp_path: Path):
+def test_folder_in_use_is_not_embedded_into(verb: str, some_images: Path, tmp_path: Path):
     sizes = {"train-gan": TINY_GAN, "train-prior": TINY_PRIOR}[verb]
-    command = (verb, some_pictures, "--out", tmp_path / "run", *sizes)
+    command = (verb, some_images, "--out", tmp_path / "run", *sizes)
     lock = RunLock(tmp_path / "run")
     assert_refused(run_command(*command), "is in use: another process trains there")
     assert list((tmp_path / "run").iterdir()) == []
@@ -129,21 +129,21 @@ def test_folder_in_use_is_not_embedded_into(verb: str, some_pictures: Path, tmp_
     succeed(*command)
 
 
-def test_unsupported_format_is_listed(some_pictures: Path, tmp_path: Path):
-    pictures = Path(shutil.copytree(some_pictures, tmp_path / "pictures"))
-    Image.new("RGB", (8, 8)).save(pictures / "scan.tiff")
-    outcome = succeed("embed", pictures, "--out", tmp_path / "out")
+def test_unsupported_format_is_listed(some_images: Path, tmp_path: Path):
+    images = Path(shutil.copytree(some_images, tmp_path / "images"))
+    Image.new("RGB", (8, 8)).save(images / "scan.tiff")
+    outcome = succeed("embed", images, "--out", tmp_path / "out")
     assert "scan.tiff: this format is not supported" in outcome.err
     assert read_json_lines(tmp_path / "out" / "report.jsonl")[0]["file_name"] == "scan.tiff"
 
 
-def test_run_inside_the_folder_of_pictures_does_not_train_on_its_own_grids(
-    some_pictures: Path, tmp_path: Path
+def test_run_inside_the_folder_of_images_does_not_train_on_its_own_grids(
+    some_images: Path, tmp_path: Path
 ):
-    pictures = Path(shutil.copytree(some_pictures, tmp_path / "pictures"))
-    command = ("train-gan", pictures, "--out", pictures / "run", *TINY_GAN)
+    images = Path(shutil.copytree(some_images, tmp_path / "images"))
+    command = ("train-gan", images, "--out", images / "run", *TINY_GAN)
     succeed(*command)
-    assert "0 pictures embedded, 48 reused" in succeed(*command).err
+    assert "0 images embedded, 48 reused" in succeed(*command).err
 
 
 def test_model_with_a_damaged_configuration(model_folder: Path, tmp_path: Path):
@@ -166,9 +166,9 @@ def test_truncated_embeddings(some_embeddings: Path, tmp_path: Path):
     assert not (tmp_path / "run").exists()
 
 
-def test_stats_of_something_else(tmp_path: Path, some_pictures: Path):
+def test_stats_of_something_else(tmp_path: Path, some_images: Path):
     assert_refused(run_command("stats", tmp_path / "none"), "holds no embeddings", "embed")
-    assert_refused(run_command("stats", some_pictures), "holds no embeddings", "embed")
+    assert_refused(run_command("stats", some_images), "holds no embeddings", "embed")
 
 
 def test_truncated_model(model_folder: Path, tmp_path: Path):
@@ -180,9 +180,9 @@ def test_truncated_model(model_folder: Path, tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
-def test_truncated_checkpoint(gan_run: Path, some_pictures: Path, tmp_path: Path):
+def test_truncated_checkpoint(gan_run: Path, some_images: Path, tmp_path: Path):
     folder = Path(shutil.copytree(gan_run, tmp_path / "run"))
     state = max((folder / "checkpoints").iterdir()) / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-10])
-    outcome = run_command("train-gan", some_pictures, "--out", folder, *TINY_GAN)
+    outcome = run_command("train-gan", some_images, "--out", folder, *TINY_GAN)
     assert_refused(outcome, "state.safetensors is truncated")

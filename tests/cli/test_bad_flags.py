@@ -12,8 +12,8 @@ from torch_utils.ops import native
 
 @pytest.mark.parametrize("verb", OUT_VERBS)
 @pytest.mark.parametrize("value", ["0", "-3", "many"])
-def test_batch_below_one(verb: str, value: str, some_pictures: Path, tmp_path: Path):
-    outcome = run_command(verb, some_pictures, "--out", tmp_path / "out", "--batch", value)
+def test_batch_below_one(verb: str, value: str, some_images: Path, tmp_path: Path):
+    outcome = run_command(verb, some_images, "--out", tmp_path / "out", "--batch", value)
     assert_refused(outcome, "--batch")
     assert list(tmp_path.iterdir()) == []
 
@@ -32,12 +32,12 @@ def test_bad_set(
     verb: str,
     assignment: str,
     expected: str,
-    some_pictures: Path,
-    shipped_pictures: Path,
+    some_images: Path,
+    shipped_images: Path,
     tmp_path: Path,
 ):
-    pictures = shipped_pictures if verb == "train-clip" else some_pictures
-    outcome = run_command(verb, pictures, "--out", tmp_path / "out", "--set", assignment)
+    images = shipped_images if verb == "train-clip" else some_images
+    outcome = run_command(verb, images, "--out", tmp_path / "out", "--set", assignment)
     assert_refused(outcome, expected)
     assert list(tmp_path.iterdir()) == []
 
@@ -46,9 +46,9 @@ def test_bad_set(
     ("verb", "field"),
     [("train-gan", "generator.condition_dim"), ("train-prior", "prior.embed_dim")],
 )
-def test_field_that_the_clip_decides(verb: str, field: str, some_pictures: Path, tmp_path: Path):
+def test_field_that_the_clip_decides(verb: str, field: str, some_images: Path, tmp_path: Path):
     assignment = f"{field}=7"
-    outcome = run_command(verb, some_pictures, "--out", tmp_path / "out", "--set", assignment)
+    outcome = run_command(verb, some_images, "--out", tmp_path / "out", "--set", assignment)
     assert_refused(outcome, f"--set {field}=7: the encoder decides this")
     assert list(tmp_path.iterdir()) == []
 
@@ -64,13 +64,13 @@ def broken_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("broken_compiler")
-def test_broken_compiler(some_pictures: Path, tmp_path: Path):
-    arguments = ("train-gan", some_pictures, "--out", tmp_path / "run", *TINY_GAN)
+def test_broken_compiler(some_images: Path, tmp_path: Path):
+    arguments = ("train-gan", some_images, "--out", tmp_path / "run", *TINY_GAN)
     outcome = run_command(*arguments, "--ops", "compiled")
     assert_refused(outcome, "--ops compiled: ", "its log is ", "Use --ops auto or --ops reference")
     assert not (tmp_path / "run").exists()
     assert_refused(run_command("ops", "build", "--device", "cpu"), "its log is ", "--ops reference")
-    prior = ("train-prior", some_pictures, "--out", tmp_path / "prior", *TINY_PRIOR)
+    prior = ("train-prior", some_images, "--out", tmp_path / "prior", *TINY_PRIOR)
     assert "operators" not in succeed(*prior).err  # it uses none, and so builds none
     assert_refused(run_command(*prior, "--ops", "compiled"), "--ops compiled: ")
     outcome = run_command(*arguments)
@@ -83,8 +83,8 @@ def test_broken_compiler(some_pictures: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("verb", ["train-gan", "train-prior"])
-def test_bad_preset(verb: str, some_pictures: Path, tmp_path: Path):
-    outcome = run_command(verb, some_pictures, "--out", tmp_path / "out", "--preset", "huge")
+def test_bad_preset(verb: str, some_images: Path, tmp_path: Path):
+    outcome = run_command(verb, some_images, "--out", tmp_path / "out", "--preset", "huge")
     assert_refused(outcome, "--preset huge: not known. Choose one of tiny")
     assert list(tmp_path.iterdir()) == []
 
@@ -103,17 +103,17 @@ def test_bad_preset(verb: str, some_pictures: Path, tmp_path: Path):
         ("train-gan", "ema_half_life_kimg=-1"),
     ],
 )
-def test_set_out_of_range(verb: str, field: str, some_pictures: Path, tmp_path: Path):
+def test_set_out_of_range(verb: str, field: str, some_images: Path, tmp_path: Path):
     preset = ("--preset", "tiny", "--set", field)
-    outcome = run_command(verb, some_pictures, "--out", tmp_path / "out", *preset)
+    outcome = run_command(verb, some_images, "--out", tmp_path / "out", *preset)
     assert_refused(outcome, "The configuration is not valid", "Change the field")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "banana", "meta"])
 @pytest.mark.parametrize("verb", ["embed", "train-gan", "train-prior"])
-def test_bad_device(verb: str, device: str, some_pictures: Path, tmp_path: Path):
-    outcome = run_command(verb, some_pictures, "--out", tmp_path / "out", "--device", device)
+def test_bad_device(verb: str, device: str, some_images: Path, tmp_path: Path):
+    outcome = run_command(verb, some_images, "--out", tmp_path / "out", "--device", device)
     assert_refused(outcome, f"--device {device}", "Use --device cpu")
     assert list(tmp_path.iterdir()) == []
 
@@ -136,8 +136,8 @@ def test_bad_device(verb: str, device: str, some_pictures: Path, tmp_path: Path)
         ("--seed", "x"),
     ],
 )
-def test_values_out_of_range(flags: tuple[str, str], some_pictures: Path, tmp_path: Path):
-    outcome = run_command("train-gan", some_pictures, "--out", tmp_path / "out", *flags)
+def test_values_out_of_range(flags: tuple[str, str], some_images: Path, tmp_path: Path):
+    outcome = run_command("train-gan", some_images, "--out", tmp_path / "out", *flags)
     assert_refused(outcome, flags[0].removeprefix("--"))
     assert list(tmp_path.iterdir()) == []
 

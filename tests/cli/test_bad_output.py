@@ -25,12 +25,10 @@ from training.data import embeddings
 
 
 @pytest.mark.parametrize("verb", OUT_VERBS)
-def test_output_that_is_a_file(
-    verb: str, tmp_path: Path, some_pictures: Path, shipped_pictures: Path
-):
+def test_output_that_is_a_file(verb: str, tmp_path: Path, some_images: Path, shipped_images: Path):
     (tmp_path / "out").write_text("keep", encoding="utf-8")
-    pictures = shipped_pictures if verb == "train-clip" else some_pictures
-    outcome = run_command(verb, pictures, "--out", tmp_path / "out")
+    images = shipped_images if verb == "train-clip" else some_images
+    outcome = run_command(verb, images, "--out", tmp_path / "out")
     assert_refused(outcome, "out", "hoose another")
     assert (tmp_path / "out").read_text(encoding="utf-8") == "keep"
 
@@ -42,17 +40,17 @@ def test_generate_into_a_file(tmp_path: Path, model_folder: Path):
     assert (tmp_path / "out").read_text(encoding="utf-8") == "keep"
 
 
-def test_output_below_a_file(tmp_path: Path, some_pictures: Path):
+def test_output_below_a_file(tmp_path: Path, some_images: Path):
     (tmp_path / "file").write_text("keep", encoding="utf-8")
-    outcome = run_command("embed", some_pictures, "--out", tmp_path / "file" / "out")
+    outcome = run_command("embed", some_images, "--out", tmp_path / "file" / "out")
     assert_refused(outcome, "file", "hoose another")
 
 
 @pytest.mark.parametrize("verb", ["train-gan", "train-prior"])
-def test_output_that_holds_something_else(verb: str, tmp_path: Path, some_pictures: Path):
+def test_output_that_holds_something_else(verb: str, tmp_path: Path, some_images: Path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("keep", encoding="utf-8")
-    outcome = run_command(verb, some_pictures, "--out", tmp_path / "out")
+    outcome = run_command(verb, some_images, "--out", tmp_path / "out")
     assert_refused(outcome, "is not empty and is no run folder", "Choose another --out")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
@@ -76,21 +74,21 @@ DISK_ERRORS = [
 
 @pytest.mark.parametrize(("number", "expected"), DISK_ERRORS)
 def test_disk_that_cannot_be_written(
-    number: int, expected: str, some_pictures: Path, tmp_path: Path, monkeypatch
+    number: int, expected: str, some_images: Path, tmp_path: Path, monkeypatch
 ):
     monkeypatch.setattr(os, "mkdir", fail_with(number))
-    outcome = run_command("embed", some_pictures, "--out", tmp_path / "out")
+    outcome = run_command("embed", some_images, "--out", tmp_path / "out")
     assert_refused(outcome, "/the/disk: ", expected, "run the same command again")
     assert list(tmp_path.iterdir()) == []
 
 
-def commands(tmp_path: Path, some_pictures: Path, some_embeddings: Path, model_folder: Path):
+def commands(tmp_path: Path, some_images: Path, some_embeddings: Path, model_folder: Path):
     """One command of each verb that writes into `tmp_path / "out"`."""
     out = ("--out", tmp_path / "out")
     return {
-        "embed": ("embed", some_pictures, *out),
+        "embed": ("embed", some_images, *out),
         "stats": ("stats", some_embeddings, *out),
-        "train-gan": ("train-gan", some_pictures, *out, *TINY_GAN),
+        "train-gan": ("train-gan", some_images, *out, *TINY_GAN),
         "train-prior": ("train-prior", some_embeddings, *out, *TINY_PRIOR),
         "pack": ("pack", "--gan", model_folder, *out),
         "generate": ("generate", "a cat", "--model", model_folder, *out),
@@ -101,12 +99,12 @@ def commands(tmp_path: Path, some_pictures: Path, some_embeddings: Path, model_f
 def test_disk_that_fills_up_then_the_same_command_again(
     verb: str,
     tmp_path: Path,
-    some_pictures: Path,
+    some_images: Path,
     some_embeddings: Path,
     model_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    arguments = commands(tmp_path, some_pictures, some_embeddings, model_folder)[verb]
+    arguments = commands(tmp_path, some_images, some_embeddings, model_folder)[verb]
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail_with(errno.ENOSPC))
         outcome = run_command(*arguments)
@@ -117,11 +115,11 @@ def test_disk_that_fills_up_then_the_same_command_again(
 
 
 def test_disk_that_fills_up_at_a_checkpoint(
-    some_pictures: Path, gan_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    some_images: Path, gan_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The checkpoint before is kept, and the same command goes on from it."""
     shutil.copytree(gan_run / "embeddings", tmp_path / "out" / "embeddings")
-    arguments = ("train-gan", some_pictures, "--out", tmp_path / "out", *TINY_GAN)
+    arguments = ("train-gan", some_images, "--out", tmp_path / "out", *TINY_GAN)
     real, saved = run_folder.save_tensors, []
 
     def save_tensors(path: Path, *rest: object) -> None:
@@ -140,9 +138,9 @@ def test_disk_that_fills_up_at_a_checkpoint(
     assert [row["loss_d"] for row in rows] == [row["loss_d"] for row in expected]
 
 
-def test_diverged_training_exits_4(some_pictures: Path, gan_run: Path, tmp_path: Path):
+def test_diverged_training_exits_4(some_images: Path, gan_run: Path, tmp_path: Path):
     shutil.copytree(gan_run / "embeddings", tmp_path / "out" / "embeddings")
-    arguments = ("train-gan", some_pictures, "--out", tmp_path / "out", *TINY_GAN)
+    arguments = ("train-gan", some_images, "--out", tmp_path / "out", *TINY_GAN)
     outcome = run_command(*arguments, "--kimg", "0.4", "--set", "learning_rate=1e20")
     expected = ("Training diverged", "not finite", "start a new run with a lower learning rate")
     assert_refused(outcome, *expected, code=4)
@@ -151,10 +149,10 @@ def test_diverged_training_exits_4(some_pictures: Path, gan_run: Path, tmp_path:
     assert half_written(tmp_path) == []
 
 
-def test_control_c_while_embedding(some_pictures: Path, tmp_path: Path, monkeypatch):
+def test_control_c_while_embedding(some_images: Path, tmp_path: Path, monkeypatch):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(embeddings, "check_share_of_bad", interrupted)
-    outcome = run_command("embed", some_pictures, "--out", tmp_path / "out")
+    outcome = run_command("embed", some_images, "--out", tmp_path / "out")
     assert_refused(outcome, "Interrupted.", code=130)

@@ -1,4 +1,4 @@
-"""What a user can do wrong with pictures. Each time: a message
+"""What a user can do wrong with images. Each time: a message
 that says what to do next, the exit code of the contract, no traceback, nothing half-written.
 """
 
@@ -15,7 +15,7 @@ from tests.commands import (
     TINY_PRIOR,
     assert_refused,
     half_written,
-    picture_folder,
+    image_folder,
     run_command,
     succeed,
 )
@@ -25,15 +25,15 @@ from training.data.split import is_held_out
 @pytest.mark.parametrize("verb", OUT_VERBS)
 def test_missing_folder(verb: str, tmp_path: Path):
     outcome = run_command(verb, tmp_path / "none", "--out", tmp_path / "out")
-    assert_refused(outcome, "none does not exist", "Give a folder of pictures")
+    assert_refused(outcome, "none does not exist", "Give a folder of images")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("verb", OUT_VERBS)
 def test_empty_folder(verb: str, tmp_path: Path):
-    (tmp_path / "pictures").mkdir()
-    outcome = run_command(verb, tmp_path / "pictures", "--out", tmp_path / "out")
-    assert_refused(outcome, "holds no pictures: nothing", ".jpg")
+    (tmp_path / "images").mkdir()
+    outcome = run_command(verb, tmp_path / "images", "--out", tmp_path / "out")
+    assert_refused(outcome, "holds no images: nothing", ".jpg")
     assert not (tmp_path / "out").exists()
 
 
@@ -42,24 +42,24 @@ def test_folder_of_text_files(verb: str, tmp_path: Path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("hello", encoding="utf-8")
     outcome = run_command(verb, tmp_path / "texts", "--out", tmp_path / "out")
-    assert_refused(outcome, "only 1 other files (.txt)", "Give a folder with pictures")
+    assert_refused(outcome, "only 1 other files (.txt)", "Give a folder with images")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("verb", OUT_VERBS)
 def test_file_instead_of_a_folder(verb: str, tmp_path: Path):
-    picture_folder(tmp_path, "a.png")
+    image_folder(tmp_path, "a.png")
     outcome = run_command(verb, tmp_path / "a.png", "--out", tmp_path / "out")
     assert_refused(outcome, "a.png is neither a folder nor a .zip or .tar", "Give a folder")
     assert not (tmp_path / "out").exists()
 
 
-def test_broken_picture_is_named_and_the_others_work(tmp_path: Path, some_pictures: Path):
-    folder = Path(shutil.copytree(some_pictures, tmp_path / "pictures"))
+def test_broken_image_is_named_and_the_others_work(tmp_path: Path, some_images: Path):
+    folder = Path(shutil.copytree(some_images, tmp_path / "images"))
     (folder / "broken.png").write_bytes(next(folder.glob("*.png")).read_bytes()[:200])
     outcome = succeed("embed", folder, "--out", tmp_path / "out")
-    assert "48 pictures embedded" in outcome.err
-    assert "1 pictures left out" in outcome.err
+    assert "48 images embedded" in outcome.err
+    assert "1 images left out" in outcome.err
     assert "broken.png: broken: " in outcome.err
     report = read_json_lines(tmp_path / "out" / "report.jsonl")
     assert [row["file_name"] for row in report] == ["broken.png"]
@@ -67,25 +67,25 @@ def test_broken_picture_is_named_and_the_others_work(tmp_path: Path, some_pictur
 
 
 @pytest.mark.parametrize("verb", ["embed", "train-gan", "train-prior"])
-def test_only_broken_pictures_exit_3(verb: str, tmp_path: Path):
-    (tmp_path / "pictures").mkdir()
+def test_only_broken_images_exit_3(verb: str, tmp_path: Path):
+    (tmp_path / "images").mkdir()
     for name in ("a.png", "b.jpg"):
-        path = tmp_path / "pictures" / name
+        path = tmp_path / "images" / name
         path.write_bytes(b"broken")
         path.with_suffix(".txt").write_text("a caption", encoding="utf-8")
-    outcome = run_command(verb, tmp_path / "pictures", "--out", tmp_path / "out")
-    expected = ("2 of 2 pictures cannot be read", "a.png: not a picture", "b.jpg: not a picture")
+    outcome = run_command(verb, tmp_path / "images", "--out", tmp_path / "out")
+    expected = ("2 of 2 images cannot be read", "a.png: not an image", "b.jpg: not an image")
     assert_refused(outcome, *expected, "Remove or replace them", code=3)
     assert half_written(tmp_path) == []
 
 
 def test_max_bad_decides_how_many_broken_ones_are_too_many(tmp_path: Path):
-    folder = picture_folder(tmp_path / "pictures", *(f"{n}.png" for n in range(8)))
+    folder = image_folder(tmp_path / "images", *(f"{n}.png" for n in range(8)))
     (folder / "a.png").write_bytes(b"broken")
     (folder / "b.png").write_bytes(b"broken")
     arguments = ("embed", folder, "--out", tmp_path / "out")
     outcome = run_command(*arguments)
-    assert_refused(outcome, "2 of 10 pictures", "more than --max-bad 5%", "a.png", code=3)
+    assert_refused(outcome, "2 of 10 images", "more than --max-bad 5%", "a.png", code=3)
     for share in ("19.5%", "0.195"):
         outcome = run_command(*arguments, "--max-bad", share)
         assert_refused(outcome, "more than --max-bad 19.5%", code=3)
@@ -93,8 +93,8 @@ def test_max_bad_decides_how_many_broken_ones_are_too_many(tmp_path: Path):
         assert "8 reused" in succeed(*arguments, "--max-bad", share).err
 
 
-def test_picture_above_the_megapixels(tmp_path: Path):
-    folder = picture_folder(tmp_path / "pictures", "a.png", "b.png")
+def test_image_above_the_megapixels(tmp_path: Path):
+    folder = image_folder(tmp_path / "images", "a.png", "b.png")
     Image.new("1", (10_001, 10_000)).save(folder / "huge.png")
     arguments = ("embed", folder, "--out", tmp_path / "out", "--max-bad", "0.5")
     outcome = succeed(*arguments)
@@ -104,8 +104,8 @@ def test_picture_above_the_megapixels(tmp_path: Path):
     assert_refused(everything, "3 of 3", "the limit is 0.0001", code=3)
 
 
-def test_unusual_pictures_are_converted_and_counted(tmp_path: Path):
-    folder = picture_folder(tmp_path / "pictures", "a.png", "b.png")
+def test_unusual_images_are_converted_and_counted(tmp_path: Path):
+    folder = image_folder(tmp_path / "images", "a.png", "b.png")
     Image.new("I;16", (16, 16), 30000).save(folder / "deep.png")
     Image.new("CMYK", (16, 16), (9, 99, 9, 0)).save(folder / "print.jpg")
     Image.new("P", (16, 16)).save(folder / "palette.png")
@@ -113,7 +113,7 @@ def test_unusual_pictures_are_converted_and_counted(tmp_path: Path):
     frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
     frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
     outcome = succeed("embed", folder, "--out", tmp_path / "out")
-    assert "7 pictures embedded" in outcome.err
+    assert "7 images embedded" in outcome.err
     counts = outcome.err.split("converted to RGB: ")[1].splitlines()[0]
     for kind in ("1 16-bit", "1 CMYK", "1 animated", "2 palette", "1 transparent"):
         assert kind in counts
@@ -121,55 +121,53 @@ def test_unusual_pictures_are_converted_and_counted(tmp_path: Path):
 
 
 def test_bad_line_of_metadata(tmp_path: Path):
-    folder = picture_folder(tmp_path / "pictures", "a.png")
+    folder = image_folder(tmp_path / "images", "a.png")
     (folder / "metadata.jsonl").write_text('{"file_name": "a.png"}\n{"text": 1}', encoding="utf-8")
     outcome = run_command("embed", folder, "--out", tmp_path / "out")
     assert_refused(outcome, "metadata.jsonl, line 2", 'needs "file_name"')
 
 
 @pytest.mark.parametrize("num", [1, 2])
-def test_too_few_pictures_to_train_on(tmp_path: Path, num: int):
-    """One picture has no spread; two equal ones have none either. More pictures then work."""
-    folder = tmp_path / "pictures"
+def test_too_few_images_to_train_on(tmp_path: Path, num: int):
+    """One image has no spread; two equal ones have none either. More images then work."""
+    folder = tmp_path / "images"
     folder.mkdir()
     for number in range(num):
         Image.new("RGB", (16, 16), "red").save(folder / f"{number}.png")
     arguments = ("train-gan", folder, "--out", tmp_path / "out", *TINY_GAN)
     hold_out = ("--set", "hold_out=false")
-    assert_refused(run_command(*arguments, *hold_out), "Add ", "pictures")
-    picture_folder(folder, *(f"more{number}.png" for number in range(6)))
+    assert_refused(run_command(*arguments, *hold_out), "Add ", "images")
+    image_folder(folder, *(f"more{number}.png" for number in range(6)))
     succeed(*arguments, *hold_out)
 
 
 def test_numbered_files_that_are_all_held_out(tmp_path: Path):
     """A camera's names differ by a number alone: they are one name of the split."""
     name = next(word for word in ("holiday", "garden", "door", "sea", "cats") if is_held_out(word))
-    folder = picture_folder(
-        tmp_path / "pictures", *(f"{name}-{number:03}.png" for number in range(6))
-    )
+    folder = image_folder(tmp_path / "images", *(f"{name}-{number:03}.png" for number in range(6)))
     arguments = ("train-gan", folder, "--out", tmp_path / "out", *TINY_GAN)
-    assert_refused(run_command(*arguments), "leaves 0 of 6 pictures", "--set hold_out=false")
+    assert_refused(run_command(*arguments), "leaves 0 of 6 images", "--set hold_out=false")
     succeed(*arguments, "--set", "hold_out=false")
 
 
 def test_prior_needs_captions(tmp_path: Path):
-    folder = picture_folder(tmp_path / "pictures", "a.png", "b.png", "c.png")
+    folder = image_folder(tmp_path / "images", "a.png", "b.png", "c.png")
     outcome = run_command("train-prior", folder, "--out", tmp_path / "out", *TINY_PRIOR)
     assert_refused(outcome, "has no captions", "metadata.jsonl", "--no-prior")
     (folder / "a.txt").write_text("red apple", encoding="utf-8")
     outcome = run_command("train-prior", folder, "--out", tmp_path / "out", *TINY_PRIOR)
-    assert_refused(outcome, "captioned pictures to train on", "Add captions")
+    assert_refused(outcome, "captioned images to train on", "Add captions")
 
 
-def test_clip_needs_many_captions(tmp_path: Path, some_pictures: Path):
-    outcome = run_command("train-clip", some_pictures, "--out", tmp_path / "out")
-    assert_refused(outcome, "Only 48 pictures with captions", "lafite-shifted dataset emoji")
+def test_clip_needs_many_captions(tmp_path: Path, some_images: Path):
+    outcome = run_command("train-clip", some_images, "--out", tmp_path / "out")
+    assert_refused(outcome, "Only 48 images with captions", "lafite-shifted dataset emoji")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_clip_batch_larger_than_the_set(tmp_path: Path, shipped_pictures: Path):
+def test_clip_batch_larger_than_the_set(tmp_path: Path, shipped_images: Path):
     out = tmp_path / "out"
-    outcome = run_command("train-clip", shipped_pictures, "--out", out, "--batch", "600")
+    outcome = run_command("train-clip", shipped_images, "--out", out, "--batch", "600")
     assert_refused(outcome, "600", "512", "--batch")
     assert not (out / "checkpoints").exists()
     assert not (out / "config.json").exists()  # so that a smaller batch is not another run

@@ -49,10 +49,10 @@ def test_generate_with_another_clip(model_folder: Path, small_clip_folder: Path,
 
 
 def test_pack_of_two_clips(
-    gan_run: Path, small_clip_folder: Path, some_pictures: Path, tmp_path: Path
+    gan_run: Path, small_clip_folder: Path, some_images: Path, tmp_path: Path
 ):
     named = ("--clip", small_clip_folder)
-    succeed("train-prior", some_pictures, "--out", tmp_path / "prior", *named, *TINY_PRIOR)
+    succeed("train-prior", some_images, "--out", tmp_path / "prior", *named, *TINY_PRIOR)
     model = ("--out", tmp_path / "model")
     outcome = run_command("pack", "--gan", gan_run, "--prior", tmp_path / "prior", *model)
     assert_refused(outcome, "cannot be mixed", "Train the prior on embeddings of the generator's")
@@ -83,12 +83,12 @@ def process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_exit_code_and_message_reach_the_shell(tmp_path: Path):
-    (tmp_path / "pictures").mkdir()
-    result = process("embed", tmp_path / "pictures", "--out", tmp_path / "out")
+    (tmp_path / "images").mkdir()
+    result = process("embed", tmp_path / "images", "--out", tmp_path / "out")
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.startswith("lafite-shifted: ")
-    assert "holds no pictures" in result.stderr
+    assert "holds no images" in result.stderr
     assert "Traceback" not in result.stderr
 
 

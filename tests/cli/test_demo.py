@@ -1,4 +1,4 @@
-"""The demo, shortened to seconds: the whole chain, its pictures, its table."""
+"""The demo, shortened to seconds: the whole chain, its images, its table."""
 
 import json
 from pathlib import Path

@@ -13,7 +13,7 @@ from tests.commands import half_written, succeed
 def test_sentence_given_twice_is_made_once(model_folder: Path, tmp_path: Path):
     arguments = ("--model", model_folder, "--out", tmp_path / "out", "--num", "1")
     outcome = succeed("generate", "a cat", "a cat", *arguments)
-    assert "1 pictures and grid.png" in outcome.out
+    assert "1 images and grid.png" in outcome.out
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
@@ -25,19 +25,19 @@ def test_pack_tells_the_next_command(model_folder: Path, gan_run: Path, tmp_path
 
 
 def generate(model_folder: Path, out: Path, *arguments: str) -> dict[str, np.ndarray]:
-    """The pictures that the command writes, by name, the grid left out."""
+    """The images that the command writes, by name, the grid left out."""
     outcome = succeed("generate", *arguments, "--model", model_folder, "--out", out)
     files = sorted(p for p in out.iterdir() if p.name != "grid.png")
-    assert f"{len(files)} pictures and grid.png" in outcome.out
+    assert f"{len(files)} images and grid.png" in outcome.out
     assert half_written(out) == []
     found = {}
     for file in files:
-        with Image.open(file) as picture:
-            found[file.name] = np.asarray(picture).astype(int)
+        with Image.open(file) as image:
+            found[file.name] = np.asarray(image).astype(int)
     return found
 
 
-def test_generated_pictures_say_how_they_were_made(model_folder: Path, tmp_path: Path):
+def test_generated_images_say_how_they_were_made(model_folder: Path, tmp_path: Path):
     texts = ("a red apple", "Ünïcode: cats & dogs/birds?")
     made = generate(model_folder, tmp_path / "out", *texts, "--num", "3", "--seed", "7")
     assert len(made) == 6
@@ -47,9 +47,9 @@ def test_generated_pictures_say_how_they_were_made(model_folder: Path, tmp_path:
     ]
     seen = set()
     for name in made:
-        with Image.open(tmp_path / "out" / name) as picture:
-            seen.add((picture.text["prompt"], picture.text["seed"]))
-            assert picture.text["model"] == model_hash(model_folder)
+        with Image.open(tmp_path / "out" / name) as image:
+            seen.add((image.text["prompt"], image.text["seed"]))
+            assert image.text["model"] == model_hash(model_folder)
     assert seen == {(text, str(seed)) for text in texts for seed in (7, 8, 9)}
     with Image.open(tmp_path / "out" / "grid.png") as grid:
         assert grid.width >= 3 * 96

@@ -23,12 +23,12 @@ from training.gan.evaluate import Asked
 # --- train-gan
 
 
-def gan_data(gan_run: Path, some_pictures: Path) -> GanData:
-    source, found = ImageSource(some_pictures), EmbeddingSet(gan_run / "embeddings")
+def gan_data(gan_run: Path, some_images: Path) -> GanData:
+    source, found = ImageSource(some_images), EmbeddingSet(gan_run / "embeddings")
     return load_gan_data(source, found, resolution=16, hold_out=True)
 
 
-def test_run_folder_explains_itself(gan_run: Path, some_pictures: Path):
+def test_run_folder_explains_itself(gan_run: Path, some_images: Path):
     record = read_json(gan_run / "config.json")
     assert record["kind"] == "gan"
     assert record["config"]["generator"]["resolution"] == 16
@@ -46,7 +46,7 @@ def test_run_folder_explains_itself(gan_run: Path, some_pictures: Path):
     )
     for name in (*names, *more):
         assert all(np.isfinite(row[name]) for row in rows), name
-    asked = Asked.of(gan_data(gan_run, some_pictures))
+    asked = Asked.of(gan_data(gan_run, some_images))
     assert all(row["reference"] == asked.reference for row in rows)
     best = read_json(gan_run / "best" / "generator" / "config.json")["training"]
     assert best["reference"] == asked.reference
@@ -63,7 +63,7 @@ def test_run_folder_explains_itself(gan_run: Path, some_pictures: Path):
     assert kept == ["samples-0000000024", "samples-0000000032"]
     assert load_generator(gan_run / "generator", device=torch.device("cpu")).training == {
         "kimg": 0.032,
-        "num_pictures": 48,
+        "num_images": 48,
         "pseudo_text_cosine": 0.95,
         "hold_out": True,
         "background": "white",
@@ -75,17 +75,17 @@ def test_run_folder_explains_itself(gan_run: Path, some_pictures: Path):
 
 def test_background_and_crop_are_those_asked_for(tmp_path: Path):
     """In what is trained on, in config.json, and in what is known of the generator."""
-    folder, run = tmp_path / "pictures", tmp_path / "run"
+    folder, run = tmp_path / "images", tmp_path / "run"
     folder.mkdir()
     for number in range(6):
         clear = Image.new("RGBA", (32, 64), (0, 0, 0, 0))
         clear.paste((255, 40 * number, 0, 255), (8, 8, 24, 56))
         clear.save(folder / f"{number}.png")
-    fields = ("pictures.background=black", "pictures.crop=pad", "hold_out=false")
+    fields = ("images.background=black", "images.crop=pad", "hold_out=false")
     words = (word for field in fields for word in ("--set", field))
     succeed("train-gan", folder, "--out", run, *TINY_GAN, *words)
     expected = {"background": "black", "resize": "lanczos", "crop": "pad"}
-    assert read_json(run / "config.json")["config"]["pictures"] == expected
+    assert read_json(run / "config.json")["config"]["images"] == expected
     training = read_json(run / "generator" / "config.json")["training"]
     assert expected.items() <= training.items()
     with Image.open(run / "grids" / "samples-0000000032.png") as grid:
@@ -95,8 +95,8 @@ def test_background_and_crop_are_those_asked_for(tmp_path: Path):
     assert first[32, 32, 0] == 255
 
 
-def test_grids_show_the_conditioning_pictures_above(gan_run: Path, some_pictures: Path):
-    """Then three rows of samples, and the training pictures nearest to the first of them."""
+def test_grids_show_the_conditioning_images_above(gan_run: Path, some_images: Path):
+    """Then three rows of samples, and the training images nearest to the first of them."""
     with Image.open(next((gan_run / "grids").glob("*.png"))) as grid:
         assert grid.size == (8 * 64 + 7 * 2, 5 * 64 + 4 * 2)
         tiles = [
@@ -105,7 +105,7 @@ def test_grids_show_the_conditioning_pictures_above(gan_run: Path, some_pictures
             for i in range(8)
         ]
     names = EmbeddingSet(gan_run / "embeddings").names
-    known = [to_square(decode(some_pictures / name).image, 16) for name in names]
+    known = [to_square(decode(some_images / name).image, 16) for name in names]
     found = [[i for i, k in enumerate(known) if np.array_equal(tile, k)] for (tile,) in tiles]
     assert all(found)
     assert len({tuple(places) for places in found[:8]}) == 8  # drawn, each once
@@ -113,7 +113,7 @@ def test_grids_show_the_conditioning_pictures_above(gan_run: Path, some_pictures
 
 @pytest.fixture(scope="module")
 def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """300 pictures as a camera names them, three of them broken in different ways."""
+    """300 images as a camera names them, three of them broken in different ways."""
     folder = tmp_path_factory.mktemp("own") / "photos"
     folder.mkdir()
     noise = np.random.default_rng(0).integers(0, 255, (300, 12, 16, 3), dtype=np.uint8)
@@ -126,11 +126,11 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_own_folder_with_three_broken_pictures(own_folder: Path, tmp_path: Path):
+def test_own_folder_with_three_broken_images(own_folder: Path, tmp_path: Path):
     outcome = succeed("train-gan", own_folder, "--out", tmp_path / "run", *TINY_GAN)
-    assert "297 pictures embedded" in outcome.err
-    assert "3 pictures left out" in outcome.err
-    for name in ("IMG_0007.png: broken", "IMG_0123.png: not a picture", "IMG_0299.png: not a"):
+    assert "297 images embedded" in outcome.err
+    assert "3 images left out" in outcome.err
+    for name in ("IMG_0007.png: broken", "IMG_0123.png: not an image", "IMG_0299.png: not a"):
         assert name in outcome.err
     record = read_json(tmp_path / "run" / "config.json")["data"]
     assert record["num_training"] + record["num_held_out"] == 297
@@ -145,14 +145,14 @@ def test_own_folder_with_three_broken_pictures(own_folder: Path, tmp_path: Path)
     assert "pack --prior" in outcome.err
 
 
-def test_dry_run_prints_the_cost_and_writes_nothing(some_pictures: Path, tmp_path: Path):
-    arguments = ("train-gan", some_pictures, "--out", tmp_path / "run", "--preset", "tiny")
+def test_dry_run_prints_the_cost_and_writes_nothing(some_images: Path, tmp_path: Path):
+    arguments = ("train-gan", some_images, "--out", tmp_path / "run", "--preset", "tiny")
     lines = succeed(*arguments, "--dry-run").out.splitlines()
     assert [line.split()[0] for line in lines] == [
         "resolution",
         "parameters",
         "work",
-        "pictures",
+        "images",
         "memory",
         "time",
         "R1",
@@ -185,17 +185,17 @@ def test_prior_run_holds_a_prior(prior_run: Path):
     ]
 
 
-def test_prior_logs_held_out_metrics(tmp_path: Path, some_pictures: Path):
+def test_prior_logs_held_out_metrics(tmp_path: Path, some_images: Path):
     """On captions of the held-out side, of which there are eight here."""
-    pictures = Path(shutil.copytree(some_pictures, tmp_path / "pictures"))
-    (pictures / "metadata.jsonl").unlink()
+    images = Path(shutil.copytree(some_images, tmp_path / "images"))
+    (images / "metadata.jsonl").unlink()
     words = ["".join(letters) for letters in itertools.product("abcdef", repeat=3)]
     held_out = [word for word in words if is_held_out(word)][:8]
     captions = held_out + [word for word in words if not is_held_out(word)][:40]
-    for file, caption in zip(sorted(pictures.glob("*.png")), captions, strict=True):
+    for file, caption in zip(sorted(images.glob("*.png")), captions, strict=True):
         file.with_suffix(".txt").write_text(caption, encoding="utf-8")
     outcome = succeed(
-        *("train-prior", pictures, "--out", tmp_path / "run", *TINY_PRIOR, "--process", "baseline")
+        *("train-prior", images, "--out", tmp_path / "run", *TINY_PRIOR, "--process", "baseline")
     )
     last = read_json_lines(tmp_path / "run" / "log.jsonl")[-1]
     names = ("held_out_cosine", "held_out_frechet", "text_itself_cosine", "text_itself_frechet")
@@ -206,11 +206,11 @@ def test_prior_logs_held_out_metrics(tmp_path: Path, some_pictures: Path):
 
 
 def test_prior_dry_run_prints_the_cost_and_writes_nothing(
-    some_embeddings: Path, some_pictures: Path, tmp_path: Path
+    some_embeddings: Path, some_images: Path, tmp_path: Path
 ):
     printed = [
         succeed("train-prior", data, "--out", tmp_path / "run", "--dry-run", *TINY_PRIOR).out
-        for data in (some_embeddings, some_pictures)
+        for data in (some_embeddings, some_images)
     ]
     before = [text.partition("time ")[0] for text in printed]
     assert before[0] == before[1]

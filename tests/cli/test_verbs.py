@@ -74,11 +74,11 @@ def test_version():
 # --- embed, stats
 
 
-def test_embed_writes_shards_index_and_report(some_embeddings: Path, some_pictures: Path):
+def test_embed_writes_shards_index_and_report(some_embeddings: Path, some_images: Path):
     names = sorted(p.name for p in some_embeddings.iterdir())
     assert names == ["index.jsonl", "report.jsonl", "shard-00000.safetensors"]
     data = EmbeddingSet(some_embeddings)
-    assert data.names == sorted(p.name for p in some_pictures.glob("*.png"))
+    assert data.names == sorted(p.name for p in some_images.glob("*.png"))
     assert len(data.captions) == 48
 
 
@@ -186,15 +186,15 @@ TINY_CLIP = (
 )
 
 
-def test_trained_clip_can_be_used(shipped_pictures: Path, some_pictures: Path, tmp_path: Path):
-    arguments = ("train-clip", shipped_pictures, "--out", tmp_path / "run", *TINY_CLIP)
+def test_trained_clip_can_be_used(shipped_images: Path, some_images: Path, tmp_path: Path):
+    arguments = ("train-clip", shipped_images, "--out", tmp_path / "run", *TINY_CLIP)
     outcome = succeed(*arguments)
     assert f"Use it with --clip {tmp_path / 'run' / 'clip'}" in outcome.out
     rows = read_json_lines(tmp_path / "run" / "log.jsonl")
     assert rows[-1]["samples"] == 128
     assert np.isfinite(rows[-1]["loss"])
     named = ("--clip", tmp_path / "run" / "clip")
-    succeed("embed", some_pictures, "--out", tmp_path / "embeddings", *named)
+    succeed("embed", some_images, "--out", tmp_path / "embeddings", *named)
     data = EmbeddingSet(tmp_path / "embeddings")
     assert data.image.shape == (48, 128)
     assert len(data.captions) == 48
@@ -203,20 +203,20 @@ def test_trained_clip_can_be_used(shipped_pictures: Path, some_pictures: Path, t
     assert read_json_lines(tmp_path / "run" / "log.jsonl") == rows
 
 
-def test_clip_training_names_the_pictures_it_cannot_read(shipped_pictures: Path, tmp_path: Path):
-    pictures = Path(shutil.copytree(shipped_pictures, tmp_path / "pictures"))
-    victim = sorted(pictures.glob("*.png"))[5]
+def test_clip_training_names_the_images_it_cannot_read(shipped_images: Path, tmp_path: Path):
+    images = Path(shutil.copytree(shipped_images, tmp_path / "images"))
+    victim = sorted(images.glob("*.png"))[5]
     victim.write_bytes(b"broken")
-    outcome = succeed("train-clip", pictures, "--out", tmp_path / "run", *TINY_CLIP)
+    outcome = succeed("train-clip", images, "--out", tmp_path / "run", *TINY_CLIP)
     assert victim.name in outcome.err
     assert read_json_lines(tmp_path / "run" / "report.jsonl") == [
         {
             "file_name": str(victim),
-            "reason": "not a picture in a supported format (JPEG, PNG, WEBP, BMP, GIF)",
+            "reason": "not an image in a supported format (JPEG, PNG, WEBP, BMP, GIF)",
         }
     ]
     refused = run_command(
-        "train-clip", pictures, "--out", tmp_path / "strict", "--max-bad", "0", *TINY_CLIP
+        "train-clip", images, "--out", tmp_path / "strict", "--max-bad", "0", *TINY_CLIP
     )
     assert (refused.code, victim.name in refused.err) == (3, True)
 
@@ -224,7 +224,7 @@ def test_clip_training_names_the_pictures_it_cannot_read(shipped_pictures: Path,
 def test_dataset_verb_builds_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(datasets, "_npm_package", emoji_package)
     outcome = succeed("dataset", "emoji", "--out", tmp_path / "emoji", "--size", "16")
-    assert f"17 pictures in {tmp_path / 'emoji'}" in outcome.out
+    assert f"17 images in {tmp_path / 'emoji'}" in outcome.out
     assert "unreadable 1f400-1f3fb.webp" in outcome.err
     assert (tmp_path / "emoji" / "split.json").is_file()
     again = run_command("dataset", "emoji", "--out", tmp_path / "emoji", "--size", "16")
@@ -248,10 +248,8 @@ def test_ops_are_shown_built_and_cleaned(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("ops", ["compiled", "reference"])
-def test_the_run_says_which_operators_it_used(ops: str, some_pictures: Path, tmp_path: Path):
-    outcome = succeed(
-        "train-gan", some_pictures, "--out", tmp_path / "run", "--ops", ops, *TINY_GAN
-    )
+def test_the_run_says_which_operators_it_used(ops: str, some_images: Path, tmp_path: Path):
+    outcome = succeed("train-gan", some_images, "--out", tmp_path / "run", "--ops", ops, *TINY_GAN)
     assert f"operators: {ops}" in outcome.err
     assert read_json(tmp_path / "run" / "config.json")["compute"]["ops"] == ops
 

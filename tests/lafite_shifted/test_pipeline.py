@@ -1,4 +1,4 @@
-"""The public API: a model folder makes pictures, and a seed means one picture."""
+"""The public API: a model folder makes images, and a seed means one image."""
 
 import shutil
 from pathlib import Path
@@ -30,8 +30,8 @@ def pixels(images: list[Image.Image]) -> np.ndarray:
 
 
 def drawn(model: TextToImage, **options) -> dict[int, np.ndarray]:
-    """The pictures of TEXT by seed."""
-    return {seed: pixels([image])[0] for seed, image in model.pictures(TEXT, **options)}
+    """The images of TEXT by seed."""
+    return {seed: pixels([image])[0] for seed, image in model.images(TEXT, **options)}
 
 
 def test_package_exports_the_model(model_folder: Path):
@@ -45,24 +45,24 @@ def test_model_knows_its_hash(model: TextToImage, model_folder: Path):
     assert len(model.hash) == 16
 
 
-def test_same_seed_same_picture(model: TextToImage):
+def test_same_seed_same_image(model: TextToImage):
     first, second = model(TEXT, num_images=3, seed=5), model(TEXT, num_images=3, seed=5)
     assert np.array_equal(pixels(first), pixels(second))
-    assert len({picture.tobytes() for picture in pixels(first)}) == 3
+    assert len({image.tobytes() for image in pixels(first)}) == 3
     assert not np.array_equal(pixels(first), pixels(model(TEXT, num_images=3, seed=50)))
 
 
 @pytest.mark.parametrize("use_prior", [True, False])
-def test_picture_i_uses_seed_plus_i(model: TextToImage, use_prior: bool):
+def test_image_i_uses_seed_plus_i(model: TextToImage, use_prior: bool):
     together = drawn(model, num_images=4, seed=7, use_prior=use_prior)
     assert list(together) == [7, 8, 9, 10]
-    for seed, picture in together.items():
+    for seed, image in together.items():
         alone = drawn(model, num_images=1, seed=seed, use_prior=use_prior)
-        assert np.abs(picture - alone[seed]).max() <= 1
+        assert np.abs(image - alone[seed]).max() <= 1
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 7])
-def test_batch_size_changes_a_picture_by_rounding_at_most(model: TextToImage, batch: int):
+def test_batch_size_changes_a_image_by_rounding_at_most(model: TextToImage, batch: int):
     whole = drawn(model, num_images=7, batch=16)
     parts = drawn(model, num_images=7, batch=batch)
     assert parts.keys() == whole.keys()
@@ -99,7 +99,7 @@ def test_prior_embeddings_depend_on_text_and_seed_alone(model: TextToImage):
     assert float((together[0] - together[1]).norm()) > 1e-4
 
 
-def test_pictures_are_those_of_the_prior_embedding(model: TextToImage):
+def test_images_are_those_of_the_prior_embedding(model: TextToImage):
     embeddings = model.embed([TEXT] * 2, seeds=[3, 4], sampling=Sampling(2))
     decoded = model.decode(embeddings, seeds=[3, 4]).numpy().astype(int)
     made = drawn(model, num_images=2, seed=3, sampling=Sampling(2))
@@ -161,11 +161,11 @@ def test_prior_of_another_clip_is_refused(model: TextToImage, prior_run: Path):
         TextToImage(model.clip, model.generator, other)
 
 
-def test_clip_that_moved_can_be_named(small_clip_folder: Path, some_pictures: Path, tmp_path: Path):
+def test_clip_that_moved_can_be_named(small_clip_folder: Path, some_images: Path, tmp_path: Path):
     """A CLIP of 77 tokens through the whole chain, then moved: `clip` says where it lies now."""
     here = Path(shutil.copytree(small_clip_folder, tmp_path / "here"))
     named = ("--clip", here)
-    succeed("train-gan", some_pictures, "--out", tmp_path / "gan", *named, *TINY_GAN)
+    succeed("train-gan", some_images, "--out", tmp_path / "gan", *named, *TINY_GAN)
     embeddings = tmp_path / "gan" / "embeddings"
     succeed("train-prior", embeddings, "--out", tmp_path / "prior", *named, *TINY_PRIOR)
     parts = ("--gan", tmp_path / "gan", "--prior", tmp_path / "prior")

@@ -123,7 +123,7 @@ def test_to_rgb_beyond_two_to_the_31(
     shape = (n, channels, pixels, layout)
     ends(emulated, lambda: emulated.call("ls_to_rgb", HOST, BFLOAT16, *pointers, *shape))
     written = y.bytes.view(torch.float32)[: n * 3 * pixels].view(n, 3, pixels)
-    values = x.values[-64:].float()  # the end of the last picture
+    values = x.values[-64:].float()  # the end of the last image
     expected = values if layout == 0 else values[channels - 1 :: channels]
     found = written[-1, :, -len(expected) :]
     assert found.equal(expected + bias[:, None])

@@ -19,7 +19,7 @@ def library() -> Library:
 def test_large_outputs_are_right(
     library: Library, shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format
 ):
-    """Above 16 MiB they are written past the caches, where rows can be; the first picture is left
+    """Above 16 MiB they are written past the caches, where rows can be; the first image is left
     out, so that the second does not begin where memory was given.
     """
     whole = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)

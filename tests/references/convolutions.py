@@ -1,7 +1,7 @@
 """StyleGAN2's convolution as its paper states it (arXiv:1912.04958, section 2.2): one modulated
 weight a sample, loops over samples and channels, scipy's convolutions, float64.
 
-Shape letters: N batch, I inputs, O outputs, H W picture, K kernel.
+Shape letters: N batch, I inputs, O outputs, H W image, K kernel.
 """
 
 import numpy as np
@@ -43,11 +43,11 @@ def modulated_convolution(
     """x [N, I, H, W], weight [O, I, K, K], scale [N, I] -> [N, O, H', W']."""
     one_channel = upsampled_channel if up else plain_channel
     samples = []
-    for picture, style in zip(x, scale, strict=True):
+    for image, style in zip(x, scale, strict=True):
         own = modulated_weight(weight, style, demodulate=demodulate)
         samples.append(
             [
-                sum(one_channel(picture[i], own[o, i]) for i in range(len(picture)))
+                sum(one_channel(image[i], own[o, i]) for i in range(len(image)))
                 for o in range(len(own))
             ]
         )

@@ -37,7 +37,7 @@ def upfirdn2d(
 
 
 def matrix_of(linear: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Tensor:
-    """The matrix of a linear map of pictures: one column for each unit vector."""
+    """The matrix of a linear map of images: one column for each unit vector."""
     size = int(np.prod(shape))
     columns = [linear(unit.view(*shape)).flatten() for unit in torch.eye(size).double()]
     return torch.stack(columns, dim=1)

@@ -21,7 +21,7 @@ def relativistic(better: float, worse: float) -> float:
 
 
 def mismatch(wrong: Sequence[float], keep: Sequence[bool]) -> list[float]:
-    """Minus log(1 - p) of real pictures under another's condition, p = sigmoid(logit); none where
+    """Minus log(1 - p) of real images under another's condition, p = sigmoid(logit); none where
     the condition is dropped.
     """
     losses = []

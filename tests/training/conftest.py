@@ -28,9 +28,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 @pytest.fixture
-def shards(server: Server, shipped_pictures: Path) -> Server:
-    """Three of four pictures each."""
-    pictures = sorted(shipped_pictures.glob("*.png"))
+def shards(server: Server, shipped_images: Path) -> Server:
+    """Three of four images each."""
+    images = sorted(shipped_images.glob("*.png"))
     for number in range(3):
-        write_shard(server.folder / f"s-{number:03d}.tar", pictures[4 * number : 4 * number + 4])
+        write_shard(server.folder / f"s-{number:03d}.tar", images[4 * number : 4 * number + 4])
     return server

@@ -60,12 +60,12 @@ Open = Callable[..., tuple[Trainer, RunConfig, RunFolder]]
 
 
 @pytest.fixture(scope="module")
-def open_gan(some_pictures: Path, some_embeddings: Path, clip: ClipEncoder) -> Open:
+def open_gan(some_images: Path, some_embeddings: Path, clip: ClipEncoder) -> Open:
     def open_run(out: Path, *fields: str) -> tuple[Trainer, RunConfig, RunFolder]:
         shutil.copytree(some_embeddings, out / "embeddings", dirs_exist_ok=True)
         assignments = [*GAN_FIELDS, *INTERVALS, *fields]
         config = gan_config(GAN_PRESETS["tiny"], resolution=16, assignments=assignments)
-        trainer, run, _ = open_gan_run(config, some_pictures, out, clip, device=CPU)
+        trainer, run, _ = open_gan_run(config, some_images, out, clip, device=CPU)
         return trainer, config.run, run
 
     return open_run
@@ -86,8 +86,8 @@ def open_prior(some_embeddings: Path) -> Open:
 
 
 @pytest.fixture(scope="module")
-def open_clip(shipped_pictures: Path) -> Open:
-    whole = load_captioned_set([shipped_pictures], resolution=32)
+def open_clip(shipped_images: Path) -> Open:
+    whole = load_captioned_set([shipped_images], resolution=32)
     data = CaptionedSet(whole.pixels, whole.training[:80], whole.training[80:140])
 
     def open_run(out: Path, *fields: str) -> tuple[Trainer, RunConfig, RunFolder]:
@@ -372,12 +372,12 @@ LONGER_GAN = (*TINY_GAN, "--kimg", "0.24", "--set", "run.checkpoint_kimg=0.04", 
 
 
 def test_command_killed_by_the_kernel_resumes_exactly(
-    some_pictures: Path, some_embeddings: Path, tmp_path: Path
+    some_images: Path, some_embeddings: Path, tmp_path: Path
 ):
     """`kill -9` at any moment after the first checkpoint, then the same command again."""
     for name in ("killed", "reference"):
         shutil.copytree(some_embeddings, tmp_path / name / "embeddings")
-    arguments = ["train-gan", str(some_pictures), "--out", str(tmp_path / "killed"), *LONGER_GAN]
+    arguments = ["train-gan", str(some_images), "--out", str(tmp_path / "killed"), *LONGER_GAN]
     program = "from lafite_shifted.cli.main import main; main()"
     process = subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE)
     deadline = time.monotonic() + 120
@@ -390,15 +390,15 @@ def test_command_killed_by_the_kernel_resumes_exactly(
     assert process.returncode == -signal.SIGKILL
     assert last_checkpoint(tmp_path / "killed").name < "samples-0000000240"
     succeed(*arguments)
-    succeed("train-gan", some_pictures, "--out", tmp_path / "reference", *LONGER_GAN)
+    succeed("train-gan", some_images, "--out", tmp_path / "reference", *LONGER_GAN)
     assert_same_run(tmp_path / "killed", tmp_path / "reference")
 
 
 def test_command_stopped_by_a_signal_says_how_to_go_on(
-    some_pictures: Path, gan_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    some_images: Path, gan_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     shutil.copytree(gan_run / "embeddings", tmp_path / "run" / "embeddings")
-    arguments = ("train-gan", some_pictures, "--out", tmp_path / "run", *TINY_GAN)
+    arguments = ("train-gan", some_images, "--out", tmp_path / "run", *TINY_GAN)
     real = GanTrainer.step
 
     def step(self: GanTrainer, samples_seen: int) -> Mapping[str, Tensor]:
@@ -415,15 +415,15 @@ def test_command_stopped_by_a_signal_says_how_to_go_on(
     assert_same_run(tmp_path / "run", gan_run)
 
 
-def test_finished_command_exits_0_and_trains_no_more(gan_run: Path, some_pictures: Path):
+def test_finished_command_exits_0_and_trains_no_more(gan_run: Path, some_images: Path):
     before = (gan_run / "log.jsonl").read_bytes()
-    succeed("train-gan", some_pictures, "--out", gan_run, *TINY_GAN)
+    succeed("train-gan", some_images, "--out", gan_run, *TINY_GAN)
     assert (gan_run / "log.jsonl").read_bytes() == before
 
 
-def test_changed_field_exits_2_with_its_name(gan_run: Path, some_pictures: Path):
+def test_changed_field_exits_2_with_its_name(gan_run: Path, some_images: Path):
     outcome = run_command(
-        *("train-gan", some_pictures, "--out", gan_run, *TINY_GAN, "--set", "learning_rate=0.1")
+        *("train-gan", some_images, "--out", gan_run, *TINY_GAN, "--set", "learning_rate=0.1")
     )
     assert outcome.code == 2
     assert "config.learning_rate: None -> 0.1" in outcome.err

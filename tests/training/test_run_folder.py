@@ -173,7 +173,7 @@ def test_log_and_tensorboard_are_cut_back(tmp_path: Path):
     assert scalars(again) == [(4, 0.4), (8, 0.8), (12, 7.0)]
 
 
-def test_pictures_and_histograms_are_cut_back_too(tmp_path: Path):
+def test_images_and_histograms_are_cut_back_too(tmp_path: Path):
     run = open_run(tmp_path / "run")
     run.cut_back(0)
     for samples in (4, 8, 12):
@@ -185,7 +185,7 @@ def test_pictures_and_histograms_are_cut_back_too(tmp_path: Path):
     again.close()
     rows = again.read_log()
     assert [row["frechet"] for row in rows] == [4, 8, 77]
-    assert rows[-1]["reference"] == {"pictures": 77}
+    assert rows[-1]["reference"] == {"images": 77}
     kept = {"images": 9, "histograms": 9}
     events = EventAccumulator(str(run.path / "tensorboard"), size_guidance=kept)
     events.Reload()
@@ -207,7 +207,7 @@ def test_pictures_and_histograms_are_cut_back_too(tmp_path: Path):
 def an_evaluation(number: int) -> Evaluation:
     return Evaluation(
         {"frechet": float(number)},
-        {"pictures": number},
+        {"images": number},
         {"samples": Image.new("RGB", (number, 2), "red")},
         {"logit_real": torch.arange(number + 1)},
     )

@@ -15,7 +15,7 @@ import pytest
 
 from lafite_shifted.io.files import load_tensors, read_json_lines
 from tests.commands import TINY_GAN, TINY_PRIOR, run_command, succeed
-from tests.real_pictures import damage
+from tests.real_images import damage
 from tests.torture import children
 from torch_utils import seeds
 from training.data.cone import PAIRS_PER_NAME
@@ -139,7 +139,7 @@ def test_another_number_of_processes_goes_on(cone: Path, tmp_path: Path):
 
 
 def test_a_gan_goes_on_with_another_number_of_processes(
-    some_pictures: Path, some_embeddings: Path, tmp_path: Path
+    some_images: Path, some_embeddings: Path, tmp_path: Path
 ):
     """The second step, by one process from the checkpoint of two, is that of one process alone, up
     to the order of sums.
@@ -148,7 +148,7 @@ def test_a_gan_goes_on_with_another_number_of_processes(
     options = [word for field in fields for word in ("--set", field)]
 
     def command(out: Path, kimg: float) -> list[str]:
-        words = ("train-gan", some_pictures, "--out", out, *TINY_GAN, *options, "--kimg", kimg)
+        words = ("train-gan", some_images, "--out", out, *TINY_GAN, *options, "--kimg", kimg)
         return [str(word) for word in words]
 
     for name in ("one", "mixed"):
@@ -166,17 +166,17 @@ def test_a_gan_goes_on_with_another_number_of_processes(
 
 
 @pytest.mark.filterwarnings("always:.*cannot be read any more")
-def test_two_processes_train_a_gan_as_one_does(some_pictures: Path, tmp_path: Path):
-    """With contrastive terms over the whole batch; decoding as they go, with a picture that one of
+def test_two_processes_train_a_gan_as_one_does(some_images: Path, tmp_path: Path):
+    """With contrastive terms over the whole batch; decoding as they go, with an image that one of
     them cannot read any more.
     """
-    pictures = Path(shutil.copytree(some_pictures, tmp_path / "pictures"))
+    images = Path(shutil.copytree(some_images, tmp_path / "images"))
 
     def command(out: Path) -> list[str]:
         fields = ("dtype=float32", "run.log_kimg=0.008", "clip_weight=0.5", "r1_every=2")
         words = [
             "train-gan",
-            pictures,
+            images,
             "--out",
             out,
             *TINY_GAN,
@@ -190,9 +190,9 @@ def test_two_processes_train_a_gan_as_one_does(some_pictures: Path, tmp_path: Pa
     refused = launch(command(tmp_path / "two"))
     assert "Several processes need embeddings" in refused.communicate(timeout=120)[1]
     for name in ("one", "two"):
-        succeed("embed", pictures, "--out", tmp_path / name / "embeddings")
-    asked = seeds.epoch_indices([13], size=48, key=(0, "pictures"))[0]  # by the second process
-    lost = sorted(pictures.glob("*.png"))[asked]
+        succeed("embed", images, "--out", tmp_path / name / "embeddings")
+    asked = seeds.epoch_indices([13], size=48, key=(0, "images"))[0]  # by the second process
+    lost = sorted(images.glob("*.png"))[asked]
     damage(lost)
     told = f"warning: {lost.name} cannot be read any more"
     assert told in succeed(*command(tmp_path / "one")).err
@@ -211,13 +211,13 @@ def test_two_processes_train_a_gan_as_one_does(some_pictures: Path, tmp_path: Pa
 
 
 def test_what_several_processes_cannot_do_is_refused(
-    cone: Path, some_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cone: Path, some_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("WORLD_SIZE", "3")
-    outcome = run_command("train-prior", some_pictures, "--out", tmp_path / "a", *OPTIONS)
+    outcome = run_command("train-prior", some_images, "--out", tmp_path / "a", *OPTIONS)
     assert outcome.code == 2
     assert "need embeddings that are ready" in outcome.err
-    outcome = run_command("embed", some_pictures, "--out", tmp_path / "a")
+    outcome = run_command("embed", some_images, "--out", tmp_path / "a")
     assert outcome.code == 2
     assert "Run `embed` in one" in outcome.err
     assert not (tmp_path / "a").exists()

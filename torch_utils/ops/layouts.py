@@ -1,6 +1,6 @@
 """Memory layouts that the compiled operators read and write as they are.
 
-Shape letters: N batch, C channels, H W picture.
+Shape letters: N batch, C channels, H W image.
 """
 
 import torch

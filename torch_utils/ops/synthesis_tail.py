@@ -1,9 +1,9 @@
 """All that lies between two convolutions of StyleGAN2's synthesis (arXiv:1912.04958, section 2.2):
-the low-pass filter behind an upsampling one, the epilogue, the picture of a resolution, the
+the low-pass filter behind an upsampling one, the epilogue, the image of a resolution, the
 modulation of what follows.
 
 A chain of the other operators. Where no gradient is recorded, the CPU takes it in one pass, each
-step on what the one before it left in the cache. Shape letters: N batch, C channels, H W picture.
+step on what the one before it left in the cache. Shape letters: N batch, C channels, H W image.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ class SynthesisTail:
 
     demodulation, noise, strength and bias are those of synthesis_epilogue; noise is [N or 1, 1, H,
     W]. `filtered`: the convolution upsampled. `rgb`: the weight and bias of to_rgb, where there is
-    a picture. `after` [N, C]: the scale of the next layer. `dtype`: of the activations. ValueError
+    an image. `after` [N, C]: the scale of the next layer. `dtype`: of the activations. ValueError
     for shapes that do not fit.
     """
 
@@ -66,16 +66,16 @@ class SynthesisTail:
             self._prepared = self._prepare()
 
     def __call__(self, x: Tensor, lower: Tensor | None = None) -> tuple[Any, Any]:
-        """The activations that the next convolution takes, and the picture: tensors, or None.
+        """The activations that the next convolution takes, and the image: tensors, or None.
 
         x is [N, C, H, W], or [N, C, H + 1, W + 1] as a transposed convolution at stride 2 leaves
-        it, where it is to be filtered, with gain 4. The picture [N, 3, H, W] is that of to_rgb,
+        it, where it is to be filtered, with gain 4. The image [N, 3, H, W] is that of to_rgb,
         plus `lower` [N, 3, H / 2, W / 2], upsampled. The activations are multiplied by `after`;
-        with a picture and without `after` no layer follows, and they are None. Twice
+        with an image and without `after` no layer follows, and they are None. Twice
         differentiable.
         """
         if lower is not None and self.rgb is None:
-            raise ValueError("there is no picture to add the lower one to")
+            raise ValueError("there is no image to add the lower one to")
         if (
             self._prepared is not None
             and x.shape == self.in_shape
@@ -91,12 +91,12 @@ class SynthesisTail:
         if self.rgb is None:
             return synthesis_epilogue(x, *self.sides, clamp=self.clamp, after=self.after), None
         y = synthesis_epilogue(x, *self.sides, clamp=self.clamp)
-        picture = to_rgb(y, *self.rgb)
+        image = to_rgb(y, *self.rgb)
         if lower is not None:
-            picture = upsample(lower, add=picture)
+            image = upsample(lower, add=image)
         if self.after is None:
-            return None, picture
-        return y * self.after.to(y.dtype)[:, :, None, None], picture
+            return None, image
+        return y * self.after.to(y.dtype)[:, :, None, None], image
 
     def _prepare(self) -> tuple:
         """The arguments of the interface that do not depend on the activations."""
@@ -119,17 +119,17 @@ class SynthesisTail:
         assert self._prepared is not None
         _, addresses, (taps, up), numbers = self._prepared
         n, _, height, width = self.out_shape
-        y = own = picture = None
+        y = own = image = None
         follows = self.rgb is None or self.after is not None
         if follows or self.filtered:  # the filter leaves its result there
             y = torch.empty(self.out_shape, dtype=x.dtype, memory_format=torch.channels_last)
         if self.rgb is not None:
-            picture = torch.empty((n, 3, height, width), dtype=accumulator(x))
+            image = torch.empty((n, 3, height, width), dtype=accumulator(x))
         if lower is None:
             up = None
         else:
             own = torch.empty((n, 3, height, width), dtype=accumulator(x))
             (lower,) = side_inputs(x, lower)
-        outputs = pointers(lower, y, own, picture)
+        outputs = pointers(lower, y, own, image)
         native.call(FUNCTION, x, x.data_ptr(), *addresses, *outputs, taps, up, *numbers)
-        return y if follows else None, picture
+        return y if follows else None, image

@@ -1,10 +1,10 @@
-"""to_rgb: three weighted sums over the channels of each pixel, the modulated 1x1 convolution to a
-picture (arXiv:1912.04958, section 2.2).
+"""to_rgb: three weighted sums over the channels of each pixel, the modulated 1x1 convolution to an
+image (arXiv:1912.04958, section 2.2).
 
 With a weight for each sample it is a product of matrices with three rows, far fewer than a library
 is made for: the kernels read the activations once.
 
-Shape letters: N batch, C channels, H W picture.
+Shape letters: N batch, C channels, H W image.
 """
 
 from typing import Any

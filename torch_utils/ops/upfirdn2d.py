@@ -1,10 +1,10 @@
-"""upfirdn2d: insert zeros, pad, filter, keep every down-th sample, of each channel of a picture.
+"""upfirdn2d: insert zeros, pad, filter, keep every down-th sample, of each channel of an image.
 
 The operator is closed under differentiation: its backward is itself with flipped taps and `up` and
 `down` swapped, so it is differentiable as often as wanted. The pure-PyTorch reference filters rows,
 then columns, with shifted slices: a grouped convolution is several times slower on CPUs.
 
-Shape letters: N batch, C channels, H W picture, K taps.
+Shape letters: N batch, C channels, H W image, K taps.
 """
 
 import ctypes

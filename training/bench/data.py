@@ -1,4 +1,4 @@
-"""How many pictures a second one core reads, decodes and embeds: what a web-scale set takes."""
+"""How many images a second one core reads, decodes and embeds: what a web-scale set takes."""
 
 import io
 import statistics
@@ -18,7 +18,7 @@ from lafite_shifted.errors import InputError
 from training.data.decoding import decode, to_square
 from training.data.images import ImageSource
 
-BATCH = 16  # pictures that CLIP sees at once
+BATCH = 16  # images that CLIP sees at once
 STAGES = {
     "embedding": ("read", "decode", "prepare", "embed"),
     "training": ("read", "decode", "square"),
@@ -27,31 +27,31 @@ STAGES = {
 
 @dataclass(frozen=True)
 class MeasuredData:
-    """Milliseconds a picture on one core, by stage: medians over batches."""
+    """Milliseconds an image on one core, by stage: medians over batches."""
 
-    pictures: int
+    images: int
     kilobytes: float  # of a file, mean
-    megapixels: float  # of a picture, mean
+    megapixels: float  # of an image, mean
     milliseconds: dict[str, float]
-    clip_gmac: float  # of the image tower, a picture
+    clip_gmac: float  # of the image tower, an image
 
-    def pictures_a_second(self, what: str) -> float:
+    def images_a_second(self, what: str) -> float:
         """From file to "embedding", or to the square that "training" takes."""
         return 1000 / sum(self.milliseconds[stage] for stage in STAGES[what])
 
 
 @torch.no_grad()
 def bench_data(
-    source: ImageSource, clip: ClipEncoder, *, resolution: int, pictures: int
+    source: ImageSource, clip: ClipEncoder, *, resolution: int, images: int
 ) -> MeasuredData:
-    """The stages on the first `pictures` of `source`, of which a batch warms up.
+    """The stages on the first `images` of `source`, of which a batch warms up.
 
-    InputError where there are fewer than two batches; UnreadablePictureError for a broken one.
+    InputError where there are fewer than two batches; UnreadableImageError for a broken one.
     """
-    names = source.names[:pictures]
+    names = source.names[:images]
     if len(names) < 2 * BATCH:
         raise InputError(
-            f"{source.where} holds {len(names)} pictures, and {2 * BATCH} are needed. Add some."
+            f"{source.where} holds {len(names)} images, and {2 * BATCH} are needed. Add some."
         )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

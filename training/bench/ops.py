@@ -199,7 +199,7 @@ class MeasuredGeneration:
 def bench_generation(
     config: GeneratorConfig, *, batch: int, device: torch.device, rounds: int
 ) -> MeasuredGeneration:
-    """Pictures of an untrained generator, by the compiled operators and the reference in turn."""
+    """Images of an untrained generator, by the compiled operators and the reference in turn."""
     generator = Generator(config).to(device).eval().requires_grad_(False)
     generator.compute_dtype = pick_dtype("auto", device)
     z = torch.randn(batch, config.z_dim, device=device)

@@ -1,4 +1,4 @@
-"""Pictures and captions for training a small CLIP: one caption drawn per picture and step, mild
+"""Images and captions for training a small CLIP: one caption drawn per image and step, mild
 image augmentation.
 
 Shape letters: N batch, R resolution in pixels.
@@ -23,19 +23,19 @@ from lafite_shifted.io.files import sha256_of
 from torch_utils import seeds
 from training.data.decoding import DEFAULT_MAX_MEGAPIXELS, to_square
 from training.data.images import ImageSource, check_share_of_bad
-from training.data.sources import UnreadablePictureError
+from training.data.sources import UnreadableImageError
 from training.data.split import is_held_out, normalised_name, split_key
 
 STYLE_PHRASES = {
     "flat": ("flat {}", "flat emoji of {}", "{}, flat emoji", "{} emoji"),
     "3d": ("3d {}", "3d emoji of {}", "{}, 3d emoji", "{} emoji"),
-    "clipart": ("clipart of {}", "drawing of {}", "{}, clipart", "{} picture"),
+    "clipart": ("clipart of {}", "drawing of {}", "{}, clipart", "{} image"),
 }
 
 
 @dataclass(frozen=True)
-class CaptionedPicture:
-    """One picture's words; its pixels are row `row` of `CaptionedSet.pixels`."""
+class CaptionedImage:
+    """One image's words; its pixels are row `row` of `CaptionedSet.pixels`."""
 
     name: str
     tags: tuple[str, ...]
@@ -46,30 +46,30 @@ class CaptionedPicture:
 
 @dataclass(frozen=True)
 class CaptionedSet:
-    """Decoded pictures [M, R, R, 3] uint8, divided into training and held-out ones."""
+    """Decoded images [M, R, R, 3] uint8, divided into training and held-out ones."""
 
     pixels: np.ndarray
-    training: list[CaptionedPicture]
-    held_out: list[CaptionedPicture]
+    training: list[CaptionedImage]
+    held_out: list[CaptionedImage]
     bad: list[tuple[str, str]] = field(default_factory=list)  # (file, reason) of unreadable ones
 
-    def evaluation_pictures(self, limit: int) -> list[CaptionedPicture]:
-        """Up to `limit` held-out pictures, one a name, of names that training never sees."""
-        seen = {picture.name for picture in self.training}
-        by_name: dict[str, CaptionedPicture] = {}
-        for picture in sorted(
+    def evaluation_images(self, limit: int) -> list[CaptionedImage]:
+        """Up to `limit` held-out images, one a name, of names that training never sees."""
+        seen = {image.name for image in self.training}
+        by_name: dict[str, CaptionedImage] = {}
+        for image in sorted(
             self.held_out, key=lambda p: seeds.seed_of("evaluation", p.name, p.style, p.row)
         ):
-            if picture.name not in seen:
-                by_name.setdefault(picture.name, picture)
+            if image.name not in seen:
+                by_name.setdefault(image.name, image)
         return list(by_name.values())[:limit]
 
     def sampling_weights(self) -> np.ndarray:
-        """Probability of each training picture: 1 / sqrt(pictures that share its key), so that no
+        """Probability of each training image: 1 / sqrt(images that share its key), so that no
         family dominates.
         """
-        counts = Counter(picture.key for picture in self.training)
-        weights = np.array([counts[picture.key] ** -0.5 for picture in self.training])
+        counts = Counter(image.key for image in self.training)
+        weights = np.array([counts[image.key] ** -0.5 for image in self.training])
         return weights / weights.sum()
 
 
@@ -84,10 +84,10 @@ def load_captioned_set(
     max_bad: float = DEFAULT_MAX_BAD,
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
 ) -> CaptionedSet:
-    """Decode every captioned picture of `folders`; InputError if fewer than 100 have captions,
-    TooManyBadPicturesError if more than a share `max_bad` cannot be read.
+    """Decode every captioned image of `folders`; InputError if fewer than 100 have captions,
+    TooManyBadImagesError if more than a share `max_bad` cannot be read.
     """
-    pictures: list[CaptionedPicture] = []
+    images: list[CaptionedImage] = []
     held_out: list[bool] = []
     pixels: list[np.ndarray] = []
 
@@ -96,7 +96,7 @@ def load_captioned_set(
     def read(source: ImageSource, name: str) -> np.ndarray | str:
         try:
             return to_square(source.decode(name, max_megapixels=max_megapixels).image, resolution)
-        except UnreadablePictureError as error:
+        except UnreadableImageError as error:
             return str(error)
 
     for folder in folders:
@@ -117,41 +117,39 @@ def load_captioned_set(
                     _tidy(tag).lower() for tag in metadata.get("tags", []) if tag != "hash"
                 )
             )
-            pictures.append(
-                CaptionedPicture(text, tags, metadata.get("style", ""), key, len(pixels))
-            )
+            images.append(CaptionedImage(text, tags, metadata.get("style", ""), key, len(pixels)))
             held_out.append(is_held_out(key))
             pixels.append(result)
     if bad:
-        check_share_of_bad(bad, len(pictures) + len(bad), max_share=max_bad)
-    if len(pictures) < 100:
+        check_share_of_bad(bad, len(images) + len(bad), max_share=max_bad)
+    if len(images) < 100:
         raise InputError(
-            f"Only {len(pictures)} pictures with captions in {', '.join(map(str, folders))}; "
+            f"Only {len(images)} images with captions in {', '.join(map(str, folders))}; "
             "training a CLIP needs "
             "thousands. Build sets with `lafite-shifted dataset emoji --out DIR` and `dataset "
             "clipart`."
         )
-    training = [p for p, out in zip(pictures, held_out, strict=True) if not out]
-    others = [p for p, out in zip(pictures, held_out, strict=True) if out]
+    training = [p for p, out in zip(images, held_out, strict=True) if not out]
+    others = [p for p, out in zip(images, held_out, strict=True) if out]
     return CaptionedSet(np.stack(pixels), training, others, bad)
 
 
-def draw_caption(picture: CaptionedPicture, rng: np.random.Generator) -> str:
+def draw_caption(image: CaptionedImage, rng: np.random.Generator) -> str:
     """A random wording: name, name with tags, or tags alone, at times with a style phrase."""
     kind = rng.random()
-    tags = list(picture.tags)
+    tags = list(image.tags)
     rng.shuffle(tags)
     chosen = tags[: int(rng.integers(1, 5))]
     if kind < 0.55 or not tags:
-        text = picture.name
+        text = image.name
         if rng.random() < 0.3:
             text = normalised_name(text) or text
     elif kind < 0.85:
-        text = ", ".join([picture.name, *chosen] if rng.random() < 0.5 else [*chosen, picture.name])
+        text = ", ".join([image.name, *chosen] if rng.random() < 0.5 else [*chosen, image.name])
     else:
         text = ", ".join(chosen)
-    if picture.style in STYLE_PHRASES and rng.random() < 0.25:
-        phrases = STYLE_PHRASES[picture.style]
+    if image.style in STYLE_PHRASES and rng.random() < 0.25:
+        phrases = STYLE_PHRASES[image.style]
         text = phrases[int(rng.integers(len(phrases)))].format(text)
     words = text.split()
     if len(words) > 2 and rng.random() < 0.3:

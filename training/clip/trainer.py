@@ -22,12 +22,12 @@ from lafite_shifted.io.files import save_tensors, write_json
 from torch_utils import seeds
 from torch_utils.device import pick_dtype
 from torch_utils.ema import Ema
-from training.clip.data import CaptionedPicture, CaptionedSet, augment, draw_caption
+from training.clip.data import CaptionedImage, CaptionedSet, augment, draw_caption
 from training.config import RunConfig, positive
 from training.metrics.distances import recall_at
 from training.run_folder import Evaluation
 
-MEAN = (0.5, 0.5, 0.5)  # preprocessing of the starter: pictures in [-1, 1]
+MEAN = (0.5, 0.5, 0.5)  # preprocessing of the starter: images in [-1, 1]
 STD = (0.5, 0.5, 0.5)
 
 
@@ -66,7 +66,7 @@ class ClipModelConfig:
 
 @dataclass(frozen=True)
 class ClipTrainConfig:
-    """Everything `train-clip` needs besides the pictures."""
+    """Everything `train-clip` needs besides the images."""
 
     model: ClipModelConfig = field(default_factory=ClipModelConfig)
     run: RunConfig = field(
@@ -113,8 +113,8 @@ class ClipTrainer:
     def __init__(self, config: ClipTrainConfig, data: CaptionedSet, *, device: torch.device):
         if config.batch > len(data.training):
             raise InputError(
-                f"--batch {config.batch}: there are only {len(data.training)} pictures with "
-                "captions to train on. Give a smaller --batch, or more pictures."
+                f"--batch {config.batch}: there are only {len(data.training)} images with "
+                "captions to train on. Give a smaller --batch, or more images."
             )
         self.config, self.data, self.device = config, data, device
         self.batch = config.batch
@@ -149,22 +149,22 @@ class ClipTrainer:
         decay = 0.5 * (1 + math.cos(math.pi * min(1.0, kimg / self.config.schedule_kimg)))
         return self.config.learning_rate * warmup * max(decay, 0.01)
 
-    def _pixels(self, pictures: list[CaptionedPicture]) -> Tensor:
+    def _pixels(self, images: list[CaptionedImage]) -> Tensor:
         """[N, 3, R, R] in [-1, 1]."""
-        batch = torch.from_numpy(self.data.pixels[[picture.row for picture in pictures]])
+        batch = torch.from_numpy(self.data.pixels[[image.row for image in images]])
         return batch.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def step(self, samples_seen: int) -> Mapping[str, Tensor]:
         config = self.config
         rng = seeds.numpy_generator(config.seed, "clip batch", samples_seen)
         chosen = rng.choice(len(self.data.training), size=self.batch, replace=False, p=self.weights)
-        pictures = [self.data.training[i] for i in chosen]
-        texts = self.tokenizer([draw_caption(picture, rng) for picture in pictures]).to(self.device)
-        names = [picture.name for picture in pictures]
+        images = [self.data.training[i] for i in chosen]
+        texts = self.tokenizer([draw_caption(image, rng) for image in images]).to(self.device)
+        names = [image.name for image in images]
         numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
         name_index = torch.tensor([numbers[name] for name in names], device=self.device)
-        images = augment(
-            self._pixels(pictures),
+        pixels = augment(
+            self._pixels(images),
             strength=config.augment_strength,
             generator=seeds.generator(config.seed, "clip augment", samples_seen),
         )
@@ -174,7 +174,7 @@ class ClipTrainer:
         self.model.train()
         with self.autocast:
             image_features = self.model.encode_image(
-                images.contiguous(memory_format=torch.channels_last)
+                pixels.contiguous(memory_format=torch.channels_last)
             )
             text_features = self.model.encode_text(texts)
         scale = self.model.logit_scale.exp().clamp(max=100)
@@ -194,13 +194,13 @@ class ClipTrainer:
         return {"loss": loss.detach(), "logit_scale": scale.detach()}
 
     @torch.no_grad()
-    def embed(self, pictures: list[CaptionedPicture]) -> tuple[Tensor, Tensor]:
-        """Unit image and text embeddings [M, D] of pictures and their names, by the averaged
+    def embed(self, images: list[CaptionedImage]) -> tuple[Tensor, Tensor]:
+        """Unit image and text embeddings [M, D] of images and their names, by the averaged
         network.
         """
-        images, texts = [], []
-        for start in range(0, len(pictures), 250):
-            part = pictures[start : start + 250]
+        image_parts, text_parts = [], []
+        for start in range(0, len(images), 250):
+            part = images[start : start + 250]
             with self.autocast:
                 image = self.ema.network.encode_image(
                     self._pixels(part).contiguous(memory_format=torch.channels_last), normalize=True
@@ -208,24 +208,24 @@ class ClipTrainer:
                 text = self.ema.network.encode_text(
                     self.tokenizer([p.name.lower() for p in part]).to(self.device), normalize=True
                 )
-            images.append(image.float())
-            texts.append(text.float())
-        return torch.cat(images), torch.cat(texts)
+            image_parts.append(image.float())
+            text_parts.append(text.float())
+        return torch.cat(image_parts), torch.cat(text_parts)
 
     def evaluate(self, samples_seen: int, folder: Path) -> Evaluation:
-        """Text-to-image recall over held-out pictures, one a name, also without the skin-tone
+        """Text-to-image recall over held-out images, one a name, also without the skin-tone
         variants; the averaged network is written to `folder/clip` in open_clip's own layout.
         """
-        pictures = self.data.evaluation_pictures(self.config.num_evaluation)
+        images = self.data.evaluation_images(self.config.num_evaluation)
         results = {}
         for suffix, subset in (
-            ("", pictures),
-            ("_plain", [p for p in pictures if "skin tone" not in p.name]),
+            ("", images),
+            ("_plain", [p for p in images if "skin tone" not in p.name]),
         ):
             if not subset:
                 continue
-            images, texts = self.embed(subset)
-            similarity = texts @ images.T
+            image_embeddings, text_embeddings = self.embed(subset)
+            similarity = text_embeddings @ image_embeddings.T
             results[f"recall_1{suffix}"] = recall_at(similarity, 1)
             results[f"recall_10{suffix}"] = recall_at(similarity, 10)
         save_clip(self.ema.network, self.config.model, folder / "clip")

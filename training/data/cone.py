@@ -31,7 +31,7 @@ ROWS_PER_SHARD = 8192
 
 
 def write_cone(folder: Path, *, num_names: int, seed: int = 0) -> None:
-    """Write embeddings of `num_names` names, PAIRS_PER_NAME pictures each, as `embed` would.
+    """Write embeddings of `num_names` names, PAIRS_PER_NAME images each, as `embed` would.
 
     The cone is the same for every seed; names and embeddings are others.
     """
@@ -43,7 +43,7 @@ def write_cone(folder: Path, *, num_names: int, seed: int = 0) -> None:
     latent = _normal("names", num_names, DIM, seed=seed)  # u_k
     widths = 0.5 + _uniform("widths", num_names, seed=seed)  # S_k = widths_k S
     k = torch.arange(num_names).repeat(PAIRS_PER_NAME)
-    noise = _normal("pictures", len(k), DIM, seed=seed) * widths[k, None].sqrt()
+    noise = _normal("images", len(k), DIM, seed=seed) * widths[k, None].sqrt()
     deviation = (math.sqrt(BETWEEN) * latent[k] + math.sqrt(1 - BETWEEN) * noise) @ root.T
     image = F.normalize(mean + deviation, dim=1)
     text, tokens = _texts(latent, basis, seed=seed)

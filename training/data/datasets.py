@@ -1,4 +1,4 @@
-"""Two real captioned picture sets, built from npm and Debian packages.
+"""Two real captioned image sets, built from npm and Debian packages.
 
 emoji    npm emoji-datasource-google (Noto drawings, Apache-2.0), @lobehub/fluent-emoji-3d
          (Fluent drawings, MIT), emojibase-data (CLDR names, MIT)
@@ -31,8 +31,8 @@ from lafite_shifted.io.files import (
     write_json_lines,
 )
 from training.data.decoding import decode
-from training.data.images import bad_picture_rows
-from training.data.sources import UnreadablePictureError
+from training.data.images import bad_image_rows
+from training.data.sources import UnreadableImageError
 from training.data.split import is_held_out, split_key
 
 NPM_PACKAGES = {  # pinned: what ships was made from these versions
@@ -42,13 +42,13 @@ NPM_PACKAGES = {  # pinned: what ships was made from these versions
 }
 DEBIAN_PACKAGES = ("openclipart-png", "openclipart-svg")  # apt offers the release's one version
 MAX_MEGAPIXELS = 1000.0  # the largest clipart has 623
-SAMPLE_SIZE = 512  # pictures that ship with lafite-shifted, and as many further ones
+SAMPLE_SIZE = 512  # images that ship with lafite-shifted, and as many further ones
 DEFAULT_SIZES = {"emoji": 64, "clipart": 128}  # pixels
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture of a package before it is decoded."""
+    """One image of a package before it is decoded."""
 
     stem: str
     path: Path
@@ -61,7 +61,7 @@ class Entry:
 class Built:
     """What `build_dataset` wrote."""
 
-    num_pictures: int
+    num_images: int
     num_held_out: int
     bad: list[tuple[str, str]]
 
@@ -142,7 +142,7 @@ def _svg_title(path: Path) -> tuple[str, list[str]]:
 
 
 def _square_on_white(image: Image.Image, size: int) -> Image.Image:
-    """The whole picture, padded with white to a square, `size` pixels wide."""
+    """The whole image, padded with white to a square, `size` pixels wide."""
     side = max(image.size)
     canvas = Image.new("RGB", (side, side), "white")
     canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
@@ -173,11 +173,11 @@ def build_dataset(name: str, out: Path, *, size: int, raw: bool = False) -> Buil
                 if raw:
                     shutil.copyfile(entry.path, target / file_name)
                 else:
-                    picture = decode(
+                    image = decode(
                         entry.path, max_megapixels=MAX_MEGAPIXELS, shrink_to=8 * size
                     ).image
-                    _square_on_white(picture, size).save(target / file_name)
-            except UnreadablePictureError as error:
+                    _square_on_white(image, size).save(target / file_name)
+            except UnreadableImageError as error:
                 bad.append((entry.path.name, str(error)))
                 continue
             rows[file_name] = {
@@ -190,16 +190,16 @@ def build_dataset(name: str, out: Path, *, size: int, raw: bool = False) -> Buil
             if is_held_out(split_key(file_name, caption=entry.text, content_sha256=content)):
                 held_out.append(file_name)
         write_json_lines(target / "metadata.jsonl", list(rows.values()))
-        write_json_lines(target / "report.jsonl", bad_picture_rows(bad))
+        write_json_lines(target / "report.jsonl", bad_image_rows(bad))
         write_json(target / "split.json", {"held_out": sorted(set(held_out))})
         debian = sorted(path.name for path in Path(work).glob("*.deb"))  # NAME_VERSION_all.deb
         packages = debian if name == "clipart" else sorted(NPM_PACKAGES.values())
         write_json(target / "sources.json", {"packages": packages, "size": size, "raw": raw})
-    return Built(num_pictures=len(rows), num_held_out=len(set(held_out)), bad=bad)
+    return Built(num_images=len(rows), num_held_out=len(set(held_out)), bad=bad)
 
 
 def build_sample(out: Path) -> None:
-    """The pictures that ship: `out`/pictures, and as many further ones in `out`/reference, none of
+    """The images that ship: `out`/images, and as many further ones in `out`/reference, none of
     them held out.
 
     Drawings of both styles in an order given by their names' hash; skin-tone variants and keycaps
@@ -219,13 +219,13 @@ def build_sample(out: Path) -> None:
         ]
         rows.sort(key=lambda row: sha256_of(f"sample {row['file_name']}".encode()))
         for name, part in (
-            ("pictures", rows[:SAMPLE_SIZE]),
+            ("images", rows[:SAMPLE_SIZE]),
             ("reference", rows[SAMPLE_SIZE : 2 * SAMPLE_SIZE]),
         ):
             for row in part:
                 with (
-                    Image.open(emoji / row["file_name"]) as picture,
+                    Image.open(emoji / row["file_name"]) as image,
                     atomic_file(target / name / row["file_name"]) as f,
                 ):
-                    picture.save(f, format="PNG", optimize=True)
+                    image.save(f, format="PNG", optimize=True)
             write_json_lines(target / name / "metadata.jsonl", part)

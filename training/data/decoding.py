@@ -1,7 +1,7 @@
-"""One picture: decoding whatever is legal to 8-bit RGB, and squaring it.
+"""One image: decoding whatever is legal to 8-bit RGB, and squaring it.
 
-Every legal picture becomes 8-bit RGB (16-bit, CMYK, palette, grey, transparent and animated ones
-are converted and counted); every other one raises `UnreadablePictureError` with a reason.
+Every legal image becomes 8-bit RGB (16-bit, CMYK, palette, grey, transparent and animated ones
+are converted and counted); every other one raises `UnreadableImageError` with a reason.
 """
 
 import struct
@@ -12,7 +12,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
-from training.data.sources import UnreadablePictureError
+from training.data.sources import UnreadableImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # the only decoders that Pillow may use
 DEFAULT_MAX_MEGAPIXELS = 100.0
@@ -32,7 +32,7 @@ Image.MAX_IMAGE_PIXELS = (
 
 @dataclass(frozen=True)
 class SquareConfig:
-    """How a picture becomes a square; recorded with whatever was trained on it."""
+    """How an image becomes a square; recorded with whatever was trained on it."""
 
     background: str = "white"  # shown through transparency, and around `pad`: a name, or #rrggbb
     resize: Literal["lanczos", "bicubic", "box"] = "lanczos"  # box: the mean over an area
@@ -55,7 +55,7 @@ DEFAULT_SQUARES = SquareConfig()
 
 @dataclass(frozen=True)
 class Decoded:
-    """An 8-bit RGB picture, and what had to be converted to get it."""
+    """An 8-bit RGB image, and what had to be converted to get it."""
 
     image: Image.Image
     conversions: tuple[str, ...]
@@ -68,17 +68,17 @@ def decode(
     background: tuple[int, int, int] = DEFAULT_SQUARES.colour,
     shrink_to: int | None = None,
 ) -> Decoded:
-    """Read a picture as upright RGB, transparency shown on `background`, the first frame of an
+    """Read an image as upright RGB, transparency shown on `background`, the first frame of an
     animation.
 
-    `shrink_to` bounds the longer side before the conversions, which saves copies of huge pictures.
-    Raises UnreadablePictureError (broken, not a picture, or above `max_megapixels`).
+    `shrink_to` bounds the longer side before the conversions, which saves copies of huge images.
+    Raises UnreadableImageError (broken, not an image, or above `max_megapixels`).
     """
     try:
         with Image.open(file, formats=FORMATS) as image:
             megapixels = image.width * image.height / 1e6
             if megapixels > max_megapixels:
-                raise UnreadablePictureError(
+                raise UnreadableImageError(
                     f"{image.width} x {image.height} is {megapixels:.0f} megapixels, the limit is "
                     f"{max_megapixels:g} "
                     f"(--max-megapixels)"
@@ -94,13 +94,13 @@ def decode(
             # asked last: it reads the second frame, which may be broken
             return Decoded(rgb, (*conversions, "animated") if _is_animated(image) else conversions)
     except UnidentifiedImageError:
-        raise UnreadablePictureError(
-            f"not a picture in a supported format ({', '.join(FORMATS)})"
+        raise UnreadableImageError(
+            f"not an image in a supported format ({', '.join(FORMATS)})"
         ) from None
     except FileNotFoundError:
-        raise UnreadablePictureError("the file does not exist") from None
+        raise UnreadableImageError("the file does not exist") from None
     except BROKEN as error:
-        raise UnreadablePictureError(f"broken: {error}") from error
+        raise UnreadableImageError(f"broken: {error}") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -117,7 +117,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         turn = turns.get(image.getexif().get(ORIENTATION_TAG, 1))
     except (struct.error, ValueError, TypeError, AttributeError, SyntaxError, KeyError):
-        turn = None  # unreadable EXIF says nothing about a picture that is readable
+        turn = None  # unreadable EXIF says nothing about an image that is readable
     return image if turn is None else image.transpose(turn)
 
 
@@ -157,7 +157,7 @@ def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
 def to_square(
     image: Image.Image, resolution: int, how: SquareConfig = DEFAULT_SQUARES
 ) -> np.ndarray:
-    """[resolution, resolution, 3] uint8 of an RGB picture."""
+    """[resolution, resolution, 3] uint8 of an RGB image."""
     size, method = (resolution, resolution), RESAMPLING[how.resize]
     if how.crop == "stretch":
         square = image.resize(size, method)

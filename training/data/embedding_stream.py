@@ -33,7 +33,7 @@ class EmbeddingStream:
         self.shards = found if self._rows is None else sorted(self._rows)
         if not self.shards:
             raise InputError(
-                f"{folder} holds no embeddings. Make them with `lafite-shifted embed PICTURES "
+                f"{folder} holds no embeddings. Make them with `lafite-shifted embed IMAGES "
                 f"--out {folder}`."
             )
         image, self.encoder_id = self._load(self.shards[0])
@@ -46,7 +46,7 @@ class EmbeddingStream:
 
     def _load(self, name: str) -> tuple[Tensor, EncoderId]:
         path = self.folder / name
-        remedy = f"Delete {self.folder} and embed the pictures again."
+        remedy = f"Delete {self.folder} and embed the images again."
         tensors, metadata = load_tensors(path, only=("image",), remedy=remedy)
         check_format(metadata, kind="embeddings", version=FORMAT, path=path)
         encoder_id = EncoderId.from_json(metadata["encoder"])
@@ -59,7 +59,7 @@ class EmbeddingStream:
 
 
 def _rows_by_shard(index: Path) -> dict[str, array] | None:
-    """Four bytes a picture, however long the index is."""
+    """Four bytes an image, however long the index is."""
     if not index.is_file():
         return None
     rows: dict[str, array] = {}

@@ -5,12 +5,12 @@ verb.
                               text_tokens [sum of lengths, F], text_offsets [m + 1]
     index.jsonl               {"file_name", "size", "mtime_ns", "sha256", "shard", "row",
                               "captions", "split_key"}
-    report.jsonl              {"file_name", "reason"} for every picture that cannot be read
+    report.jsonl              {"file_name", "reason"} for every image that cannot be read
 
 Shards carry the format number of the whole, the encoder's id, that of the text encoder whose token
-states they hold (none: the CLIP's own text tower), and the background of transparent pictures.
+states they hold (none: the CLIP's own text tower), and the background of transparent images.
 
-Shape letters: n pictures, m captions, D embedding, L tokens, F width of the text tower.
+Shape letters: n images, m captions, D embedding, L tokens, F width of the text tower.
 """
 
 import io
@@ -47,12 +47,12 @@ from lafite_shifted.io.files import (
 )
 from torch_utils import seeds
 from training.data.decoding import DEFAULT_MAX_MEGAPIXELS, DEFAULT_SQUARES, SquareConfig, decode
-from training.data.images import ImageSource, bad_picture_rows, check_share_of_bad
-from training.data.sources import UnreadablePictureError
+from training.data.images import ImageSource, bad_image_rows, check_share_of_bad
+from training.data.sources import UnreadableImageError
 from training.data.split import is_held_out, split_key
 
 FORMAT = 1
-SHARD_SIZE = 2048  # pictures
+SHARD_SIZE = 2048  # images
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class EmbedReport:
     num_embedded: int
     num_reused: int
     bad: list[tuple[str, str]]  # (file name, reason)
-    conversions: Counter[str]  # of the pictures embedded now
+    conversions: Counter[str]  # of the images embedded now
 
     @staticmethod
     def nothing() -> "EmbedReport":
@@ -73,7 +73,7 @@ class EmbedReport:
 @dataclass(frozen=True)
 class _Item:
     row: dict
-    prepared: Tensor  # [3, S, S], preprocessed for the CLIP: small, whatever the picture's size
+    prepared: Tensor  # [3, S, S], preprocessed for the CLIP: small, whatever the image's size
 
 
 class EmbeddingSet:
@@ -84,7 +84,7 @@ class EmbeddingSet:
         index_path = folder / "index.jsonl"
         if not index_path.is_file():
             raise InputError(
-                f"{folder} holds no embeddings. Make them with `lafite-shifted embed PICTURES "
+                f"{folder} holds no embeddings. Make them with `lafite-shifted embed IMAGES "
                 f"--out {folder}`."
             )
         self.rows = read_json_lines(index_path)
@@ -92,7 +92,7 @@ class EmbeddingSet:
             name: load_shard(folder / name) for name in sorted({row["shard"] for row in self.rows})
         }
         if not shards:
-            raise InputError(f"{folder} lists no pictures. Embed a folder that holds some.")
+            raise InputError(f"{folder} lists no images. Embed a folder that holds some.")
         ids = {
             name: EncoderId.from_json(metadata["encoder"]) for name, (_, metadata) in shards.items()
         }
@@ -135,7 +135,7 @@ class EmbeddingSet:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when a picture, its name or a caption does."""
+        """Changes when an image, its name or a caption does."""
         parts = [(row["file_name"], row["sha256"], *row["captions"]) for row in self.rows]
         return f"{seeds.seed_of(repr(parts)):016x}"
 
@@ -150,7 +150,7 @@ class EmbeddingSet:
         return torch.tensor([is_held_out(row["split_key"]) for row in self.rows])
 
     def stats(self, rows: Tensor | None = None) -> EmbeddingStats:
-        """Statistics of all pictures, or of those that `rows` (indices or a mask) picks."""
+        """Statistics of all images, or of those that `rows` (indices or a mask) picks."""
         return EmbeddingStats.of(self.image if rows is None else self.image[rows], self.encoder_id)
 
     def text_features(self, captions: Tensor, *, length: int | None = None) -> TextFeatures:
@@ -173,7 +173,7 @@ def text_encoder_of(metadata: dict) -> TextEncoderId | None:
 
 def load_shard(path: Path) -> tuple[dict[str, Tensor], dict]:
     """Tensors and metadata of one shard; InputError if damaged or of another format."""
-    remedy = f"Delete {path.parent} and embed the pictures again."
+    remedy = f"Delete {path.parent} and embed the images again."
     tensors, metadata = load_tensors(path, remedy=remedy)
     check_format(metadata, kind="embeddings", version=FORMAT, path=path)
     return tensors, metadata
@@ -192,13 +192,13 @@ def embed_folder(
     max_bad: float = DEFAULT_MAX_BAD,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> EmbedReport:
-    """Embed every picture of `source` (and its captions) that `out` does not hold already.
+    """Embed every image of `source` (and its captions) that `out` does not hold already.
 
     Whole shards and the index are written as it goes, so a stopped run loses at most one shard.
-    Of `squares` the background counts: the crop is the CLIP's own. Every unreadable picture is
+    Of `squares` the background counts: the crop is the CLIP's own. Every unreadable image is
     listed in report.jsonl; `keep_unreadable` keeps the embedding of one that was readable before.
     Raises InputError (embeddings in `out` of another encoder, or on another background) and
-    TooManyBadPicturesError (share above `max_bad`, after the report is written).
+    TooManyBadImagesError (share above `max_bad`, after the report is written).
     """
     reader = text_encoder.id if text_encoder else None
     known = _reusable_rows(out, source, clip.id, reader, squares.background)
@@ -235,7 +235,7 @@ def embed_folder(
             shard, number = _Shard(clip, text_encoder, squares.background), number + 1
         progress(done, len(fresh))
     write_json_lines(out / "index.jsonl", sorted(rows, key=lambda row: row["file_name"]))
-    write_json_lines(out / "report.jsonl", bad_picture_rows(bad))
+    write_json_lines(out / "report.jsonl", bad_image_rows(bad))
     _remove_unused_shards(out, {row["shard"] for row in rows})
     check_share_of_bad(bad, total, max_share=max_bad)
     return EmbedReport(num_embedded, len(known), bad, conversions)
@@ -249,7 +249,7 @@ def _rows_of(out: Path) -> dict[str, dict]:
 
 
 def _remove_unused_shards(out: Path, used: set[str]) -> None:
-    """Shards that hold only pictures which are gone, or which were embedded again."""
+    """Shards that hold only images which are gone, or which were embedded again."""
     for path in out.glob("shard-*.safetensors"):
         if path.name not in used:
             path.unlink()
@@ -262,7 +262,7 @@ def _reusable_rows(
     text_encoder: TextEncoderId | None,
     background: str,
 ) -> dict[str, dict]:
-    """Index rows whose picture and captions have not changed since."""
+    """Index rows whose image and captions have not changed since."""
     rows = list(_rows_of(out).values())
     for shard in sorted({row["shard"] for row in rows}):
         metadata, remedy = (
@@ -275,13 +275,13 @@ def _reusable_rows(
         check_same_text_encoder(reader, text_encoder, what=f"{out}", remedy=remedy)
         if (before := metadata.get("background", DEFAULT_SQUARES.background)) != background:
             raise InputError(
-                f"{out} holds embeddings of pictures on {before}, not on {background}. {remedy}"
+                f"{out} holds embeddings of images on {before}, not on {background}. {remedy}"
             )
     names = set(source.names)
     if rows and names.isdisjoint(row["file_name"] for row in rows):
         raise InputError(
             f"{out} holds embeddings of another folder (such as {rows[0]['file_name']!r}), none of "
-            f"whose pictures are in {source.where}. Choose another --out, or delete it first."
+            f"whose images are in {source.where}. Choose another --out, or delete it first."
         )
     kept = {}
     for row in rows:
@@ -300,7 +300,7 @@ def _is_unchanged(source: ImageSource, name: str, row: dict) -> bool:
         if size != row["size"]:
             return False
         return time == row["mtime_ns"] or sha256_of(source.read(name)) == row["sha256"]
-    except (UnreadablePictureError, FileNotFoundError):
+    except (UnreadableImageError, FileNotFoundError):
         return False
 
 
@@ -311,7 +311,7 @@ def _decoded(
     max_megapixels: float,
     squares: SquareConfig,
 ) -> Iterator[tuple[str, _Item | str, tuple[str, ...]]]:
-    """Each name with its decoded picture, or the reason why there is none; decoding runs ahead in
+    """Each name with its decoded image, or the reason why there is none; decoding runs ahead in
     threads.
     """
 
@@ -321,7 +321,7 @@ def _decoded(
             decoded = decode(
                 io.BytesIO(content), max_megapixels=max_megapixels, background=squares.colour
             )
-        except UnreadablePictureError as error:
+        except UnreadableImageError as error:
             return name, str(error), ()
         captions = source.captions.get(name, [])
         (size, time), digest = source.stamp(name), sha256_of(content)
@@ -339,7 +339,7 @@ def _decoded(
             return name, _Item(row, clip.preprocess(pixels[None])[0]), decoded.conversions
 
     with ThreadPoolExecutor(max_workers=4) as pool:
-        ahead = 16  # pictures in flight: enough to hide decoding, few enough for 100-megapixel ones
+        ahead = 16  # images in flight: enough to hide decoding, few enough for 100-megapixel ones
         waiting = [pool.submit(read, name) for name in names[:ahead]]
         for position in range(len(names)):
             result = waiting.pop(0).result()
@@ -361,7 +361,7 @@ class _Shard:
 
     @torch.no_grad()
     def add(self, items: list[_Item]) -> None:
-        """Embed a batch of pictures and their captions."""
+        """Embed a batch of images and their captions."""
         captions = [
             (len(self.rows) + i, text)
             for i, item in enumerate(items)
@@ -382,7 +382,7 @@ class _Shard:
             self.caption_image += [image for image, _ in part]
 
     def write(self, out: Path, number: int) -> list[dict]:
-        """Write the shard; the index rows of its pictures."""
+        """Write the shard; the index rows of its images."""
         tensors = {"image": torch.cat(self.image)}
         if self.caption_image:
             tensors |= {

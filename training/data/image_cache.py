@@ -1,8 +1,8 @@
-"""The pictures of a training as squares: all in memory where they fit, else decoded by threads
+"""The images of a training as squares: all in memory where they fit, else decoded by threads
 ahead of the step. Both give the same pixels, bit for bit.
 
-A picture that was readable when it was embedded and is not now is replaced by another one, whose
-place follows from its own: what other samples meet stays as it is. Shape letters: M pictures, N of
+An image that was readable when it was embedded and is not now is replaced by another one, whose
+place follows from its own: what other samples meet stays as it is. Shape letters: M images, N of
 a batch, R resolution.
 """
 
@@ -21,23 +21,23 @@ from torch import Tensor
 from lafite_shifted.io.files import read_json_lines, write_json_lines
 from torch_utils import distributed, seeds
 from torch_utils.memory import available_bytes
-from training.data.images import bad_picture_rows, check_share_of_bad
-from training.data.sources import UnreadablePictureError
+from training.data.images import bad_image_rows, check_share_of_bad
+from training.data.sources import UnreadableImageError
 
 CACHE_SHARE = 0.5  # of the free memory, for all processes of a machine
 MOST_THREADS = 16
 
 
 class Cache(NamedTuple):
-    """Whether the pictures are held in memory, and why."""
+    """Whether the images are held in memory, and why."""
 
     holds: bool
     reason: str
 
 
-def plan_cache(num_pictures: int, *, resolution: int, limit_gib: float | None) -> Cache:
+def plan_cache(num_images: int, *, resolution: int, limit_gib: float | None) -> Cache:
     """`limit_gib` is that of one process; None: its share of half of the free memory."""
-    size = num_pictures * 3 * resolution**2 / 2**30
+    size = num_images * 3 * resolution**2 / 2**30
     limit, whence = limit_gib, "--cache-gib"
     if limit is None:
         processes = distributed.num_local_processes()
@@ -57,14 +57,14 @@ def num_threads() -> int:
 
 
 class Taken(NamedTuple):
-    """Pictures of a batch."""
+    """Images of a batch."""
 
-    rows: list[int]  # of the pictures that are shown: not those asked for where these were replaced
+    rows: list[int]  # of the images that are shown: not those asked for where these were replaced
     pixels: Tensor  # [N, 3, R, R] uint8
 
 
 class Squares:
-    """Pictures by row. `waited` counts the seconds that `take` has needed so far."""
+    """Images by row. `waited` counts the seconds that `take` has needed so far."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Squares:
         max_bad: float = 0.0,
         report: Path | None = None,
     ):
-        """`read` gives the square [3, R, R] uint8 of a row, or raises UnreadablePictureError."""
+        """`read` gives the square [3, R, R] uint8 of a row, or raises UnreadableImageError."""
         self.names, self.waited = names, 0.0
         self._read, self._held, self._max_bad, self._report = read, held, max_bad, report
         self._bad: dict[int, str] = {}  # reasons
@@ -98,7 +98,7 @@ class Squares:
         def read(row: int) -> Tensor | str:
             try:
                 return self._read(row)
-            except UnreadablePictureError as error:
+            except UnreadableImageError as error:
                 return str(error)
 
         held = None
@@ -118,7 +118,7 @@ class Squares:
                     self._ahead[row] = self._pool.submit(self._read, row)
 
     def take(self, rows: Sequence[int]) -> Taken:
-        """The pictures of these rows, each that cannot be read replaced by another one."""
+        """The images of these rows, each that cannot be read replaced by another one."""
         start = time.perf_counter()
         self.expect(rows)
         found = [self._shown(row) for row in rows]
@@ -132,10 +132,10 @@ class Squares:
                 continue
             try:
                 return candidate, self._square(candidate)
-            except UnreadablePictureError as error:
+            except UnreadableImageError as error:
                 self._note(candidate, str(error))
         self._check()
-        raise AssertionError("no picture is left, but not all are bad")
+        raise AssertionError("no image is left, but not all are bad")
 
     def _replacements(self, row: int) -> Iterator[int]:
         """All rows, from a place on that follows from `row` alone."""
@@ -166,7 +166,7 @@ class Squares:
     def settle(self) -> None:
         """Tell all processes what any of them could not read, list it in the report, and warn.
 
-        All must call it. Raises TooManyBadPicturesError above the share allowed.
+        All must call it. Raises TooManyBadImagesError above the share allowed.
         """
         news, self._news = distributed.union(self._news), []
         if not news:
@@ -179,7 +179,7 @@ class Squares:
             more = f"; so are {len(fresh) - 1} more" if len(fresh) > 1 else ""
             listed = ""
             if self._report is not None:
-                self._add_to(self._report, bad_picture_rows(fresh))
+                self._add_to(self._report, bad_image_rows(fresh))
                 listed = f". All are listed in {self._report}"
             warnings.warn(
                 f"{name} cannot be read any more ({reason}): replaced by another{more}{listed}",

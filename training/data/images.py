@@ -1,4 +1,4 @@
-"""Pictures in a folder or an archive, captions optional: listing, and an honest account of what is
+"""Images in a folder or an archive, captions optional: listing, and an honest account of what is
 broken, which callers collect into `report.jsonl`.
 """
 
@@ -8,19 +8,19 @@ import posixpath
 from collections.abc import Iterable
 from pathlib import Path
 
-from lafite_shifted.errors import InputError, TooManyBadPicturesError
+from lafite_shifted.errors import InputError, TooManyBadImagesError
 from lafite_shifted.io.files import numbered_json_lines
 from training.data.decoding import DEFAULT_MAX_MEGAPIXELS, DEFAULT_SQUARES, Decoded, decode
-from training.data.sources import UnreadablePictureError, open_files
+from training.data.sources import UnreadableImageError, open_files
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
-UNSUPPORTED = frozenset(  # pictures that we do not read, but do not pass over in silence either
+UNSUPPORTED = frozenset(  # images that we do not read, but do not pass over in silence either
     {".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".svg", ".tga", ".ppm"}
 )
 
 
 class ImageSource:
-    """The pictures of a folder (nested ones included), of a zip archive or of tar shards, in sorted
+    """The images of a folder (nested ones included), of a zip archive or of tar shards, in sorted
     order, with captions where there are any.
 
     Captions come from `metadata.jsonl` ({"file_name", "text"}; "text" may be a list), from a .txt
@@ -29,10 +29,10 @@ class ImageSource:
     """
 
     def __init__(self, where: Path, *, exclude: Path | None = None):
-        """`exclude` is a folder whose pictures do not count, such as a run inside `where`."""
+        """`exclude` is a folder whose images do not count, such as a run inside `where`."""
         self.where = where
         self._files = open_files(where, exclude=exclude)
-        found = self._files.names()  # a link to nothing is a picture that cannot be read
+        found = self._files.names()  # a link to nothing is an image that cannot be read
         files = [name for name in found if name == printable(name)]
         self._misnamed = [
             printable(name)
@@ -44,7 +44,7 @@ class ImageSource:
             kinds = sorted({_suffix(name) or posixpath.basename(name) for name in files})[:5]
             holds = f"only {len(files)} other files ({', '.join(kinds)})" if files else "nothing"
             raise InputError(
-                f"{where} holds no pictures: {holds}. Give a folder with pictures "
+                f"{where} holds no images: {holds}. Give a folder with images "
                 f"({', '.join(sorted(SUFFIXES))})."
             )
         self.unsupported = [name for name in files if _suffix(name) in UNSUPPORTED]
@@ -56,7 +56,7 @@ class ImageSource:
         return len(self.names)
 
     def read(self, name: str) -> bytes:
-        """The file; UnreadablePictureError if it cannot be read."""
+        """The file; UnreadableImageError if it cannot be read."""
         return self._files.read(name)
 
     def decode(
@@ -66,7 +66,7 @@ class ImageSource:
         max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
         background: tuple[int, int, int] = DEFAULT_SQUARES.colour,
     ) -> Decoded:
-        """The picture; UnreadablePictureError as in `decode`."""
+        """The image; UnreadableImageError as in `decode`."""
         file = io.BytesIO(self.read(name))
         return decode(file, max_megapixels=max_megapixels, background=background)
 
@@ -79,7 +79,7 @@ class ImageSource:
         return sorted(map(printable, set(self.metadata) - set(self.names) - set(self.unsupported)))
 
     def unusable(self) -> list[tuple[str, str]]:
-        """(name, reason) of every picture that the listing alone shows to be of no use."""
+        """(name, reason) of every image that the listing alone shows to be of no use."""
         reasons = {
             "listed in metadata.jsonl, but the file does not exist": self.missing(),
             "this format is not supported: convert it": self.unsupported,
@@ -108,7 +108,7 @@ class ImageSource:
     def _content(self, name: str) -> bytes:
         try:
             return self.read(name)
-        except UnreadablePictureError as error:
+        except UnreadableImageError as error:
             raise InputError(f"{self.where / name}: {error}. Mend or remove it.") from error
 
     def _read_captions(self) -> dict[str, list[str]]:
@@ -154,8 +154,8 @@ def _suffix(name: str) -> str:
     return posixpath.splitext(name)[1].lower()
 
 
-def bad_picture_rows(bad: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
-    """Rows for `report.jsonl`: one {"file_name", "reason"} an unreadable picture."""
+def bad_image_rows(bad: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    """Rows for `report.jsonl`: one {"file_name", "reason"} an unreadable image."""
     return [{"file_name": name, "reason": reason} for name, reason in bad]
 
 
@@ -166,14 +166,14 @@ def check_share_of_bad(
     max_share: float,
     remedy: str = "Remove or replace them",
 ) -> None:
-    """TooManyBadPicturesError when more than `max_share` of `total` pictures, or all of them, could
+    """TooManyBadImagesError when more than `max_share` of `total` images, or all of them, could
     not be read.
     """
     if len(bad) < total and len(bad) / total <= max_share:
         return
     listed = "".join(f"\n  {name}: {reason}" for name, reason in bad[:20])
     more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
-    raise TooManyBadPicturesError(
-        f"{len(bad)} of {total} pictures cannot be read, more than --max-bad {100 * max_share:g}% "
+    raise TooManyBadImagesError(
+        f"{len(bad)} of {total} images cannot be read, more than --max-bad {100 * max_share:g}% "
         f"allows. {remedy}, or raise --max-bad:{listed}{more}"
     )

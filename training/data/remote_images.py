@@ -1,7 +1,7 @@
 """Training on tar shards at a URL: fetched while they are needed, in an order that needs few of
 them at a time.
 
-Each epoch deals the shards out to the processes; a process mixes the pictures of WINDOW shards at a
+Each epoch deals the shards out to the processes; a process mixes the images of WINDOW shards at a
 time, and fetches the next ones meanwhile. So the order follows from the seed, the position and the
 number of processes: a run that goes on with as many is exact.
 """
@@ -25,9 +25,9 @@ from lafite_shifted.errors import InputError
 from torch_utils import distributed, seeds
 from training.data.decoding import DEFAULT_MAX_MEGAPIXELS, DEFAULT_SQUARES, Decoded, decode
 from training.data.remote_shards import PREFIX, fetch_shard, shard_name
-from training.data.sources import PictureFiles, open_files
+from training.data.sources import ImageFiles, open_files
 
-WINDOW = 4  # shards whose pictures are mixed
+WINDOW = 4  # shards whose images are mixed
 KEPT = 3 * WINDOW  # on disk: this window's, the next one's, and what is still being read
 FETCHES = 2  # at a time
 
@@ -40,11 +40,11 @@ class FetchedShard:
     def __init__(self, url: str):
         folder = tempfile.mkdtemp(prefix=PREFIX)
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self.files: PictureFiles = open_files(fetch_shard(url, Path(folder)))
+        self.files: ImageFiles = open_files(fetch_shard(url, Path(folder)))
 
 
-class RemotePictures:
-    """The pictures of the shards at `urls` by name, SHARD/FILE: what `ImageSource` is to those at
+class RemoteImages:
+    """The images of the shards at `urls` by name, SHARD/FILE: what `ImageSource` is to those at
     hand. The latest KEPT shards stay on disk.
     """
 
@@ -62,7 +62,7 @@ class RemotePictures:
         max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
         background: tuple[int, int, int] = DEFAULT_SQUARES.colour,
     ) -> Decoded:
-        """The picture; UnreadablePictureError as in `decode`, InputError where its shard cannot be
+        """The image; UnreadableImageError as in `decode`, InputError where its shard cannot be
         had.
         """
         shard, _, member = name.partition("/")
@@ -86,10 +86,10 @@ class RemotePictures:
 
 
 class ShardOrder:
-    """Which training pictures this process meets, one position of its own after another."""
+    """Which training images this process meets, one position of its own after another."""
 
     def __init__(self, names: Sequence[str], *, key: seeds.Key, expect: Expect | None = None):
-        """`names` are those of the training pictures, SHARD/FILE; `expect` hears of the shards that
+        """`names` are those of the training images, SHARD/FILE; `expect` hears of the shards that
         will be needed. InputError where there are fewer shards than processes.
         """
         self._key, self._expect = key, expect
@@ -98,9 +98,9 @@ class ShardOrder:
             self._rows.setdefault(name.partition("/")[0], []).append(row)
         if len(self._rows) < distributed.num_processes():
             raise InputError(
-                f"{len(self._rows)} shards hold pictures to train on, fewer than the "
+                f"{len(self._rows)} shards hold images to train on, fewer than the "
                 f"{distributed.num_processes()} processes that share them. Start fewer, or pack "
-                "the pictures in smaller shards."
+                "the images in smaller shards."
             )
         self._windows: list[list[str]] = []  # of all epochs so far
         self._starts = [0]  # of each window, and of the next one
@@ -142,7 +142,7 @@ class ShardOrder:
 
 
 def in_first_shards(names: Sequence[str], chosen: Tensor, *, count: int) -> Tensor:
-    """Of `chosen` [M] bool, the pictures in as few shards as hold `count` of them, or all; `names`
+    """Of `chosen` [M] bool, the images in as few shards as hold `count` of them, or all; `names`
     are SHARD/FILE, sorted.
     """
     kept, shard = torch.zeros_like(chosen), ""

@@ -24,7 +24,7 @@ from torch_utils import distributed
 from training.config import differences
 from training.data.decoding import DEFAULT_MAX_MEGAPIXELS, DEFAULT_SQUARES, SquareConfig
 from training.data.embeddings import EmbedReport, embed_folder
-from training.data.images import ImageSource, bad_picture_rows, check_share_of_bad
+from training.data.images import ImageSource, bad_image_rows, check_share_of_bad
 
 MAX_BYTES = 64 * 2**30  # of one shard
 CHUNK = 2**20
@@ -71,7 +71,7 @@ def embed_urls(
     max_bad: float = DEFAULT_MAX_BAD,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> EmbedReport:
-    """Embed the pictures of all shards that `out` does not hold already, as `embed_folder` does;
+    """Embed the images of all shards that `out` does not hold already, as `embed_folder` does;
     `progress` counts this process's shards.
 
     InputError where a shard cannot be had, or is no tar to be read; what was done stays.
@@ -108,7 +108,7 @@ def embed_urls(
     rows, bad = _joined(out, urls)
     if distributed.is_first():
         write_json_lines(out / "index.jsonl", rows)
-        write_json_lines(out / "report.jsonl", bad_picture_rows(bad))
+        write_json_lines(out / "report.jsonl", bad_image_rows(bad))
     check_share_of_bad(bad, len(rows) + len(bad), max_share=max_bad)
     return EmbedReport(num_embedded, len(rows) - num_embedded, bad, conversions)
 
@@ -185,7 +185,7 @@ def fetch_shard(url: str, folder: Path) -> Path:
 
 
 def _joined(out: Path, urls: Sequence[str]) -> tuple[list[dict], list[tuple[str, str]]]:
-    """Rows and bad pictures of all parts, under their shards' names."""
+    """Rows and bad images of all parts, under their shards' names."""
     rows, bad = list[dict](), list[tuple[str, str]]()
     for number, url in enumerate(urls):
         part = _part(out, number)

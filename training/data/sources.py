@@ -1,9 +1,9 @@
-"""Where pictures lie: a folder, a zip archive, or tar shards as WebDataset writes them. Archives
+"""Where images lie: a folder, a zip archive, or tar shards as WebDataset writes them. Archives
 are never extracted, and read at any place, so that the order of the data is the same everywhere.
 
-An archive may come from a stranger. What a picture archive has no reason to hold (paths out of it,
+An archive may come from a stranger. What an image archive has no reason to hold (paths out of it,
 links, encrypted or nested archives, names twice, entries that overlap) is refused whole; an entry
-that lies about its size, or is far larger than its picture can be, is one bad picture.
+that lies about its size, or is far larger than its image can be, is one bad image.
 """
 
 import posixpath
@@ -25,12 +25,12 @@ SMALL = 2**20
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 
-class UnreadablePictureError(Exception):
-    """One picture cannot be used; the message is the reason, in words for `report.jsonl`."""
+class UnreadableImageError(Exception):
+    """One image cannot be used; the message is the reason, in words for `report.jsonl`."""
 
 
-class PictureFiles(Protocol):
-    """Files by name, some of them pictures."""
+class ImageFiles(Protocol):
+    """Files by name, some of them images."""
 
     where: Path
 
@@ -39,7 +39,7 @@ class PictureFiles(Protocol):
         ...
 
     def read(self, name: str) -> bytes:
-        """The whole content; UnreadablePictureError says why not."""
+        """The whole content; UnreadableImageError says why not."""
         ...
 
     def stamp(self, name: str) -> tuple[int, int]:
@@ -47,7 +47,7 @@ class PictureFiles(Protocol):
         ...
 
 
-def open_files(where: Path, *, exclude: Path | None = None) -> PictureFiles:
+def open_files(where: Path, *, exclude: Path | None = None) -> ImageFiles:
     """What lies at `where`; InputError if it is nothing that we read. `exclude` is a folder in a
     folder that does not count.
     """
@@ -55,7 +55,7 @@ def open_files(where: Path, *, exclude: Path | None = None) -> PictureFiles:
         files = FolderFiles(where, exclude=exclude)
         names = files.names()
         shards = [name for name in names if name.endswith(".tar")]
-        if shards and len(shards) == len(names):  # one tar among pictures is no shard of them
+        if shards and len(shards) == len(names):  # one tar among images is no shard of them
             return TarFiles(where, [where / name for name in shards])
         return files
     if where.is_file() and where.suffix.lower() == ".zip":
@@ -65,11 +65,11 @@ def open_files(where: Path, *, exclude: Path | None = None) -> PictureFiles:
     if re.match(r"https?:", str(where)):
         raise InputError(
             f"{where} lies elsewhere. Only `embed` and `train-gan` read shards at a URL; else the "
-            "pictures must be at hand: download them first."
+            "images must be at hand: download them first."
         )
     what = "is neither a folder nor a .zip or .tar" if where.exists() else "does not exist"
     raise InputError(
-        f"{where} {what}. Give a folder of pictures, a zip archive, or a folder of .tar shards."
+        f"{where} {what}. Give a folder of images, a zip archive, or a folder of .tar shards."
     )
 
 
@@ -101,14 +101,14 @@ class FolderFiles:
             path = self.where / name
             status = path.stat()
             if not stat.S_ISREG(status.st_mode):
-                raise UnreadablePictureError("no file, but a pipe or a device")
+                raise UnreadableImageError("no file, but a pipe or a device")
             if status.st_size > MAX_BYTES:
-                raise UnreadablePictureError(_too_large(status.st_size))
+                raise UnreadableImageError(_too_large(status.st_size))
             return path.read_bytes()
         except FileNotFoundError:
-            raise UnreadablePictureError("the file does not exist") from None
+            raise UnreadableImageError("the file does not exist") from None
         except OSError as error:
-            raise UnreadablePictureError(f"cannot be read: {error.strerror}") from error
+            raise UnreadableImageError(f"cannot be read: {error.strerror}") from error
 
     def stamp(self, name: str) -> tuple[int, int]:
         status = (self.where / name).stat()
@@ -141,26 +141,26 @@ class ZipFiles:
     def read(self, name: str) -> bytes:
         entry = self._entries.get(name)
         if entry is None:
-            raise UnreadablePictureError("it is not in the archive any more")
+            raise UnreadableImageError("it is not in the archive any more")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             # the others unpack more than they are asked for
-            raise UnreadablePictureError("packed in a way that is not read: only deflate is")
+            raise UnreadableImageError("packed in a way that is not read: only deflate is")
         if entry.file_size > MAX_BYTES:
-            raise UnreadablePictureError(_too_large(entry.file_size))
+            raise UnreadableImageError(_too_large(entry.file_size))
         if entry.file_size > max(SMALL, MAX_RATIO * entry.compress_size):
-            raise UnreadablePictureError(
+            raise UnreadableImageError(
                 f"{entry.file_size / 1e6:.0f} MB in {entry.compress_size / 1e6:.3f} MB of the "
-                "archive: no picture is packed so small"
+                "archive: no image is packed so small"
             )
         try:
             with self._archive.open(entry) as file:
                 content = file.read(entry.file_size + 1)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
-            raise UnreadablePictureError(f"broken in the archive: {error}") from error
+            raise UnreadableImageError(f"broken in the archive: {error}") from error
         except (NotImplementedError, RuntimeError) as error:
-            raise UnreadablePictureError(f"packed in a way that is not read: {error}") from error
+            raise UnreadableImageError(f"packed in a way that is not read: {error}") from error
         if len(content) != entry.file_size:
-            raise UnreadablePictureError("its size is not what the archive says")
+            raise UnreadableImageError("its size is not what the archive says")
         return content
 
     def stamp(self, name: str) -> tuple[int, int]:
@@ -190,18 +190,18 @@ class TarFiles:
 
     def read(self, name: str) -> bytes:
         if name not in self._places:
-            raise UnreadablePictureError("it is in no shard any more")
+            raise UnreadableImageError("it is in no shard any more")
         shard, offset, size = self._places[name]
         if size > MAX_BYTES:
-            raise UnreadablePictureError(_too_large(size))
+            raise UnreadableImageError(_too_large(size))
         try:
             with self._shards[shard].open("rb") as file:
                 file.seek(offset)
                 content = file.read(size)
         except OSError as error:
-            raise UnreadablePictureError(f"its shard cannot be read: {error.strerror}") from error
+            raise UnreadableImageError(f"its shard cannot be read: {error.strerror}") from error
         if len(content) != size:
-            raise UnreadablePictureError("its shard ends before it does")
+            raise UnreadableImageError("its shard ends before it does")
         return content
 
     def stamp(self, name: str) -> tuple[int, int]:
@@ -277,7 +277,7 @@ def _check_names(where: Path, names: Iterable[str], *, as_known: Iterable[str]) 
         else:
             seen.add(known)
             continue
-        raise InputError(f"{where} holds {name!r}: {problem}. Pack the pictures anew, without it.")
+        raise InputError(f"{where} holds {name!r}: {problem}. Pack the images anew, without it.")
 
 
 def _check_zip_entry(where: Path, entry: zipfile.ZipInfo) -> None:
@@ -289,7 +289,7 @@ def _check_zip_entry(where: Path, entry: zipfile.ZipInfo) -> None:
     else:
         return
     raise InputError(
-        f"{where} holds {entry.filename!r}, which is {problem}. Pack the pictures themselves."
+        f"{where} holds {entry.filename!r}, which is {problem}. Pack the images themselves."
     )
 
 
@@ -304,12 +304,12 @@ def _check_overlap(where: Path, entries: list[zipfile.ZipInfo], *, end: int) -> 
         if start + 30 + len(entry.orig_filename) + entry.compress_size > following:
             raise InputError(
                 f"{where}: {entry.filename!r} overlaps what follows it, as in an archive made to "
-                "harm. Pack the pictures anew."
+                "harm. Pack the images anew."
             )
 
 
 def _is_hidden(name: str) -> bool:
-    """As programs hide what is theirs: .DS_Store, or __MACOSX/._picture.png."""
+    """As programs hide what is theirs: .DS_Store, or __MACOSX/._image.png."""
     return any(part.startswith((".", "__MACOSX")) for part in name.removeprefix("./").split("/"))
 
 

@@ -1,6 +1,6 @@
 """The held-out split that CLIP, prior, GAN and evaluation all respect.
 
-A picture is held out when the SHA-256 of its normalised name falls below one sixth. Variants of one
+An image is held out when the SHA-256 of its normalised name falls below one sixth. Variants of one
 thing (skin tones, drawing styles, numbered takes) share a name and so a side. A name that says
 nothing ("IMG_0412", a hexadecimal id) gives way to the caption, and a missing caption to the
 content of the file.
@@ -26,7 +26,7 @@ _EMPTY_WORDS = frozenset(
         "pxl",
         "mvimg",
         "photo",
-        "picture",
+        "image",
         "pic",
         "screenshot",
         "frame",
@@ -52,7 +52,7 @@ def normalised_name(text: str) -> str:
 
 
 def split_key(file_name: str, *, caption: str, content_sha256: str) -> str:
-    """What decides the side of a picture: its telling base name, else its caption, else its
+    """What decides the side of an image: its telling base name, else its caption, else its
     content.
     """
     return (

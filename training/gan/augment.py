@@ -1,10 +1,10 @@
 """Augmentation of what the discriminator sees (arXiv:2006.06676, section 2 and appendix B).
 
-Real and generated pictures pass it alike, so that a discriminator cannot memorise few pictures.
+Real and generated images pass it alike, so that a discriminator cannot memorise few images.
 Each transformation happens with one probability p; below about .8 a generator can undo them in its
 distribution and does not learn them. Randomness is an argument, all of it is twice differentiable.
 
-Shape letters: N batch, C H W picture, K taps, B frequency bands.
+Shape letters: N batch, C H W image, K taps, B frequency bands.
 """
 
 import math
@@ -19,10 +19,10 @@ from torch_utils.ops.upfirdn2d import upfirdn2d
 from torch_utils.resample import resample
 
 AVERAGED = 256  # samples over which the mean sign of D's logits is taken
-NUM_DRAWS = 41  # uniform numbers that one picture takes, whatever is switched on
+NUM_DRAWS = 41  # uniform numbers that one image takes, whatever is switched on
 
 # Daubechies' least asymmetric wavelet of 6 vanishing moments: up by 2 and down by 2 with it gives
-# the picture back exactly, so what is not moved is not blurred
+# the image back exactly, so what is not moved is not blurred
 SYM6 = (
     0.015404109327027373,
     0.0034907120842174702,
@@ -37,10 +37,10 @@ SYM6 = (
     0.0017677118642428036,
     -0.007800708325034148,
 )
-# by how many samples it moves a picture, being not quite symmetric; down again undoes it
+# by how many samples it moves an image, being not quite symmetric; down again undoes it
 DELAY = sum(k * tap for k, tap in enumerate(SYM6)) / sum(SYM6) - (len(SYM6) - 1) / 2
 HALF_BAND = (-1 / 32, 0.0, 9 / 32, 0.5, 9 / 32, 0.0, -1 / 32)  # sym2 with itself, mirrored
-BAND_POWER = (10 / 13, 1 / 13, 1 / 13, 1 / 13)  # of natural pictures, from low to high; eq. B.1
+BAND_POWER = (10 / 13, 1 / 13, 1 / 13, 1 / 13)  # of natural images, from low to high; eq. B.1
 LUMA = (3**-0.5, 3**-0.5, 3**-0.5)  # the axis of grey
 
 
@@ -50,7 +50,7 @@ class AugmentConfig:
 
     control: Literal["adaptive", "ramp", "fixed"] = "adaptive"
     probability: float = 0.8  # fixed: of each; ramp: where it ends; adaptive: never above
-    target: float = 0.6  # adaptive: mean sign of D's logits of real pictures
+    target: float = 0.6  # adaptive: mean sign of D's logits of real images
     speed_kimg: float | None = None  # from 0 to 1; None: 500, in runs below 1000 kimg 50
     flip: float = 1.0  # 1: sideways
     turn: float = 1.0  # 1: by quarter turns
@@ -59,14 +59,14 @@ class AugmentConfig:
     rotate: float = 1.0  # of half a turn at most, either way
     stretch: float = 0.2  # spread of log2 of width over height
     drift: float = 0.125  # spread in sides, fractions of pixels
-    brightness: float = 0.2  # spread; pictures have 2 from black to white
+    brightness: float = 0.2  # spread; images have 2 from black to white
     contrast: float = 0.5  # spread of log2
     luma_flip: float = 1.0  # 1: light and dark change places, hues stay
     hue: float = 1.0  # of half a turn at most, either way
     saturation: float = 1.0  # spread of log2
     filter: float = 0.0  # spread of log2 of four frequency bands' gains; 1 in the paper
     noise: float = 0.0  # spread of the spread; 0.1 in the paper
-    cutout: float = 0.0  # side of a grey square over the picture's; 0.5 in the paper
+    cutout: float = 0.0  # side of a grey square over the image's; 0.5 in the paper
 
     def __post_init__(self) -> None:
         for name in TRANSFORMATIONS:
@@ -130,30 +130,30 @@ class Draws:
 
 
 def augment(
-    pictures: Tensor,
+    images: Tensor,
     uniform: Tensor,
     *,
     config: AugmentConfig,
     probability: Tensor,
     noise: Tensor | None = None,
 ) -> Tensor:
-    """Augment square pictures [N, 3, H, H] in about [-1, 1] with `uniform` [N, NUM_DRAWS] in
+    """Augment square images [N, 3, H, H] in about [-1, 1] with `uniform` [N, NUM_DRAWS] in
     [0, 1).
 
     `probability` [N] is of each transformation; `noise` [N, 3, H, H], standard normal, is needed
     where config.noise is not 0.
     """
     if not config.is_on or not bool(probability.any()):
-        return pictures
+        return images
     draws = Draws(uniform, probability)
-    moved = _geometry(pictures, draws, config)
+    moved = _geometry(images, draws, config)
     coloured = _colour(moved, draws, config)
     filtered = _filter(coloured, draws, config)
     noisy = _noise(filtered, draws, config, noise)
     return _cut_out(noisy, draws, config)
 
 
-# --- geometry: the maps take points of the result to points of the picture
+# --- geometry: the maps take points of the result to points of the image
 
 
 def _geometry(x: Tensor, draws: Draws, config: AugmentConfig) -> Tensor:
@@ -166,7 +166,7 @@ def _geometry(x: Tensor, draws: Draws, config: AugmentConfig) -> Tensor:
 
 
 def warp(x: Tensor, maps: Tensor) -> Tensor:
-    """Pictures [N, 3, H, H] seen through `maps` [N, 3, 3], sampled at twice the resolution."""
+    """Images [N, 3, H, H] seen through `maps` [N, 3, 3], sampled at twice the resolution."""
     size, margin = x.shape[-1], len(SYM6) // 2
     doubled = upfirdn2d(
         _mirrored(x, margin),
@@ -241,7 +241,7 @@ def _rotation(angle: Tensor) -> Tensor:
 
 
 def _translation(across: Tensor, down: Tensor) -> Tensor:
-    """In sides of the picture, which is 2 wide here."""
+    """In sides of the image, which is 2 wide here."""
     one, zero = torch.ones_like(across), torch.zeros_like(across)
     return _rows([one, zero, -2 * across], [zero, one, -2 * down], [zero, zero, one])
 
@@ -330,7 +330,7 @@ def _filter(x: Tensor, draws: Draws, config: AugmentConfig) -> Tensor:
         return x
     gains = torch.stack(factors, dim=1)  # [N, B]
     power = gains.new_tensor(BAND_POWER)
-    # the power that natural pictures have stays as it was
+    # the power that natural images have stays as it was
     gains = gains / (power * gains.square()).sum(dim=1, keepdim=True).sqrt()
     taps = (gains @ bands().to(gains)).to(x.dtype)  # [N, K]
     margin = taps.shape[1] // 2
@@ -381,7 +381,7 @@ class AugmentControl(nn.Module):
 
     def update(self, sign: Tensor, *, samples: int) -> None:
         """After a step on `samples`, of whose real logits `sign` [] is the mean sign: up where D is
-        surer of its training pictures than the target, else down.
+        surer of its training images than the target, else down.
         """
         self.overfitting.lerp_(sign, min(samples / AVERAGED, 1.0))
         if self.config.control == "fixed":

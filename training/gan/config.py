@@ -1,4 +1,4 @@
-"""What a training of the decoder needs besides the pictures."""
+"""What a training of the decoder needs besides the images."""
 
 import math
 from dataclasses import dataclass, field
@@ -13,12 +13,12 @@ from training.gan.augment import AugmentConfig
 
 @dataclass(frozen=True)
 class GanTrainConfig:
-    """Everything `train-gan` needs besides the pictures."""
+    """Everything `train-gan` needs besides the images."""
 
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    pictures: SquareConfig = field(default_factory=SquareConfig)
+    images: SquareConfig = field(default_factory=SquareConfig)
     run: RunConfig = field(default_factory=RunConfig)
     batch: int = 32  # samples a step, over all processes
     micro_batch: int | None = None  # samples a backward pass; None: all of a process at once
@@ -28,10 +28,10 @@ class GanTrainConfig:
     adversarial: Literal["non_saturating", "relativistic"] = "non_saturating"
     r1_gamma: float | None = None  # None: 0.0002 R^2 / batch
     r1_every: int = 16  # steps between R1 terms, each weighing r1_every
-    r2: bool = False  # R1's term on generated pictures too
+    r2: bool = False  # R1's term on generated images too
     path_length_weight: float = 0.0  # 2 in StyleGAN2; 0 switches it off
     path_length_every: int = 4
-    mismatch_weight: float = 0.0  # D-side: real pictures under another's condition are wrong
+    mismatch_weight: float = 0.0  # D-side: real images under another's condition are wrong
     contrast_weight: float = 0.5  # D-side: f_s(x) against the condition
     contrast_temperature: float = 0.3
     clip_weight: float = 0.0  # CLIP-side: CLIP(G) against the condition
@@ -40,14 +40,14 @@ class GanTrainConfig:
     pseudo_text_shape: Literal["gaussian", "isotropic"] = (
         "gaussian"  # direction from Sigma^{1/2} n, or from n
     )
-    caption_share: float = 0.0  # of captioned pictures, conditioned on a caption's embedding
+    caption_share: float = 0.0  # of captioned images, conditioned on a caption's embedding
     condition_dropout: float = 0.1  # share of samples conditioned on the mean embedding
     ema_half_life_kimg: float | None = None  # None: batch 10 / 32
     # of activations while training; float16 scales its losses, and clamps activations to 256
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     recompute: bool = False  # activations again for the gradient: less memory, more time
     hold_out: bool = True  # keep the held-out sixth (training/data/split.py) for evaluation
-    freeze_discriminator: int = 0  # blocks, from the picture, that stay as --init gives them
+    freeze_discriminator: int = 0  # blocks, from the image, that stay as --init gives them
     freeze_generator: Literal["mapping", "synthesis"] | None = None  # likewise
     seed: int = 0
 

@@ -36,11 +36,11 @@ class GanCost:
 
     generator_parameters: int
     discriminator_parameters: int
-    generator_gmac: float  # a picture, forward
+    generator_gmac: float  # an image, forward
     discriminator_gmac: float
     training_gib: float  # weights, optimizer, CLIP and the largest phase's activations
     seconds_per_kimg: float
-    probe_pictures: int
+    probe_images: int
 
 
 def measure_gan(
@@ -58,13 +58,13 @@ def measure_gan(
         generator.recompute = discriminator.recompute = config.recompute
         size, dim = config.generator.resolution, config.generator.condition_dim
         z, condition = torch.empty(1, config.generator.z_dim), torch.empty(1, dim)
-        pictures = torch.empty(1, 3, size, size)
+        images = torch.empty(1, 3, size, size)
         g_gmac = _gmac(lambda: generator(z, condition))
-        d_gmac = _gmac(lambda: discriminator(pictures))
+        d_gmac = _gmac(lambda: discriminator(images))
         phases = {
             "discriminator": 2
-            * saved_bytes(lambda: _conditional(discriminator, pictures, condition)),
-            "r1": saved_bytes(lambda: _penalty(discriminator, pictures, condition)),
+            * saved_bytes(lambda: _conditional(discriminator, images, condition)),
+            "r1": saved_bytes(lambda: _penalty(discriminator, images, condition)),
             "generator": saved_bytes(
                 lambda: _conditional(discriminator, generator(z, condition), condition)
             ),
@@ -79,7 +79,7 @@ def measure_gan(
     if config.clip_weight > 0:
         seen = torch.zeros(1, 3, size, size, device=device, requires_grad=True)
         phases["generator"] += saved_bytes(lambda: encoder.embed_images(seen))
-    seconds, pictures_timed = _probe(config, encoder, device, limit=probe_seconds)
+    seconds, images_timed = _probe(config, encoder, device, limit=probe_seconds)
     return GanCost(
         g_parameters,
         d_parameters,
@@ -87,24 +87,24 @@ def measure_gan(
         d_gmac,
         (state_bytes + max(phases.values()) * (config.micro_batch or config.batch)) / 2**30,
         seconds * 1000,
-        pictures_timed,
+        images_timed,
     )
 
 
-def _conditional(discriminator: Discriminator, pictures: Tensor, condition: Tensor) -> Tensor:
-    realness, feature = discriminator(pictures)
+def _conditional(discriminator: Discriminator, images: Tensor, condition: Tensor) -> Tensor:
+    realness, feature = discriminator(images)
     return conditional_logit(realness, feature, condition)
 
 
-def _penalty(discriminator: Discriminator, pictures: Tensor, condition: Tensor) -> Tensor:
-    leaf = pictures.detach().requires_grad_(True)
+def _penalty(discriminator: Discriminator, images: Tensor, condition: Tensor) -> Tensor:
+    leaf = images.detach().requires_grad_(True)
     return r1_penalty(_conditional(discriminator, leaf, condition), leaf)
 
 
 def _lengths(generator: Generator, z: Tensor, condition: Tensor) -> Tensor:
     w = generator.mapping(z)
-    pictures = generator.synthesise(w, condition)
-    return path_lengths(pictures, w, torch.empty_like(pictures))
+    images = generator.synthesise(w, condition)
+    return path_lengths(images, w, torch.empty_like(images))
 
 
 def _gmac(run) -> float:
@@ -114,7 +114,7 @@ def _gmac(run) -> float:
 
 
 def saved_bytes(run) -> float:
-    """Bytes that autograd keeps for one picture, parameters left out; each storage counted once."""
+    """Bytes that autograd keeps for one image, parameters left out; each storage counted once."""
     seen: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ def mean_seconds(
 def _probe(
     config: GanTrainConfig, encoder: ClipEncoder, device: torch.device, *, limit: float
 ) -> tuple[float, int]:
-    """(seconds a picture, pictures timed) of training steps on grey pictures."""
+    """(seconds an image, images timed) of training steps on grey images."""
     batch = min(
         config.batch,
         32 if config.generator.resolution <= 64 else 4 if config.generator.resolution <= 256 else 1,

@@ -1,4 +1,4 @@
-"""Pictures and embeddings of a GAN's training set. Shape letters: M pictures, m captions, D
+"""Images and embeddings of a GAN's training set. Shape letters: M images, m captions, D
 embedding.
 """
 
@@ -18,37 +18,37 @@ from training.data.decoding import (
 from training.data.embeddings import EmbeddingSet
 from training.data.image_cache import Squares, plan_cache
 from training.data.images import ImageSource
-from training.data.remote_images import RemotePictures, ShardOrder, in_first_shards
+from training.data.remote_images import RemoteImages, ShardOrder, in_first_shards
 
-ASKED = 512  # pictures at most that a generator is measured on while it trains
+ASKED = 512  # images at most that a generator is measured on while it trains
 
 
 @dataclass(frozen=True)
 class GanData:
-    """Training pictures with their embeddings, and the held-out ones."""
+    """Training images with their embeddings, and the held-out ones."""
 
-    pictures: Squares  # M
+    images: Squares  # M
     embeddings: Tensor  # [M, D] unit float32
-    held_out_pictures: Squares
+    held_out_images: Squares
     held_out_embeddings: Tensor
     encoder_id: EncoderId
     fingerprint: str  # of the files, see EmbeddingSet
-    captions: Tensor  # [m, D], embeddings of the training pictures' captions, in their order
-    first_caption: Tensor  # [M + 1], where those of each picture begin
-    cache: str = "held in main memory"  # where the pictures are, and why
-    order: ShardOrder | None = None  # of pictures in shards that lie elsewhere
+    captions: Tensor  # [m, D], embeddings of the training images' captions, in their order
+    first_caption: Tensor  # [M + 1], where those of each image begin
+    cache: str = "held in main memory"  # where the images are, and why
+    order: ShardOrder | None = None  # of images in shards that lie elsewhere
 
     def describe(self) -> dict:
         """What config.json records of the data, to notice when it changes."""
         return {
-            "num_training": len(self.pictures),
-            "num_held_out": len(self.held_out_pictures),
+            "num_training": len(self.images),
+            "num_held_out": len(self.held_out_images),
             "fingerprint": self.fingerprint,
         }
 
 
 def load_gan_data(
-    source: ImageSource | RemotePictures,
+    source: ImageSource | RemoteImages,
     embeddings: EmbeddingSet,
     *,
     resolution: int,
@@ -59,43 +59,43 @@ def load_gan_data(
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
     max_bad: float = 0.0,
 ) -> GanData:
-    """The embedded pictures, divided by the split; InputError if fewer than two are left to train
+    """The embedded images, divided by the split; InputError if fewer than two are left to train
     on. Decoded now where all fit into `cache_gib` (see `plan_cache`). `seed` is that of the order
     of remote ones.
 
-    A picture that cannot be read any more is replaced, and listed in the embeddings' report;
-    TooManyBadPicturesError above a share `max_bad`.
+    An image that cannot be read any more is replaced, and listed in the embeddings' report;
+    TooManyBadImagesError above a share `max_bad`.
     """
     held_out = embeddings.held_out
     if not hold_out:
         held_out = torch.zeros_like(held_out)
     if int((~held_out).sum()) < 2:
-        remedy = "Add pictures."
+        remedy = "Add images."
         if int(held_out.sum()) > 0:
             remedy += (
                 " Files that differ by a number alone are one name, which is held out whole: "
                 "--set hold_out=false trains on all."
             )
         raise InputError(
-            f"{source.where} leaves {int((~held_out).sum())} of {len(held_out)} pictures to train "
+            f"{source.where} leaves {int((~held_out).sum())} of {len(held_out)} images to train "
             f"on. {remedy}"
         )
 
-    def pictures(mask: Tensor) -> Squares:
+    def images(mask: Tensor) -> Squares:
         names = [embeddings.names[row] for row in mask.nonzero().flatten().tolist()]
 
         def read(row: int) -> Tensor:
-            picture = source.decode(
+            decoded = source.decode(
                 names[row], max_megapixels=max_megapixels, background=squares.colour
             ).image
-            return torch.from_numpy(to_square(picture, resolution, squares).copy()).permute(2, 0, 1)
+            return torch.from_numpy(to_square(decoded, resolution, squares).copy()).permute(2, 0, 1)
 
         return Squares(names, read, max_bad=max_bad, report=embeddings.folder / "report.jsonl")
 
-    training, order = pictures(~held_out), None
+    training, order = images(~held_out), None
     cache = plan_cache(len(training), resolution=resolution, limit_gib=cache_gib)
-    if isinstance(source, RemotePictures):
-        key = (seed, "pictures")
+    if isinstance(source, RemoteImages):
+        key = (seed, "images")
         order = ShardOrder(training.names, key=key, expect=None if cache.holds else source.expect)
     if cache.holds:
         training.hold()
@@ -108,7 +108,7 @@ def load_gan_data(
     return GanData(
         training,
         embeddings.image[~held_out],
-        pictures(measured),
+        images(measured),
         embeddings.image[measured],
         embeddings.encoder_id,
         embeddings.fingerprint,

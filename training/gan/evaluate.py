@@ -1,12 +1,12 @@
-"""How good a generator is, on pictures that it has not seen: by the embeddings of what it makes.
+"""How good a generator is, on images that it has not seen: by the embeddings of what it makes.
 
-Distances tell whether the pictures as a whole are like real ones, cosine and recall whether each
+Distances tell whether the images as a whole are like real ones, cosine and recall whether each
 follows its condition, precision and recall of the manifold (arXiv:1904.06991) fidelity and
-diversity, and the nearest training pictures whether it copies. A figure means something beside
-others of the same real pictures, which its reference names: conditions are embeddings of the files
-themselves, and a perfect generator of R pixels reaches what these pictures do at R pixels.
+diversity, and the nearest training images whether it copies. A figure means something beside
+others of the same real images, which its reference names: conditions are embeddings of the files
+themselves, and a perfect generator of R pixels reaches what these images do at R pixels.
 
-Shape letters: N pictures asked, M training pictures, D embedding, R resolution, G group of the
+Shape letters: N images asked, M training images, D embedding, R resolution, G group of the
 minibatch standard deviation.
 """
 
@@ -35,44 +35,44 @@ from training.metrics.distances import (
 from training.metrics.grids import conditions_grid
 
 SHOWN = 8  # columns of the grid
-FEWEST = 16  # held-out pictures to measure on; below it training pictures are taken
-NEIGHBOURS = 16  # training pictures by which a copy is looked for among squares
+FEWEST = 16  # held-out images to measure on; below it training images are taken
+NEIGHBOURS = 16  # training images by which a copy is looked for among squares
 
 Render = Callable[..., Tensor]  # (unit embeddings [N, D], first_seed=...) -> [N, R, R, 3] uint8
-Embed = Callable[[Tensor], Tensor]  # pictures [N, R, R, 3] uint8 -> unit embeddings [N, D]
-# Number of pictures, filter that the encoder sees them through, weights of the encoder, and a hash
+Embed = Callable[[Tensor], Tensor]  # images [N, R, R, 3] uint8 -> unit embeddings [N, D]
+# Number of images, filter that the encoder sees them through, weights of the encoder, and a hash
 # of the real ones: figures of two references are not compared.
 Reference = Mapping[str, int | str]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The pictures whose embeddings a generator is asked for, drawn evenly and always the same."""
+    """The images whose embeddings a generator is asked for, drawn evenly and always the same."""
 
     where: str  # "held_out", or "training" where too few are held out
     pixels: Tensor  # [N, 3, R, R] uint8
     embeddings: Tensor  # [N, D]
-    training_pictures: Squares  # M
+    training_images: Squares  # M
     training_embeddings: Tensor  # [M, D]
     encoder_id: EncoderId
-    own_rows: Tensor  # [N] of these pictures among the training ones; [0] of held-out pictures
+    own_rows: Tensor  # [N] of these images among the training ones; [0] of held-out images
 
     @staticmethod
     def of(data: GanData, *, count: int | None = ASKED) -> "Asked":
         """At most `count` of them; None: all."""
-        enough = len(data.held_out_pictures) >= FEWEST
-        pictures = data.held_out_pictures if enough else data.pictures
+        enough = len(data.held_out_images) >= FEWEST
+        images = data.held_out_images if enough else data.images
         embeddings = data.held_out_embeddings if enough else data.embeddings
-        order = torch.randperm(len(pictures), generator=seeds.generator("asked of a generator"))
+        order = torch.randperm(len(images), generator=seeds.generator("asked of a generator"))
         chosen = order[:count].tolist()
-        pictures.expect(sorted(chosen))  # shard by shard
-        rows, pixels = pictures.take(chosen)
-        pictures.settle()
+        images.expect(sorted(chosen))  # shard by shard
+        rows, pixels = images.take(chosen)
+        images.settle()
         return Asked(
             "held_out" if enough else "training",
             pixels,
             embeddings[rows],
-            data.pictures,
+            data.images,
             data.embeddings,
             data.encoder_id,
             torch.tensor([] if enough else rows, dtype=torch.long),
@@ -80,15 +80,15 @@ class Asked:
 
     @property
     def squares(self) -> Tensor:
-        """The pictures [N, R, R, 3] uint8 as a generator would make them."""
+        """The images [N, R, R, 3] uint8 as a generator would make them."""
         return self.pixels.permute(0, 2, 3, 1)
 
     @property
     def reference(self) -> Reference:
-        """What figures of these pictures in CLIP space are measured against."""
+        """What figures of these images in CLIP space are measured against."""
         blocks = self.encoder_id.blocks
         return {
-            "pictures": len(self.embeddings),
+            "images": len(self.embeddings),
             "filter": ", ".join(block.preprocess for block in blocks),
             "encoder": ", ".join(block.weights for block in blocks),
             "hash": weights_digest({"embeddings": self.embeddings}),
@@ -96,7 +96,7 @@ class Asked:
 
 
 def gan_figures(asked: Asked, seen: Tensor) -> dict[str, float]:
-    """Figures of the embeddings [N, D] of pictures made for `asked`, or of real ones in their
+    """Figures of the embeddings [N, D] of images made for `asked`, or of real ones in their
     place.
     """
     real, among = asked.embeddings, asked.training_embeddings
@@ -112,13 +112,13 @@ def gan_figures(asked: Asked, seen: Tensor) -> dict[str, float]:
         "manifold_recall": recall,
         "pairwise_cosine": pairwise_cosine(seen),
     }
-    if asked.where == "training":  # who follows a condition is near to its training picture
+    if asked.where == "training":  # who follows a condition is near to its training image
         return figures
     return figures | {"nearest_training_cosine": mean_cosine(seen, among[nearest(seen, among)])}
 
 
 def nearest_square_cosine(asked: Asked, seen: Tensor, embed: Embed) -> float:
-    """Mean cosine of embeddings [N, D] of pictures of R pixels to that of the training picture, at
+    """Mean cosine of embeddings [N, D] of images of R pixels to that of the training image, at
     R pixels too, that is nearest: 1 of copies. Looked for among the NEIGHBOURS of all N by the
     embeddings of the files, so that its cost does not grow with M.
     """
@@ -126,14 +126,14 @@ def nearest_square_cosine(asked: Asked, seen: Tensor, embed: Embed) -> float:
     rows = (seen @ asked.training_embeddings.T).topk(count, dim=1).indices.unique()  # sorted
     parts = []
     for part in rows.split(64):
-        pixels = asked.training_pictures.take(part.tolist()).pixels
+        pixels = asked.training_images.take(part.tolist()).pixels
         parts.append(embed(pixels.permute(0, 2, 3, 1)))
     among = torch.cat(parts)
     return mean_cosine(seen, among[nearest(seen, among)])
 
 
 def others_of(asked: Asked) -> dict[str, Tensor] | None:
-    """Rows [N] of training pictures that are not asked, by name: `nearest` to each of those that
+    """Rows [N] of training images that are not asked, by name: `nearest` to each of those that
     are, and `unrelated` ones, drawn at random, each once. None where there are fewer than N.
     """
     real, among = asked.embeddings, asked.training_embeddings
@@ -147,8 +147,8 @@ def others_of(asked: Asked) -> dict[str, Tensor] | None:
 
 
 def real_figures(asked: Asked, embed: Embed) -> dict[str, float]:
-    """What real pictures reach: the same ones at R pixels, as a perfect generator makes them; where
-    there are others, the nearest training picture of each and another one; and how alike they are.
+    """What real images reach: the same ones at R pixels, as a perfect generator makes them; where
+    there are others, the nearest training image of each and another one; and how alike they are.
     """
     real, among = asked.embeddings, asked.training_embeddings
     same = gan_figures(asked, embed(asked.squares))
@@ -161,33 +161,33 @@ def real_figures(asked: Asked, embed: Embed) -> dict[str, float]:
 
 
 @torch.no_grad()
-def critic_logits(critic: Discriminator, pictures: Tensor, condition: Tensor) -> Tensor:
-    """What the discriminator says of pictures [N, 3, R, R] uint8 under standardised conditions
+def critic_logits(critic: Discriminator, images: Tensor, condition: Tensor) -> Tensor:
+    """What the discriminator says of images [N, 3, R, R] uint8 under standardised conditions
     [N, D], in whole groups as in training: [N - N mod G].
     """
-    group, count = critic.config.group, len(pictures)
+    group, count = critic.config.group, len(images)
     whole = count - count % group or count
     size = max(64 // group, 1) * group
     parts = []
-    for seen, h in zip(pictures[:whole].split(size), condition[:whole].split(size), strict=True):
+    for seen, h in zip(images[:whole].split(size), condition[:whole].split(size), strict=True):
         realness, feature = critic(seen.to(h.device).float() / 127.5 - 1)
         parts.append(conditional_logit(realness, feature, h))
     return torch.cat(parts)
 
 
-def embed_pictures(clip: ClipEncoder, pictures: Tensor) -> Tensor:
-    """Unit embeddings [N, D] on the CPU of pictures [N, R, R, 3] uint8."""
-    parts = [clip.embed_images(part.permute(0, 3, 1, 2)).cpu() for part in pictures.split(64)]
+def embed_uint8(clip: ClipEncoder, images: Tensor) -> Tensor:
+    """Unit embeddings [N, D] on the CPU of images [N, R, R, 3] uint8."""
+    parts = [clip.embed_images(part.permute(0, 3, 1, 2)).cpu() for part in images.split(64)]
     return torch.cat(parts)
 
 
 def grid(asked: Asked, render: Render, embed: Embed) -> Image.Image:
-    """Conditioning pictures, three rows of samples, and the training pictures that are nearest to
+    """Conditioning images, three rows of samples, and the training images that are nearest to
     the first of them.
     """
     shown = min(SHOWN, len(asked.pixels))
     h = asked.embeddings[:shown]
     samples = [render(h, first_seed=1000 * k) for k in range(3)]
     closest = nearest(embed(samples[0]), asked.training_embeddings)
-    copied = asked.training_pictures.take(closest.tolist()).pixels
+    copied = asked.training_images.take(closest.tolist()).pixels
     return conditions_grid(asked.squares[:shown], [*samples, copied.permute(0, 2, 3, 1)])

@@ -1,5 +1,5 @@
 """Losses of the GAN: tensors in, one number a sample out. Shape letters: N batch, D embedding, C H
-W picture.
+W image.
 """
 
 import torch
@@ -19,32 +19,32 @@ def discriminator_loss(real_logit: Tensor, fake_logit: Tensor) -> Tensor:
 
 def relativistic_loss(better_logit: Tensor, worse_logit: Tensor) -> Tensor:
     """softplus(-(D(better) - D(worse))) of pairs that share their condition, [N] (arXiv:2501.05441,
-    eq. 2): real pictures are the better ones for D, generated ones for G.
+    eq. 2): real images are the better ones for D, generated ones for G.
     """
     return F.softplus(worse_logit - better_logit)
 
 
 def mismatch_loss(wrong_logit: Tensor, keep: Tensor) -> Tensor:
-    """softplus(D(x, h')), [N], of real pictures x under another's condition h' (arXiv:1605.05396,
+    """softplus(D(x, h')), [N], of real images x under another's condition h' (arXiv:1605.05396,
     section 4.1); 0 where `keep` [N] drops the condition, and there is none to mistake.
     """
     return torch.where(keep, F.softplus(wrong_logit), 0.0)
 
 
-def path_lengths(pictures: Tensor, w: Tensor, noise: Tensor) -> Tensor:
-    """|J_w^T y| for pictures [N, C, H, W] made of w [N, V], y = `noise` / sqrt(H W), [N]
+def path_lengths(images: Tensor, w: Tensor, noise: Tensor) -> Tensor:
+    """|J_w^T y| for images [N, C, H, W] made of w [N, V], y = `noise` / sqrt(H W), [N]
     (arXiv:1912.04958, eq. 4); keeps the graph for its own gradient.
     """
-    scaled = noise / (pictures.shape[2] * pictures.shape[3]) ** 0.5
-    (gradient,) = torch.autograd.grad((pictures * scaled).sum(), w, create_graph=True)
+    scaled = noise / (images.shape[2] * images.shape[3]) ** 0.5
+    (gradient,) = torch.autograd.grad((images * scaled).sum(), w, create_graph=True)
     return gradient.square().sum(dim=1).sqrt()
 
 
-def r1_penalty(real_logit: Tensor, pictures: Tensor) -> Tensor:
+def r1_penalty(real_logit: Tensor, images: Tensor) -> Tensor:
     """|grad_x D(x)|^2, [N] (arXiv:1801.04406, eq. 9, without gamma / 2); keeps the graph for its
     own gradient.
     """
-    (gradient,) = torch.autograd.grad(real_logit.sum(), pictures, create_graph=True)
+    (gradient,) = torch.autograd.grad(real_logit.sum(), images, create_graph=True)
     return gradient.float().square().sum(dim=(1, 2, 3))
 
 

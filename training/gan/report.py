@@ -1,5 +1,5 @@
-"""How good a trained generator is: its figures beside those of real pictures, as JSON, as a table
-and as a grid. Figures of another reference are not set beside them. Shape letters: N pictures
+"""How good a trained generator is: its figures beside those of real images, as JSON, as a table
+and as a grid. Figures of another reference are not set beside them. Shape letters: N images
 asked, D embedding, R resolution.
 """
 
@@ -18,7 +18,7 @@ from training.config import differences
 from training.gan.evaluate import (
     Asked,
     Reference,
-    embed_pictures,
+    embed_uint8,
     gan_figures,
     grid,
     nearest_square_cosine,
@@ -27,10 +27,10 @@ from training.gan.evaluate import (
 from training.metrics.distances import pairwise_cosine
 from training.metrics.inception import Inception
 
-GENERATOR, SAME = "generator", "the same pictures"
-NEAREST, OTHERS = "nearest training pictures", "other training pictures"
+GENERATOR, SAME = "generator", "the same images"
+NEAREST, OTHERS = "nearest training images", "other training images"
 COLUMNS = (
-    *("pictures", "Frechet distance", "kernel distance", "cosine", "recall@1 / @10 %"),
+    *("images", "Frechet distance", "kernel distance", "cosine", "recall@1 / @10 %"),
     *("precision / manifold recall %", "pairwise cosine", "nearest training square"),
 )
 SHOWN = (
@@ -42,12 +42,12 @@ Figures = Mapping[str, float]
 
 @dataclass(frozen=True)
 class GanReport:
-    """Figures in CLIP space by line: the generator's, and those of real pictures in its place."""
+    """Figures in CLIP space by line: the generator's, and those of real images in its place."""
 
     model: str
     training: Mapping[str, object]  # what the model tells of its training
     asked: str  # "held_out" or "training"
-    resolution: int  # of what is made, and of "the same pictures"; the others are the files
+    resolution: int  # of what is made, and of "the same images"; the others are the files
     references: Mapping[str, Reference]  # by the space that figures are taken in
     lines: Mapping[str, Figures]
     real_pairwise_cosine: float
@@ -55,7 +55,7 @@ class GanReport:
 
 
 def renderer(model: TextToImage):
-    """Pictures [N, R, R, 3] uint8 of unit embeddings [N, D]; z of row i from seed
+    """Images [N, R, R, 3] uint8 of unit embeddings [N, D]; z of row i from seed
     `first_seed` + i.
     """
 
@@ -79,16 +79,16 @@ def references_of(asked: Asked, inception: Inception | None) -> dict[str, Refere
 def evaluate_gan(
     model: TextToImage, asked: Asked, *, inception: Inception | None, name: str, command: str
 ) -> tuple[GanReport, Image.Image]:
-    """The figures of the model's generator, and a grid of its pictures."""
+    """The figures of the model's generator, and a grid of its images."""
     render = renderer(model)
 
-    def embed(pictures: Tensor) -> Tensor:
-        return embed_pictures(model.clip, pictures)
+    def embed(images: Tensor) -> Tensor:
+        return embed_uint8(model.clip, images)
 
     lines: dict[str, dict[str, float]] = {}
     made = render(asked.embeddings)
-    for line, pictures in ((GENERATOR, made), (SAME, asked.squares)):
-        seen = embed(pictures)
+    for line, images in ((GENERATOR, made), (SAME, asked.squares)):
+        seen = embed(images)
         lines[line] = gan_figures(asked, seen)
         if asked.where == "held_out":
             lines[line]["nearest_square_cosine"] = nearest_square_cosine(asked, seen, embed)
@@ -100,9 +100,9 @@ def evaluate_gan(
     if inception:  # slow: no line of the nearest ones
         shown = {GENERATOR: made.permute(0, 3, 1, 2)}
         if others:
-            shown[OTHERS] = asked.training_pictures.take(others["unrelated"].tolist()).pixels
-        for line, pictures in shown.items():
-            lines[line]["inception_frechet"] = inception.distance(pictures, asked.pixels)
+            shown[OTHERS] = asked.training_images.take(others["unrelated"].tolist()).pixels
+        for line, images in shown.items():
+            lines[line]["inception_frechet"] = inception.distance(images, asked.pixels)
     report = GanReport(
         model=name,
         training=model.generator.training,
@@ -133,21 +133,21 @@ def read_figures(path: Path, references: Mapping[str, Reference]) -> Figures:
     changed = differences(known, {space: dict(found) for space, found in references.items()})
     if changed:
         raise InputError(
-            f"{path} was measured against other real pictures, or seen otherwise: "
+            f"{path} was measured against other real images, or seen otherwise: "
             f"{'; '.join(changed)}. Such figures are not compared: evaluate both models on the "
-            "same pictures, with the same --count and CLIP."
+            "same images, with the same --count and CLIP."
         )
     return figures
 
 
 def write_gan_report(
-    folder: Path, report: GanReport, picture: Image.Image, *, against: Mapping[str, Figures]
+    folder: Path, report: GanReport, image: Image.Image, *, against: Mapping[str, Figures]
 ) -> None:
     """report.json, report.md and grid.png in `folder`."""
     write_json(folder / "report.json", asdict(report))
     write_bytes(folder / "report.md", markdown(report, against=against).encode())
     with atomic_file(folder / "grid.png") as file:
-        picture.save(file, format="PNG")
+        image.save(file, format="PNG")
 
 
 def markdown(report: GanReport, *, against: Mapping[str, Figures]) -> str:
@@ -159,9 +159,9 @@ def markdown(report: GanReport, *, against: Mapping[str, Figures]) -> str:
         seen = "Inception: reference {hash}, network {encoder}, {filter}.\n\n".format(**inception)
     columns = [*COLUMNS, *(["Inception Frechet distance"] if inception else [])]
     head = (
-        f"`{report.model}`, asked for {clip['pictures']} {report.asked.replace('_', '-')} pictures "
+        f"`{report.model}`, asked for {clip['images']} {report.asked.replace('_', '-')} images "
         f"(reference {clip['hash']}; CLIP {clip['encoder']}, {clip['filter']}), made at "
-        f"{report.resolution} px, as which {SAME} are shown below; the training pictures are the "
+        f"{report.resolution} px, as which {SAME} are shown below; the training images are the "
         f"files. Mean pairwise cosine of the real ones: {report.real_pairwise_cosine:.3f}.\n\n"
         f"{seen}    {report.command}\n\n"
         f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n"

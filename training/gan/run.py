@@ -18,7 +18,7 @@ from training.data.decoding import SquareConfig
 from training.data.embeddings import EmbeddingSet, EmbedReport, embed_folder
 from training.data.image_cache import plan_cache
 from training.data.images import ImageSource
-from training.data.remote_images import RemotePictures
+from training.data.remote_images import RemoteImages
 from training.data.remote_shards import embed_urls, is_remote, shard_urls
 from training.gan.augment import AugmentConfig
 from training.gan.config import GanTrainConfig
@@ -58,7 +58,7 @@ def gan_config(
 
 def open_gan_run(
     config: GanTrainConfig,
-    pictures: str | Path,
+    images: str | Path,
     out: Path,
     encoder: ClipEncoder,
     *,
@@ -69,24 +69,24 @@ def open_gan_run(
     init: Path | None = None,
     progress: Progress = silent,
 ) -> tuple[GanTrainer, RunFolder, EmbedReport]:
-    """Embed `pictures`, at a path or the URL of shards, into `out`/embeddings where that is not
+    """Embed `images`, at a path or the URL of shards, into `out`/embeddings where that is not
     done (in the first process, shards in all), and open trainer and run folder; a new run starts
-    from the model `init`, if given. A run that goes on keeps the embeddings of pictures that have
+    from the model `init`, if given. A run that goes on keeps the embeddings of images that have
     become unreadable: it shows others in their place.
     """
-    source = _source_of(pictures, out)
+    source = _source_of(images, out)
     check_usable(out, kind="gan")
     start = Start.of(init, out) if init else None
     check_freezing(config, start)
     RunFolder.restore_threads(out)
     folder = out / "embeddings"
     report = EmbedReport.nothing()
-    is_ready = (folder / "index.jsonl").is_file() or isinstance(source, RemotePictures)
+    is_ready = (folder / "index.jsonl").is_file() or isinstance(source, RemoteImages)
     if distributed.num_processes() > 1 and not is_ready:
         raise InputError(
             f"Several processes need embeddings that are ready. Run `lafite-shifted embed "
-            f"{pictures} --out {folder} --clip {encoder.id.model} --background "
-            f"'{config.pictures.background}'` in one, then this in all."
+            f"{images} --out {folder} --clip {encoder.id.model} --background "
+            f"'{config.images.background}'` in one, then this in all."
         )
     with ExitStack() as undo:
         lock = None
@@ -94,12 +94,12 @@ def open_gan_run(
             lock = RunLock(out)  # before anything is written: another run may be using it
             undo.callback(lock.release)
         how = {
-            "squares": config.pictures,
+            "squares": config.images,
             "max_bad": max_bad,
             "max_megapixels": max_megapixels,
             "progress": progress,
         }
-        if isinstance(source, RemotePictures):  # the processes share the shards
+        if isinstance(source, RemoteImages):  # the processes share the shards
             report = embed_urls(list(source.urls.values()), folder, encoder, **how)
         elif distributed.is_first():  # with several, only what has changed since
             going_on = (out / "config.json").is_file()
@@ -111,7 +111,7 @@ def open_gan_run(
             resolution=config.generator.resolution,
             hold_out=config.hold_out,
             seed=config.seed,
-            squares=config.pictures,
+            squares=config.images,
             cache_gib=cache_gib,
             max_megapixels=max_megapixels,
             max_bad=max_bad,
@@ -135,7 +135,7 @@ def open_gan_run(
 
 def gan_data_for(
     model: TextToImage,
-    pictures: Path,
+    images: Path,
     out: Path,
     embeddings: Path | None,
     *,
@@ -143,10 +143,10 @@ def gan_data_for(
     max_megapixels: float,
     progress: Progress = silent,
 ) -> tuple[GanData, EmbedReport | None]:
-    """What a model is evaluated on: `pictures`, with ready `embeddings` or those made or reused in
-    `out`/embeddings. A model that was trained on all pictures has none held out.
+    """What a model is evaluated on: `images`, with ready `embeddings` or those made or reused in
+    `out`/embeddings. A model that was trained on all images has none held out.
     """
-    source, report = ImageSource(pictures, exclude=out), None
+    source, report = ImageSource(images, exclude=out), None
     training = model.generator.training
     named = [field.name for field in dataclasses.fields(SquareConfig) if field.name in training]
     squares = SquareConfig(**{name: training[name] for name in named})
@@ -181,7 +181,7 @@ def gan_data_for(
 
 def gan_cost(
     config: GanTrainConfig,
-    pictures: str | Path,
+    images: str | Path,
     encoder: ClipEncoder,
     *,
     device: torch.device,
@@ -190,8 +190,8 @@ def gan_cost(
     """Lines for --dry-run: parameters, GMAC, memory and the time that the run would take here;
     nothing is embedded or written.
     """
-    source = _source_of(pictures)
-    if isinstance(source, RemotePictures):
+    source = _source_of(images)
+    if isinstance(source, RemoteImages):
         described = f"in {len(source.urls)} shards, not fetched for this"
     else:
         resolution = config.generator.resolution
@@ -205,12 +205,12 @@ def gan_cost(
         f"parameters     G {cost.generator_parameters / 1e6:.2f} M, D "
         f"{cost.discriminator_parameters / 1e6:.2f} M",
         f"work           G {cost.generator_gmac:.2f} GMAC, D {cost.discriminator_gmac:.2f} GMAC a "
-        "picture, forward",
-        f"pictures       {described}",
+        "image, forward",
+        f"images       {described}",
         f"memory         about {cost.training_gib:.2f} GiB on {device} while training at this "
         "batch (estimated from the shapes)",
         f"time           {cost.seconds_per_kimg:.1f} s/kimg on {device}, {hours:.1f} h for the run "
-        f"(from a probe of {cost.probe_pictures} pictures)",
+        f"(from a probe of {cost.probe_images} images)",
         *config.reasons(),
     ]
 
@@ -224,8 +224,8 @@ def _for_encoder(config: GanTrainConfig, encoder: ClipEncoder) -> GanTrainConfig
     )
 
 
-def _source_of(pictures: str | Path, out: Path | None = None) -> ImageSource | RemotePictures:
-    """Pictures at hand, but for those of the run `out`, or in shards at a URL."""
-    if is_remote(str(pictures)):
-        return RemotePictures(shard_urls(str(pictures)), where=str(pictures))
-    return ImageSource(Path(pictures), exclude=out)
+def _source_of(images: str | Path, out: Path | None = None) -> ImageSource | RemoteImages:
+    """Images at hand, but for those of the run `out`, or in shards at a URL."""
+    if is_remote(str(images)):
+        return RemoteImages(shard_urls(str(images)), where=str(images))
+    return ImageSource(Path(images), exclude=out)

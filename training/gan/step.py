@@ -38,12 +38,12 @@ class Batch:
     """What one step works on: everything keyed by (seed, position of the sample)."""
 
     real: Tensor  # [N, 3, R, R] in [-1, 1]
-    replaced: Tensor  # [N] bool: its picture could not be read, and this is another
+    replaced: Tensor  # [N] bool: its image could not be read, and this is another
     z: Tensor  # [N, Z]
     noise: Tensor  # [N, num_noise]
     pseudo: Tensor  # [N, D] h', unit
     condition: Tensor  # [N, D] h' standardised, zero where dropped
-    mismatch: Tensor  # [N, D] another picture's condition
+    mismatch: Tensor  # [N, D] another image's condition
     keep: Tensor  # [N] bool: condition not dropped
     augment_probability: Tensor  # [N]
     augment_real: Tensor  # [N, NUM_DRAWS]
@@ -101,7 +101,7 @@ class Sums:
         return part
 
 
-See = Callable[[Batch, Tensor], tuple[Tensor, Tensor]]  # realness and feature of pictures
+See = Callable[[Batch, Tensor], tuple[Tensor, Tensor]]  # realness and feature of images
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,8 @@ class GanSteps:
         for place, part in batch.parts(config.micro_batch or len(batch)):
             w = self.generator.mapping(part.z)
             w_mean = w_mean + w.detach().sum(dim=0) / len(batch)
-            pictures = self.generator.synthesise(w, part.condition, noise=part.noise)
-            realness, feature = self._see_fake(part, pictures)
+            images = self.generator.synthesise(w, part.condition, noise=part.noise)
+            realness, feature = self._see_fake(part, images)
             logit = conditional_logit(realness, feature, part.condition)
             loss = sums.add("loss_g", self._g_terms(logit, part))
             if contrast is not None:
@@ -174,7 +174,7 @@ class GanSteps:
                 sums.values["contrast_fake"] = value.detach()
                 loss = loss + config.contrast_weight * distributed.num_processes() * value
             if by_clip is not None:
-                value = by_clip.loss(self.clip.embed_images(pictures), place)
+                value = by_clip.loss(self.clip.embed_images(images), place)
                 sums.values["clip_contrast"] = value.detach()
                 loss = loss + config.clip_weight * distributed.num_processes() * value
             (loss * self.g_scale.scale).backward()
@@ -191,18 +191,18 @@ class GanSteps:
     def _make(self, part: Batch) -> Tensor:
         return self.generator(part.z, part.condition, noise=part.noise)
 
-    def _see_real(self, part: Batch, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """What D says of pictures, augmented as real ones are."""
-        return self._see(part, pictures, part.augment_real, part.augment_noise[:, :1])
+    def _see_real(self, part: Batch, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What D says of images, augmented as real ones are."""
+        return self._see(part, images, part.augment_real, part.augment_noise[:, :1])
 
-    def _see_fake(self, part: Batch, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        return self._see(part, pictures, part.augment_fake, part.augment_noise[:, 1:])
+    def _see_fake(self, part: Batch, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self._see(part, images, part.augment_fake, part.augment_noise[:, 1:])
 
     def _see(
-        self, part: Batch, pictures: Tensor, draws: Tensor, noise: Tensor
+        self, part: Batch, images: Tensor, draws: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         augmented = augment(
-            pictures,
+            images,
             draws,
             config=self.config.augment,
             probability=part.augment_probability,
@@ -233,7 +233,7 @@ class GanSteps:
         return contrast
 
     def _clip_contrast(self, batch: Batch) -> Contrast | None:
-        """CLIP-side: the pictures' embeddings against the pseudo texts."""
+        """CLIP-side: the images' embeddings against the pseudo texts."""
         if self.config.clip_weight == 0:
             return None
         contrast = Contrast(batch.pseudo, batch.keep, temperature=self.config.clip_temperature)
@@ -252,9 +252,9 @@ class GanSteps:
         if size < len(batch):
             contrast.prepare(torch.cat([feature(part) for _, part in batch.parts(size)]))
 
-    def _regularise(self, see: See, pictures: Tensor, part: Batch, sums: Sums, name: str) -> None:
-        """The gradient penalty of pictures before they are augmented."""
-        leaf = pictures.detach().requires_grad_(True)
+    def _regularise(self, see: See, images: Tensor, part: Batch, sums: Sums, name: str) -> None:
+        """The gradient penalty of images before they are augmented."""
+        leaf = images.detach().requires_grad_(True)
         realness, feature = see(part, leaf)
         logit = conditional_logit(realness, feature, part.condition)
         scale = self.d_scale.scale
@@ -262,11 +262,11 @@ class GanSteps:
         (penalty * (scale * self.config.gamma / 2 * self.config.r1_every)).backward()
 
     def _path_lengths(self, part: Batch, mean: Tensor, sums: Sums) -> None:
-        """StyleGAN2, section 3.2: all directions of w should change a picture alike."""
+        """StyleGAN2, section 3.2: all directions of w should change an image alike."""
         w = self.generator.mapping(part.z).requires_grad_()  # of a frozen mapping too
-        pictures = self.generator.synthesise(w, part.condition, noise=part.noise)
+        images = self.generator.synthesise(w, part.condition, noise=part.noise)
         scale = self.g_scale.scale
-        lengths = path_lengths(pictures, w, part.path_noise * scale) / scale
+        lengths = path_lengths(images, w, part.path_noise * scale) / scale
         sums.add("path_length", lengths.detach())
         penalty = sums.add("path_length_penalty", (lengths - mean).square())
         weight = self.config.path_length_weight * self.config.path_length_every

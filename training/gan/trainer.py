@@ -1,5 +1,5 @@
-"""Training the decoder on pictures alone: StyleGAN2 (arXiv:1912.04958) with Lafite's conditioning
-and contrastive losses (arXiv:2111.13792), each picture's own CLIP embedding being its condition.
+"""Training the decoder on images alone: StyleGAN2 (arXiv:1912.04958) with Lafite's conditioning
+and contrastive losses (arXiv:2111.13792), each image's own CLIP embedding being its condition.
 
 Shape letters: N samples of this process, D embedding, Z latent, R resolution.
 """
@@ -34,7 +34,7 @@ from training.gan.data import GanData
 from training.gan.evaluate import (
     Asked,
     critic_logits,
-    embed_pictures,
+    embed_uint8,
     gan_figures,
     grid,
     real_figures,
@@ -62,7 +62,7 @@ class Running(nn.Module):
 
 
 class GanTrainer:
-    """One step: D on real and generated pictures, lazily R1, then G. The processes of torchrun
+    """One step: D on real and generated images, lazily R1, then G. The processes of torchrun
     share the batch.
     """
 
@@ -80,7 +80,7 @@ class GanTrainer:
         _check_shares(config)
         if config.caption_share > 0 and not len(data.captions):
             raise InputError(
-                "caption_share is set, but no training picture has a caption. Add captions, or "
+                "caption_share is set, but no training image has a caption. Add captions, or "
                 "leave it out."
             )
         torch.manual_seed(seeds.seed_of(config.seed, "gan weights"))
@@ -121,7 +121,7 @@ class GanTrainer:
 
     @property
     def waited(self) -> float:
-        return self.data.pictures.waited + self.draws.waited
+        return self.data.images.waited + self.draws.waited
 
     def parts(self) -> Mapping[str, nn.Module | Optimizer]:
         return {
@@ -141,10 +141,10 @@ class GanTrainer:
         config, device, data = self.config, self.device, self.data
         positions = distributed.share(range(samples_seen, samples_seen + self.batch))
         asked = self._rows(positions)
-        rows, pixels = data.pictures.take(asked)
+        rows, pixels = data.images.take(asked)
         for step in range(1, BATCHES_AHEAD + 1):
             later = range(positions.start + step * self.batch, positions.stop + step * self.batch)
-            data.pictures.expect(self._rows(later))
+            data.images.expect(self._rows(later))
         h = data.embeddings[rows].to(device)
         random = self.draws.take(samples_seen)
         self.draws.expect(samples_seen + self.batch)
@@ -160,9 +160,9 @@ class GanTrainer:
         if config.caption_share > 0:
             pseudo = self._with_captions(pseudo, rows, positions)
         if config.mismatch_weight > 0:
-            lots = self._lots("mismatch", positions, len(data.pictures) - 1)
-            others = torch.tensor(rows) + 1 + lots  # never the picture itself
-            others %= len(data.pictures)
+            lots = self._lots("mismatch", positions, len(data.images) - 1)
+            others = torch.tensor(rows) + 1 + lots  # never the image itself
+            others %= len(data.images)
             mismatch = self.standardiser.standardise(conditions(data.embeddings[others].to(device)))
         keep = uniform[:, 0] >= config.condition_dropout
         real = pixels.to(device).float() / 127.5 - 1
@@ -183,7 +183,7 @@ class GanTrainer:
         )
 
     def _randomness(self, samples_seen: int) -> dict[str, Tensor]:
-        """What is random in the samples of `draw`, but for their pictures; on the CPU."""
+        """What is random in the samples of `draw`, but for their images; on the CPU."""
         config, size = self.config, self.config.generator.resolution
         positions = distributed.share(range(samples_seen, samples_seen + self.batch))
 
@@ -206,12 +206,12 @@ class GanTrainer:
         return found | {"path_noise": path_noise, "augment_noise": augment_noise}
 
     def _rows(self, positions: range) -> list[int]:
-        """Of the training pictures that the samples at these positions show, a share of a batch."""
+        """Of the training images that the samples at these positions show, a share of a batch."""
         if self.data.order is not None:
             first = positions.start // self.batch * len(positions)  # of this process's own
             return self.data.order.rows(range(first, first + len(positions)))
-        key = (self.config.seed, "pictures")
-        return seeds.epoch_indices(positions, size=len(self.data.pictures), key=key)
+        key = (self.config.seed, "images")
+        return seeds.epoch_indices(positions, size=len(self.data.images), key=key)
 
     def _lots(self, what: str, positions: range, size: int) -> Tensor:
         """A number below `size` for each position."""
@@ -220,7 +220,7 @@ class GanTrainer:
         return (lots.double() * size).long()
 
     def _with_captions(self, pseudo: Tensor, rows: list[int], positions: range) -> Tensor:
-        """A caption's embedding instead of the pseudo text, for a share of the captioned pictures
+        """A caption's embedding instead of the pseudo text, for a share of the captioned images
         (arXiv:2211.15388, section 4.3).
         """
         captions, first = self.data.captions, self.data.first_caption
@@ -242,7 +242,7 @@ class GanTrainer:
 
     def step(self, samples_seen: int) -> Mapping[str, Tensor]:
         batch, config = self.draw(samples_seen), self.config
-        self.data.pictures.settle()
+        self.data.images.settle()
         self.d_optimizer.zero_grad(set_to_none=True)
         logged = self.steps.discriminator_gradients(
             batch, regularise=self._is_due(samples_seen, config.r1_every)
@@ -302,7 +302,7 @@ class GanTrainer:
 
     @torch.no_grad()
     def render(self, embeddings: Tensor, *, first_seed: int = 0) -> Tensor:
-        """Pictures [N, R, R, 3] uint8 of the averaged generator, seeds from `first_seed` on."""
+        """Images [N, R, R, 3] uint8 of the averaged generator, seeds from `first_seed` on."""
         parts = []
         for start in range(0, len(embeddings), 64):
             h = embeddings[start : start + 64].to(self.device)
@@ -319,17 +319,17 @@ class GanTrainer:
         """
         training = {
             "kimg": round(samples_seen / 1000, 3),
-            "num_pictures": len(self.data.pictures),
+            "num_images": len(self.data.images),
             "pseudo_text_cosine": self.config.pseudo_text_cosine,
             "hold_out": self.config.hold_out,
-            **dataclasses.asdict(self.config.pictures),
+            **dataclasses.asdict(self.config.images),
         }
         asked, reference = self.asked, self.asked.reference
         save_generator(folder / "generator", self.ema.network, self.stats, training=training)
-        picture = grid(asked, self.render, self._embed_pixels)
+        image = grid(asked, self.render, self._embed_pixels)
         path = folder / "grids" / f"samples-{samples_seen:010d}.png"
         with atomic_file(path) as file:
-            picture.save(file, format="PNG")
+            image.save(file, format="PNG")
         made = self.render(asked.embeddings)
         seen = self._embed_pixels(made)
         found = gan_figures(asked, seen)
@@ -346,15 +346,15 @@ class GanTrainer:
             "w_norm": self.ema.network.mapping(z).norm(dim=1),
             "condition_cosine": (seen * asked.embeddings).sum(dim=1),
         }
-        return Evaluation(figures | self._real_figures, reference, {"samples": picture}, histograms)
+        return Evaluation(figures | self._real_figures, reference, {"samples": image}, histograms)
 
     @functools.cached_property
     def _real_figures(self) -> dict[str, float]:
         """The same at each evaluation."""
         return real_figures(self.asked, self._embed_pixels)
 
-    def _embed_pixels(self, pictures: Tensor) -> Tensor:
-        return embed_pictures(self.clip, pictures)
+    def _embed_pixels(self, images: Tensor) -> Tensor:
+        return embed_uint8(self.clip, images)
 
 
 def _check_shares(config: GanTrainConfig) -> None:

@@ -1,4 +1,4 @@
-"""Starting from another generator: other pictures, another CLIP, another size of condition.
+"""Starting from another generator: other images, another CLIP, another size of condition.
 
 What fits by name and shape is kept. Layers that read the condition are new where the CLIP is
 another, whose dimensions mean something else. Freezing keeps layers as they came: the first blocks
@@ -63,7 +63,7 @@ class Start:
         found, wanted = self.generator.network.config.resolution, generator.config.resolution
         if found != wanted:
             raise InputError(
-                f"--init {self.record['path']} makes pictures of {found} pixels, this run of "
+                f"--init {self.record['path']} makes images of {found} pixels, this run of "
                 f"{wanted}. Give --resolution {found}."
             )
         pinned = [[b.pinned for b in i.blocks] for i in (self.generator.encoder_id, encoder_id)]

@@ -1,4 +1,4 @@
-"""Grids of pictures. Shape letters: N pictures, R resolution."""
+"""Grids of images. Shape letters: N images, R resolution."""
 
 from collections.abc import Sequence
 
@@ -7,34 +7,34 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 
-def picture_grid(
-    pictures: Sequence[Image.Image], *, columns: int, scale: int = 1, gap: int = 2
+def image_grid(
+    images: Sequence[Image.Image], *, columns: int, scale: int = 1, gap: int = 2
 ) -> Image.Image:
-    """Pictures of one size in rows of `columns`, enlarged `scale` times, on white."""
-    width, height = pictures[0].width * scale, pictures[0].height * scale
-    rows = -(-len(pictures) // columns)
+    """Images of one size in rows of `columns`, enlarged `scale` times, on white."""
+    width, height = images[0].width * scale, images[0].height * scale
+    rows = -(-len(images) // columns)
     canvas = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(images):
         place = (index % columns * (width + gap), index // columns * (height + gap))
-        canvas.paste(picture.resize((width, height), Image.Resampling.NEAREST), place)
+        canvas.paste(image.resize((width, height), Image.Resampling.NEAREST), place)
     return canvas
 
 
 def conditions_grid(conditions: Tensor, samples: Sequence[Tensor]) -> Image.Image:
-    """One row of conditioning pictures [N, R, R, 3] uint8, and a row of samples for each tensor of
+    """One row of conditioning images [N, R, R, 3] uint8, and a row of samples for each tensor of
     `samples`.
     """
     rows = [Image.fromarray(np.asarray(p)) for batch in (conditions, *samples) for p in batch]
-    return picture_grid(rows, columns=len(conditions), scale=max(1, 64 // conditions.shape[1]))
+    return image_grid(rows, columns=len(conditions), scale=max(1, 64 // conditions.shape[1]))
 
 
 def labelled_rows(
     rows: Sequence[tuple[str, Sequence[Image.Image]]], *, scale: int = 1
 ) -> Image.Image:
-    """A grid with a line of text above each row of pictures."""
+    """A grid with a line of text above each row of images."""
     strips = [
-        (label, picture_grid(list(pictures), columns=len(pictures), scale=scale))
-        for label, pictures in rows
+        (label, image_grid(list(images), columns=len(images), scale=scale))
+        for label, images in rows
     ]
     text_height = 18
     width = max(strip.width for _, strip in strips)

@@ -1,7 +1,7 @@
 """Frechet distance of Inception features (arXiv:1706.08500), as published figures have it: by
 torch-fidelity, with a local file of its weights; nothing is downloaded.
 
-Shape letters: N pictures, R resolution.
+Shape letters: N images, R resolution.
 """
 
 import os
@@ -56,46 +56,46 @@ class Inception:
         return Inception(weights, weights_digest(network.state_dict()), device)
 
     def reference(self, real: Tensor) -> Reference:
-        """What distances to the pictures `real` [N, 3, R, R] uint8 are measured against."""
+        """What distances to the images `real` [N, 3, R, R] uint8 are measured against."""
         size = real.shape[-1]
         return {
-            "pictures": len(real),
-            "filter": f"training pictures of {size} pixels, bilinear to 299 as TensorFlow 1 does",
+            "images": len(real),
+            "filter": f"training images of {size} pixels, bilinear to 299 as TensorFlow 1 does",
             "encoder": self.digest,
-            "hash": weights_digest({"pictures": real}),
+            "hash": weights_digest({"images": real}),
         }
 
     def distance(self, made: Tensor, real: Tensor) -> float:
-        """Frechet distance of pictures [N, 3, R, R] uint8; compare only at equal counts."""
+        """Frechet distance of images [N, 3, R, R] uint8; compare only at equal counts."""
         from torch_fidelity import calculate_metrics
 
         with _tensors_only():
             found = calculate_metrics(
-                input1=_Pictures(made),
-                input2=_Pictures(real),
+                input1=_Images(made),
+                input2=_Images(real),
                 fid=True,
                 feature_extractor=NAME,
                 feature_layer_fid=LAYER,
                 feature_extractor_weights_path=str(self.weights),
                 cuda=self.device.type == "cuda",
                 cache=False,
-                save_cpu_ram=True,  # no worker processes: the pictures are in memory
+                save_cpu_ram=True,  # no worker processes: the images are in memory
                 verbose=False,
             )
         return float(found["frechet_inception_distance"])
 
 
-class _Pictures(torch.utils.data.Dataset):
+class _Images(torch.utils.data.Dataset):
     """The rows of a tensor."""
 
-    def __init__(self, pictures: Tensor):
-        self.pictures = pictures
+    def __init__(self, images: Tensor):
+        self.images = images
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.pictures[index]
+        return self.images[index]
 
 
 @contextmanager

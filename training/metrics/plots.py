@@ -56,7 +56,7 @@ def spectrum_and_cone(stats: EmbeddingStats, sample: Tensor):
 def steps_figure(lines: "Sequence[Line]", *, floor: "Line | None"):
     """Steps against the Frechet distance, the cosine and the energy score, a curve for each prior:
     its colour is the process's, its dashes the sampler's, and the cosine schedule is paler; `floor`
-    is another real picture of the same name.
+    is another real image of the same name.
     """
     from matplotlib.figure import Figure
 
@@ -92,7 +92,7 @@ def steps_figure(lines: "Sequence[Line]", *, floor: "Line | None"):
             )
         if floor is not None and getattr(floor.figures, key) is not None:
             value = getattr(floor.figures, key)
-            axis.axhline(value, color="grey", linewidth=1, label="another real picture")
+            axis.axhline(value, color="grey", linewidth=1, label="another real image")
         axis.set_xscale("log", base=2)
         axis.set(xlabel="steps (evaluations of the network)", title=title)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -104,13 +104,13 @@ CURVES = {
     "frechet": "Frechet distance (less is better)",
     "cosine": "cosine of CLIP(G(h)) to h (more)",
     "recall_10": "recall@10 (more)",
-    "nearest_training_cosine": "cosine to the nearest training picture",
+    "nearest_training_cosine": "cosine to the nearest training image",
 }
 
 
 def curves_figure(logs: Mapping[str, Sequence[Mapping[str, float]]]):
-    """What generators' runs measured while they trained, against thousands of pictures: `logs` are
-    the rows of log.jsonl by the name of the run. Grey: the real pictures themselves at the size of
+    """What generators' runs measured while they trained, against thousands of images: `logs` are
+    the rows of log.jsonl by the name of the run. Grey: the real images themselves at the size of
     the first run (solid), the nearest to each (dashed), and unrelated ones (dotted).
     """
     from matplotlib.figure import Figure
@@ -141,6 +141,6 @@ def curves_figure(logs: Mapping[str, Sequence[Mapping[str, float]]]):
 
 
 def _measured(rows: Sequence[Mapping[str, float]]) -> list[tuple[str, Mapping[str, float]]]:
-    """The rows of evaluations, with what was asked: held-out or training pictures."""
+    """The rows of evaluations, with what was asked: held-out or training images."""
     wheres = ("held_out", "training")
     return [(where, row) for row in rows for where in wheres if f"{where}_frechet" in row]

@@ -32,9 +32,9 @@ from training.metrics.distances import (
 )
 from training.prior.trainer import one_a_name
 
-UNRELATED = "real pictures of other names"
-PERFECT = "another real picture of the same name"
-COPY = 0.9995  # cosine of embeddings from which on two pictures are one
+UNRELATED = "real images of other names"
+PERFECT = "another real image of the same name"
+COPY = 0.9995  # cosine of embeddings from which on two images are one
 CHUNK = 500  # captions a forward pass
 BOOTSTRAP = 200  # draws of the captions, for the errors
 
@@ -48,7 +48,7 @@ def unchanged(embeddings: Tensor) -> Tensor:
 
 
 def through(generator: LoadedGenerator, clip: ClipEncoder) -> Decode:
-    """Priors judged by the pictures that a generator makes of their embeddings: each embedded
+    """Priors judged by the images that a generator makes of their embeddings: each embedded
     again; z of row i from seed i.
     """
     check_same_encoder(
@@ -60,8 +60,8 @@ def through(generator: LoadedGenerator, clip: ClipEncoder) -> Decode:
         parts = []
         for start in range(0, len(embeddings), 64):
             rows = embeddings[start : start + 64]
-            pictures = pipeline.decode(rows, seeds=range(start, start + len(rows)))
-            parts.append(clip.embed_images(pictures.permute(0, 3, 1, 2)).cpu())
+            images = pipeline.decode(rows, seeds=range(start, start + len(rows)))
+            parts.append(clip.embed_images(images.permute(0, 3, 1, 2)).cpu())
         return torch.cat(parts)
 
     return decode
@@ -173,11 +173,11 @@ class Asked:
     captions: Tensor  # [m]
     true: Tensor  # [m, D]
     training: Tensor  # caption indices of the other side of the split
-    copies: int  # held-out captions not asked, whose picture is among those trained on
+    copies: int  # held-out captions not asked, whose image is among those trained on
 
     @staticmethod
     def of(data: EmbeddingSet, *, limit: int | None = None) -> "Asked":
-        """All held-out captions, one a name, without those of pictures that another name of the
+        """All held-out captions, one a name, without those of images that another name of the
         training side has too; InputError below 20.
         """
         held_out = data.held_out[data.caption_image]
@@ -191,7 +191,7 @@ class Asked:
             raise InputError(
                 f"{len(captions)} held-out captions and {len(training)} others are too few to "
                 "evaluate on: at least 20 are needed, and as many other names. Embed more "
-                "captioned pictures."
+                "captioned images."
             )
         true = data.image[data.caption_image[captions]]
         return Asked(data, captions, true, training, int(copied.sum()))
@@ -201,11 +201,11 @@ class Asked:
         return replace(self, captions=self.captions[:count], true=self.true[:count])
 
 
-def _are_among(pictures: Tensor, others: Tensor) -> Tensor:
+def _are_among(images: Tensor, others: Tensor) -> Tensor:
     """Which of the unit rows [m, D] have a copy among `others`: booleans [m]."""
-    found = torch.zeros(len(pictures), dtype=torch.bool)
+    found = torch.zeros(len(images), dtype=torch.bool)
     for part in others.split(CHUNK * 100):
-        found |= (pictures @ part.T >= COPY).any(dim=1)
+        found |= (images @ part.T >= COPY).any(dim=1)
     return found
 
 
@@ -220,7 +220,7 @@ def references(asked: Asked) -> Iterator[tuple[str, Tensor]]:
 
 
 def same_name(asked: Asked) -> tuple[Tensor, Tensor]:
-    """Another real picture [n, D] of each held-out name that has several different ones, and the
+    """Another real image [n, D] of each held-out name that has several different ones, and the
     true one: what a perfect prior would make.
     """
     data, others = asked.data, dict[str, int]()
@@ -237,7 +237,7 @@ def same_name(asked: Asked) -> tuple[Tensor, Tensor]:
 
 
 def reference_lines(asked: Asked, *, decode: Decode = unchanged) -> list[Line]:
-    """What priors must be compared with; the same name's pictures where there are enough."""
+    """What priors must be compared with; the same name's images where there are enough."""
     by, lines = asked.data.encoder_id, []
     named = dict(references(asked))
     if decode is not unchanged:

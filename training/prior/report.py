@@ -42,7 +42,7 @@ def write_report(
 
 def markdown(lines: Sequence[Line], asked: Asked, *, command: str) -> str:
     """The report: what priors are compared with, tables by steps, then every figure."""
-    copies = f" ({asked.copies} whose picture is trained on too are left out)"
+    copies = f" ({asked.copies} whose image is trained on too are left out)"
     head = (
         f"{len(asked.captions)} held-out captions, one a name{copies if asked.copies else ''}; "
         f"mean pairwise cosine of the real embeddings: {pairwise_cosine(asked.true):.3f}.\n\n"

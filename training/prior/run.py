@@ -51,7 +51,7 @@ def prior_config(
 
 
 def embeddings_for(
-    pictures: Path,
+    images: Path,
     out: Path,
     clip: str | None,
     *,
@@ -61,31 +61,31 @@ def embeddings_for(
     max_megapixels: float,
     progress: Progress = silent,
 ) -> tuple[EmbeddingSet, EmbedReport | None]:
-    """Embeddings of a folder of pictures, made or reused in `out`/embeddings; or those that
-    `pictures` already holds, which must be of `clip` and `text_encoder` if those are given.
+    """Embeddings of a folder of images, made or reused in `out`/embeddings; or those that
+    `images` already holds, which must be of `clip` and `text_encoder` if those are given.
     """
-    if (pictures / "index.jsonl").is_file():
-        data = EmbeddingSet(pictures)
+    if (images / "index.jsonl").is_file():
+        data = EmbeddingSet(images)
         if not data.captions:
-            raise no_captions(pictures)
+            raise no_captions(images)
         if clip is not None:
             wanted = load_clip(clip, device=device).id
-            remedy = "Leave --clip out, or embed the pictures again with it."
-            check_same_encoder(data.encoder_id, wanted, what=str(pictures), remedy=remedy)
+            remedy = "Leave --clip out, or embed the images again with it."
+            check_same_encoder(data.encoder_id, wanted, what=str(images), remedy=remedy)
         if text_encoder is not None:
             reader = TextEncoder.load(text_encoder, device=device).id
-            remedy = "Leave --text-encoder out, or embed the pictures again with it."
-            what = str(pictures)
+            remedy = "Leave --text-encoder out, or embed the images again with it."
+            what = str(images)
             check_same_text_encoder(data.text_encoder, reader, what=what, remedy=remedy)
         return data, None
-    source = ImageSource(pictures, exclude=out)
+    source = ImageSource(images, exclude=out)
     if not source.captions:
-        raise no_captions(pictures)
+        raise no_captions(images)
     check_usable(out, kind="prior")
     if distributed.num_processes() > 1:
         raise InputError(
             f"Several processes need embeddings that are ready. Run `lafite-shifted embed "
-            f"{pictures} --out EMBEDDINGS` in one, then `train-prior EMBEDDINGS` in all."
+            f"{images} --out EMBEDDINGS` in one, then `train-prior EMBEDDINGS` in all."
         )
     encoder = load_clip(clip or STARTER, device=device)
     tower = TextEncoder.load(text_encoder, device=device) if text_encoder else None
@@ -106,10 +106,10 @@ def embeddings_for(
     return EmbeddingSet(folder), report
 
 
-def no_captions(pictures: Path) -> InputError:
+def no_captions(images: Path) -> InputError:
     return InputError(
-        f"{pictures} has no captions, which a prior learns from. Add metadata.jsonl with "
-        f'{{"file_name", "text"}} lines, or a .txt beside each picture; or train only a GAN '
+        f"{images} has no captions, which a prior learns from. Add metadata.jsonl with "
+        f'{{"file_name", "text"}} lines, or a .txt beside each image; or train only a GAN '
         "and use --no-prior."
     )
 
@@ -133,7 +133,7 @@ def open_prior_run(
         "config": dataclasses.asdict(config),
         "encoder": data.encoder_id.to_json(),
         "data": {
-            "num_pictures": len(data.rows),
+            "num_images": len(data.rows),
             "num_captions": len(data.captions),
             "fingerprint": data.fingerprint,
         },
@@ -150,23 +150,23 @@ def open_prior_run(
 
 def prior_cost(
     config: PriorTrainConfig,
-    pictures: Path,
+    images: Path,
     clip: str | None,
     text_encoder: str | None = None,
     *,
     device: torch.device,
 ) -> list[str]:
     """Lines for --dry-run; nothing is embedded or written."""
-    if (pictures / "index.jsonl").is_file():
-        data = EmbeddingSet(pictures)
+    if (images / "index.jsonl").is_file():
+        data = EmbeddingSet(images)
         num_captions, encoder_id = len(data.captions), data.encoder_id
         token_width, length, reader = data.token_width, data.context_length, data.text_encoder
     else:
-        source = ImageSource(pictures)
+        source = ImageSource(images)
         encoder = load_clip(clip or STARTER, device=device)
         tower = TextEncoder.load(text_encoder, device=device) if text_encoder else None
         num_captions, encoder_id = sum(map(len, source.captions.values())), encoder.id
-        token_width = read_texts(["a picture"], encoder, tower).tokens.shape[2]
+        token_width = read_texts(["an image"], encoder, tower).tokens.shape[2]
         length, reader = (tower or encoder).context_length, tower and tower.id
     sized = _sized_for(config, encoder_id.dim, token_width, length, reader)
     cost = measure_prior(sized, device=device)

@@ -80,7 +80,7 @@ class PriorTrainConfig:
 
 class PriorTrainer:
     """One denoising step a batch, which the processes of torchrun share; statistics come from all
-    training pictures, pairs from the captioned ones.
+    training images, pairs from the captioned ones.
     """
 
     waited = 0.0  # all data lie in memory
@@ -110,9 +110,9 @@ class PriorTrainer:
         ]
         if len(self.training) < 2:
             raise InputError(
-                f"Only {len(self.training)} captioned pictures to train on. Add captions: "
+                f"Only {len(self.training)} captioned images to train on. Add captions: "
                 "metadata.jsonl with "
-                f'{{"file_name", "text"}} lines, or a .txt beside each picture, then run '
+                f'{{"file_name", "text"}} lines, or a .txt beside each image, then run '
                 "`lafite-shifted embed` again."
             )
         torch.manual_seed(seeds.seed_of(config.seed, "prior weights"))
@@ -223,7 +223,7 @@ class PriorTrainer:
         """
         training = {
             "kimg": round(samples_seen / 1000, 3),
-            "num_pictures": self.prior.stats.count,
+            "num_images": self.prior.stats.count,
             "num_captions": len(self.training),
         }
         save_prior(folder / "prior", self.averaged, training=training)

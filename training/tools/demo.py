@@ -1,6 +1,6 @@
-"""The whole chain on the shipped pictures, with the same functions as the verbs.
+"""The whole chain on the shipped images, with the same functions as the verbs.
 
-Shape letters: N pictures, D embedding, S sentences.
+Shape letters: N images, D embedding, S sentences.
 """
 
 import shutil
@@ -70,17 +70,17 @@ def run_demo(
     Resumes what was interrupted. `say` gets a line for the user, `show` drains a training and shows
     its progress.
     """
-    pictures = ASSETS / "pictures"
+    images = ASSETS / "images"
     clip = load_clip("starter", device=device)
 
-    say("\n== 1. embeddings of the 512 shipped pictures")
+    say("\n== 1. embeddings of the 512 shipped images")
     gan = gan_config(
         GAN_PRESETS["tiny"],
         kimg=config.gan_kimg,
         seed=config.seed,
-        assignments=["hold_out=false"],  # none of the shipped pictures is on the held-out side
+        assignments=["hold_out=false"],  # none of the shipped images is on the held-out side
     )
-    gan_trainer, gan_run, report = open_gan_run(gan, pictures, out / "gan", clip, device=device)
+    gan_trainer, gan_run, report = open_gan_run(gan, images, out / "gan", clip, device=device)
     data = EmbeddingSet(out / "gan" / "embeddings")
     shape = cone(data.stats())
     say(
@@ -100,7 +100,7 @@ def run_demo(
         trainer, open_run = open_prior_run(prior, data, out / f"prior-{process}", device=device)
         show(run_loop(trainer, trainer.config.run, open_run()), f"{process} prior")
 
-    say("\n== 4. a tiny GAN: image embedding -> picture, trained on pictures alone")
+    say("\n== 4. a tiny GAN: image embedding -> image, trained on images alone")
     show(run_loop(gan_trainer, gan_trainer.config.run, gan_run), "gan")
 
     say("\n== 5. pack, generate, measure")
@@ -136,13 +136,13 @@ def _packed(out: Path, process: str, device: torch.device) -> TextToImage:
 def _measure(
     model: TextToImage, use_prior: bool, captions: list[str], real: Tensor
 ) -> tuple[dict[str, list[Image.Image]], dict[str, float]]:
-    """Pictures of every sentence; recall of the right one among the sentences; distance over all
+    """Images of every sentence; recall of the right one among the sentences; distance over all
     captions.
     """
     made = {
         text: [
             image
-            for _, image in model.pictures(text, num_images=SEEDS_PER_SENTENCE, use_prior=use_prior)
+            for _, image in model.images(text, num_images=SEEDS_PER_SENTENCE, use_prior=use_prior)
         ]
         for text in SENTENCES
     }
@@ -171,7 +171,7 @@ def _table(figures: dict[str, dict[str, float]], count: int) -> list[str]:
     lines = [
         f"recall: the right sentence is the closest of {len(SENTENCES)} by CLIP (chance "
         f"{1 / len(SENTENCES):.1%})",
-        f"Frechet distance: between CLIP embeddings of generated and real pictures, {count} each; "
+        f"Frechet distance: between CLIP embeddings of generated and real images, {count} each; "
         "lower is better",
         "",
         f"{'':20}{'recall':>8}{'Frechet distance':>20}",
@@ -186,5 +186,5 @@ def _next_commands() -> list[str]:
     return [
         "lafite-shifted train-gan PHOTOS --out runs/gan --clip ViT-B-32/laion2b_s34b_b79k",
         "lafite-shifted pack --gan runs/gan --out my-model",
-        'lafite-shifted generate "a red apple" --model my-model --out pictures',
+        'lafite-shifted generate "a red apple" --model my-model --out images',
     ]

@@ -180,7 +180,7 @@ def _shared_memory() -> Finding:
     path = Path("/dev/shm")
     if not path.is_dir():
         return Finding(
-            "shared memory", "missing", "no /dev/shm", "pictures are loaded in the training process"
+            "shared memory", "missing", "no /dev/shm", "images are loaded in the training process"
         )
     free = shutil.disk_usage(path).free
     if free < 2**30:

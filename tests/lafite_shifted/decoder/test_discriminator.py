@@ -1,6 +1,6 @@
-"""The discriminator: shapes, sizes, gradients, groups, and that it can tell pictures from noise.
+"""The discriminator: shapes, sizes, gradients, groups, and that it can tell images from noise.
 
-Shape letters: N batch, D embedding, C H W picture.
+Shape letters: N batch, D embedding, C H W image.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from lafite_shifted.decoder.discriminator import (
     conditional_logit,
     minibatch_standard_deviation,
 )
-from tests.real_pictures import eight_pictures
+from tests.real_images import eight_images
 from tests.references import parameter_counts
 from training.presets import GAN_PRESETS
 
@@ -51,8 +51,8 @@ def test_presets_have_their_shape_and_parameter_count(preset: str):
     config = GAN_PRESETS[preset].discriminator
     with torch.device("meta"):
         discriminator = Discriminator(config)
-        pictures = torch.empty(4, 3, config.resolution, config.resolution)
-        realness, feature = discriminator(pictures)
+        images = torch.empty(4, 3, config.resolution, config.resolution)
+        realness, feature = discriminator(images)
     assert realness.shape == (4,)
     assert feature.shape == (4, config.condition_dim)
     count = sum(parameter.numel() for parameter in discriminator.parameters())
@@ -100,21 +100,21 @@ def test_every_parameter_gets_a_gradient(group: int):
 
 @pytest.mark.parametrize("group", [1, 2, 4])
 def test_samples_depend_on_their_group_of_consecutive_ones_alone(group: int):
-    pictures = normal(8, 3, 16, 16).requires_grad_()
-    realness, feature = tiny(group=group)(pictures)
+    images = normal(8, 3, 16, 16).requires_grad_()
+    realness, feature = tiny(group=group)(images)
     picked = realness[5] + feature[5].sum()
-    (gradient,) = torch.autograd.grad(picked, pictures)
+    (gradient,) = torch.autograd.grad(picked, images)
     first = 5 - 5 % group
     touched = gradient.flatten(1).abs().sum(dim=1) > 0
     assert touched.nonzero().flatten().tolist() == list(range(first, first + group))
 
 
 def test_a_batch_gives_what_its_groups_give_alone():
-    discriminator, pictures = tiny(group=4), normal(8, 3, 16, 16)
+    discriminator, images = tiny(group=4), normal(8, 3, 16, 16)
     with torch.no_grad():
-        together = discriminator(pictures)
+        together = discriminator(images)
         for i in (0, 4):
-            for whole, part in zip(together, discriminator(pictures[i : i + 4]), strict=True):
+            for whole, part in zip(together, discriminator(images[i : i + 4]), strict=True):
                 torch.testing.assert_close(whole[i : i + 4], part, rtol=1e-4, atol=1e-5)
 
 
@@ -173,7 +173,7 @@ def test_without_a_condition_the_logit_is_the_realness():
 # --- learning
 
 
-def test_it_separates_eight_real_pictures_from_noise():
+def test_it_separates_eight_real_images_from_noise():
     """Also from noise that it never saw."""
     torch.manual_seed(0)
     config = DiscriminatorConfig(
@@ -181,10 +181,10 @@ def test_it_separates_eight_real_pictures_from_noise():
     )
     discriminator = Discriminator(config)
     optimizer = torch.optim.Adam(discriminator.parameters(), lr=0.002, betas=(0.0, 0.99))
-    real = eight_pictures(32)
+    real = eight_images(32)
 
     def noise(seed: int) -> Tensor:
-        """The same brightness and contrast as the pictures."""
+        """The same brightness and contrast as the images."""
         return normal(8, 3, 32, 32, seed=seed) * real.std() + real.mean()
 
     for step in range(30):

@@ -1,6 +1,6 @@
-"""The generator: shapes, sizes, gradients, noise, truncation, and that it can learn pictures.
+"""The generator: shapes, sizes, gradients, noise, truncation, and that it can learn images.
 
-Shape letters: N batch, Z latent, D embedding, C H W picture.
+Shape letters: N batch, Z latent, D embedding, C H W image.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lafite_shifted.decoder.generator import Generator, GeneratorConfig, to_uint8
-from tests.real_pictures import eight_pictures
+from tests.real_images import eight_images
 from tests.references import parameter_counts
 from training.presets import GAN_PRESETS
 
@@ -62,19 +62,19 @@ def test_presets_have_their_shape_and_parameter_count(preset: str):
     config = GAN_PRESETS[preset].generator
     with torch.device("meta"):
         generator = Generator(config)
-        pictures = generator(torch.empty(2, config.z_dim), torch.empty(2, config.condition_dim))
-    assert pictures.shape == (2, 3, config.resolution, config.resolution)
+        images = generator(torch.empty(2, config.z_dim), torch.empty(2, config.condition_dim))
+    assert images.shape == (2, 3, config.resolution, config.resolution)
     count = sum(parameter.numel() for parameter in generator.parameters())
     assert count == PARAMETERS[preset] == parameter_counts.generator(config)
 
 
 @pytest.mark.parametrize("resolution", [8, 16, 64])
-def test_every_resolution_gives_float32_pictures(resolution: int):
+def test_every_resolution_gives_float32_images(resolution: int):
     generator = Generator(dataclasses.replace(TINY, resolution=resolution, channel_base=256))
     with torch.no_grad():
-        pictures = generator(*latents(3))
-    assert pictures.shape == (3, 3, resolution, resolution)
-    assert pictures.dtype == torch.float32
+        images = generator(*latents(3))
+    assert images.shape == (3, 3, resolution, resolution)
+    assert images.dtype == torch.float32
     assert generator.num_noise == sum(
         (1 if size == 4 else 2) * size**2 for size in (4, 8, 16, 32, 64) if size <= resolution
     )
@@ -140,7 +140,7 @@ def test_a_batch_gives_what_its_samples_give_alone(generator: Generator):
             torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_latent_and_condition_both_change_the_picture(generator: Generator):
+def test_latent_and_condition_both_change_the_image(generator: Generator):
     z, condition = latents()
     with torch.no_grad():
         reference = generator(z, condition)
@@ -167,7 +167,7 @@ def test_the_buffers_are_the_noise_of_none(generator: Generator):
         assert generator(*latents()).equal(fixed)
 
 
-def test_every_number_of_noise_changes_the_picture(generator: Generator):
+def test_every_number_of_noise_changes_the_image(generator: Generator):
     noise = normal(1, generator.num_noise).requires_grad_()
     generator(*latents(1), noise=noise).square().sum().backward()
     assert bool((noise.grad != 0).all())
@@ -218,13 +218,13 @@ def test_the_average_is_stored_with_the_weights(generator: Generator):
         assert copy(*latents(), truncation=0.5).equal(generator(*latents(), truncation=0.5))
 
 
-# --- pictures
+# --- images
 
 
 def test_bytes_match_the_formula_written_out():
     values = [-3.0, -1.0, -0.5, 0.0, 0.0039, 0.9961, 1.0, 3.0]
-    pictures = torch.tensor(values).view(1, 1, 2, 4).expand(1, 3, 2, 4)
-    found = to_uint8(pictures)
+    images = torch.tensor(values).view(1, 1, 2, 4).expand(1, 3, 2, 4)
+    found = to_uint8(images)
     expected = [min(max(round((v + 1) * 127.5), 0), 255) for v in values]
     assert found.shape == (1, 2, 4, 3)
     assert found.dtype == torch.uint8
@@ -236,10 +236,10 @@ def test_every_byte_survives_a_round_trip():
     assert to_uint8(levels.permute(0, 3, 1, 2).float() / 127.5 - 1).equal(levels)
 
 
-def test_it_learns_eight_real_pictures_by_heart():
-    """Plain regression from fixed latents: 25 dB that the architecture can hold pictures."""
+def test_it_learns_eight_real_images_by_heart():
+    """Plain regression from fixed latents: 25 dB that the architecture can hold images."""
     torch.manual_seed(0)
-    real, num_steps = eight_pictures(32), 320
+    real, num_steps = eight_images(32), 320
     config = GeneratorConfig(
         resolution=32,
         condition_dim=16,

@@ -22,44 +22,44 @@ from tests.small_clip import MODEL_CONFIG, save_small_clip
 
 
 def mosaic(folder: Path, size: tuple[int, int], *, cell: int) -> Image.Image:
-    """Shipped pictures side by side, with the hard edges that resizing filters differ at."""
+    """Shipped images side by side, with the hard edges that resizing filters differ at."""
     canvas = Image.new("RGB", size, "white")
     files = iter(sorted(folder.glob("*.png")))
     for top in range(0, size[1], cell):
         for left in range(0, size[0], cell):
-            with Image.open(next(files)) as picture:
-                enlarged = picture.convert("RGB").resize((cell, cell), Image.Resampling.NEAREST)
+            with Image.open(next(files)) as image:
+                enlarged = image.convert("RGB").resize((cell, cell), Image.Resampling.NEAREST)
             canvas.paste(enlarged, (left, top))
     return canvas
 
 
-def to_tensor(picture: Image.Image) -> torch.Tensor:
+def to_tensor(image: Image.Image) -> torch.Tensor:
     """[3, H, W] uint8."""
-    return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
 
 
-def open_clip_prepared(encoder: ClipEncoder, picture: Image.Image) -> torch.Tensor:
+def open_clip_prepared(encoder: ClipEncoder, image: Image.Image) -> torch.Tensor:
     """[1, 3, S, S] by open_clip's own transform."""
     transform = image_transform_v2(PreprocessCfg(**encoder.model.visual.preprocess_cfg), False)
-    return transform(picture)[None]
+    return transform(image)[None]
 
 
-def assert_prepared_as_by_open_clip(encoder: ClipEncoder, picture: Image.Image) -> None:
-    expected = open_clip_prepared(encoder, picture)
-    prepared = encoder.preprocess(to_tensor(picture)[None])
+def assert_prepared_as_by_open_clip(encoder: ClipEncoder, image: Image.Image) -> None:
+    expected = open_clip_prepared(encoder, image)
+    prepared = encoder.preprocess(to_tensor(image)[None])
     assert prepared.shape == expected.shape
     std = torch.tensor(encoder.preprocess_config.std).view(3, 1, 1)
     assert float(((prepared - expected) * std).abs().max()) <= 2 / 255 + 1e-6
     theirs = F.normalize(encoder.model.encode_image(expected), dim=1)
-    assert float((encoder.embed_images(to_tensor(picture)[None]) * theirs).sum()) >= 0.9999
+    assert float((encoder.embed_images(to_tensor(image)[None]) * theirs).sum()) >= 0.9999
 
 
 LARGE = [(900, 400), (333, 1201), (40, 30), (65, 64)]
 
 
 @pytest.fixture(scope="module")
-def large_pictures(shipped_pictures: Path) -> list[Image.Image]:
-    return [mosaic(shipped_pictures, size, cell=max(64, max(size) // 12)) for size in LARGE]
+def large_images(shipped_images: Path) -> list[Image.Image]:
+    return [mosaic(shipped_images, size, cell=max(64, max(size) // 12)) for size in LARGE]
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +67,14 @@ def small_clip(small_clip_folder: Path) -> ClipEncoder:
     return ClipEncoder.load(str(small_clip_folder))
 
 
-def test_shipped_pictures_are_prepared_as_by_open_clip(clip: ClipEncoder, shipped_pictures: Path):
-    files = sorted(shipped_pictures.glob("*.png"))[::8]
-    pictures = []
+def test_shipped_images_are_prepared_as_by_open_clip(clip: ClipEncoder, shipped_images: Path):
+    files = sorted(shipped_images.glob("*.png"))[::8]
+    images = []
     for file in files:
-        with Image.open(file) as picture:
-            pictures.append(picture.convert("RGB"))
-    expected = torch.cat([open_clip_prepared(clip, picture) for picture in pictures])
-    prepared = clip.preprocess(torch.stack([to_tensor(picture) for picture in pictures]))
+        with Image.open(file) as image:
+            images.append(image.convert("RGB"))
+    expected = torch.cat([open_clip_prepared(clip, image) for image in images])
+    prepared = clip.preprocess(torch.stack([to_tensor(image) for image in images]))
     std = torch.tensor(clip.preprocess_config.std).view(3, 1, 1)
     assert float(((prepared - expected) * std).abs().max()) <= 2 / 255 + 1e-6
     theirs = clip.model.encode_image(expected, normalize=True)
@@ -83,41 +83,41 @@ def test_shipped_pictures_are_prepared_as_by_open_clip(clip: ClipEncoder, shippe
 
 @pytest.mark.parametrize("index", range(len(LARGE)), ids=[f"{w}x{h}" for w, h in LARGE])
 @pytest.mark.parametrize("which", ["clip", "small_clip"])
-def test_large_pictures_are_prepared_as_by_open_clip(
-    which: str, index: int, large_pictures: list[Image.Image], request: pytest.FixtureRequest
+def test_large_images_are_prepared_as_by_open_clip(
+    which: str, index: int, large_images: list[Image.Image], request: pytest.FixtureRequest
 ):
-    assert_prepared_as_by_open_clip(request.getfixturevalue(which), large_pictures[index])
+    assert_prepared_as_by_open_clip(request.getfixturevalue(which), large_images[index])
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
 def test_every_resize_mode_is_prepared_as_by_open_clip(
-    tmp_path: Path, resize_mode: str, interpolation: str, large_pictures: list[Image.Image]
+    tmp_path: Path, resize_mode: str, interpolation: str, large_images: list[Image.Image]
 ):
     options = {"resize_mode": resize_mode, "interpolation": interpolation, "fill_color": 30}
     encoder = ClipEncoder.load(str(save_small_clip(tmp_path / "clip", **options)))
-    for picture in large_pictures[:2]:
-        assert_prepared_as_by_open_clip(encoder, picture)
+    for image in large_images[:2]:
+        assert_prepared_as_by_open_clip(encoder, image)
 
 
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
 def test_oblong_input_is_prepared_as_by_open_clip(
-    tmp_path: Path, resize_mode: str, large_pictures: list[Image.Image]
+    tmp_path: Path, resize_mode: str, large_images: list[Image.Image]
 ):
     folder = save_small_clip(tmp_path / "clip", image_size=(96, 160), resize_mode=resize_mode)
     encoder = ClipEncoder.load(str(folder))
-    for picture in large_pictures[:2]:
-        assert_prepared_as_by_open_clip(encoder, picture)
+    for image in large_images[:2]:
+        assert_prepared_as_by_open_clip(encoder, image)
 
 
-def test_float_and_uint8_pictures_embed_alike(clip: ClipEncoder, large_pictures):
-    levels = to_tensor(large_pictures[0])[None]
+def test_float_and_uint8_images_embed_alike(clip: ClipEncoder, large_images):
+    levels = to_tensor(large_images[0])[None]
     as_float = clip.embed_images(levels.float() / 127.5 - 1)
     torch.testing.assert_close(as_float, clip.embed_images(levels), atol=1e-5, rtol=0)
 
 
-def test_pictures_of_different_sizes_embed_as_they_do_alone(clip: ClipEncoder, large_pictures):
-    tensors = [to_tensor(picture) for picture in large_pictures[:4]]
+def test_images_of_different_sizes_embed_as_they_do_alone(clip: ClipEncoder, large_images):
+    tensors = [to_tensor(image) for image in large_images[:4]]
     together = clip.embed_images(tensors)
     alone = torch.cat([clip.embed_images(tensor[None]) for tensor in tensors])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
@@ -126,10 +126,10 @@ def test_pictures_of_different_sizes_embed_as_they_do_alone(clip: ClipEncoder, l
 
 
 def test_gradient_reaches_the_pixels(clip: ClipEncoder, rng: torch.Generator):
-    pictures = (torch.rand(2, 3, 80, 100, generator=rng) * 1.8 - 0.9).requires_grad_(True)
+    images = (torch.rand(2, 3, 80, 100, generator=rng) * 1.8 - 0.9).requires_grad_(True)
     direction = F.normalize(torch.randn(2, clip.id.dim, generator=rng), dim=1)
-    (clip.embed_images(pictures) * direction).sum().backward()
-    gradient = pictures.grad
+    (clip.embed_images(images) * direction).sum().backward()
+    gradient = images.grad
     assert gradient is not None
     assert bool(gradient.isfinite().all())
     seen = gradient.abs().sum(dim=1) > 0  # [N, H, W]

@@ -34,10 +34,10 @@ def pair(names: str) -> ClipEnsemble:
 
 
 def test_embeddings_stand_side_by_side_and_weigh_the_same(names: str, pair: ClipEnsemble):
-    pictures = torch.randint(0, 256, (3, 3, 50, 70), dtype=torch.uint8)
+    images = torch.randint(0, 256, (3, 3, 50, 70), dtype=torch.uint8)
     alone = [ClipEncoder.load(name) for name in names.split(",")]
-    whole, text = pair.embed_images(pictures), pair.embed_texts(TEXTS)
-    expected = torch.cat([clip.embed_images(pictures) for clip in alone], dim=1) / 2**0.5
+    whole, text = pair.embed_images(images), pair.embed_texts(TEXTS)
+    expected = torch.cat([clip.embed_images(images) for clip in alone], dim=1) / 2**0.5
     torch.testing.assert_close(whole, expected)
     torch.testing.assert_close(whole.norm(dim=1), torch.ones(3))
     parts = [clip.embed_texts(TEXTS) for clip in alone]
@@ -50,11 +50,11 @@ def test_embeddings_stand_side_by_side_and_weigh_the_same(names: str, pair: Clip
     assert pair.context_length == 77
 
 
-def test_gradients_reach_the_pictures(pair: ClipEnsemble):
-    pictures = torch.zeros(2, 3, 64, 64, requires_grad=True)
-    pair.embed_images(pictures)[:, 128:].sum().backward()  # of the second CLIP alone
-    assert pictures.grad is not None
-    assert pictures.grad.any()
+def test_gradients_reach_the_images(pair: ClipEnsemble):
+    images = torch.zeros(2, 3, 64, 64, requires_grad=True)
+    pair.embed_images(images)[:, 128:].sum().backward()  # of the second CLIP alone
+    assert images.grad is not None
+    assert images.grad.any()
 
 
 def test_their_cosines_average_to_that_of_the_whole():
@@ -88,8 +88,8 @@ def test_each_clip_has_a_block_of_statistics(count: int):
     )
 
 
-def test_from_pictures_to_pictures(names: str, some_pictures: Path, tmp_path: Path):
-    succeed("embed", some_pictures, "--out", tmp_path / "e", "--clip", names)
+def test_from_images_to_images(names: str, some_images: Path, tmp_path: Path):
+    succeed("embed", some_images, "--out", tmp_path / "e", "--clip", names)
     data = EmbeddingSet(tmp_path / "e")
     assert data.encoder_id.dims == [128, 24]
     halves = data.image.split([128, 24], dim=1)
@@ -98,12 +98,12 @@ def test_from_pictures_to_pictures(names: str, some_pictures: Path, tmp_path: Pa
     shown = json.loads(succeed("stats", tmp_path / "e", "--json").out)
     assert len(shown["shrinkage"]) == 2
     succeed("train-prior", tmp_path / "e", "--out", tmp_path / "p", *TINY_PRIOR)
-    gan = ("train-gan", some_pictures, "--out", tmp_path / "g", "--clip", names)
+    gan = ("train-gan", some_images, "--out", tmp_path / "g", "--clip", names)
     succeed(*gan, *TINY_GAN, "--set", "clip_weight=0.1")
     model = tmp_path / "m"
     succeed("pack", "--gan", tmp_path / "g", "--prior", tmp_path / "p", "--out", model)
     succeed("generate", "a red apple", "--model", model, "--num", "1", "--out", tmp_path / "o")
-    refused = run_command("embed", some_pictures, "--out", tmp_path / "e")
+    refused = run_command("embed", some_images, "--out", tmp_path / "e")
     assert refused.code == 2
     assert "cannot be mixed" in refused.err
 

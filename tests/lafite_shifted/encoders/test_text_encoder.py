@@ -62,19 +62,19 @@ def test_the_text_embedding_stays_the_clips(encoder_folder: Path):
     assert read_texts(TEXTS, clip, None).tokens.equal(plain.tokens)
 
 
-def test_from_embeddings_to_pictures(some_pictures: Path, tmp_path: Path):
+def test_from_embeddings_to_images(some_images: Path, tmp_path: Path):
     """The prior knows which encoder it reads; another one, or none, is refused."""
     tower = save_small_text_encoder(tmp_path / "t5", kind="t5", limit=64)
-    succeed("embed", some_pictures, "--out", tmp_path / "e", "--text-encoder", tower)
+    succeed("embed", some_images, "--out", tmp_path / "e", "--text-encoder", tower)
     data = EmbeddingSet(tmp_path / "e")
     assert data.token_width == 16
     assert data.text_encoder == TextEncoder.load(str(tower)).id
-    again = run_command("embed", some_pictures, "--out", tmp_path / "e")
+    again = run_command("embed", some_images, "--out", tmp_path / "e")
     assert again.code == 2
     assert "token states of" in again.err
     assert "the CLIP's own text tower is in use here" in again.err
     succeed("train-prior", tmp_path / "e", "--out", tmp_path / "p", *TINY_PRIOR)
-    succeed("train-gan", some_pictures, "--out", tmp_path / "g", *TINY_GAN)
+    succeed("train-gan", some_images, "--out", tmp_path / "g", *TINY_GAN)
     model = tmp_path / "m"
     succeed("pack", "--gan", tmp_path / "g", "--prior", tmp_path / "p", "--out", model)
     arguments = ("generate", "a red apple", "--model", model, "--num", "1", "--out", tmp_path / "o")

@@ -44,7 +44,7 @@ def test_generator_returns_as_it_was_saved(gan_run: Path, tmp_path: Path):
     second = load_generator(tmp_path / "again", device=CPU)
     assert second.network.config == first.network.config
     assert second.encoder_id == first.encoder_id
-    assert second.training == first.training == first.training | {"num_pictures": stats.count}
+    assert second.training == first.training == first.training | {"num_images": stats.count}
     torch.testing.assert_close(
         second.network.state_dict(), first.network.state_dict(), rtol=0, atol=0
     )
@@ -170,8 +170,8 @@ def test_another_format_is_refused(model_folder: Path, tmp_path: Path, change: d
 
 def test_best_figure_counts_only_against_the_same_reference(tmp_path: Path):
     assert best_figure(tmp_path, "frechet") == float("inf")
-    training = {"frechet": 0.5, "reference": {"pictures": 8, "hash": "a"}}
+    training = {"frechet": 0.5, "reference": {"images": 8, "hash": "a"}}
     write_json(tmp_path / "config.json", {"training": training})
-    assert best_figure(tmp_path, "frechet", reference={"pictures": 8, "hash": "a"}) == 0.5
-    for other in ({"pictures": 9, "hash": "a"}, {"pictures": 8, "hash": "b"}, None):
+    assert best_figure(tmp_path, "frechet", reference={"images": 8, "hash": "a"}) == 0.5
+    for other in ({"images": 9, "hash": "a"}, {"images": 8, "hash": "b"}, None):
         assert best_figure(tmp_path, "frechet", reference=other) == float("inf")

@@ -487,8 +487,8 @@ def test_energy_score_matches_its_loops():
 
 @pytest.fixture(scope="module")
 def two_answers() -> tuple[Prior, Prior, Tensor]:
-    """One text whose picture is one of two, learnt in one step: by a network that predicts the
-    mean, by one that predicts a draw; and the two pictures.
+    """One text whose image is one of two, learnt in one step: by a network that predicts the
+    mean, by one that predicts a draw; and the two images.
     """
     answers = F.normalize(torch.eye(16)[:2] + 0.3, dim=1)
     text = random_text()[torch.zeros(32, dtype=torch.long)]

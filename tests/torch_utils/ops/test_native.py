@@ -261,17 +261,15 @@ def test_networks_and_their_r1_gradient_match_the_reference():
     z, condition = normal(4, 8).float(), normal(4, 8, seed=1).float()
 
     def run() -> list[Tensor]:
-        pictures = generator(z, condition)
-        leaf = pictures.detach().requires_grad_()
+        images = generator(z, condition)
+        leaf = images.detach().requires_grad_()
         realness, feature = discriminator(leaf)
         logit = realness + (feature * condition).sum(dim=1)
         (slope,) = torch.autograd.grad(logit.sum(), leaf, create_graph=True)
         parameters = list(discriminator.parameters())
         r1 = torch.autograd.grad(slope.square().sum(), parameters, allow_unused=True)
-        through = torch.autograd.grad(
-            discriminator(pictures)[0].sum(), list(generator.parameters())
-        )
-        return [pictures, *(g for g in r1 if g is not None), *through]
+        through = torch.autograd.grad(discriminator(images)[0].sum(), list(generator.parameters()))
+        return [images, *(g for g in r1 if g is not None), *through]
 
     found = run()
     with native.using(None):
@@ -286,8 +284,8 @@ def test_path_length_gradient_matches_the_reference():
     condition, noise = normal(2, 8, seed=1).float(), normal(2, 3, 16, 16, seed=2).float()
 
     def run() -> list[Tensor]:
-        pictures = generator.synthesise(w, condition)
-        (slope,) = torch.autograd.grad((pictures * noise).sum(), w, create_graph=True)
+        images = generator.synthesise(w, condition)
+        (slope,) = torch.autograd.grad((images * noise).sum(), w, create_graph=True)
         parameters = [p for n, p in generator.named_parameters() if "mapping" not in n]
         grads = torch.autograd.grad(slope.square().sum(), parameters, allow_unused=True)
         return [g for g in grads if g is not None]

@@ -63,14 +63,14 @@ def chained(
     given: Inputs, *, filtered: bool, rgb: bool, lower: bool, after: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     x = upfirdn2d(given.x, TAPS, padding=(1, 1), gain=4.0) if filtered else given.x
-    y, picture = synthesis_epilogue(x, *given.sides), None
+    y, image = synthesis_epilogue(x, *given.sides), None
     if rgb:
-        picture = to_rgb(y, *given.rgb)
+        image = to_rgb(y, *given.rgb)
         if lower:
-            picture = picture + upsample(given.lower)
+            image = image + upsample(given.lower)
         if not after:
-            return None, picture
-    return y * given.after[:, :, None, None] if after else y, picture
+            return None, image
+    return y * given.after[:, :, None, None] if after else y, image
 
 
 CASES = pytest.mark.parametrize(
@@ -159,9 +159,9 @@ def test_a_gradient_that_is_wanted_only_later_is_recorded():
     given = inputs(1, 16, 4, 4, filtered=False)
     tail = SynthesisTail(*given.sides, dtype=EXACT, rgb=given.rgb)
     x = given.x.requires_grad_()
-    _, picture = tail(x, given.lower)
-    assert picture is not None
-    (gradient,) = torch.autograd.grad(picture.sum(), x)
+    _, image = tail(x, given.lower)
+    assert image is not None
+    (gradient,) = torch.autograd.grad(image.sum(), x)
     assert gradient.isfinite().all()
     assert gradient.abs().max() > 0
 
@@ -196,14 +196,14 @@ def test_what_does_not_fit_is_refused():
             tail(given.x, lower)
     with pytest.raises(ValueError, match="do not fit"):
         tail(given.x[:1], given.lower)
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="no image"):
         SynthesisTail(*given.sides, dtype=EXACT)(given.x, given.lower)
 
 
 def test_an_empty_batch():
     given = inputs(0, 16, 4, 4, filtered=True)
     parts = {"filtered": True, "rgb": True, "lower": True, "after": True}
-    y, picture = run(given, dtype=torch.float32, **parts)
+    y, image = run(given, dtype=torch.float32, **parts)
     assert y is not None
-    assert picture is not None
-    assert (y.shape, picture.shape) == ((0, 16, 4, 4), (0, 3, 4, 4))
+    assert image is not None
+    assert (y.shape, image.shape) == ((0, 16, 4, 4), (0, 3, 4, 4))

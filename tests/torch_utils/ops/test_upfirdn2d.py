@@ -33,7 +33,7 @@ CASES = [
 ]
 
 
-def picture(*shape: int, seed: int = 0) -> Tensor:
+def image(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
@@ -43,7 +43,7 @@ def asymmetric(x: Tensor, options: dict[str, Any]) -> Tensor:
 
 @pytest.mark.parametrize("options", CASES)
 def test_forward_matches_scipy(options: dict[str, Any]):
-    x = picture(2, 3, 7, 10)
+    x = image(2, 3, 7, 10)
     expected = filters.upfirdn2d(x.numpy(), ASYMMETRIC, gain=1.5, **options)
     np.testing.assert_allclose(asymmetric(x, options), expected, rtol=0, atol=1e-12)
 
@@ -59,7 +59,7 @@ def test_forward_matches_scipy(options: dict[str, Any]):
 def test_any_filter_matches_scipy(
     taps: list[float], size: tuple[int, int], up: int, down: int, padding: tuple[int, int]
 ):
-    x = picture(1, 2, *size)
+    x = image(1, 2, *size)
     if min(size) * up + sum(padding) < len(taps):
         with pytest.raises(ValueError, match="taps do not fit"):
             upfirdn2d(x, taps, up=up, down=down, padding=padding)
@@ -72,9 +72,9 @@ def test_any_filter_matches_scipy(
 @pytest.mark.parametrize("options", CASES)
 def test_backward_is_the_adjoint(options: dict[str, Any]):
     """<A x, y> = <x, A' y>."""
-    x = picture(1, 2, 7, 6).requires_grad_()
+    x = image(1, 2, 7, 6).requires_grad_()
     ax = asymmetric(x, options)
-    y = picture(*ax.shape, seed=1)
+    y = image(*ax.shape, seed=1)
     (adjoint,) = torch.autograd.grad(ax, x, y)
     assert float((ax * y).sum().detach()) == pytest.approx(float((x * adjoint).sum().detach()))
 
@@ -82,16 +82,16 @@ def test_backward_is_the_adjoint(options: dict[str, Any]):
 @pytest.mark.parametrize("options", CASES)
 def test_backward_matches_the_transposed_matrix(options: dict[str, Any]):
     matrix = filters.matrix_of(lambda x: asymmetric(x, options), (1, 1, 6, 5))
-    x = picture(1, 1, 6, 5).requires_grad_()
+    x = image(1, 1, 6, 5).requires_grad_()
     ax = asymmetric(x, options)
-    y = picture(*ax.shape, seed=1)
+    y = image(*ax.shape, seed=1)
     (adjoint,) = torch.autograd.grad(ax, x, y)
     torch.testing.assert_close(adjoint.flatten(), matrix.T @ y.flatten(), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("options", CASES)
 def test_gradients_match_finite_differences(options: dict[str, Any]):
-    x = picture(1, 1, 6, 5).requires_grad_()
+    x = image(1, 1, 6, 5).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: asymmetric(x, options), x)
     assert torch.autograd.gradgradcheck(lambda x: asymmetric(x, options).square(), x)
 
@@ -99,7 +99,7 @@ def test_gradients_match_finite_differences(options: dict[str, Any]):
 @pytest.mark.parametrize("options", CASES)
 def test_a_third_derivative_exists(options: dict[str, Any]):
     """Closed under differentiation: the chain of derivatives of |A x|_4^4 / 24 along ones."""
-    x = picture(1, 1, 6, 5).requires_grad_()
+    x = image(1, 1, 6, 5).requires_grad_()
     value = asymmetric(x, options).pow(4).sum() / 24
     for _ in range(3):
         (gradient,) = torch.autograd.grad(value, x, create_graph=True)
@@ -111,7 +111,7 @@ def test_a_third_derivative_exists(options: dict[str, Any]):
 
 @pytest.mark.parametrize("layout", ["channels_last", "expanded", "transposed", "sliced"])
 def test_odd_layouts_give_the_same(layout: str):
-    x = picture(2, 3, 8, 8)
+    x = image(2, 3, 8, 8)
     odd = {
         "channels_last": lambda: x.contiguous(memory_format=torch.channels_last),
         "expanded": lambda: x[:1].expand(2, -1, -1, -1),
@@ -123,7 +123,7 @@ def test_odd_layouts_give_the_same(layout: str):
 
 
 def test_the_input_is_left_alone():
-    x = picture(1, 1, 5, 5)
+    x = image(1, 1, 5, 5)
     before = x.clone()
     upfirdn2d(x, (1.0,))
     upfirdn2d(x, ASYMMETRIC)
@@ -131,7 +131,7 @@ def test_the_input_is_left_alone():
 
 
 def test_bfloat16_stays_bfloat16():
-    x = picture(1, 2, 8, 8)
+    x = image(1, 2, 8, 8)
     found = upfirdn2d(x.bfloat16(), (0.125, 0.375, 0.375, 0.125), up=2, padding=(2, 1), gain=4.0)
     expected = upfirdn2d(x, (0.125, 0.375, 0.375, 0.125), up=2, padding=(2, 1), gain=4.0)
     assert found.dtype == torch.bfloat16
@@ -141,17 +141,17 @@ def test_bfloat16_stays_bfloat16():
 @pytest.mark.parametrize("options", [{"gain": -1.0}, {"up": 0}, {"down": 0}])
 def test_impossible_options_are_refused(options: dict[str, Any]):
     with pytest.raises(ValueError, match="must be >= 0"):
-        upfirdn2d(picture(1, 1, 8, 8), ASYMMETRIC, **options)
+        upfirdn2d(image(1, 1, 8, 8), ASYMMETRIC, **options)
 
 
 def test_taps_longer_than_the_signal_are_refused():
     with pytest.raises(ValueError, match=r"4 taps do not fit into \[3, 3\] samples"):
-        upfirdn2d(picture(1, 1, 3, 3), ASYMMETRIC)
+        upfirdn2d(image(1, 1, 3, 3), ASYMMETRIC)
 
 
 @pytest.mark.parametrize("padding", [(-3, 5), (5, -3)])
 def test_a_row_may_be_cropped_further_than_it_is_long(padding: tuple[int, int]):
-    x = picture(1, 1, 4, 1).requires_grad_()
+    x = image(1, 1, 4, 1).requires_grad_()
     found = upfirdn2d(x, (1.0, 2.0), padding=padding)
     wide = F.pad(x, [max(padding[0], 0), max(padding[1], 0)] * 2)
     start, behind = (max(-p, 0) for p in padding)
@@ -161,8 +161,8 @@ def test_a_row_may_be_cropped_further_than_it_is_long(padding: tuple[int, int]):
     assert gradient.isfinite().all()
 
 
-def test_upsampling_matches_scipy_and_keeps_a_flat_picture():
-    x = picture(1, 1, 5, 6)
+def test_upsampling_matches_scipy_and_keeps_a_flat_image():
+    x = image(1, 1, 5, 6)
     spread = np.zeros((10, 12))
     spread[::2, ::2] = x[0, 0].numpy()
     expected = scipy.signal.convolve2d(
@@ -175,4 +175,4 @@ def test_upsampling_matches_scipy_and_keeps_a_flat_picture():
 
 def test_what_is_added_must_have_the_shape_of_the_result():
     with pytest.raises(ValueError, match="not of the result's shape"):
-        upfirdn2d(picture(2, 3, 4, 4), (1.0,), add=picture(1, 3, 4, 4))
+        upfirdn2d(image(2, 3, 4, 4), (1.0,), add=image(1, 3, 4, 4))

@@ -1,4 +1,4 @@
-"""The made-up cone: its shape is the one asked for, its texts tell of their pictures."""
+"""The made-up cone: its shape is the one asked for, its texts tell of their images."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_the_cone_is_narrow_and_its_spectrum_falls_as_one_over_i(folder: Path):
     assert slope == pytest.approx(-1, abs=0.15)
 
 
-def test_pictures_of_a_name_are_closer_than_others_and_not_the_same(folder: Path):
+def test_images_of_a_name_are_closer_than_others_and_not_the_same(folder: Path):
     data = EmbeddingSet(folder)
     same = mean_cosine(data.image[:1500], data.image[1500:3000])
     other = mean_cosine(data.image[:1500], data.image[1501:3001])
@@ -50,7 +50,7 @@ def test_names_are_different_and_a_sixth_is_held_out(folder: Path):
     assert len(Asked.of(data).captions) == int(data.held_out.sum()) / 8
 
 
-def test_a_text_tells_its_picture_from_others(folder: Path):
+def test_a_text_tells_its_image_from_others(folder: Path):
     """The means of names are a linear map of the texts, up to the noise of both."""
     data = EmbeddingSet(folder)
     training = ~data.held_out
@@ -62,7 +62,7 @@ def test_a_text_tells_its_picture_from_others(folder: Path):
     assert found > alone + 0.1
 
 
-def test_texts_choose_their_pictures_cluster_more_often_than_by_chance(folder: Path):
+def test_texts_choose_their_images_cluster_more_often_than_by_chance(folder: Path):
     data = EmbeddingSet(folder)
     stats = ClusterStats(None, find_centres(data.image[:4096], 16), kind="diagonal")
     stats.update(data.image)

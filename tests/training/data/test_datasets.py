@@ -1,4 +1,4 @@
-"""The two picture sets, built from small imitations of their packages."""
+"""The two image sets, built from small imitations of their packages."""
 
 import json
 from pathlib import Path
@@ -39,8 +39,8 @@ def emoji_package(name: str, work: Path) -> Path:
     else:
         (package / "assets").mkdir(parents=True)
         for number in range(8):
-            picture = Image.new("RGBA", (160, 80), (0, number, 0, 255))
-            picture.save(package / "assets" / f"1f40{number}-fe0f.webp", lossless=True)
+            image = Image.new("RGBA", (160, 80), (0, number, 0, 255))
+            image.save(package / "assets" / f"1f40{number}-fe0f.webp", lossless=True)
         (package / "assets" / "1f400-1f3fb.webp").write_bytes(b"broken")
     return package
 
@@ -54,7 +54,7 @@ def npm(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_emoji_become_squares_on_white_with_names(tmp_path: Path):
     built = build_dataset("emoji", tmp_path / "emoji", size=32)
     rows = {row["file_name"]: row for row in read_json_lines(tmp_path / "emoji" / "metadata.jsonl")}
-    assert built.num_pictures == len(rows) == 17
+    assert built.num_images == len(rows) == 17
     sources = read_json(tmp_path / "emoji" / "sources.json")
     assert sources["packages"] == sorted(datasets.NPM_PACKAGES.values())
     assert all("@" in package[1:] for package in sources["packages"])  # versions are pinned
@@ -65,10 +65,10 @@ def test_emoji_become_squares_on_white_with_names(tmp_path: Path):
         "style": "flat",
     }
     assert rows["3d-1f402.png"]["text"] == "thing cat"  # in spite of its variation selector
-    with Image.open(tmp_path / "emoji" / "3d-1f407.png") as picture:
-        assert (picture.size, picture.mode) == ((32, 32), "RGB")
-        assert picture.getpixel((16, 2)) == (255, 255, 255)
-        assert picture.getpixel((16, 16)) == (0, 7, 0)
+    with Image.open(tmp_path / "emoji" / "3d-1f407.png") as image:
+        assert (image.size, image.mode) == ((32, 32), "RGB")
+        assert image.getpixel((16, 2)) == (255, 255, 255)
+        assert image.getpixel((16, 16)) == (0, 7, 0)
     assert set(ImageSource(tmp_path / "emoji").names) == set(rows)
     assert half_written(tmp_path) == []
 
@@ -82,7 +82,7 @@ def test_unreadable_drawing_is_reported(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("npm")
-def test_split_beside_the_pictures_is_that_of_the_contract(tmp_path: Path):
+def test_split_beside_the_images_is_that_of_the_contract(tmp_path: Path):
     built = build_dataset("emoji", tmp_path / "emoji", size=32)
     held_out = read_json(tmp_path / "emoji" / "split.json")["held_out"]
     words = {name for name in NAMES if is_held_out(name)}
@@ -97,19 +97,19 @@ def test_split_beside_the_pictures_is_that_of_the_contract(tmp_path: Path):
 def test_raw_keeps_the_files_as_they_are(tmp_path: Path):
     build_dataset("emoji", tmp_path / "raw", size=32, raw=True)
     assert (tmp_path / "raw" / "3d-1f400-1f3fb.webp").read_bytes() == b"broken"
-    with Image.open(tmp_path / "raw" / "3d-1f402.webp") as picture:
-        assert picture.size == (160, 80)
+    with Image.open(tmp_path / "raw" / "3d-1f402.webp") as image:
+        assert image.size == (160, 80)
 
 
 @pytest.mark.usefixtures("npm")
-def test_sample_has_no_held_out_picture_and_no_skin_tone(
+def test_sample_has_no_held_out_image_and_no_skin_tone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(datasets, "SAMPLE_SIZE", 5)
     build_sample(tmp_path / "sample")
     parts = [
         read_json_lines(tmp_path / "sample" / part / "metadata.jsonl")
-        for part in ("pictures", "reference")
+        for part in ("images", "reference")
     ]
     assert [len(part) for part in parts] == [5, 5]
     names = [row["file_name"] for part in parts for row in part]
@@ -117,14 +117,14 @@ def test_sample_has_no_held_out_picture_and_no_skin_tone(
     for row in parts[0] + parts[1]:
         assert "skin tone" not in row["text"]
         assert not is_held_out(row["text"])
-    assert ImageSource(tmp_path / "sample" / "pictures").names == sorted(names[:5])
+    assert ImageSource(tmp_path / "sample" / "images").names == sorted(names[:5])
 
 
-def test_shipped_pictures_are_512_with_captions(shipped_pictures: Path):
-    source = ImageSource(shipped_pictures)
+def test_shipped_images_are_512_with_captions(shipped_images: Path):
+    source = ImageSource(shipped_images)
     assert len(source) == len(source.captions) == 512
     assert source.missing() == []
-    assert sum(file.stat().st_size for file in shipped_pictures.iterdir()) < 4e6
+    assert sum(file.stat().st_size for file in shipped_images.iterdir()) < 4e6
     assert {row["style"] for row in source.metadata.values()} == {"flat", "3d"}
 
 
@@ -159,8 +159,8 @@ def test_clipart_takes_titles_unescaped_or_file_names(tmp_path: Path):
     assert [row["text"] for row in rows] == ["plain drawing", "Tom & Jerry", "untitled thing"]
     assert rows[1]["tags"] == ["cat & mouse", "animals"]
     assert rows[1]["file_name"] == "00001-tom_01.png"
-    with Image.open(tmp_path / "clipart" / "00001-tom_01.png") as picture:
-        assert picture.size == (64, 64)
+    with Image.open(tmp_path / "clipart" / "00001-tom_01.png") as image:
+        assert image.size == (64, 64)
 
 
 @pytest.mark.usefixtures("npm")

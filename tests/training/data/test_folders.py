@@ -1,4 +1,4 @@
-"""Folders of pictures: listed in order, with captions, and without too many that are broken."""
+"""Folders of images: listed in order, with captions, and without too many that are broken."""
 
 import json
 import os
@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lafite_shifted.errors import InputError, TooManyBadPicturesError
+from lafite_shifted.errors import InputError, TooManyBadImagesError
 from lafite_shifted.io.files import read_json_lines
 from tests.commands import run_command, succeed
 from training.data.images import ImageSource, check_share_of_bad
-from training.data.sources import UnreadablePictureError
+from training.data.sources import UnreadableImageError
 
 # --- folders and captions
 
@@ -34,13 +34,13 @@ def test_folder_is_listed_in_order_with_nested_ones(tmp_path: Path):
 
 
 def test_link_to_nothing_is_listed(tmp_path: Path):
-    """So that it is reported like any other picture that cannot be read."""
+    """So that it is reported like any other image that cannot be read."""
     folder = folder_with(tmp_path, "a.png")
     (folder / "gone.png").symlink_to(tmp_path / "elsewhere.png")
     (folder / "nested.png").mkdir()
     source = ImageSource(folder)
     assert source.names == ["a.png", "gone.png"]
-    with pytest.raises(UnreadablePictureError, match="does not exist"):
+    with pytest.raises(UnreadableImageError, match="does not exist"):
         source.decode("gone.png")
 
 
@@ -81,9 +81,9 @@ def test_bad_line_of_metadata_is_named(tmp_path: Path, line: str):
 
 
 def test_missing_empty_and_foreign_folders_say_what_to_give(tmp_path: Path):
-    with pytest.raises(InputError, match=r"does not exist\. Give a folder of pictures"):
+    with pytest.raises(InputError, match=r"does not exist\. Give a folder of images"):
         ImageSource(tmp_path / "none")
-    with pytest.raises(InputError, match=r"holds no pictures: nothing"):
+    with pytest.raises(InputError, match=r"holds no images: nothing"):
         ImageSource(tmp_path)
     (tmp_path / "a.txt").write_text("x", encoding="utf-8")
     (tmp_path / "b.pdf").write_text("x", encoding="utf-8")
@@ -93,8 +93,8 @@ def test_missing_empty_and_foreign_folders_say_what_to_give(tmp_path: Path):
         ImageSource(tmp_path / "a.txt")
 
 
-def test_names_that_are_not_utf_8_are_bad_pictures(tmp_path: Path):
-    """In a folder and in a tar; what is no picture is passed over as ever."""
+def test_names_that_are_not_utf_8_are_bad_images(tmp_path: Path):
+    """In a folder and in a tar; what is no image is passed over as ever."""
     folder = folder_with(tmp_path / "folder", "a.png", "b.png")
     (folder / "a.png").rename(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png"))
     Path(os.fsdecode(os.fsencode(folder) + b"/n\xe9.txt")).write_text("a caption", encoding="utf-8")
@@ -119,26 +119,26 @@ def test_names_that_are_not_utf_8_are_bad_pictures(tmp_path: Path):
     assert "its name is not UTF-8" in outcome.err
 
 
-# --- the share of bad pictures
+# --- the share of bad images
 
 
-def test_share_of_bad_pictures():
+def test_share_of_bad_images():
     bad = [(f"{number}.png", "broken") for number in range(5)]
     check_share_of_bad(bad, 100, max_share=0.05)
     check_share_of_bad([], 1, max_share=0.0)
-    with pytest.raises(TooManyBadPicturesError, match=r"5 of 99 pictures.*--max-bad") as caught:
+    with pytest.raises(TooManyBadImagesError, match=r"5 of 99 images.*--max-bad") as caught:
         check_share_of_bad(bad, 99, max_share=0.05)
     assert all(f"{number}.png: broken" in str(caught.value) for number in range(5))
     assert caught.value.exit_code == 3
 
 
-def test_no_readable_picture_is_always_too_few():
-    with pytest.raises(TooManyBadPicturesError, match="1 of 1"):
+def test_no_readable_image_is_always_too_few():
+    with pytest.raises(TooManyBadImagesError, match="1 of 1"):
         check_share_of_bad([("a.png", "broken")], 1, max_share=1.0)
 
 
-def test_long_lists_of_bad_pictures_are_cut():
+def test_long_lists_of_bad_images_are_cut():
     bad = [(f"{number:03}.png", "broken") for number in range(50)]
-    with pytest.raises(TooManyBadPicturesError, match=r"019\.png.*\n  and 30 more") as caught:
+    with pytest.raises(TooManyBadImagesError, match=r"019\.png.*\n  and 30 more") as caught:
         check_share_of_bad(bad, 60, max_share=0.1)
     assert "020.png" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Pictures of a training: held in memory or decoded ahead, they are the same, bit for bit; one that
+"""Images of a training: held in memory or decoded ahead, they are the same, bit for bit; one that
 cannot be read any more is replaced, and said to be.
 """
 
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from lafite_shifted.encoders.clip import ClipEncoder
-from lafite_shifted.errors import TooManyBadPicturesError
+from lafite_shifted.errors import TooManyBadImagesError
 from lafite_shifted.io.files import read_json_lines
 from tests.commands import TINY_GAN, run_command, succeed
-from tests.real_pictures import damage
+from tests.real_images import damage
 from tests.training.test_loop import (
     GAN_FIELDS,
     INTERVALS,
@@ -29,7 +29,7 @@ from training.data.decoding import decode, to_square
 from training.data.embeddings import EmbeddingSet
 from training.data.image_cache import Squares, plan_cache
 from training.data.images import ImageSource
-from training.data.sources import UnreadablePictureError
+from training.data.sources import UnreadableImageError
 from training.gan.data import GanData, load_gan_data
 from training.gan.run import gan_config, open_gan_run
 from training.gan.trainer import GanTrainer
@@ -39,16 +39,16 @@ BOTH = pytest.mark.parametrize("cache_gib", [None, 0.0], ids=["held", "streamed"
 
 
 @pytest.fixture
-def pictures(tmp_path: Path, some_pictures: Path, some_embeddings: Path) -> Path:
+def images(tmp_path: Path, some_images: Path, some_embeddings: Path) -> Path:
     """A copy to damage, with its embeddings in `run/embeddings` beside it."""
     shutil.copytree(some_embeddings, tmp_path / "run" / "embeddings")
-    return Path(shutil.copytree(some_pictures, tmp_path / "pictures"))
+    return Path(shutil.copytree(some_images, tmp_path / "images"))
 
 
-def load(pictures: Path, *, cache_gib: float | None, max_bad: float = 0.1) -> GanData:
+def load(images: Path, *, cache_gib: float | None, max_bad: float = 0.1) -> GanData:
     return load_gan_data(
-        ImageSource(pictures),
-        EmbeddingSet(pictures.parent / "run" / "embeddings"),
+        ImageSource(images),
+        EmbeddingSet(images.parent / "run" / "embeddings"),
         resolution=16,
         hold_out=True,
         cache_gib=cache_gib,
@@ -61,19 +61,19 @@ def square(path: Path) -> Tensor:
 
 
 @BOTH
-def test_squares_are_those_of_the_files(pictures: Path, cache_gib: float | None):
+def test_squares_are_those_of_the_files(images: Path, cache_gib: float | None):
     """In any order, expected or not, and again."""
-    squares = load(pictures, cache_gib=cache_gib).pictures
+    squares = load(images, cache_gib=cache_gib).images
     for rows in ([5, 0, 47], [0, 1], [1, 1, 2]):
         squares.expect([rows[0], 30])
         taken = squares.take(rows)
         assert taken.rows == rows
-        expected = [square(pictures / squares.names[row]) for row in rows]
+        expected = [square(images / squares.names[row]) for row in rows]
         assert taken.pixels.equal(torch.stack(expected))
     squares.settle()  # nothing to tell: a warning would be an error
 
 
-def test_pictures_are_decoded_ahead_once_each():
+def test_images_are_decoded_ahead_once_each():
     go, readers = threading.Event(), list[str]()
 
     def read(row: int) -> Tensor:
@@ -115,7 +115,7 @@ def test_cache_is_planned_by_size(monkeypatch: pytest.MonkeyPatch):
 def fragile(count: int, *, bad: set[int], max_bad: float, report: Path | None = None) -> Squares:
     def read(row: int) -> Tensor:
         if row in bad:
-            raise UnreadablePictureError("broken")
+            raise UnreadableImageError("broken")
         return torch.full((3, 2, 2), row, dtype=torch.uint8)
 
     names = [f"{row}.png" for row in range(count)]
@@ -124,7 +124,7 @@ def fragile(count: int, *, bad: set[int], max_bad: float, report: Path | None = 
 
 @pytest.mark.parametrize("held", [True, False])
 def test_replacement_follows_from_the_place_alone(held: bool):
-    """It is readable, the same whenever it is asked for, and nobody else's picture changes."""
+    """It is readable, the same whenever it is asked for, and nobody else's image changes."""
     bad, shown = {3, 4, 5, 60}, list[list[int]]()
     for order in (range(100), range(99, -1, -1)):
         squares = fragile(100, bad=bad, max_bad=0.1)
@@ -139,7 +139,7 @@ def test_replacement_follows_from_the_place_alone(held: bool):
     assert len({shown[0][row] for row in bad}) > 1
 
 
-def test_bad_pictures_are_told_once_and_listed(tmp_path: Path):
+def test_bad_images_are_told_once_and_listed(tmp_path: Path):
     report = tmp_path / "report.jsonl"
     report.write_text('{"file_name": "other.png", "reason": "too large"}\n', encoding="utf-8")
     squares = fragile(10, bad={2, 7}, max_bad=0.2, report=report)
@@ -154,14 +154,14 @@ def test_bad_pictures_are_told_once_and_listed(tmp_path: Path):
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be read any more")
-def test_too_many_bad_pictures_stop_with_the_list():
+def test_too_many_bad_images_stop_with_the_list():
     squares = fragile(10, bad={2, 7}, max_bad=0.1)
     squares.take([2])
     squares.settle()
     squares.take([7])
-    with pytest.raises(TooManyBadPicturesError, match=r"2 of 10 (.|\n)*2\.png(.|\n)*7\.png"):
+    with pytest.raises(TooManyBadImagesError, match=r"2 of 10 (.|\n)*2\.png(.|\n)*7\.png"):
         squares.settle()
-    with pytest.raises(TooManyBadPicturesError, match="3 of 3"):
+    with pytest.raises(TooManyBadImagesError, match="3 of 3"):
         fragile(3, bad={0, 1, 2}, max_bad=1.0).take([0])
 
 
@@ -169,14 +169,14 @@ def test_too_many_bad_pictures_stop_with_the_list():
 
 
 @pytest.fixture
-def open_gan(pictures: Path, clip: ClipEncoder) -> Iterator[Open]:
+def open_gan(images: Path, clip: ClipEncoder) -> Iterator[Open]:
     def open_run(out: Path, *fields: str, cache_gib: float | None = 0.0):
-        shutil.copytree(pictures.parent / "run" / "embeddings", out / "embeddings")
+        shutil.copytree(images.parent / "run" / "embeddings", out / "embeddings")
         config = gan_config(
             GAN_PRESETS["tiny"], resolution=16, assignments=[*GAN_FIELDS, *INTERVALS, *fields]
         )
         trainer, run, _ = open_gan_run(
-            config, pictures, out, clip, device=torch.device("cpu"), cache_gib=cache_gib
+            config, images, out, clip, device=torch.device("cpu"), cache_gib=cache_gib
         )
         return trainer, config.run, run
 
@@ -185,9 +185,9 @@ def open_gan(pictures: Path, clip: ClipEncoder) -> Iterator[Open]:
         yield open_run
 
 
-def test_streamed_run_equals_the_held_one(pictures: Path, open_gan: Open, tmp_path: Path):
-    """With a damaged picture too, and where it was killed and went on."""
-    damage(sorted(pictures.glob("*.png"))[20])
+def test_streamed_run_equals_the_held_one(images: Path, open_gan: Open, tmp_path: Path):
+    """With a damaged image too, and where it was killed and went on."""
+    damage(sorted(images.glob("*.png"))[20])
     train(open_gan(tmp_path / "held", cache_gib=None))
     train(open_gan(tmp_path / "streamed"))
     assert_same_run(tmp_path / "streamed", tmp_path / "held")
@@ -201,47 +201,47 @@ def test_streamed_run_equals_the_held_one(pictures: Path, open_gan: Open, tmp_pa
 
 
 @pytest.mark.filterwarnings("always:.*cannot be read any more")
-def test_pictures_lost_between_two_starts_are_replaced(pictures: Path):
+def test_images_lost_between_two_starts_are_replaced(images: Path):
     """Whether they are gone, or changed for the worse; the run goes on up to --max-bad."""
-    command = ("train-gan", pictures, "--out", pictures.parent / "run", *TINY_GAN)
+    command = ("train-gan", images, "--out", images.parent / "run", *TINY_GAN)
     succeed(*command, "--kimg", "0.016")
-    gone, broken, *others = sorted(pictures.glob("*.png"))
+    gone, broken, *others = sorted(images.glob("*.png"))
     gone.unlink()
-    broken.write_bytes(b"not a picture")
+    broken.write_bytes(b"not an image")
     outcome = succeed(*command, "--kimg", "0.064")  # the rest of the epoch
     assert f"warning: {gone.name} cannot be read any more (the file does not exist)" in outcome.err
     assert "replaced by another; so are 1 more. All are listed in" in outcome.err
-    report = read_json_lines(pictures.parent / "run" / "embeddings" / "report.jsonl")
+    report = read_json_lines(images.parent / "run" / "embeddings" / "report.jsonl")
     assert {row["file_name"] for row in report} == {gone.name, broken.name}
-    assert sum(row["replaced"] for row in read_json_lines(pictures.parent / "run/log.jsonl")) > 0
+    assert sum(row["replaced"] for row in read_json_lines(images.parent / "run/log.jsonl")) > 0
     for path in others[:2]:
         path.unlink()
-    before = last_checkpoint(pictures.parent / "run")
+    before = last_checkpoint(images.parent / "run")
     outcome = run_command(*command, "--kimg", "0.08")
     assert outcome.code == 3
     assert all(path.name in outcome.err for path in (gone, broken, *others[:2]))
-    assert last_checkpoint(pictures.parent / "run") == before
+    assert last_checkpoint(images.parent / "run") == before
 
 
 @pytest.mark.filterwarnings("always:.*cannot be read any more")
-def test_run_stopped_by_lost_pictures_goes_on_when_they_are_back(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch
+def test_run_stopped_by_lost_images_goes_on_when_they_are_back(
+    images: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """As if nothing had happened: it begins again at the checkpoint, and the exit tells so."""
-    run, reference = pictures.parent / "run", pictures.parent / "reference"
+    run, reference = images.parent / "run", images.parent / "reference"
     shutil.copytree(run / "embeddings", reference / "embeddings")
     fields = ("run.checkpoint_kimg=0.024", "run.log_kimg=0.016")
     options = (*TINY_GAN, "--kimg", "0.08", "--cache-gib", "0", "--set", fields[0])
 
     def command(out: Path) -> tuple[str | Path, ...]:
-        return ("train-gan", pictures, "--out", out, *options, "--set", fields[1])
+        return ("train-gan", images, "--out", out, *options, "--set", fields[1])
 
-    real, away = GanTrainer.step, pictures.parent / "away"
+    real, away = GanTrainer.step, images.parent / "away"
 
     def step(self: GanTrainer, samples_seen: int) -> Mapping[str, Tensor]:
         if samples_seen == 32:  # a checkpoint was saved, and a step followed
-            shutil.copytree(pictures, away)
-            for path in pictures.glob("*.png"):
+            shutil.copytree(images, away)
+            for path in images.glob("*.png"):
                 path.unlink()
         return real(self, samples_seen)
 
@@ -252,7 +252,7 @@ def test_run_stopped_by_lost_pictures_goes_on_when_they_are_back(
     assert "more than --max-bad 5% allows. Put them back as they were, or raise" in outcome.err
     assert "The last checkpoint, of 0.024 kimg, is intact. Run the same command" in outcome.err
     assert last_checkpoint(run).name == "samples-0000000024"
-    shutil.copytree(away, pictures, dirs_exist_ok=True)
+    shutil.copytree(away, images, dirs_exist_ok=True)
     succeed(*command(run))
     succeed(*command(reference))
     assert_same_run(run, reference)

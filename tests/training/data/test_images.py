@@ -1,4 +1,4 @@
-"""Pictures: every legal one becomes upright 8-bit RGB and is counted, every other one is named."""
+"""Images: every legal one becomes upright 8-bit RGB and is counted, every other one is named."""
 
 import io
 import random
@@ -13,7 +13,7 @@ from PIL import Image
 from lafite_shifted.errors import InputError
 from training.config import override
 from training.data.decoding import SquareConfig, decode, to_square
-from training.data.sources import UnreadablePictureError
+from training.data.sources import UnreadableImageError
 from training.gan.config import GanTrainConfig
 
 RAMP = np.linspace(0, 255, 24).round().astype(np.uint8)
@@ -49,7 +49,7 @@ def pixels(path: Path, **options) -> np.ndarray:
     return np.asarray(decoded).astype(int)
 
 
-# --- legal pictures
+# --- legal images
 
 
 def test_plain_rgb_is_not_converted(tmp_path: Path):
@@ -68,7 +68,7 @@ def test_16_bit_grey(tmp_path: Path):
 
 
 def test_dark_16_bit_grey_stays_dark(tmp_path: Path):
-    """All samples below 256 of 65,535 are black, not an 8-bit picture."""
+    """All samples below 256 of 65,535 are black, not an 8-bit image."""
     write_png16(tmp_path / "a.png", np.full((16, 24), 255))
     assert pixels(tmp_path / "a.png").max() <= 1
 
@@ -133,10 +133,10 @@ def test_transparency_shows_the_background(tmp_path: Path, suffix: str):
 
 
 def test_transparent_palette(tmp_path: Path):
-    picture = Image.new("P", (8, 8), 0)
-    picture.putpalette([255, 0, 0, 0, 255, 0])
-    picture.paste(1, (0, 0, 4, 8))
-    picture.save(tmp_path / "a.png", transparency=1)
+    image = Image.new("P", (8, 8), 0)
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    image.paste(1, (0, 0, 4, 8))
+    image.save(tmp_path / "a.png", transparency=1)
     assert set(decode(tmp_path / "a.png").conversions) == {"palette", "transparent"}
     found = pixels(tmp_path / "a.png")
     assert np.array_equal(found[0, 0], [255, 255, 255])
@@ -151,11 +151,11 @@ def test_grey_with_alpha(tmp_path: Path):
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 def test_exif_rotation_is_applied(tmp_path: Path, suffix: str):
-    picture = Image.new("RGB", (32, 16), "white")
-    picture.paste((255, 0, 0), (0, 0, 16, 16))  # red on the left
+    image = Image.new("RGB", (32, 16), "white")
+    image.paste((255, 0, 0), (0, 0, 16, 16))  # red on the left
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to view
-    picture.save(tmp_path / f"a.{suffix}", exif=exif)
+    image.save(tmp_path / f"a.{suffix}", exif=exif)
     found = pixels(tmp_path / f"a.{suffix}")
     assert found.shape == (32, 16, 3)
     assert np.abs(found[4, 8] - [255, 0, 0]).max() <= 8  # red at the top
@@ -176,14 +176,14 @@ def test_suffix_does_not_decide_the_format(tmp_path: Path):
 @pytest.mark.parametrize("mode", ["RGB", "P", "CMYK"])
 def test_shrinking_bounds_the_longer_side(tmp_path: Path, mode: str):
     suffix = "jpg" if mode == "CMYK" else "png"
-    picture = Image.fromarray(gradient(200, 300)).convert(mode)
-    picture.save(tmp_path / f"a.{suffix}")
+    image = Image.fromarray(gradient(200, 300)).convert(mode)
+    image.save(tmp_path / f"a.{suffix}")
     decoded = decode(tmp_path / f"a.{suffix}", shrink_to=60)
     assert decoded.image.size == (60, 40)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
-def test_unreadable_exif_does_not_spoil_a_readable_picture(tmp_path: Path):
+def test_unreadable_exif_does_not_spoil_a_readable_image(tmp_path: Path):
     """Pillow's own exif_transpose raises struct.error here: it writes the block anew."""
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -201,26 +201,26 @@ def test_unreadable_exif_does_not_spoil_a_readable_picture(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "not a picture in a supported format"),
-        (b"hello", "not a picture in a supported format"),
-        (b"\x89PNG\r\n\x1a\n", "broken|not a picture"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture in a supported format"),
+        (b"", "not an image in a supported format"),
+        (b"hello", "not an image in a supported format"),
+        (b"\x89PNG\r\n\x1a\n", "broken|not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image in a supported format"),
     ],
 )
-def test_files_that_are_no_pictures_have_a_reason(tmp_path: Path, content: bytes, reason: str):
+def test_files_that_are_no_images_have_a_reason(tmp_path: Path, content: bytes, reason: str):
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(UnreadablePictureError, match=reason):
+    with pytest.raises(UnreadableImageError, match=reason):
         decode(tmp_path / "a.png")
 
 
 def test_missing_file_has_a_reason(tmp_path: Path):
-    with pytest.raises(UnreadablePictureError, match="does not exist"):
+    with pytest.raises(UnreadableImageError, match="does not exist"):
         decode(tmp_path / "a.png")
 
 
 def test_formats_off_the_list_are_not_decoded(tmp_path: Path):
     Image.fromarray(gradient()).save(tmp_path / "a.png", format="TIFF")
-    with pytest.raises(UnreadablePictureError, match=r"supported format \(JPEG, PNG, WEBP"):
+    with pytest.raises(UnreadableImageError, match=r"supported format \(JPEG, PNG, WEBP"):
         decode(tmp_path / "a.png")
 
 
@@ -238,11 +238,11 @@ def encoded(suffix: str) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "gif"])
-def test_truncated_pictures_have_a_reason(tmp_path: Path, suffix: str):
+def test_truncated_images_have_a_reason(tmp_path: Path, suffix: str):
     content, path = encoded(suffix), tmp_path / f"a.{suffix}"
     for share in (0.1, 0.5, 0.8):
         path.write_bytes(content[: int(len(content) * share)])
-        with pytest.raises(UnreadablePictureError):
+        with pytest.raises(UnreadableImageError):
             decode(path)
 
 
@@ -258,7 +258,7 @@ def test_damaged_bytes_never_raise_anything_else(tmp_path: Path, suffix: str):
         path.write_bytes(damaged)
         try:
             outcomes.add(decode(path, max_megapixels=1).image.mode)
-        except UnreadablePictureError:
+        except UnreadableImageError:
             outcomes.add("unreadable")
     assert outcomes == {"RGB", "unreadable"}
 
@@ -268,11 +268,11 @@ def test_limit_of_megapixels_is_checked_before_decoding(tmp_path: Path):
     content = (tmp_path / "huge.png").read_bytes()
     (tmp_path / "huge.png").write_bytes(content[:60])  # the pixels are not even there
     reason = r"10001 x 10000 is 100 megapixels, the limit is 100 \(--max-megapixels\)"
-    with pytest.raises(UnreadablePictureError, match=reason):
+    with pytest.raises(UnreadableImageError, match=reason):
         decode(tmp_path / "huge.png")
     Image.new("1", (1000, 900)).save(tmp_path / "small.png")
     assert decode(tmp_path / "small.png", max_megapixels=0.9).image.size == (1000, 900)
-    with pytest.raises(UnreadablePictureError, match=r"the limit is 0\.8"):
+    with pytest.raises(UnreadableImageError, match=r"the limit is 0\.8"):
         decode(tmp_path / "small.png", max_megapixels=0.8)
 
 
@@ -280,9 +280,9 @@ def test_limit_of_megapixels_is_checked_before_decoding(tmp_path: Path):
 
 
 def test_square_is_the_centre(tmp_path: Path):
-    picture = Image.new("RGB", (300, 100), "red")
-    picture.paste((0, 0, 255), (100, 0, 200, 100))
-    square = to_square(picture, 50)
+    image = Image.new("RGB", (300, 100), "red")
+    image.paste((0, 0, 255), (100, 0, 200, 100))
+    square = to_square(image, 50)
     assert square.shape == (50, 50, 3)
     assert square.dtype == np.uint8
     assert np.array_equal(square[:, 3:-3], np.full((50, 44, 3), (0, 0, 255)))
@@ -292,7 +292,7 @@ WIDE = Image.new("RGB", (300, 100), "red")
 WIDE.paste((0, 0, 255), (100, 0, 200, 100))
 
 
-def test_squares_of_a_wide_picture():
+def test_squares_of_a_wide_image():
     """Blue in the middle: all of the centre, a third of what is stretched or padded."""
     stretched = to_square(WIDE, 60, SquareConfig(crop="stretch", resize="box"))
     assert np.array_equal(stretched[30, :, 2], [0] * 20 + [255] * 20 + [0] * 20)
@@ -304,10 +304,10 @@ def test_squares_of_a_wide_picture():
 
 def test_box_is_the_mean_over_an_area():
     """And the others are not: they look further, and overshoot."""
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
-    levels = np.asarray(picture).astype(float).reshape(8, 8, 8, 8, 3).mean(axis=(1, 3))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    levels = np.asarray(image).astype(float).reshape(8, 8, 8, 8, 3).mean(axis=(1, 3))
     found = {
-        name: to_square(picture, 8, override(SquareConfig(), [f"resize={name}"])).astype(float)
+        name: to_square(image, 8, override(SquareConfig(), [f"resize={name}"])).astype(float)
         for name in ("box", "bicubic", "lanczos")
     }
     assert np.abs(found["box"] - levels).max() <= 1
@@ -326,4 +326,4 @@ def test_box_is_the_mean_over_an_area():
 )
 def test_unknown_ways_to_a_square_are_refused(field: str, reason: str):
     with pytest.raises(InputError, match=reason):
-        override(GanTrainConfig(), [f"pictures.{field}"])
+        override(GanTrainConfig(), [f"images.{field}"])

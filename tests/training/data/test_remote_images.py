@@ -1,5 +1,5 @@
-"""Training on shards at a URL: each shard is fetched when its pictures are needed, the order is a
-fresh one of all pictures each epoch, and a run that was stopped goes on exactly.
+"""Training on shards at a URL: each shard is fetched when its images are needed, the order is a
+fresh one of all images each epoch, and a run that was stopped goes on exactly.
 """
 
 import gc
@@ -18,12 +18,12 @@ from tests.training.test_several_processes import finished, launch
 from training.data.remote_images import (
     KEPT,
     WINDOW,
-    RemotePictures,
+    RemoteImages,
     ShardOrder,
     in_first_shards,
 )
 
-SIZES = [5, 1, 7, 3, 4, 2, 6, 1, 1, 8, 3]  # pictures in each of some shards
+SIZES = [5, 1, 7, 3, 4, 2, 6, 1, 1, 8, 3]  # images in each of some shards
 NAMES = [f"s-{s:03d}.tar/{n:04d}.png" for s, size in enumerate(SIZES) for n in range(size)]
 STREAMED = ("--cache-gib", "0", "--set", "dtype=float32", "--set", "run.checkpoint_kimg=0.008")
 
@@ -44,15 +44,15 @@ def as_process(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
-def many(server: Server, shipped_pictures: Path) -> Server:
-    """Fourteen shards of four pictures each."""
-    pictures = sorted(shipped_pictures.glob("*.png"))
+def many(server: Server, shipped_images: Path) -> Server:
+    """Fourteen shards of four images each."""
+    images = sorted(shipped_images.glob("*.png"))
     for number in range(14):
-        write_shard(server.folder / f"s-{number:03d}.tar", pictures[4 * number : 4 * number + 4])
+        write_shard(server.folder / f"s-{number:03d}.tar", images[4 * number : 4 * number + 4])
     return server
 
 
-def test_an_epoch_shows_every_picture_once_and_the_next_one_in_another_order():
+def test_an_epoch_shows_every_image_once_and_the_next_one_in_another_order():
     order = ShardOrder(NAMES, key=(0,))
     epochs = [order.rows(range(e * len(NAMES), (e + 1) * len(NAMES))) for e in range(3)]
     assert all(sorted(epoch) == list(range(len(NAMES))) for epoch in epochs)
@@ -75,7 +75,7 @@ def test_a_few_shards_are_mixed_at_a_time_and_the_next_ones_expected():
     heard: list[list[str]] = []
     order = ShardOrder(NAMES, key=(0,), expect=lambda shards: heard.append(list(shards)))
     rows = order.rows(range(len(NAMES)))
-    met = list(dict.fromkeys(map(shard_of, rows)))  # in the order of their first picture
+    met = list(dict.fromkeys(map(shard_of, rows)))  # in the order of their first image
     start = 0
     for k, window in enumerate(range(0, len(SIZES), WINDOW)):
         names = set(met[window : window + WINDOW])
@@ -87,7 +87,7 @@ def test_a_few_shards_are_mixed_at_a_time_and_the_next_ones_expected():
     assert rows[: SIZES[int(met[0][2:5])]] != sorted(rows[: SIZES[int(met[0][2:5])]])
 
 
-def test_processes_meet_all_pictures_between_them(as_process):
+def test_processes_meet_all_images_between_them(as_process):
     """Each its own shards; together an epoch."""
     met = Counter[int]()
     for rank, num_shards in enumerate([4, 4, 3]):
@@ -106,7 +106,7 @@ def test_fewer_shards_than_processes_are_refused(as_process):
         ShardOrder(NAMES, key=(0,))
 
 
-def test_pictures_to_measure_on_lie_in_the_first_shards():
+def test_images_to_measure_on_lie_in_the_first_shards():
     chosen = torch.tensor([row % 2 == 0 for row in range(len(NAMES))])
     kept = in_first_shards(NAMES, chosen, count=4)
     assert kept.nonzero().flatten().tolist() == [0, 2, 4, 6, 8, 10, 12]
@@ -119,14 +119,14 @@ def test_few_shards_are_kept_and_none_is_left(many: Server, tmp_path: Path, monk
     work.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(work))
     urls = [f"{many.url}/s-{number:03d}.tar" for number in range(14)]
-    pictures = RemotePictures(urls, where="there")
+    images = RemoteImages(urls, where="there")
     asked = [*range(14), 13, 0]
     for number in asked:
-        assert pictures.decode(f"s-{number:03d}.tar/0001.png").image.size == (64, 64)
+        assert images.decode(f"s-{number:03d}.tar/0001.png").image.size == (64, 64)
         assert len(list(work.glob("*/*.tar"))) <= KEPT
     assert len(list(work.glob("*/*.tar"))) == KEPT < 14
     assert many.asked == [f"/s-{number:03d}.tar" for number in [*range(14), 0]]
-    del pictures
+    del images
     gc.collect()
     assert list(work.iterdir()) == []
 
@@ -178,7 +178,7 @@ def test_a_dry_run_fetches_nothing(many: Server, tmp_path: Path):
     assert many.asked == []
 
 
-def test_everything_else_needs_the_pictures_at_hand(tmp_path: Path):
+def test_everything_else_needs_the_images_at_hand(tmp_path: Path):
     outcome = run_command("train-prior", "http://127.0.0.1/a.tar", "--out", tmp_path / "out")
     assert outcome.code == 2
     assert "download them first" in outcome.err

@@ -21,7 +21,7 @@ from training.data.remote_shards import shard_urls
 def test_shards_at_a_url_are_those_on_disk(shards: Server, tmp_path: Path):
     """Whoever embeds them; what is done is not fetched again."""
     url, out = f"{shards.url}/s-{{000..002}}.tar", tmp_path / "out"
-    assert "12 pictures embedded, 0 reused" in succeed("embed", url, "--out", out).err
+    assert "12 images embedded, 0 reused" in succeed("embed", url, "--out", out).err
     succeed("embed", shards.folder, "--out", tmp_path / "disk")
     found, expected = EmbeddingSet(out), EmbeddingSet(tmp_path / "disk")
     assert found.names == expected.names
@@ -33,7 +33,7 @@ def test_shards_at_a_url_are_those_on_disk(shards: Server, tmp_path: Path):
     assert found.held_out.equal(expected.held_out)
     assert f"embeddings            12 of {found.image.shape[1]}" in succeed("stats", out).out
     assert shards.asked == [f"/s-{number:03d}.tar" for number in range(3)]
-    assert "0 pictures embedded, 12 reused" in succeed("embed", url, "--out", out).err
+    assert "0 images embedded, 12 reused" in succeed("embed", url, "--out", out).err
     assert len(shards.asked) == 3
 
 
@@ -56,7 +56,7 @@ def test_what_was_embedded_before_a_failure_stays(shards: Server, tmp_path: Path
     assert "run the same command again" in outcome.err
     (shards.folder / "later.tar").rename(shards.folder / "s-002.tar")
     shards.asked.clear()
-    assert "4 pictures embedded, 8 reused" in succeed(*command).err
+    assert "4 images embedded, 8 reused" in succeed(*command).err
     assert shards.asked == ["/s-002.tar"]
     outcome = run_command(*command, "--background", "black")
     assert outcome.code == 2
@@ -73,21 +73,21 @@ def test_a_transfer_that_breaks_off_is_no_short_shard(shards: Server, tmp_path: 
     assert "cut.tar cannot be fetched (exit code 18 of curl)" in outcome.err
 
 
-def test_bad_pictures_are_listed_under_their_shard(shards: Server, tmp_path: Path):
+def test_bad_images_are_listed_under_their_shard(shards: Server, tmp_path: Path):
     with tarfile.open(shards.folder / "s-001.tar", "a") as archive:
         archive.addfile(tarfile.TarInfo("a.png"))  # empty
     url, out = f"{shards.url}/s-{{000..001}}.tar", tmp_path / "out"
     outcome = run_command("embed", url, "--out", out, "--max-bad", "0.1")
     assert outcome.code == 3
-    assert "1 of 9 pictures cannot be read" in outcome.err
+    assert "1 of 9 images cannot be read" in outcome.err
     assert read_json_lines(out / "report.jsonl")[0]["file_name"] == "s-001.tar/a.png"
     succeed("embed", url, "--out", out, "--max-bad", "0.2")
 
 
-def test_harmful_shards_are_refused(server: Server, tmp_path: Path, shipped_pictures: Path):
-    pictures = sorted(shipped_pictures.glob("*.png"))[:1]
-    write_shard(server.folder / "out.tar", pictures, more={"../a.png": b""})
-    write_shard(server.folder / "nested.tar", pictures, more={"a.zip": b""})
+def test_harmful_shards_are_refused(server: Server, tmp_path: Path, shipped_images: Path):
+    images = sorted(shipped_images.glob("*.png"))[:1]
+    write_shard(server.folder / "out.tar", images, more={"../a.png": b""})
+    write_shard(server.folder / "nested.tar", images, more={"a.zip": b""})
     (server.folder / "page.tar").write_text("<html>", encoding="utf-8")
     for name, reason in (
         ("out", "a path out of the archive"),

@@ -1,5 +1,5 @@
-"""Pictures in archives are those of the folder that was packed; archives made to harm are refused;
-a damaged entry is one bad picture.
+"""Images in archives are those of the folder that was packed; archives made to harm are refused;
+a damaged entry is one bad image.
 """
 
 import io
@@ -20,11 +20,11 @@ from tests.commands import TINY_GAN, TINY_PRIOR, run_command, succeed
 from training.data import sources
 from training.data.embeddings import EmbeddingSet
 from training.data.images import ImageSource
-from training.data.sources import UnreadablePictureError, open_files
+from training.data.sources import UnreadableImageError, open_files
 
-PICTURE = io.BytesIO()
-Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(PICTURE, "PNG")
-PNG = PICTURE.getvalue()
+IMAGE = io.BytesIO()
+Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(IMAGE, "PNG")
+PNG = IMAGE.getvalue()
 
 
 def zip_of(path: Path, entries: dict[str, bytes], **options) -> Path:
@@ -56,7 +56,7 @@ ENTRIES = {
     "a.txt": b"a cat\n",
     "b/2.json": json.dumps({"caption": "a dog", "width": 8}).encode(),
     "c.tiff": b"II*",
-    "__MACOSX/._a.png": b"not a picture",  # as Macs pack
+    "__MACOSX/._a.png": b"not an image",  # as Macs pack
     ".DS_Store": b"x",
 }
 
@@ -136,20 +136,20 @@ def test_names_may_begin_with_a_dot_and_a_slash(tmp_path: Path):
     assert ImageSource(tmp_path / "shards").names == ["0.tar/a.png"]
 
 
-def test_a_tar_among_pictures_hides_none_of_them(tmp_path: Path):
+def test_a_tar_among_images_hides_none_of_them(tmp_path: Path):
     folder = folder_of(tmp_path / "mixed", {"x.png": PNG})
     tar_of(folder / "backup.tar", {"a.png": PNG})
     assert ImageSource(folder).names == ["x.png"]
 
 
-def test_what_is_no_file_is_a_bad_picture(tmp_path: Path):
+def test_what_is_no_file_is_a_bad_image(tmp_path: Path):
     """A pipe would be waited for, and a device read without end."""
     folder = folder_of(tmp_path / "folder", {"a.png": PNG})
     os.mkfifo(folder / "pipe.png")
     (folder / "zero.png").symlink_to("/dev/zero")
     source = ImageSource(folder)
     for name in ("pipe.png", "zero.png"):
-        with pytest.raises(UnreadablePictureError, match="a pipe or a device"):
+        with pytest.raises(UnreadableImageError, match="a pipe or a device"):
             source.read(name)
 
 
@@ -300,7 +300,7 @@ def test_harmful_archives_are_refused_whole(name: str, tmp_path: Path):
 
 @pytest.mark.parametrize("suffix", ["zip", "tar"])
 def test_no_damaged_archive_raises_anything_else(suffix: str, tmp_path: Path):
-    """Cut, and with single bytes changed: read as before, refused, or one bad picture."""
+    """Cut, and with single bytes changed: read as before, refused, or one bad image."""
     make = zip_of if suffix == "zip" else tar_of
     whole = make(tmp_path / f"p.{suffix}", {"a.png": PNG, "b.png": PNG}).read_bytes()
     rng = np.random.default_rng(0)
@@ -318,12 +318,12 @@ def test_no_damaged_archive_raises_anything_else(suffix: str, tmp_path: Path):
             for name in files.names():
                 files.read(name)
             outcomes.add("read")
-        except (InputError, UnreadablePictureError) as error:
+        except (InputError, UnreadableImageError) as error:
             outcomes.add(type(error).__name__)
     assert {"read", "InputError"} <= outcomes
 
 
-def test_entries_that_are_not_what_they_say_are_single_bad_pictures(
+def test_entries_that_are_not_what_they_say_are_single_bad_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     packed = {"compression": zipfile.ZIP_DEFLATED}
@@ -335,27 +335,27 @@ def test_entries_that_are_not_what_they_say_are_single_bad_pictures(
     path.write_bytes(content)
     files = open_files(path)
     assert files.read("good.png") == PNG
-    with pytest.raises(UnreadablePictureError, match="no picture is packed so small"):
+    with pytest.raises(UnreadableImageError, match="no image is packed so small"):
         files.read("bomb.png")
-    with pytest.raises(UnreadablePictureError, match=r"broken in the archive|its size is not"):
+    with pytest.raises(UnreadableImageError, match=r"broken in the archive|its size is not"):
         files.read("lying.png")
     monkeypatch.setattr(sources, "MAX_BYTES", 10)
-    with pytest.raises(UnreadablePictureError, match="the limit of one file"):
+    with pytest.raises(UnreadableImageError, match="the limit of one file"):
         files.read("good.png")
 
 
 @pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_packings_that_give_more_than_is_asked_for_are_not_read(kind: int, tmp_path: Path):
     files = open_files(zip_of(tmp_path / "p.zip", {"a.png": PNG}, compression=kind))
-    with pytest.raises(UnreadablePictureError, match="only deflate"):
+    with pytest.raises(UnreadableImageError, match="only deflate"):
         files.read("a.png")
 
 
-def test_a_shard_that_became_shorter_is_a_bad_picture(tmp_path: Path):
+def test_a_shard_that_became_shorter_is_a_bad_image(tmp_path: Path):
     path = tar_of(tmp_path / "p.tar", {"a.png": PNG})
     files = open_files(path)
     path.write_bytes(path.read_bytes()[:520])
-    with pytest.raises(UnreadablePictureError, match="ends before"):
+    with pytest.raises(UnreadableImageError, match="ends before"):
         files.read("a.png")
 
 
@@ -363,22 +363,22 @@ def test_a_shard_that_became_shorter_is_a_bad_picture(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", ["zip", "tar"])
-def test_trainings_take_archives(suffix: str, some_pictures: Path, tmp_path: Path):
-    """The same embeddings as from the folder, whatever holds the pictures; then prior and GAN."""
+def test_trainings_take_archives(suffix: str, some_images: Path, tmp_path: Path):
+    """The same embeddings as from the folder, whatever holds the images; then prior and GAN."""
     entries = {
-        path.relative_to(some_pictures).as_posix(): path.read_bytes()
-        for path in some_pictures.rglob("*")
+        path.relative_to(some_images).as_posix(): path.read_bytes()
+        for path in some_images.rglob("*")
         if path.is_file()
     }
     make = zip_of if suffix == "zip" else tar_of
     archive = make(tmp_path / f"p.{suffix}", entries)
     succeed("embed", archive, "--out", tmp_path / "e")
-    succeed("embed", some_pictures, "--out", tmp_path / "f")
+    succeed("embed", some_images, "--out", tmp_path / "f")
     packed, plain = EmbeddingSet(tmp_path / "e"), EmbeddingSet(tmp_path / "f")
     assert packed.names == plain.names
     assert packed.image.equal(plain.image)
     assert packed.fingerprint == plain.fingerprint
     again = succeed("embed", archive, "--out", tmp_path / "e")
-    assert f"0 pictures embedded, {len(plain.names)} reused" in again.err
+    assert f"0 images embedded, {len(plain.names)} reused" in again.err
     succeed("train-prior", archive, "--out", tmp_path / "prior", *TINY_PRIOR)
     succeed("train-gan", archive, "--out", tmp_path / "gan", *TINY_GAN)

@@ -60,8 +60,8 @@ def test_variants_share_a_side():
     assert len(keys) == 1
 
 
-def test_no_shipped_picture_is_held_out(shipped_pictures: Path):
-    rows = (shipped_pictures / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+def test_no_shipped_image_is_held_out(shipped_images: Path):
+    rows = (shipped_images / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(rows) == 512
     for row in map(json.loads, rows):
         key = split_key(row["file_name"], caption=row["text"], content_sha256="")

@@ -1,4 +1,4 @@
-"""The augmentation: what each transformation does to a picture, how often and how strongly, its
+"""The augmentation: what each transformation does to an image, how often and how strongly, its
 gradients, and the control of how often.
 """
 
@@ -29,7 +29,7 @@ def only(**strengths: float) -> AugmentConfig:
     return dataclasses.replace(AUGMENTATIONS["off"], probability=1.0, **strengths)
 
 
-def pictures(num: int = 6, *, size: int = SIZE, seed: int = 0) -> Tensor:
+def images(num: int = 6, *, size: int = SIZE, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(num, 3, size, size, dtype=torch.float64, generator=generator) * 2 - 1
 
@@ -49,7 +49,7 @@ def applied(
 
 
 def blobs(num: int, *, across: float = 0.0, down: float = 0.0) -> Tensor:
-    """A round hill on a level plane, its place in sides of the picture off the middle."""
+    """A round hill on a level plane, its place in sides of the image off the middle."""
     places = (torch.arange(SIZE, dtype=torch.float64) + 0.5) / SIZE - 0.5
     rows, columns = ((places - at).square() for at in (down, across))
     hill = torch.exp(-(rows[:, None] + columns[None, :]) / (2 * 0.08**2))
@@ -57,7 +57,7 @@ def blobs(num: int, *, across: float = 0.0, down: float = 0.0) -> Tensor:
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Centres (across, down) and spreads (across, down) of hills, in sides of the picture."""
+    """Centres (across, down) and spreads (across, down) of hills, in sides of the image."""
     places = (torch.arange(SIZE, dtype=torch.float64) + 0.5) / SIZE - 0.5
     weight = x[:, 0].clamp(min=0)
     weight = weight / weight.sum(dim=(1, 2), keepdim=True)
@@ -82,7 +82,7 @@ EVEN = torch.tensor([-0.8, -0.5, 0.0, 0.5, 0.8]).double()
 # --- the filters
 
 
-def test_the_wavelet_gives_pictures_back():
+def test_the_wavelet_gives_images_back():
     """Orthonormal to its own shifts by two, which is what perfect reconstruction needs, and blind
     to polynomials of degree below 6 in its mirror filter.
     """
@@ -95,7 +95,7 @@ def test_the_wavelet_gives_pictures_back():
         assert np.dot(mirror, np.linspace(-1, 1, len(h)) ** degree) == pytest.approx(0, abs=1e-9)
 
 
-def test_bands_add_up_to_the_picture_and_keep_to_their_octaves():
+def test_bands_add_up_to_the_image_and_keep_to_their_octaves():
     taps = bands()
     whole = torch.zeros(taps.shape[1], dtype=taps.dtype)
     whole[taps.shape[1] // 2] = 1.0
@@ -181,21 +181,21 @@ def test_drift_has_its_spread():
 
 
 def test_brightness_is_added_to_all():
-    x = pictures(1000, size=8)
+    x = images(1000, size=8)
     added = applied(x, only(brightness=0.2)) - x
     assert added.flatten(1).std(dim=1).max() < 1e-12
     same_shape(added[:, 0, 0, 0], 0.2 * NORMAL)
 
 
 def test_contrast_is_a_factor():
-    x = pictures(1000, size=8)
+    x = images(1000, size=8)
     factor = applied(x, only(contrast=0.5)) / x
     assert factor.flatten(1).std(dim=1).max() < 1e-9
     same_shape(factor[:, 0, 0, 0].log2(), 0.5 * NORMAL)
 
 
 def test_the_luma_flip_changes_light_and_dark_and_no_hue():
-    x = pictures(100, size=8)
+    x = images(100, size=8)
     found = applied(x, only(luma_flip=1.0))
     grey, other = x.mean(dim=1, keepdim=True), found.mean(dim=1, keepdim=True)
     torch.testing.assert_close(found - other, x - grey)
@@ -217,7 +217,7 @@ def test_hues_turn_about_grey():
 
 
 def test_saturation_scales_what_is_not_grey():
-    x = pictures(1000, size=8)
+    x = images(1000, size=8)
     found = applied(x, only(saturation=1.0))
     torch.testing.assert_close(found.mean(dim=1), x.mean(dim=1), rtol=0, atol=1e-12)
     factor = (found - found.mean(dim=1, keepdim=True)) / (x - x.mean(dim=1, keepdim=True))
@@ -226,7 +226,7 @@ def test_saturation_scales_what_is_not_grey():
 
 
 def test_the_filter_keeps_the_expected_power():
-    """The gains of the bands, found from the answer to a point, weigh 1 with natural pictures'
+    """The gains of the bands, found from the answer to a point, weigh 1 with natural images'
     power.
     """
     x = torch.zeros(300, 3, 96, 96).double()
@@ -242,14 +242,14 @@ def test_the_filter_keeps_the_expected_power():
     assert (gains.log2().std(dim=0) > 0.2).all()
 
 
-def test_the_filter_leaves_a_level_picture_in_the_lowest_band():
+def test_the_filter_leaves_a_level_image_in_the_lowest_band():
     x = torch.ones(50, 3, 64, 64).double()
     found = applied(x, only(filter=1.0))
-    assert found.flatten(1).std(dim=1).max() < 1e-9  # a level picture stays level
+    assert found.flatten(1).std(dim=1).max() < 1e-9  # a level image stays level
     assert found[:, 0, 0, 0].std() > 0.1
 
 
-def test_noise_has_a_spread_of_its_own_in_each_picture():
+def test_noise_has_a_spread_of_its_own_in_each_image():
     x = torch.zeros(600, 3, 32, 32).double()
     spread = applied(x, only(noise=0.1)).flatten(1).std(dim=1)
     expected = torch.tensor([0.1257, 0.3186, 0.6745, 1.1503, 1.6449]).double()  # |normal|
@@ -262,7 +262,7 @@ def test_a_square_of_half_the_side_is_cut_out():
     cut = found[:, 0] == 0
     assert ((found == 0) | (found == 1)).all()
     assert int(cut.flatten(1).sum(dim=1).max()) == (SIZE // 2) ** 2
-    # of a side [u - 1/4, u + 1/4] covers 7/16 within the picture, on average
+    # of a side [u - 1/4, u + 1/4] covers 7/16 within the image, on average
     share = cut.double().mean()
     assert float(share) == pytest.approx((7 / 16) ** 2, rel=0.1)
 
@@ -273,7 +273,7 @@ def test_a_square_of_half_the_side_is_cut_out():
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
 def test_each_happens_with_the_given_probability(name: str):
     num = 1500
-    x = pictures(num, size=16)
+    x = images(num, size=16)
     strength = getattr(EVERYTHING, name)
     changed = (applied(x, only(**{name: strength}), probability=0.3) != x).flatten(1).any(dim=1)
     share = {"flip": 0.15, "turn": 0.225, "luma_flip": 0.15, "filter": 1 - 0.7**4}.get(name, 0.3)
@@ -284,7 +284,7 @@ def test_each_happens_with_the_given_probability(name: str):
 
 
 def test_probability_zero_and_off_change_nothing():
-    x = pictures()
+    x = images()
     assert applied(x, EVERYTHING, probability=0.0).equal(x)
     assert applied(x, AUGMENTATIONS["off"]).equal(x)
     assert not AUGMENTATIONS["off"].is_on
@@ -297,8 +297,8 @@ def test_switching_one_on_leaves_the_others_draws_alone():
     torch.testing.assert_close(alone, both, rtol=0, atol=1e-7)
 
 
-def test_a_picture_depends_on_its_own_draws_alone():
-    x, draws = pictures(), uniform()
+def test_a_image_depends_on_its_own_draws_alone():
+    x, draws = images(), uniform()
     config = dataclasses.replace(EVERYTHING, noise=0.0)
     together = applied(x, config, probability=0.6, draws=draws)
     for i in range(len(x)):
@@ -307,7 +307,7 @@ def test_a_picture_depends_on_its_own_draws_alone():
 
 
 def test_the_input_is_left_alone_and_the_result_repeats():
-    x = pictures()
+    x = images()
     before = x.clone()
     assert applied(x, EVERYTHING).equal(applied(x, EVERYTHING))
     assert x.equal(before)
@@ -325,7 +325,7 @@ def test_diffaugment_is_always_on_and_moves_colour_place_and_a_square():
 
 @pytest.mark.parametrize("config", [EVERYTHING, AUGMENTATIONS["diffaugment"]], ids=["ada", "diff"])
 def test_it_is_twice_differentiable(config: AugmentConfig):
-    x = pictures(2, size=8).requires_grad_()
+    x = images(2, size=8).requires_grad_()
     draws = uniform(2, seed=5)
 
     def run(x: Tensor) -> Tensor:

@@ -81,5 +81,5 @@ def test_path_lengths_cost_time_and_memory(clip: ClipEncoder):
         for weight in (0.0, 2.0)
     )
     assert longer.training_gib > 1.2 * plain.training_gib
-    assert plain.probe_pictures == longer.probe_pictures == 32  # the first step
+    assert plain.probe_images == longer.probe_images == 32  # the first step
     assert min(plain.seconds_per_kimg, longer.seconds_per_kimg) > 0

@@ -85,14 +85,14 @@ def test_large_logits_stay_finite():
     assert discriminator_loss(logit, logit).tolist() == [1e4, 1e4]
 
 
-def critic(pictures: Tensor, weight: Tensor) -> Tensor:
+def critic(images: Tensor, weight: Tensor) -> Tensor:
     """Not linear, and one sample does not see another."""
-    return (torch.tanh(pictures) * weight).sum(dim=(1, 2, 3)) ** 2
+    return (torch.tanh(images) * weight).sum(dim=(1, 2, 3)) ** 2
 
 
 def test_r1_penalty_matches_finite_differences():
-    pictures, weight = normal(3, 2, 3, 4).requires_grad_(), normal(2, 3, 4, seed=1)
-    found = r1_penalty(critic(pictures, weight), pictures)
+    images, weight = normal(3, 2, 3, 4).requires_grad_(), normal(2, 3, 4, seed=1)
+    found = r1_penalty(critic(images, weight), images)
     step = 1e-6
     for n in range(3):
         squared_norm = 0.0
@@ -100,15 +100,15 @@ def test_r1_penalty_matches_finite_differences():
             moved = torch.zeros(3, 2, 3, 4, dtype=torch.float64)
             moved[(n, *index)] = step
             with torch.no_grad():
-                rise = critic(pictures + moved, weight)[n] - critic(pictures - moved, weight)[n]
+                rise = critic(images + moved, weight)[n] - critic(images - moved, weight)[n]
             squared_norm += float(rise / (2 * step)) ** 2
         assert float(found[n].detach()) == pytest.approx(squared_norm, rel=1e-5)
 
 
 def test_r1_penalty_matches_its_closed_form_and_has_a_gradient():
     """For f = w . x: |w|^2 a sample, whose gradient is 2 w."""
-    pictures, weight = normal(3, 2, 3, 4).requires_grad_(), normal(2, 3, 4, seed=1).requires_grad_()
-    found = r1_penalty((pictures * weight).sum(dim=(1, 2, 3)), pictures)
+    images, weight = normal(3, 2, 3, 4).requires_grad_(), normal(2, 3, 4, seed=1).requires_grad_()
+    found = r1_penalty((images * weight).sum(dim=(1, 2, 3)), images)
     assert found.shape == (3,)
     np.testing.assert_allclose(
         found.detach(), [float(weight.detach().square().sum())] * 3, rtol=1e-6
@@ -121,9 +121,9 @@ def test_path_lengths_match_their_closed_form():
     """|J^T y| of a linear map."""
     jacobian, w = normal(3 * 4 * 4, 5), normal(2, 5, seed=1).requires_grad_()
     noise = normal(2, 3, 4, 4, seed=2)
-    pictures = (w @ jacobian.T).view(2, 3, 4, 4)
+    images = (w @ jacobian.T).view(2, 3, 4, 4)
     expected = (noise.flatten(1) / 4 @ jacobian).norm(dim=1)
-    torch.testing.assert_close(path_lengths(pictures, w, noise), expected)
+    torch.testing.assert_close(path_lengths(images, w, noise), expected)
 
 
 def test_path_lengths_match_finite_differences():

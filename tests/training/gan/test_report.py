@@ -1,4 +1,4 @@
-"""`evaluate gan`: the figures of a generator, beside those of real pictures, and only of the same
+"""`evaluate gan`: the figures of a generator, beside those of real images, and only of the same
 ones.
 """
 
@@ -31,7 +31,7 @@ from training.gan.data import GanData, load_gan_data
 from training.gan.evaluate import (
     Asked,
     critic_logits,
-    embed_pictures,
+    embed_uint8,
     gan_figures,
     nearest_square_cosine,
     others_of,
@@ -41,39 +41,39 @@ from training.gan.run import gan_data_for
 
 
 @pytest.fixture(scope="module")
-def data(some_pictures: Path, some_embeddings: Path) -> GanData:
-    """The first 20 pictures held out, the other 28 to train on."""
+def data(some_images: Path, some_embeddings: Path) -> GanData:
+    """The first 20 images held out, the other 28 to train on."""
     embeddings = EmbeddingSet(some_embeddings)
-    whole = load_gan_data(ImageSource(some_pictures), embeddings, resolution=16, hold_out=False)
-    pixels = whole.pictures.take(range(len(whole.pictures))).pixels
+    whole = load_gan_data(ImageSource(some_images), embeddings, resolution=16, hold_out=False)
+    pixels = whole.images.take(range(len(whole.images))).pixels
     return replace(
         whole,
-        pictures=Squares.of(pixels[20:]),
+        images=Squares.of(pixels[20:]),
         embeddings=whole.embeddings[20:],
-        held_out_pictures=Squares.of(pixels[:20]),
+        held_out_images=Squares.of(pixels[:20]),
         held_out_embeddings=whole.embeddings[:20],
     )
 
 
 @pytest.fixture(scope="module")
-def evaluated(gan_run: Path, some_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def evaluated(gan_run: Path, some_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report on `gan_run`, embeddings made on the way."""
     out = tmp_path_factory.mktemp("report") / "out"
-    outcome = succeed("evaluate", "gan", gan_run, some_pictures, "--out", out)
-    assert "48 pictures embedded" in outcome.err
+    outcome = succeed("evaluate", "gan", gan_run, some_images, "--out", out)
+    assert "48 images embedded" in outcome.err
     assert outcome.out == (out / "report.md").read_text(encoding="utf-8")
     return out
 
 
-def evaluate(model: Path, some_pictures: Path, out: Path, *arguments: str | Path) -> dict:
-    printed = succeed("evaluate", "gan", model, some_pictures, "--out", out, "--json", *arguments)
+def evaluate(model: Path, some_images: Path, out: Path, *arguments: str | Path) -> dict:
+    printed = succeed("evaluate", "gan", model, some_images, "--out", out, "--json", *arguments)
     assert json.loads(printed.out) == read_json(out / "report.json")
     record = json.loads(printed.out)
     assert record["model"] == str(model)
     return record
 
 
-def test_real_pictures_in_their_own_place_are_perfect(data: GanData):
+def test_real_images_in_their_own_place_are_perfect(data: GanData):
     asked = Asked.of(data)
     assert (asked.where, len(asked.embeddings)) == ("held_out", 20)
     figures = gan_figures(asked, asked.embeddings)
@@ -89,12 +89,12 @@ def test_real_pictures_in_their_own_place_are_perfect(data: GanData):
     assert len(others["unrelated"].unique()) == 20
 
 
-def test_training_pictures_that_are_asked_are_not_compared_with_themselves(
+def test_training_images_that_are_asked_are_not_compared_with_themselves(
     data: GanData, clip: ClipEncoder
 ):
     few = replace(
         data,
-        held_out_pictures=Squares.of(data.pictures.take([0]).pixels[:0]),
+        held_out_images=Squares.of(data.images.take([0]).pixels[:0]),
         held_out_embeddings=data.embeddings[:0],
     )
     asked = Asked.of(few, count=12)
@@ -110,13 +110,13 @@ def test_training_pictures_that_are_asked_are_not_compared_with_themselves(
     assert others["nearest"].equal(expected)
     whole = Asked.of(few)  # all 28: none are left
     assert others_of(whole) is None
-    found = real_figures(whole, partial(embed_pictures, clip))
+    found = real_figures(whole, partial(embed_uint8, clip))
     assert [*found] == ["real_same_cosine", "real_same_frechet", "real_pairwise_cosine"]
 
 
-def test_pictures_of_the_size_of_a_run_have_figures_of_their_own(data: GanData, clip: ClipEncoder):
+def test_images_of_the_size_of_a_run_have_figures_of_their_own(data: GanData, clip: ClipEncoder):
     """What a perfect generator reaches: CLIP sees less than in the files."""
-    asked, embed = Asked.of(data), partial(embed_pictures, clip)
+    asked, embed = Asked.of(data), partial(embed_uint8, clip)
     found = real_figures(asked, embed)
     same = gan_figures(asked, embed(asked.pixels.permute(0, 2, 3, 1)))
     for name in ("cosine", "frechet", "nearest_training_cosine"):
@@ -128,9 +128,9 @@ def test_pictures_of_the_size_of_a_run_have_figures_of_their_own(data: GanData, 
 def test_copies_are_found_among_squares(
     data: GanData, clip: ClipEncoder, monkeypatch: pytest.MonkeyPatch
 ):
-    """Whose cosine is 1, while that to the files' embeddings is that of another picture."""
-    asked, embed = Asked.of(data), partial(embed_pictures, clip)
-    squares = data.pictures.take(range(28)).pixels.permute(0, 2, 3, 1)
+    """Whose cosine is 1, while that to the files' embeddings is that of another image."""
+    asked, embed = Asked.of(data), partial(embed_uint8, clip)
+    squares = data.images.take(range(28)).pixels.permute(0, 2, 3, 1)
     copies = embed(squares[:20])
     assert nearest_square_cosine(asked, copies, embed) == pytest.approx(1)
     assert gan_figures(asked, copies)["nearest_training_cosine"] < 0.95
@@ -146,27 +146,27 @@ def test_logits_are_of_whole_groups(data: GanData):
     torch.manual_seed(0)
     critic = Discriminator(DiscriminatorConfig(resolution=16, channel_base=64, group=4))
     condition = torch.randn(20, 128)
-    pictures = data.held_out_pictures.take(range(20)).pixels
+    images = data.held_out_images.take(range(20)).pixels
     with torch.no_grad():
-        realness, feature = critic(pictures[:16].float() / 127.5 - 1)
+        realness, feature = critic(images[:16].float() / 127.5 - 1)
     expected = conditional_logit(realness, feature, condition[:16])
     for count, whole in ((20, 20), (19, 16), (16, 16), (3, 3)):
-        found = critic_logits(critic, pictures[:count], condition[:count])
+        found = critic_logits(critic, images[:count], condition[:count])
         assert len(found) == whole
         if whole >= 16:
             torch.testing.assert_close(found[:16], expected)
-    many = pictures.repeat(7, 1, 1, 1)[:130]  # more than a part
+    many = images.repeat(7, 1, 1, 1)[:130]  # more than a part
     found = critic_logits(critic, many, condition.repeat(7, 1)[:130])
     assert len(found) == 128
     torch.testing.assert_close(found[120:], expected[:8])
 
 
-def test_the_reference_names_the_very_pictures(data: GanData):
+def test_the_reference_names_the_very_images(data: GanData):
     reference = Asked.of(data).reference
     assert reference == Asked.of(data).reference
     block = data.encoder_id.blocks[0]
     assert (reference["encoder"], reference["filter"]) == (block.weights, block.preprocess)
-    assert Asked.of(data, count=8).reference["pictures"] == 8
+    assert Asked.of(data, count=8).reference["images"] == 8
     changed = data.held_out_embeddings.clone()
     changed[3, 0] += 1e-6
     other = Asked.of(replace(data, held_out_embeddings=changed)).reference
@@ -182,63 +182,63 @@ def test_figures_are_those_of_the_training_log(evaluated: Path, gan_run: Path):
     )
     assert (report["asked"], report["training"]["kimg"]) == ("training", 0.032)
     lines = report["lines"]
-    assert [*lines] == ["generator", "the same pictures"]  # no others are left
+    assert [*lines] == ["generator", "the same images"]  # no others are left
     for name, value in lines["generator"].items():
         assert value == pytest.approx(logged[f"training_{name}"], rel=0.05, abs=0.05), name
-    assert lines["the same pictures"]["frechet"] == logged["real_same_frechet"]
-    assert "48 training pictures" in (evaluated / "report.md").read_text(encoding="utf-8")
+    assert lines["the same images"]["frechet"] == logged["real_same_frechet"]
+    assert "48 training images" in (evaluated / "report.md").read_text(encoding="utf-8")
     with Image.open(evaluated / "grid.png") as grid:
         assert grid.size == (8 * 64 + 7 * 2, 5 * 64 + 4 * 2)
     assert half_written(evaluated) == []
 
 
-def test_fewer_pictures_have_others_beside_them(gan_run: Path, some_pictures: Path, tmp_path: Path):
+def test_fewer_images_have_others_beside_them(gan_run: Path, some_images: Path, tmp_path: Path):
     ready = ("--embeddings", gan_run / "embeddings", "--count", "20")
-    lines = evaluate(gan_run, some_pictures, tmp_path, *ready)["lines"]
-    near, others = lines["nearest training pictures"], lines["other training pictures"]
+    lines = evaluate(gan_run, some_images, tmp_path, *ready)["lines"]
+    near, others = lines["nearest training images"], lines["other training images"]
     assert 1 > near["cosine"] > others["cosine"]
     assert others["frechet"] > 0.01
 
 
 def test_run_model_and_generator_folders_are_the_same(
-    evaluated: Path, gan_run: Path, model_folder: Path, some_pictures: Path, tmp_path: Path
+    evaluated: Path, gan_run: Path, model_folder: Path, some_images: Path, tmp_path: Path
 ):
     ready = ("--embeddings", gan_run / "embeddings")
     expected = read_json(evaluated / "report.json")["lines"]
     for number, model in enumerate((model_folder, gan_run / "generator")):
         out = tmp_path / str(number)
-        assert evaluate(model, some_pictures, out, *ready)["lines"] == expected
+        assert evaluate(model, some_images, out, *ready)["lines"] == expected
         assert not (out / "embeddings").exists()
 
 
-def test_the_best_generator_of_a_run(gan_run: Path, some_pictures: Path, tmp_path: Path):
+def test_the_best_generator_of_a_run(gan_run: Path, some_images: Path, tmp_path: Path):
     ready = ("--embeddings", gan_run / "embeddings", "--best")
-    report = evaluate(gan_run, some_pictures, tmp_path, *ready)
+    report = evaluate(gan_run, some_images, tmp_path, *ready)
     rows = read_json_lines(gan_run / "log.jsonl")
     best = min(rows, key=lambda row: row["training_frechet"])
     assert report["training"]["kimg"] == best["samples"] / 1000
     assert report["training"]["training_frechet"] == best["training_frechet"]
 
 
-def test_figures_of_the_same_pictures_stand_beside_each_other(
-    evaluated: Path, gan_run: Path, some_pictures: Path, tmp_path: Path
+def test_figures_of_the_same_images_stand_beside_each_other(
+    evaluated: Path, gan_run: Path, some_images: Path, tmp_path: Path
 ):
     old = evaluated / "report.json"
     arguments = ("--embeddings", gan_run / "embeddings", "--against", old)
-    outcome = succeed("evaluate", "gan", gan_run, some_pictures, "--out", tmp_path, *arguments)
+    outcome = succeed("evaluate", "gan", gan_run, some_images, "--out", tmp_path, *arguments)
     rows = {line.split(" | ")[0]: line.split(" | ")[1:] for line in outcome.out.splitlines()}
     assert rows[f"| {old}"] == rows["| generator"]
 
 
-def test_figures_of_other_pictures_are_refused(
-    evaluated: Path, gan_run: Path, some_pictures: Path, tmp_path: Path
+def test_figures_of_other_images_are_refused(
+    evaluated: Path, gan_run: Path, some_images: Path, tmp_path: Path
 ):
     old, out = evaluated / "report.json", tmp_path / "out"
-    command = ("evaluate", "gan", gan_run, some_pictures, "--out", out)
+    command = ("evaluate", "gan", gan_run, some_images, "--out", out)
     ready = ("--embeddings", gan_run / "embeddings")
     outcome = run_command(*command, *ready, "--count", "16", "--against", old)
     assert outcome.code == 2
-    assert "clip.pictures: 48 -> 16" in outcome.err
+    assert "clip.images: 48 -> 16" in outcome.err
     assert "clip.hash: " in outcome.err
     for field in ("encoder", "filter"):
         record = read_json(old)
@@ -258,37 +258,37 @@ def test_figures_of_other_pictures_are_refused(
 
 
 def test_embeddings_of_another_clip_are_refused(
-    gan_run: Path, some_pictures: Path, small_clip_folder: Path, tmp_path: Path
+    gan_run: Path, some_images: Path, small_clip_folder: Path, tmp_path: Path
 ):
-    other, command = tmp_path / "embeddings", ("evaluate", "gan", gan_run, some_pictures)
-    succeed("embed", some_pictures, "--out", other, "--clip", small_clip_folder)
+    other, command = tmp_path / "embeddings", ("evaluate", "gan", gan_run, some_images)
+    succeed("embed", some_images, "--out", other, "--clip", small_clip_folder)
     outcome = run_command(*command, "--out", tmp_path / "out", "--embeddings", other)
     assert (outcome.code, "Leave --embeddings out" in outcome.err) == (2, True)
     outcome = run_command(*command, "--out", tmp_path / "out", "--clip", small_clip_folder)
     assert (outcome.code, "Give the CLIP it was trained with" in outcome.err) == (2, True)
 
 
-def test_pictures_that_were_trained_on_are_not_called_held_out(
-    gan_run: Path, some_pictures: Path, tmp_path: Path, clip: ClipEncoder
+def test_images_that_were_trained_on_are_not_called_held_out(
+    gan_run: Path, some_images: Path, tmp_path: Path, clip: ClipEncoder
 ):
     """A model tells whether its training kept the held-out ones away."""
     words = ["".join(letters) for letters in itertools.product("abcdef", repeat=3)]
-    (tmp_path / "pictures").mkdir()
-    for name, file in zip(filter(is_held_out, words), some_pictures.glob("*.png"), strict=False):
-        shutil.copy(file, tmp_path / "pictures" / f"{name}.png")
-    for file in list(some_pictures.glob("*.png"))[:4]:
-        shutil.copy(file, tmp_path / "pictures")
+    (tmp_path / "images").mkdir()
+    for name, file in zip(filter(is_held_out, words), some_images.glob("*.png"), strict=False):
+        shutil.copy(file, tmp_path / "images" / f"{name}.png")
+    for file in list(some_images.glob("*.png"))[:4]:
+        shutil.copy(file, tmp_path / "images")
     generator = load_generator(gan_run / "generator", device=torch.device("cpu"))
     for hold_out, where in ((True, "held_out"), (False, "training")):
         told = replace(generator, training={"hold_out": hold_out})
         model = TextToImage(clip, told, None)
         limits = {"max_bad": 0.0, "max_megapixels": 1.0}
-        found, _ = gan_data_for(model, tmp_path / "pictures", tmp_path / "out", None, **limits)
+        found, _ = gan_data_for(model, tmp_path / "images", tmp_path / "out", None, **limits)
         assert Asked.of(found).where == where
 
 
-def test_a_model_that_is_not_there(gan_run: Path, some_pictures: Path, tmp_path: Path):
-    command = ("evaluate", "gan", tmp_path / "none", some_pictures, "--out", tmp_path / "out")
+def test_a_model_that_is_not_there(gan_run: Path, some_images: Path, tmp_path: Path):
+    command = ("evaluate", "gan", tmp_path / "none", some_images, "--out", tmp_path / "out")
     for flags in ((), ("--best",)):
         outcome = run_command(*command, *flags)
         assert (outcome.code, "none" in outcome.err, "does not exist" in outcome.err) == (2, 1, 1)

@@ -63,8 +63,8 @@ def data_of(clip: ClipEncoder, *, count: int = 40) -> GanData:
         return F.normalize(torch.randn(n, clip.id.dim, generator=generator) + 0.3, dim=1)
 
     first = torch.arange(count + 1).clamp(max=30)  # thirty have one caption
-    pictures, none = Squares.of(pixels), Squares.of(pixels[:0])
-    return GanData(pictures, rows(count), none, rows(0), clip.id, "made up", rows(30), first)
+    images, none = Squares.of(pixels), Squares.of(pixels[:0])
+    return GanData(images, rows(count), none, rows(0), clip.id, "made up", rows(30), first)
 
 
 def trainer_of(clip: ClipEncoder, **changes: Any) -> GanTrainer:
@@ -101,8 +101,8 @@ def test_gradients_match_the_losses_written_out(clip: ClipEncoder, adversarial: 
     batch, config = trainer.draw(0), trainer.config
     generator, discriminator = trainer.generator, trainer.discriminator
 
-    def logits(pictures: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        realness, feature = discriminator(pictures)
+    def logits(images: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        realness, feature = discriminator(images)
         return conditional_logit(realness, feature, condition), feature
 
     def contrast(a: Tensor, b: Tensor, temperature: float) -> Tensor:
@@ -209,7 +209,7 @@ def test_a_sample_meets_the_same_in_any_batch(clip: ClipEncoder):
 
 
 def test_captions_take_the_place_of_pseudo_texts(clip: ClipEncoder):
-    """For the captioned pictures alone, as often as asked."""
+    """For the captioned images alone, as often as asked."""
     plain, captioned = trainer_of(clip), trainer_of(clip, caption_share=0.5)
     data, replaced, count = captioned.data, 0, 0
     for start in range(0, 400, 16):
@@ -227,7 +227,7 @@ def test_captions_that_do_not_exist_cannot_be_shared(clip: ClipEncoder):
     data = dataclasses.replace(
         data_of(clip), captions=torch.empty(0, clip.id.dim), first_caption=torch.zeros(41).long()
     )
-    with pytest.raises(InputError, match="no training picture has a caption"):
+    with pytest.raises(InputError, match="no training image has a caption"):
         GanTrainer(dataclasses.replace(SMALL, caption_share=0.1), data, clip, device=CPU)
 
 
@@ -298,16 +298,14 @@ def test_every_parameter_gets_a_gradient(clip: ClipEncoder):
 ALWAYS = AugmentConfig(control="fixed", probability=0.8, cutout=0.5)
 
 
-def test_r1_is_of_the_pictures_before_they_are_augmented(clip: ClipEncoder):
+def test_r1_is_of_the_images_before_they_are_augmented(clip: ClipEncoder):
     trainer = trainer_of(clip, augment=ALWAYS, contrast_weight=0.0, clip_weight=0.0)
     batch, config = trainer.draw(0), trainer.config
     trainer.steps.discriminator_gradients(batch, regularise=True)
     found = {n: p.grad.clone() for n, p in trainer.discriminator.named_parameters()}
 
-    def logit(pictures: Tensor, draws: Tensor) -> Tensor:
-        seen = augment(
-            pictures, draws, config=ALWAYS, probability=torch.full((len(pictures),), 0.8)
-        )
+    def logit(images: Tensor, draws: Tensor) -> Tensor:
+        seen = augment(images, draws, config=ALWAYS, probability=torch.full((len(images),), 0.8))
         return conditional_logit(*trainer.discriminator(seen), batch.condition)
 
     leaf = batch.real.clone().requires_grad_()

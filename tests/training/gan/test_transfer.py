@@ -26,12 +26,12 @@ FIELDS = [word for word in TINY_GAN if "." in word and "=" in word]
 
 
 def open_run(
-    pictures: Path, out: Path, clip: ClipEncoder, *fields: str, init: Path | None, size: int = 16
+    images: Path, out: Path, clip: ClipEncoder, *fields: str, init: Path | None, size: int = 16
 ) -> tuple[GanTrainer, RunFolder]:
     sizes = [f"{part}.resolution={size}" for part in ("generator", "discriminator")]
     lengths = ["batch=8", "run.kimg=0.032", "run.checkpoint_kimg=0.008", "run.evaluate_kimg=9"]
     config = override(GAN_PRESETS["tiny"], [*sizes, *lengths, *FIELDS, *fields])
-    trainer, run, _ = open_gan_run(config, pictures, out, clip, device=CPU, init=init)
+    trainer, run, _ = open_gan_run(config, images, out, clip, device=CPU, init=init)
     return trainer, run
 
 
@@ -59,9 +59,9 @@ def differing(found: dict[str, Tensor], expected: dict[str, Tensor]) -> set[str]
 
 
 def test_everything_is_kept_where_everything_fits(
-    gan_run: Path, some_pictures: Path, clip: ClipEncoder, out: Path
+    gan_run: Path, some_images: Path, clip: ClipEncoder, out: Path
 ):
-    trainer, run = open_run(some_pictures, out, clip, "seed=5", init=gan_run)
+    trainer, run = open_run(some_images, out, clip, "seed=5", init=gan_run)
     run.close()
     generator, critic = weights_of(gan_run)
     for network in (trainer.generator, trainer.ema.network):
@@ -78,12 +78,12 @@ def test_everything_is_kept_where_everything_fits(
 
 
 def test_layers_of_the_condition_are_new_for_another_clip(
-    gan_run: Path, some_pictures: Path, small_clip_folder: Path, tmp_path: Path
+    gan_run: Path, some_images: Path, small_clip_folder: Path, tmp_path: Path
 ):
     """Whose embeddings have another size."""
     other = load_clip(str(small_clip_folder))
     assert other.id.dim != 128
-    trainer, run = open_run(some_pictures, tmp_path / "run", other, init=gan_run)
+    trainer, run = open_run(some_images, tmp_path / "run", other, init=gan_run)
     run.close()
     generator, critic = weights_of(gan_run)
     new = differing(trainer.generator.state_dict(), generator)
@@ -96,9 +96,9 @@ def test_layers_of_the_condition_are_new_for_another_clip(
 
 
 def test_a_clip_of_the_same_size_is_another_one_too(
-    gan_run: Path, some_pictures: Path, clip: ClipEncoder, out: Path
+    gan_run: Path, some_images: Path, clip: ClipEncoder, out: Path
 ):
-    trainer, run = open_run(some_pictures, out, clip, "seed=5", init=None)
+    trainer, run = open_run(some_images, out, clip, "seed=5", init=None)
     run.close()
     before = {name: t.clone() for name, t in trainer.generator.state_dict().items()}
     block = replace(clip.id.blocks[0], weights="0123456789abcdef")
@@ -111,10 +111,10 @@ def test_a_clip_of_the_same_size_is_another_one_too(
 
 
 def test_another_resolution_is_refused(
-    gan_run: Path, some_pictures: Path, clip: ClipEncoder, out: Path
+    gan_run: Path, some_images: Path, clip: ClipEncoder, out: Path
 ):
-    with pytest.raises(InputError, match=r"makes pictures of 16 pixels.*Give --resolution 16"):
-        open_run(some_pictures, out, clip, init=gan_run, size=32)
+    with pytest.raises(InputError, match=r"makes images of 16 pixels.*Give --resolution 16"):
+        open_run(some_images, out, clip, init=gan_run, size=32)
     assert not (out / "config.json").exists()
 
 
@@ -136,11 +136,11 @@ def test_frozen_layers_stay_and_all_others_learn(
     fields: tuple[str, ...],
     frozen: tuple[str, ...],
     gan_run: Path,
-    some_pictures: Path,
+    some_images: Path,
     clip: ClipEncoder,
     out: Path,
 ):
-    trainer, run = open_run(some_pictures, out, clip, *fields, init=gan_run)
+    trainer, run = open_run(some_images, out, clip, *fields, init=gan_run)
     run.close()
     networks = {"generator": trainer.generator, "discriminator": trainer.discriminator}
 
@@ -161,13 +161,13 @@ def test_frozen_layers_stay_and_all_others_learn(
 
 
 def test_a_run_that_goes_on_needs_its_start_no_more(
-    gan_run: Path, some_pictures: Path, clip: ClipEncoder, out: Path, tmp_path: Path
+    gan_run: Path, some_images: Path, clip: ClipEncoder, out: Path, tmp_path: Path
 ):
     init = Path(shutil.copytree(gan_run, tmp_path / "init"))
     broken = Path(shutil.copytree(out, tmp_path / "broken"))
 
     def train(folder: Path, *, until: int) -> GanTrainer:
-        trainer, run = open_run(some_pictures, folder, clip, init=init)
+        trainer, run = open_run(some_images, folder, clip, init=init)
         for progress in run_loop(trainer, trainer.config.run, run):
             if progress.samples == until:
                 break
@@ -183,15 +183,15 @@ def test_a_run_that_goes_on_needs_its_start_no_more(
     ]
     assert differing(states[1], states[0]) == set()
     with pytest.raises(InputError, match=r"init\.path: "):
-        open_run(some_pictures, broken, clip, init=gan_run)
+        open_run(some_images, broken, clip, init=gan_run)
     with pytest.raises(InputError, match=r"init: .* -> None"):
-        open_run(some_pictures, broken, clip, init=None)
+        open_run(some_images, broken, clip, init=None)
 
 
 def test_the_command_says_what_it_kept_and_what_it_cannot_freeze(
-    gan_run: Path, model_folder: Path, some_pictures: Path, out: Path
+    gan_run: Path, model_folder: Path, some_images: Path, out: Path
 ):
-    command = ("train-gan", some_pictures, "--out", out, *TINY_GAN)
+    command = ("train-gan", some_images, "--out", out, *TINY_GAN)
     freezing = ("--set", "freeze_discriminator=1")
     for flags, expected in (
         (freezing, "Give --init MODEL"),

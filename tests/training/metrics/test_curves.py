@@ -25,7 +25,7 @@ def test_curves_are_those_of_the_log():
     curves = {line.get_label(): line for line in frechet.lines}
     assert curves["a"].get_xydata().tolist() == [[1, 0.9], [3, 0.4]]
     assert curves["b"].get_xydata().tolist() == [[2, 0.7]]
-    assert len(frechet.lines) == 4  # and the same and the nearest real pictures
+    assert len(frechet.lines) == 4  # and the same and the nearest real images
     assert len(figure.axes[1].lines) == 2
     copies = figure.axes[list(CURVES).index("nearest_training_cosine")]
     assert [len(line.get_xdata()) for line in copies.lines] == [2, 0]
@@ -34,8 +34,8 @@ def test_curves_are_those_of_the_log():
 def test_a_run_is_drawn_and_what_is_none_is_refused(gan_run: Path, tmp_path: Path):
     out = tmp_path / "curves.png"
     succeed("evaluate", "curves", gan_run, "--out", out)
-    with Image.open(out) as picture:
-        assert picture.width > 4 * picture.height / 2
+    with Image.open(out) as image:
+        assert image.width > 4 * image.height / 2
     outcome = run_command("evaluate", "curves", gan_run, tmp_path, "--out", out)
     assert outcome.code == 2
     assert "has measured nothing" in outcome.err

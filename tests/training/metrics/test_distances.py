@@ -96,7 +96,7 @@ def test_precision_and_recall_match_loops():
     assert distances.precision_and_recall(real, real) == (1, 1)
 
 
-def test_one_repeated_picture_is_precise_and_covers_nothing():
+def test_one_repeated_image_is_precise_and_covers_nothing():
     real = rows(40)
     precision, recall = distances.precision_and_recall(real, real[:1].expand(40, -1))
     assert precision == 1

@@ -44,7 +44,7 @@ def some(num: int, *, seed: int) -> torch.Tensor:
     return torch.randint(0, 256, (num, 3, 16, 16), generator=generator, dtype=torch.uint8)
 
 
-def test_distance_is_zero_for_the_same_pictures_and_grows_with_their_difference(weights: Path):
+def test_distance_is_zero_for_the_same_images_and_grows_with_their_difference(weights: Path):
     network = Inception.load(weights, device=CPU)
     real = some(10, seed=0)
     assert network.distance(real.flip(0), real) == pytest.approx(0, abs=1e-4)
@@ -53,28 +53,28 @@ def test_distance_is_zero_for_the_same_pictures_and_grows_with_their_difference(
     assert 0 < near < far
 
 
-def test_the_reference_names_pictures_filter_and_network(weights: Path):
+def test_the_reference_names_images_filter_and_network(weights: Path):
     network = Inception.load(weights, device=CPU)
     reference = network.reference(some(4, seed=0))
-    assert (reference["pictures"], reference["encoder"]) == (4, network.digest)
+    assert (reference["images"], reference["encoder"]) == (4, network.digest)
     assert "16 pixels, bilinear to 299" in str(reference["filter"])
     assert reference["hash"] != network.reference(some(4, seed=1))["hash"]
 
 
 def test_evaluate_gan_tells_it_and_compares_only_the_same(
-    weights: Path, gan_run: Path, some_pictures: Path, tmp_path: Path
+    weights: Path, gan_run: Path, some_images: Path, tmp_path: Path
 ):
     ready = ("--embeddings", gan_run / "embeddings", "--count", "12")
-    command = ("evaluate", "gan", gan_run, some_pictures, *ready)
+    command = ("evaluate", "gan", gan_run, some_images, *ready)
     succeed(*command, "--out", tmp_path / "plain")
     outcome = succeed(*command, "--out", tmp_path / "a", "--inception", weights)
     header, row = outcome.out.splitlines()[-6], outcome.out.splitlines()[-4]
     found = read_json(tmp_path / "a" / "report.json")
     distance = found["lines"]["generator"]["inception_frechet"]
-    assert distance > found["lines"]["other training pictures"]["inception_frechet"] > 0
+    assert distance > found["lines"]["other training images"]["inception_frechet"] > 0
     assert header.endswith("| Inception Frechet distance |")
     assert row.endswith(f"| {distance:.2f} |")
-    assert found["references"]["inception"]["pictures"] == 12
+    assert found["references"]["inception"]["images"] == 12
     old = tmp_path / "plain" / "report.json"
     refused = run_command(
         *command, "--out", tmp_path / "b", "--inception", weights, "--against", old

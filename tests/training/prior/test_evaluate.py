@@ -44,7 +44,7 @@ def rows_of(count: int, *, seed: int = 0) -> Tensor:
 
 @pytest.fixture(scope="module")
 def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Embeddings of 400 pictures under 200 names, whose images lie near their texts."""
+    """Embeddings of 400 images under 200 names, whose images lie near their texts."""
     folder = tmp_path_factory.mktemp("captioned")
     names = [f"thing {chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(200)] * 2
     text = rows_of(200).repeat(2, 1)
@@ -173,13 +173,13 @@ def test_held_out_names_are_asked_once_and_compared_with_others(captioned: Path)
     for row in found[UNRELATED]:
         assert not (row == asked.true).all(dim=1).any()
     made, true = same_name(asked)
-    assert len(made) == len(names)  # every name has two pictures
+    assert len(made) == len(names)  # every name has two images
     assert (made != true).any(dim=1).all()
     assert float((made * true).sum(dim=1).mean()) > 0.5
 
 
-def test_a_picture_that_is_trained_on_too_is_not_asked(captioned: Path):
-    """Two names may have the same picture, one on either side of the split."""
+def test_a_image_that_is_trained_on_too_is_not_asked(captioned: Path):
+    """Two names may have the same image, one on either side of the split."""
     data = EmbeddingSet(captioned)
     before = Asked.of(data)
     assert before.copies == 0
@@ -192,7 +192,7 @@ def test_a_picture_that_is_trained_on_too_is_not_asked(captioned: Path):
 
 
 def test_a_perfect_prior_is_at_no_kernel_distance(tmp_path: Path):
-    """Pictures of the same names are no closer than chance has it, though the pairs are."""
+    """Images of the same names are no closer than chance has it, though the pairs are."""
     succeed("dataset", "cone", "--out", tmp_path / "cone", "--names", "1500")
     made, true = same_name(Asked.of(EmbeddingSet(tmp_path / "cone")))
     paired = kernel_distance(made, true, paired=True)
@@ -237,13 +237,13 @@ def test_the_verb_writes_table_record_and_figure(runs: list[Path], captioned: Pa
 def test_priors_are_judged_through_a_generator(
     prior_run: Path, gan_run: Path, some_embeddings: Path, tmp_path: Path
 ):
-    """By the embeddings of the pictures that it makes; the true embedding is a reference then."""
+    """By the embeddings of the images that it makes; the true embedding is a reference then."""
     data = EmbeddingSet(some_embeddings)
     generator = load_generator(find_part(gan_run, "generator"), device=torch.device("cpu"))
     clip = ClipEncoder.load("starter")
     seen = through(generator, clip)(data.image[:3])
-    pictures = TextToImage(clip, generator, None).decode(data.image[:3], seeds=range(3))
-    torch.testing.assert_close(seen, clip.embed_images(pictures.permute(0, 3, 1, 2)))
+    images = TextToImage(clip, generator, None).decode(data.image[:3], seeds=range(3))
+    torch.testing.assert_close(seen, clip.embed_images(images.permute(0, 3, 1, 2)))
     asked = Asked(
         data, torch.arange(20), data.image[data.caption_image[:20]], torch.arange(20, 48), 0
     )

@@ -44,18 +44,18 @@ def test_the_best_prior_is_that_of_the_smallest_held_out_distance(cone: Path, tm
     assert best_figure(tmp_path, "held_out_frechet") == float("inf")
 
 
-def test_statistics_come_from_all_pictures_and_pairs_from_the_captioned(
-    some_pictures: Path, tmp_path: Path
+def test_statistics_come_from_all_images_and_pairs_from_the_captioned(
+    some_images: Path, tmp_path: Path
 ):
     """Few captions are enough for the cone of all."""
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    lines = (some_pictures / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    images = tmp_path / "images"
+    images.mkdir()
+    lines = (some_images / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
     names = [json.loads(line)["file_name"] for line in lines]
     for name in names:
-        (pictures / name).write_bytes((some_pictures / name).read_bytes())
-    (pictures / "metadata.jsonl").write_text("\n".join(lines[:10]) + "\n", encoding="utf-8")
-    succeed("embed", pictures, "--out", tmp_path / "embeddings")
+        (images / name).write_bytes((some_images / name).read_bytes())
+    (images / "metadata.jsonl").write_text("\n".join(lines[:10]) + "\n", encoding="utf-8")
+    succeed("embed", images, "--out", tmp_path / "embeddings")
     config = dataclasses.replace(PRIOR_PRESETS["tiny"], hold_out=False)
     prior = dataclasses.replace(config.prior, width=32, depth=1, heads=2)
     data = EmbeddingSet(tmp_path / "embeddings")
