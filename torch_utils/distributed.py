@@ -26,26 +26,26 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def num_processes() -> int:
+def world_size() -> int:
     """How many processes torchrun has started, 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def num_local_processes() -> int:
+def local_world_size() -> int:
     """How many of them share this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this process writes files and speaks."""
     return rank() == 0
 
 
-def share(positions: range) -> range:
+def shard(positions: range) -> range:
     """This process's part of a batch, consecutive and as large as the others'."""
-    each, rest = divmod(len(positions), num_processes())
+    each, rest = divmod(len(positions), world_size())
     if rest:
-        raise ValueError(f"{len(positions)} are not shared evenly by {num_processes()} processes")
+        raise ValueError(f"{len(positions)} are not shared evenly by {world_size()} processes")
     return positions[rank() * each : (rank() + 1) * each]
 
 
@@ -54,7 +54,7 @@ def group(*, time_limit_s: float = TIME_LIMIT_S) -> Iterator[None]:
     """Join the other processes: by gloo for what lies on the CPU, by NCCL on GPUs. Who waits longer
     than `time_limit_s` for another fails, and all end.
     """
-    if num_processes() == 1:
+    if world_size() == 1:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -76,11 +76,11 @@ def group(*, time_limit_s: float = TIME_LIMIT_S) -> Iterator[None]:
 def _on_this_machine() -> list[int]:
     """Ids of the other processes of the group that run here."""
     own = torch.tensor([seed_of(socket.gethostname()), os.getpid()])
-    found = [part["own"].tolist() for part in gather({"own": own})]
+    found = [part["own"].tolist() for part in all_gather({"own": own})]
     return [process for host, process in found if host == own[0] and process != os.getpid()]
 
 
-def gather(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+def all_gather(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     """The tensors of all processes, in the order of their ranks; names and shapes must agree."""
     if not _is_joined():
         return [dict(tensors)]
@@ -93,30 +93,30 @@ def gather(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     return parts
 
 
-def gather_rows(tensor: Tensor) -> Tensor:
+def all_gather_rows(tensor: Tensor) -> Tensor:
     """The rows [N, ...] of all processes, in the order of their ranks, as constants."""
-    return torch.cat([part["rows"] for part in gather({"rows": tensor.detach()})])
+    return torch.cat([part["rows"] for part in all_gather({"rows": tensor.detach()})])
 
 
 def union(numbers: list[int]) -> list[int]:
     """The numbers that any process has, sorted."""
-    counts = gather({"count": torch.tensor(len(numbers))})
+    counts = all_gather({"count": torch.tensor(len(numbers))})
     most = max(int(part["count"]) for part in counts)
     if most == 0:
         return []
     padded = torch.tensor([*numbers, *[-1] * (most - len(numbers))])
-    parts = gather({"numbers": padded})
+    parts = all_gather({"numbers": padded})
     found = {number for part in parts for number in part["numbers"].tolist()}
     return sorted(found - {-1})
 
 
-def add(tensor: Tensor) -> None:
+def all_reduce_sum(tensor: Tensor) -> None:
     """Replace the tensor by its sum over all processes."""
     if _is_joined():
         dist.all_reduce(tensor)
 
 
-def average(tensors: Iterable[Tensor | None]) -> None:
+def all_reduce_mean(tensors: Iterable[Tensor | None]) -> None:
     """Replace each tensor by its mean over all processes, in one flat message (None is skipped, and
     must be None everywhere).
     """

@@ -38,7 +38,7 @@ from training.run_folder import (
 
 # columns of the log that tell of the machine, and differ between equal runs: time since the process
 # began, and the peak of its memory
-MACHINE_COLUMNS = ("seconds_per_kimg", "memory_gib", "data_wait")
+MACHINE_COLUMNS = ("seconds_per_kimg", "peak_mem_gib", "data_time")
 
 
 class Trainer(Protocol):
@@ -146,7 +146,7 @@ def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[P
         restore_state(trainer.parts(), checkpoint.tensors)
         samples, pending = checkpoint.samples, checkpoint.state["pending"]
         torch.set_num_threads(checkpoint.state["threads"])
-    first = distributed.is_first()
+    first = distributed.is_main_process()
     if first:
         folder.cut_back(samples)
     total = math.ceil(config.kimg * 1000 / trainer.batch) * trainer.batch
@@ -183,16 +183,16 @@ def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[P
                 logged["seconds_per_kimg"] = (
                     (time.perf_counter() - started) / (samples - first_samples) * 1000
                 )
-                logged["data_wait"] = waiting / stepping
+                logged["data_time"] = waiting / stepping
                 stepping, waiting = 0.0, 0.0
                 if evaluate_now:
                     _check_finite_state(flatten_state(trainer.parts()), samples)
                     if first:
                         evaluation = trainer.evaluate(samples, folder.path)
-                logged["memory_gib"] = peak_gib()
+                logged["peak_mem_gib"] = peak_gib()
                 if first:
                     folder.log(samples, logged, evaluation)
-                    logged |= evaluation.figures if evaluation else {}
+                    logged |= evaluation.metrics if evaluation else {}
             if last or received or _due(before, samples, config.checkpoint_kimg):
                 _check_finite({name: sums[0] for name, sums in pending.items()}, samples)
                 save()
@@ -211,7 +211,7 @@ def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[P
 def _together(values: Mapping[str, Tensor], received: int | None) -> tuple[dict[str, float], int]:
     """The means of what each process logs, and the signal that any has received (0: none)."""
     scalars = [float(value) for value in values.values()]
-    parts = distributed.gather({"scalars": torch.tensor([*scalars, received or 0]).double()})
+    parts = distributed.all_gather({"scalars": torch.tensor([*scalars, received or 0]).double()})
     rows = torch.stack([part["scalars"] for part in parts])  # [processes, values + 1]
     means = rows[:, :-1].mean(dim=0).tolist() if len(parts) > 1 else scalars
     return dict(zip(values, means, strict=True)), int(rows[:, -1].max())

@@ -54,7 +54,7 @@ class Checkpoint:
 class Evaluation:
     """What a training finds out about itself at times."""
 
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
     reference: Mapping[str, int | str] | None = None  # what they are measured against
     images: Mapping[str, Image.Image] = field(default_factory=dict)
     histograms: Mapping[str, Tensor] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class RunFolder:
         self.path = path
         self._lock = lock
         record = {"kind": kind, "format": FORMAT, **json.loads(json.dumps(description))}
-        if distributed.is_first():
+        if distributed.is_main_process():
             check_usable(path, kind=kind)
             self._lock = lock or RunLock(path)
             remove_leftovers(path)
@@ -185,7 +185,7 @@ class RunFolder:
         images and histograms to TensorBoard.
         """
         found = evaluation or Evaluation({})
-        scalars = {**values, **found.figures}
+        scalars = {**values, **found.metrics}
         row = {"samples": samples, **scalars}
         if found.reference is not None:
             row["reference"] = dict(found.reference)

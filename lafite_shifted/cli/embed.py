@@ -53,7 +53,7 @@ def command(
     options.choose_ops(ops, chosen, used=False)
     squares = parse(SquareConfig, {"background": background})
     urls = shard_urls(images) if is_remote(images) else []
-    if not urls and distributed.num_processes() > 1:
+    if not urls and distributed.world_size() > 1:
         raise InputError("Several processes share shards at a URL only. Run `embed` in one.")
     source = None if urls else ImageSource(Path(images))
     encoder = load_clip(clip, device=chosen)
@@ -76,5 +76,5 @@ def command(
             max_megapixels=max_megapixels,
             progress=progress,
         )
-    if distributed.is_first():
+    if distributed.is_main_process():
         options.report_embedding(report, out)

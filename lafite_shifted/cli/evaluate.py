@@ -66,7 +66,7 @@ def prior(
     from lafite_shifted.io.model_folder import find_part, load_generator
     from training.data.embeddings import EmbeddingSet
     from training.prior.evaluate import (
-        Asked,
+        EvalSet,
         load_priors,
         reference_lines,
         report,
@@ -82,7 +82,7 @@ def prior(
         sampler,
     )
     data = EmbeddingSet(embeddings)
-    asked = Asked.of(data, limit=limit)
+    eval_set = EvalSet.of(data, limit=limit)
     chosen, decode = resolve_device(device), unchanged
     options.choose_ops(ops, chosen, used=gan is not None)
     priors = load_priors(runs, data, chosen)
@@ -91,9 +91,9 @@ def prior(
         decode = through(generator, load_clip(generator.encoder_id.model, device=chosen))
     start = time.monotonic()
     with options.progress_bar("sampling", "run") as progress:
-        lines = reference_lines(asked, decode=decode)
-        lines += report(priors, asked, ways, decode=decode, progress=progress)
-    write_report(out, lines, asked, command=_typed(), seconds=time.monotonic() - start)
+        lines = reference_lines(eval_set, decode=decode)
+        lines += report(priors, eval_set, ways, decode=decode, progress=progress)
+    write_report(out, lines, eval_set, command=_typed(), seconds=time.monotonic() - start)
     click.echo((out / "report.md").read_text(encoding="utf-8"), nl=False)
 
 
@@ -105,7 +105,7 @@ def prior(
 @click.option("--steps", default="1,2,4,8,16,64", help="Numbers of sampling steps.")
 @options.positive_int("--limit", default=None, help="At most so many captions.")
 @click.option(
-    "--ask",
+    "--eval-embeddings",
     type=options.FolderPath,
     metavar="EMBEDDINGS",
     help="Held-out captions of these are asked, such as of a larger cone.  [default: of those "
@@ -120,7 +120,7 @@ def study(
     seeds: int,
     steps: str,
     limit: int | None,
-    ask: Path | None,
+    eval_embeddings: Path | None,
     device: str,
     ops: str,
 ) -> None:
@@ -139,7 +139,7 @@ def study(
         run_study(
             embeddings,
             out,
-            StudyConfig(kimg, seeds, counts, limit, ask),
+            StudyConfig(kimg, seeds, counts, limit, eval_embeddings),
             device=chosen,
             command=_typed(),
             show=options.show_progress,
@@ -167,7 +167,7 @@ def study(
     help="Also the Frechet distance of Inception features, by torch-fidelity's weights in FILE.",
 )
 @click.option(
-    "--against",
+    "--compare",
     type=options.FolderPath,
     multiple=True,
     help="The report.json of another generator, on the same images, to set beside.",
@@ -186,7 +186,7 @@ def gan(
     embeddings: Path | None,
     clip: str | None,
     inception: Path | None,
-    against: tuple[Path, ...],
+    compare: tuple[Path, ...],
     device: str,
     ops: str,
     max_bad: float,
@@ -207,10 +207,10 @@ def gan(
     from lafite_shifted.encoders.ensemble import load_clip
     from lafite_shifted.io.model_folder import find_part, load_generator
     from lafite_shifted.pipeline import TextToImage
-    from training.gan.evaluate import Asked
+    from training.gan.evaluate import EvalSet
     from training.gan.report import (
         evaluate_gan,
-        read_figures,
+        read_metrics,
         references_of,
         write_gan_report,
     )
@@ -238,10 +238,10 @@ def gan(
         )
     if report:
         options.report_embedding(report, out / "embeddings")
-    asked = Asked.of(data, count=count)
-    references = references_of(asked, judge)
-    others = {str(path): read_figures(path, references) for path in against}
-    found, grid = evaluate_gan(whole, asked, inception=judge, name=str(model), command=_typed())
+    eval_set = EvalSet.of(data, count=count)
+    references = references_of(eval_set, judge)
+    others = {str(path): read_metrics(path, references) for path in compare}
+    found, grid = evaluate_gan(whole, eval_set, inception=judge, name=str(model), command=_typed())
     write_gan_report(out, found, grid, against=others)
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
@@ -264,7 +264,7 @@ def curves(runs: tuple[Path, ...], out: Path) -> None:
     for run in runs:
         log = run / "log.jsonl"
         rows = read_json_lines(log) if log.is_file() else []
-        if not any(name.endswith("_frechet") and "samples" in row for row in rows for name in row):
+        if not any(name.endswith("_fd_clip") and "samples" in row for row in rows for name in row):
             raise InputError(
                 f"{run} has measured nothing: it is no run of `train-gan` that has come to its "
                 "first evaluation. Give another, or train on."

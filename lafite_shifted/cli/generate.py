@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.argument("texts", nargs=-1, required=True)
 @click.option("--model", required=True, help="Model folder (see `pack`), or a Hugging Face Hub id.")
 @options.out_option("the images and grid.png")
-@options.positive_int("--num", default=4, help="Images a sentence; image i uses seed + i.")
+@options.positive_int("--num-images", default=4, help="Images a sentence; image i uses seed + i.")
 @options.seed_option
 @options.device_option
 @options.ops_option
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     "--eta", type=click.FloatRange(0, 1), default=0.0, help="Noise of ddim; 1 is ancestral."
 )
 @click.option("--guidance", default=1.0, help="Of the prior; 1 is none.")
-@click.option("--threshold", is_flag=True, help="Dynamic thresholding, for guidance above 1.")
+@click.option(
+    "--dynamic-threshold", is_flag=True, help="Dynamic thresholding, for guidance above 1."
+)
 @options.positive_int(
     "--best-of", default=1, help="Draws of the prior; CLIP keeps the closest to the text."
 )
@@ -47,7 +49,7 @@ def command(
     texts: tuple[str, ...],
     model: str,
     out: Path,
-    num: int,
+    num_images: int,
     seed: int,
     device: str,
     ops: str,
@@ -56,7 +58,7 @@ def command(
     sampler: "Sampler",
     eta: float,
     guidance: float,
-    threshold: bool,
+    dynamic_threshold: bool,
     best_of: int,
     truncation: float,
     no_prior: bool,
@@ -81,7 +83,7 @@ def command(
         )
     if not isfinite(guidance):
         raise InputError(f"--guidance {guidance}: give a number, such as 2.")
-    sampling = Sampling(steps, sampler, eta, guidance, threshold, best_of)
+    sampling = Sampling(steps, sampler, eta, guidance, dynamic_threshold, best_of)
     texts = tuple(dict.fromkeys(texts))  # a sentence given twice makes the same images
     options.choose_ops(ops, resolve_device(device))
     with options.plain_warnings():
@@ -100,7 +102,7 @@ def command(
         for text in texts:
             made = pipeline.images(
                 text,
-                num_images=num,
+                num_images=num_images,
                 seed=seed,
                 batch=batch,
                 use_prior=not no_prior,
@@ -115,4 +117,4 @@ def command(
             rows.append((text, images))
         scale = max(1, 96 // rows[0][1][0].width)
         save_png(out / "grid.png", labelled_rows(rows, scale=scale), {"model": pipeline.hash})
-    click.echo(f"{num * len(texts)} images and grid.png in {out}")
+    click.echo(f"{num_images * len(texts)} images and grid.png in {out}")

@@ -169,7 +169,7 @@ def show_progress(progress: "Iterator[Progress]", description: str) -> dict[str,
     from torch_utils import distributed
 
     last: dict[str, float] = {}
-    if not distributed.is_first():
+    if not distributed.is_main_process():
         for step in progress:
             last = step.logged or last
         return last
@@ -189,7 +189,7 @@ def show_progress(progress: "Iterator[Progress]", description: str) -> dict[str,
             bar.update(step.samples / 1000 - bar.n)
             if step.logged:
                 last = step.logged
-                bar.set_postfix_str(f"{last['memory_gib']:.2f} GiB", refresh=False)
+                bar.set_postfix_str(f"{last['peak_mem_gib']:.2f} GiB", refresh=False)
                 tqdm.write(_progress_line(step, last), file=sys.stdout)
     return last
 
@@ -205,7 +205,7 @@ def _progress_line(step: "Progress", logged: dict[str, float]) -> str:
         f"{step.samples / 1000:8.1f} kimg",
         f"{seconds:.1f} s/kimg",
         f"{left} left",
-        f"{logged['memory_gib']:.2f} GiB",
+        f"{logged['peak_mem_gib']:.2f} GiB",
     ]
     words += [
         f"{name} {value:.4g}" for name, value in logged.items() if name not in MACHINE_COLUMNS

@@ -25,13 +25,13 @@ PLOTTED = 1500  # embeddings whose cosines the figure shows
 @click.option("--merge", is_flag=True, help="SOURCES are such files: add them up into --out.")
 @options.positive_int("--clusters", default=None, help="Statistics of so many k-means clusters.")
 @click.option(
-    "--cluster-kind",
+    "--covariance-type",
     type=click.Choice(["diagonal", "low-rank", "full"]),
     default="diagonal",
     help="Covariance of a cluster.",
 )
 @click.option(
-    "--centres",
+    "--centroids",
     type=options.FolderPath,
     help="Clusters around the centres of this file, of --clusters and --out, and of its kind: then "
     "the two can be merged.",
@@ -64,7 +64,7 @@ def command(
     if merge:
         if out is None or clusters or centres or plot:
             raise InputError(
-                "--merge needs --out FILE, and goes without --clusters, --centres and --plot."
+                "--merge needs --out FILE, and goes without --clusters, --centroids and --plot."
             )
         result = _merged(sources)
         result.save(out)
@@ -76,7 +76,7 @@ def command(
             "files with --merge."
         )
     if clusters and centres:
-        raise InputError("--centres says how many clusters there are. Leave out --clusters.")
+        raise InputError("--centroids says how many clusters there are. Leave out --clusters.")
     from lafite_shifted.gaussian.clusters import cluster, cluster_around
     from training.data.embedding_stream import EmbeddingStream, stream_sample, stream_stats
 

@@ -110,13 +110,13 @@ def command(
                 init=init,
                 progress=progress,
             )
-        if distributed.is_first():
+        if distributed.is_main_process():
             options.report_embedding(report, out / "embeddings")
             click.echo("\n".join([*trainer.kept, *config.reasons()]), err=True)
             click.echo(f"{len(trainer.data.images)} images, {trainer.data.cache}", err=True)
         with options.plain_warnings():
             options.show_progress(run_loop(trainer, config.run, run), "train-gan")
-    if distributed.is_first():
+    if distributed.is_main_process():
         click.echo(
             f"generator in {out}, grids in {out / 'grids'}. Next: lafite-shifted pack --gan {out} "
             "--out MODEL"

@@ -99,7 +99,7 @@ def command(
     with distributed.group(time_limit_s=config.run.time_limit_s):
         trainer, run = open_prior_run(config, data, out, device=chosen, init=init)
         options.show_progress(run_loop(trainer, config.run, run()), "train-prior")
-    if distributed.is_first():
+    if distributed.is_main_process():
         click.echo(
             f"prior in {out}. Join it with a generator: lafite-shifted pack --gan RUN --prior "
             f"{out} --out MODEL"

@@ -87,7 +87,7 @@ class Reservoir:
         missing = self.size - len(self.lots)
         rows = F.pad(self.rows, (0, 0, 0, missing))
         lots = F.pad(self.lots, (0, missing), value=float("inf"))
-        parts = distributed.gather({"rows": rows, "lots": lots})
+        parts = distributed.all_gather({"rows": rows, "lots": lots})
         self.rows, self.lots = self.rows[:0], self.lots[:0]
         for part in parts:
             there = part["lots"].isfinite()
@@ -110,7 +110,7 @@ class ClusterStats:
             raise InputError(
                 f"{num} clusters of {dim} dimensions with a {kind} covariance "
                 f"each would take {size / 2**30:.1f} GiB. Give at most "
-                f"{MAX_BYTES * num // size} clusters, or diagonal covariances (`--cluster-kind "
+                f"{MAX_BYTES * num // size} clusters, or diagonal covariances (`--covariance-type "
                 "diagonal`; of a training `--set prior.cluster_covariance=diagonal`)."
             )
         self.encoder_id, self.centres = encoder_id, centres.double()
@@ -154,7 +154,7 @@ class ClusterStats:
         if other.kind != self.kind or not other.centres.equal(self.centres):
             raise ValueError(
                 "only statistics of one kind around the same centres can be merged; make them with "
-                "`stats --centres`"
+                "`stats --centroids`"
             )
         self.counts += other.counts
         self.sums += other.sums
@@ -163,7 +163,7 @@ class ClusterStats:
     def all_reduce(self) -> None:
         """Add what the other processes of the group have counted; the same in all of them."""
         for tensor in (self.counts, self.sums, self.squares):
-            distributed.add(tensor)
+            distributed.all_reduce_sum(tensor)
 
     def emptied(self) -> "ClusterStats":
         """The same centres, around which nothing was counted yet."""

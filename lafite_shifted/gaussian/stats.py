@@ -98,7 +98,7 @@ class EmbeddingStats:
         total = EmbeddingStats(self.encoder_id, dim=self.dim)
         names = ("mean", "m2", "third", "fourth")
         mine = {name: getattr(self, name) for name in names}
-        for part in distributed.gather(mine | {"count": torch.tensor(self.count)}):
+        for part in distributed.all_gather(mine | {"count": torch.tensor(self.count)}):
             total._add(int(part.pop("count")), *(part[name] for name in names))
         vars(self).update(vars(total))
 

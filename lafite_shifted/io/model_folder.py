@@ -177,7 +177,7 @@ def load_prior(folder: Path, *, device: torch.device) -> LoadedPrior:
     return LoadedPrior(prior.to_device(device), encoder_id, record.get("training", {}))
 
 
-def best_figure(
+def best_metric(
     part: Path, name: str, *, reference: Mapping[str, int | str] | None = None
 ) -> float:
     """A figure that was recorded of a part's training, such as the best one's so far; infinite

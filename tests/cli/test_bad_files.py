@@ -91,7 +91,7 @@ def test_model_whose_clip_has_moved(
     command = ("generate", "a cat", "--model", tmp_path / "model", "--out", tmp_path / "out")
     assert_refused(run_command(*command), "trained with", "say where with `--clip`")
     assert not (tmp_path / "out").exists()
-    succeed(*command, "--num", "1", "--clip", moved)
+    succeed(*command, "--num-images", "1", "--clip", moved)
 
 
 def test_wrong_folder_leaves_the_embeddings_of_a_run_alone(

@@ -30,7 +30,7 @@ def test_generate_with_an_empty_text(texts: list[str], model_folder: Path, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("flags", [("--num", "0"), ("--steps", "0"), ("--steps", "100000")])
+@pytest.mark.parametrize("flags", [("--num-images", "0"), ("--steps", "0"), ("--steps", "100000")])
 def test_generate_with_numbers_out_of_range(
     flags: tuple[str, str], model_folder: Path, tmp_path: Path
 ):
@@ -94,7 +94,7 @@ def test_exit_code_and_message_reach_the_shell(tmp_path: Path):
 
 def test_text_too_long_is_one_plain_warning(model_folder: Path, tmp_path: Path):
     text = " ".join(["cat"] * 60)
-    arguments = ("--model", model_folder, "--out", tmp_path / "out", "--num", "1")
+    arguments = ("--model", model_folder, "--out", tmp_path / "out", "--num-images", "1")
     result = process("generate", text, f"{text} dog", *arguments)
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("longer than the") == 1

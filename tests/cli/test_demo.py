@@ -23,16 +23,16 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
 
 def test_table_compares_both_priors_with_none(outcome: tuple[Outcome, Path]):
     printed, out = outcome
-    figures = json.loads((out / "figures.json").read_text(encoding="utf-8"))
-    assert list(figures) == ["shifted", "baseline", "no prior", "real against real"]
+    metrics = json.loads((out / "figures.json").read_text(encoding="utf-8"))
+    assert list(metrics) == ["shifted", "baseline", "no prior", "real against real"]
     for name in ("shifted", "baseline", "no prior"):
-        assert 0 <= figures[name]["recall"] <= 1
-        assert figures[name]["frechet"] > figures["real against real"]["frechet"] > 0
+        assert 0 <= metrics[name]["recall"] <= 1
+        assert metrics[name]["fd_clip"] > metrics["real against real"]["fd_clip"] > 0
         line = next(line for line in printed.out.splitlines() if line.startswith(name))
-        assert f"{figures[name]['recall']:.1%}" in line
-        assert f"{figures[name]['frechet']:.4f}" in line
+        assert f"{metrics[name]['recall']:.1%}" in line
+        assert f"{metrics[name]['fd_clip']:.4f}" in line
     assert "chance 12.5%" in printed.out
-    floor = figures["real against real"]["frechet"]
+    floor = metrics["real against real"]["fd_clip"]
     assert f"{floor:.4f}" in printed.out
 
 
@@ -53,7 +53,7 @@ def test_models_are_packed_and_made_again(outcome: tuple[Outcome, Path], tmp_pat
         model = out / f"model-{process}"
         config = json.loads((model / "prior" / "config.json").read_text(encoding="utf-8"))
         assert config["config"]["process"] == process
-    arguments = ("--model", out / "model-shifted", "--out", tmp_path / "out", "--num", "1")
+    arguments = ("--model", out / "model-shifted", "--out", tmp_path / "out", "--num-images", "1")
     succeed("generate", demo.SENTENCES[0], *arguments)
     assert half_written(out) == []
 
@@ -68,11 +68,11 @@ def test_what_to_do_next_is_told(outcome: tuple[Outcome, Path]):
 def test_same_command_again_trains_no_more(outcome: tuple[Outcome, Path]):
     _, out = outcome
     logs = {p: p.read_bytes() for p in out.glob("*/log.jsonl")}
-    figures = (out / "figures.json").read_bytes()
+    metrics = (out / "figures.json").read_bytes()
     assert len(logs) == 3
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "DemoConfig", lambda seed: SHORT)
         again = succeed("demo", "--out", out)
     assert "0 embedded, 512 reused" in again.out
     assert {p: p.read_bytes() for p in out.glob("*/log.jsonl")} == logs
-    assert (out / "figures.json").read_bytes() == figures
+    assert (out / "figures.json").read_bytes() == metrics

@@ -11,7 +11,7 @@ from tests.commands import half_written, succeed
 
 
 def test_sentence_given_twice_is_made_once(model_folder: Path, tmp_path: Path):
-    arguments = ("--model", model_folder, "--out", tmp_path / "out", "--num", "1")
+    arguments = ("--model", model_folder, "--out", tmp_path / "out", "--num-images", "1")
     outcome = succeed("generate", "a cat", "a cat", *arguments)
     assert "1 images and grid.png" in outcome.out
     assert len(list((tmp_path / "out").iterdir())) == 2
@@ -39,7 +39,7 @@ def generate(model_folder: Path, out: Path, *arguments: str) -> dict[str, np.nda
 
 def test_generated_images_say_how_they_were_made(model_folder: Path, tmp_path: Path):
     texts = ("a red apple", "Ünïcode: cats & dogs/birds?")
-    made = generate(model_folder, tmp_path / "out", *texts, "--num", "3", "--seed", "7")
+    made = generate(model_folder, tmp_path / "out", *texts, "--num-images", "3", "--seed", "7")
     assert len(made) == 6
     assert {array.shape for array in made.values()} == {(16, 16, 3)}
     assert [name for name in made if name.startswith("a-red-apple-")] == [
@@ -57,11 +57,11 @@ def test_generated_images_say_how_they_were_made(model_folder: Path, tmp_path: P
 
 
 def test_seeds_are_counted_on_whatever_the_batch(model_folder: Path, tmp_path: Path):
-    whole = generate(model_folder, tmp_path / "a", "a cat", "--num", "5", "--seed", "2")
+    whole = generate(model_folder, tmp_path / "a", "a cat", "--num-images", "5", "--seed", "2")
     parts = generate(
-        model_folder, tmp_path / "b", "a cat", "--num", "5", "--seed", "2", "--batch", "2"
+        model_folder, tmp_path / "b", "a cat", "--num-images", "5", "--seed", "2", "--batch", "2"
     )
-    alone = generate(model_folder, tmp_path / "c", "a cat", "--num", "1", "--seed", "5")
+    alone = generate(model_folder, tmp_path / "c", "a cat", "--num-images", "1", "--seed", "5")
     assert whole.keys() == parts.keys()
     assert all(np.abs(whole[name] - parts[name]).max() <= 1 for name in whole)
     assert np.abs(whole["a-cat-0005.png"] - alone["a-cat-0005.png"]).max() <= 1
@@ -69,9 +69,9 @@ def test_seeds_are_counted_on_whatever_the_batch(model_folder: Path, tmp_path: P
 
 def test_no_prior_conditions_on_the_text(model_folder: Path, gan_run: Path, tmp_path: Path):
     succeed("pack", "--gan", gan_run, "--out", tmp_path / "bare")
-    with_prior = generate(model_folder, tmp_path / "a", "a cat", "--num", "2")
-    without = generate(model_folder, tmp_path / "b", "a cat", "--num", "2", "--no-prior")
-    bare = generate(tmp_path / "bare", tmp_path / "c", "a cat", "--num", "2")
+    with_prior = generate(model_folder, tmp_path / "a", "a cat", "--num-images", "2")
+    without = generate(model_folder, tmp_path / "b", "a cat", "--num-images", "2", "--no-prior")
+    bare = generate(tmp_path / "bare", tmp_path / "c", "a cat", "--num-images", "2")
     for name in with_prior:
         assert np.array_equal(without[name], bare[name])
         assert not np.array_equal(without[name], with_prior[name])
@@ -83,7 +83,7 @@ def test_no_prior_conditions_on_the_text(model_folder: Path, gan_run: Path, tmp_
 def test_every_knob_of_generate_changes_something(
     flags: tuple[str, str], model_folder: Path, tmp_path: Path
 ):
-    plain = generate(model_folder, tmp_path / "a", "a cat", "--num", "2")
-    changed = generate(model_folder, tmp_path / "b", "a cat", "--num", "2", *flags)
+    plain = generate(model_folder, tmp_path / "a", "a cat", "--num-images", "2")
+    changed = generate(model_folder, tmp_path / "b", "a cat", "--num-images", "2", *flags)
     pairs = zip(plain.values(), changed.values(), strict=True)
     assert all(not np.array_equal(a, b) for a, b in pairs)

@@ -55,7 +55,7 @@ def test_files_of_parts_merge_into_that_of_the_whole(shards: Path, tmp_path: Pat
 @pytest.mark.parametrize("kind", ["diagonal", "low-rank", "full"])
 def test_clusters_count_every_embedding(shards: Path, tmp_path: Path, kind: str):
     out = tmp_path / "clusters.safetensors"
-    options = ("--clusters", "5", "--cluster-kind", kind, "--out", out)
+    options = ("--clusters", "5", "--covariance-type", kind, "--out", out)
     found = json.loads(succeed("stats", shards, *options, "--json").out)
     assert (sum(found["counts"]), found["clusters"]) == (700, 5)
     saved = ClusterStats.load(out)
@@ -73,22 +73,22 @@ def test_clusters_of_several_folders_merge_around_the_same_centres(
     shards: Path, tmp_path: Path, kind: str
 ):
     first, second, whole = (tmp_path / f"{name}.safetensors" for name in ("a", "b", "whole"))
-    succeed("stats", shards, "--clusters", "5", "--cluster-kind", kind, "--out", first)
+    succeed("stats", shards, "--clusters", "5", "--covariance-type", kind, "--out", first)
     more = tmp_path / "more"
     more.mkdir()
     write_shards(more, 9)  # the same, and two others
-    succeed("stats", more, "--centres", first, "--out", second)
+    succeed("stats", more, "--centroids", first, "--out", second)
     both = tmp_path / "both.safetensors"
     succeed("stats", "--merge", first, second, "--out", both)
     merged, again = ClusterStats.load(both), ClusterStats.load(second)
     assert again.kind == kind
     assert again.centres.equal(ClusterStats.load(first).centres)
     assert (int(again.counts.sum()), int(merged.counts.sum())) == (900, 1600)
-    other = succeed("stats", more, "--clusters", "5", "--cluster-kind", kind, "--out", whole)
+    other = succeed("stats", more, "--clusters", "5", "--covariance-type", kind, "--out", whole)
     assert "clusters    5 of 5" in other.out
     outcome = run_command("stats", "--merge", first, whole, "--out", both)
     assert outcome.code == 2
-    assert "`stats --centres`" in outcome.err
+    assert "`stats --centroids`" in outcome.err
 
 
 def test_the_figure_shows_spectrum_and_cone(shards: Path, tmp_path: Path):
@@ -151,13 +151,16 @@ def test_memory_does_not_grow_with_the_number_of_shards(tmp_path: Path):
     [
         (("--merge", "A"), "--merge needs --out"),
         (("--merge", "A", "--out", "OUT", "--clusters", "3"), "goes without --clusters"),
-        (("--merge", "A", "--out", "OUT", "--centres", "A"), "goes without --clusters, --centres"),
-        (("A", "--clusters", "3", "--centres", "A"), "Leave out --clusters"),
-        (("A", "--centres", "MISSING"), "does not exist"),
+        (
+            ("--merge", "A", "--out", "OUT", "--centroids", "A"),
+            "goes without --clusters, --centroids",
+        ),
+        (("A", "--clusters", "3", "--centroids", "A"), "Leave out --clusters"),
+        (("A", "--centroids", "MISSING"), "does not exist"),
         (("A", "A"), "2 folders are given"),
         (("A", "--clusters", "1000"), "there are 700. Give fewer clusters"),
         (("A", "--clusters", "0"), "not in the range"),
-        (("A", "--clusters", "600000", "--cluster-kind", "full"), "would take 22.9 GiB"),
+        (("A", "--clusters", "600000", "--covariance-type", "full"), "would take 22.9 GiB"),
         (("MISSING",), "holds no embeddings"),
         (("--merge", "MISSING", "--out", "OUT"), "does not exist"),
         (("--merge", "A/shard-00000.safetensors", "--out", "OUT"), "holds 'embeddings'"),

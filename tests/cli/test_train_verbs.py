@@ -18,7 +18,7 @@ from training.data.embeddings import EmbeddingSet
 from training.data.images import ImageSource
 from training.data.split import is_held_out
 from training.gan.data import GanData, load_gan_data
-from training.gan.evaluate import Asked
+from training.gan.evaluate import EvalSet
 
 # --- train-gan
 
@@ -36,29 +36,29 @@ def test_run_folder_explains_itself(gan_run: Path, some_images: Path):
     assert record["data"]["num_training"] == 48
     rows = read_json_lines(gan_run / "log.jsonl")
     assert [row["samples"] for row in rows] == [8, 16, 24, 32]
-    names = ("loss_d", "loss_g", "training_frechet", "training_kernel", "training_cosine")
+    names = ("loss_d", "loss_g", "training_fd_clip", "training_kid_clip", "training_clip_i_sim")
     more = (
         "training_precision",
-        "training_manifold_recall",
-        "real_same_frechet",
+        "training_recall",
+        "real_same_fd_clip",
         "seconds_per_kimg",
-        "memory_gib",
+        "peak_mem_gib",
     )
     for name in (*names, *more):
         assert all(np.isfinite(row[name]) for row in rows), name
-    asked = Asked.of(gan_data(gan_run, some_images))
-    assert all(row["reference"] == asked.reference for row in rows)
+    eval_set = EvalSet.of(gan_data(gan_run, some_images))
+    assert all(row["reference"] == eval_set.reference for row in rows)
     best = read_json(gan_run / "best" / "generator" / "config.json")["training"]
-    assert best["reference"] == asked.reference
-    assert best["training_frechet"] == min(row["training_frechet"] for row in rows)
+    assert best["reference"] == eval_set.reference
+    assert best["training_fd_clip"] == min(row["training_fd_clip"] for row in rows)
     events = EventAccumulator(str(gan_run / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Images("samples")] == [8, 16, 24, 32]
-    for name in ("logit_real", "logit_fake", "w_norm", "condition_cosine"):
+    for name in ("logit_real", "logit_fake", "w_norm", "condition_clip_i_sim"):
         found = events.Histograms(f"evaluation/{name}")[-1].histogram_value
         assert (found.num, found.min < found.max) == (48, True), name
     mean = found.sum / found.num
-    assert mean == pytest.approx(rows[-1]["training_cosine"], rel=1e-3)
+    assert mean == pytest.approx(rows[-1]["training_clip_i_sim"], rel=1e-3)
     kept = [p.name for p in sorted((gan_run / "checkpoints").iterdir())]
     assert kept == ["samples-0000000024", "samples-0000000032"]
     assert load_generator(gan_run / "generator", device=torch.device("cpu")).training == {
@@ -136,10 +136,10 @@ def test_own_folder_with_three_broken_images(own_folder: Path, tmp_path: Path):
     assert record["num_training"] + record["num_held_out"] == 297
     assert 30 <= record["num_held_out"] <= 70  # a sixth, by content
     last = read_json_lines(tmp_path / "run" / "log.jsonl")[-1]
-    assert last["held_out_frechet"] > 0
-    assert -1 <= last["held_out_cosine"] <= 1
+    assert last["held_out_fd_clip"] > 0
+    assert -1 <= last["held_out_clip_i_sim"] <= 1
     succeed("pack", "--gan", tmp_path / "run", "--out", tmp_path / "model")
-    arguments = ("--model", tmp_path / "model", "--out", tmp_path / "out", "--num", "1")
+    arguments = ("--model", tmp_path / "model", "--out", tmp_path / "out", "--num-images", "1")
     outcome = succeed("generate", "a red apple", *arguments)
     assert "has no prior: conditioning on the text embedding itself" in outcome.err
     assert "pack --prior" in outcome.err
@@ -198,9 +198,14 @@ def test_prior_logs_held_out_metrics(tmp_path: Path, some_images: Path):
         *("train-prior", images, "--out", tmp_path / "run", *TINY_PRIOR, "--process", "baseline")
     )
     last = read_json_lines(tmp_path / "run" / "log.jsonl")[-1]
-    names = ("held_out_cosine", "held_out_frechet", "text_itself_cosine", "text_itself_frechet")
+    names = (
+        "held_out_clip_i_sim",
+        "held_out_fd_clip",
+        "text_itself_clip_i_sim",
+        "text_itself_fd_clip",
+    )
     assert all(np.isfinite(last[name]) for name in names)
-    assert "held_out_cosine" in outcome.out
+    assert "held_out_clip_i_sim" in outcome.out
     assert read_json_lines(tmp_path / "run" / "embeddings" / "report.jsonl") == []
     assert read_json(tmp_path / "run" / "config.json")["config"]["prior"]["process"] == "baseline"
 

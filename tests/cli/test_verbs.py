@@ -120,7 +120,17 @@ def test_a_prior_of_clusters_trains_packs_and_samples(
     logged = json.loads((run / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     assert 0 < logged["same_cluster_training"] <= 1
     succeed("pack", "--gan", gan_run, "--prior", run, "--out", model)
-    options = ("--model", model, "--num", "1", "--steps", "3", "--guidance", "2", "--threshold")
+    options = (
+        "--model",
+        model,
+        "--num-images",
+        "1",
+        "--steps",
+        "3",
+        "--guidance",
+        "2",
+        "--dynamic-threshold",
+    )
     for sampler in ("ancestral", "ddim", "dpm++"):
         out = tmp_path / sampler
         succeed(
@@ -157,7 +167,7 @@ def test_training_shows_kimg_seconds_a_kimg_time_left_and_memory(monkeypatch: py
         def isatty(self) -> bool:
             return True
 
-    logged = {"loss": 0.5, "seconds_per_kimg": 40.0, "memory_gib": 1.25}
+    logged = {"loss": 0.5, "seconds_per_kimg": 40.0, "peak_mem_gib": 1.25}
     steps = [Progress(1500, 2000, None), Progress(1750, 2000, logged), Progress(2000, 2000, None)]
     terminal, printed = Terminal(), io.StringIO()
     monkeypatch.setattr(sys, "stderr", terminal)

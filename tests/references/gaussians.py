@@ -51,7 +51,7 @@ def ledoit_wolf_weight(rows: Array) -> float:
     return min(float(error), float(distance)) / float(distance)
 
 
-def mean_pairwise_cosine(rows: Array) -> float:
+def intra_set_cosine(rows: Array) -> float:
     """Mean cosine over all ordered pairs of different rows."""
     cosines = [
         a @ b / (np.linalg.norm(a) * np.linalg.norm(b))

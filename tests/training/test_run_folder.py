@@ -184,12 +184,12 @@ def test_images_and_histograms_are_cut_back_too(tmp_path: Path):
     again.log(12, {"loss": 0.1}, an_evaluation(77))
     again.close()
     rows = again.read_log()
-    assert [row["frechet"] for row in rows] == [4, 8, 77]
+    assert [row["fd_clip"] for row in rows] == [4, 8, 77]
     assert rows[-1]["reference"] == {"images": 77}
     kept = {"images": 9, "histograms": 9}
     events = EventAccumulator(str(run.path / "tensorboard"), size_guidance=kept)
     events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("frechet")] == [(4, 4), (8, 8), (12, 77)]
+    assert [(e.step, e.value) for e in events.Scalars("fd_clip")] == [(4, 4), (8, 8), (12, 77)]
     shown = events.Images("samples")
     assert [(event.step, event.width, event.height) for event in shown] == [
         (4, 4, 2),
@@ -206,7 +206,7 @@ def test_images_and_histograms_are_cut_back_too(tmp_path: Path):
 
 def an_evaluation(number: int) -> Evaluation:
     return Evaluation(
-        {"frechet": float(number)},
+        {"fd_clip": float(number)},
         {"images": number},
         {"samples": Image.new("RGB", (number, 2), "red")},
         {"logit_real": torch.arange(number + 1)},

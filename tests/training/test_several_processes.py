@@ -158,7 +158,7 @@ def test_a_gan_goes_on_with_another_number_of_processes(
     succeed(*command(tmp_path / "one", 0.016))
     one, mixed = rows(tmp_path / "one"), rows(tmp_path / "mixed")
     assert [row["samples"] for row in mixed] == [8, 16]
-    names = ("loss_d", "loss_g", "logit_real", "contrast_fake", "clip_contrast", "sign_real")
+    names = ("loss_d", "loss_g", "logit_real", "loss_infonce_fake", "loss_infonce_clip", "ada_rt")
     for a, b in zip(one, mixed, strict=True):
         for name in names:
             assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-5), name
@@ -191,8 +191,8 @@ def test_two_processes_train_a_gan_as_one_does(some_images: Path, tmp_path: Path
     assert "Several processes need embeddings" in refused.communicate(timeout=120)[1]
     for name in ("one", "two"):
         succeed("embed", images, "--out", tmp_path / name / "embeddings")
-    asked = seeds.epoch_indices([13], size=48, key=(0, "images"))[0]  # by the second process
-    lost = sorted(images.glob("*.png"))[asked]
+    eval_set = seeds.epoch_indices([13], size=48, key=(0, "images"))[0]  # by the second process
+    lost = sorted(images.glob("*.png"))[eval_set]
     damage(lost)
     told = f"warning: {lost.name} cannot be read any more"
     assert told in succeed(*command(tmp_path / "one")).err
@@ -206,7 +206,13 @@ def test_two_processes_train_a_gan_as_one_does(some_images: Path, tmp_path: Path
     assert one[1]["replaced"] == 1 / 8
     for a, b in zip(one[:2], two[:2], strict=True):  # Adam turns rounding of small gradients large
         assert b["replaced"] == a["replaced"]
-        for name in ("loss_d", "loss_g", "contrast_real", "contrast_fake", "clip_contrast"):
+        for name in (
+            "loss_d",
+            "loss_g",
+            "loss_infonce_real",
+            "loss_infonce_fake",
+            "loss_infonce_clip",
+        ):
             assert b[name] == pytest.approx(a[name], rel=1e-3), name
 
 

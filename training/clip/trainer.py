@@ -24,7 +24,7 @@ from torch_utils.device import pick_dtype
 from torch_utils.ema import Ema
 from training.clip.data import CaptionedImage, CaptionedSet, augment, draw_caption
 from training.config import RunConfig, positive
-from training.metrics.distances import recall_at
+from training.metrics.distances import retrieval_at
 from training.run_folder import Evaluation
 
 MEAN = (0.5, 0.5, 0.5)  # preprocessing of the starter: images in [-1, 1]
@@ -226,8 +226,8 @@ class ClipTrainer:
                 continue
             image_embeddings, text_embeddings = self.embed(subset)
             similarity = text_embeddings @ image_embeddings.T
-            results[f"recall_1{suffix}"] = recall_at(similarity, 1)
-            results[f"recall_10{suffix}"] = recall_at(similarity, 10)
+            results[f"retrieval_1{suffix}"] = retrieval_at(similarity, 1)
+            results[f"retrieval_10{suffix}"] = retrieval_at(similarity, 10)
         save_clip(self.ema.network, self.config.model, folder / "clip")
         return Evaluation(results)
 

@@ -41,7 +41,7 @@ class EmbeddingStream:
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         """(number of the shard, unit float32 [n, D]) of this process's share of the shards."""
-        for number in range(distributed.rank(), len(self.shards), distributed.num_processes()):
+        for number in range(distributed.rank(), len(self.shards), distributed.world_size()):
             yield number, self._load(self.shards[number])[0]
 
     def _load(self, name: str) -> tuple[Tensor, EncoderId]:

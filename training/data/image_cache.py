@@ -40,7 +40,7 @@ def plan_cache(num_images: int, *, resolution: int, limit_gib: float | None) -> 
     size = num_images * 3 * resolution**2 / 2**30
     limit, whence = limit_gib, "--cache-gib"
     if limit is None:
-        processes = distributed.num_local_processes()
+        processes = distributed.local_world_size()
         limit = CACHE_SHARE * available_bytes() / processes / 2**30
         whence = "half of the free memory" + (f" / {processes} processes" * (processes > 1))
     where = f"{size:.3g} GiB, the limit is {limit:.3g} GiB ({whence})"
@@ -53,7 +53,7 @@ def num_threads() -> int:
     """That decode in this process."""
     of_machine = hasattr(os, "sched_getaffinity")  # not on macOS
     cores = len(os.sched_getaffinity(0)) if of_machine else os.cpu_count() or 1
-    return min(max(cores // distributed.num_local_processes(), 2), MOST_THREADS)
+    return min(max(cores // distributed.local_world_size(), 2), MOST_THREADS)
 
 
 class Taken(NamedTuple):
@@ -63,8 +63,8 @@ class Taken(NamedTuple):
     pixels: Tensor  # [N, 3, R, R] uint8
 
 
-class Squares:
-    """Images by row. `waited` counts the seconds that `take` has needed so far."""
+class ImageLoader:
+    """Images by row. `waited` counts the seconds that `get_batch` has needed so far."""
 
     def __init__(
         self,
@@ -84,15 +84,15 @@ class Squares:
         self._pool = ThreadPoolExecutor(num_threads(), thread_name_prefix="decode")
 
     @staticmethod
-    def of(pixels: Tensor) -> "Squares":
+    def of(pixels: Tensor) -> "ImageLoader":
         """Those of a tensor [M, 3, R, R] uint8."""
         names = [str(row) for row in range(len(pixels))]
-        return Squares(names, pixels.__getitem__, held=pixels)
+        return ImageLoader(names, pixels.__getitem__, held=pixels)
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def hold(self) -> None:
+    def preload(self) -> None:
         """Decode all of them, and keep them in memory."""
 
         def read(row: int) -> Tensor | str:
@@ -110,17 +110,17 @@ class Squares:
             held[row] = square
         self._held = held
 
-    def expect(self, rows: Iterable[int]) -> None:
+    def prefetch(self, rows: Iterable[int]) -> None:
         """Begin to decode what will be taken soon."""
         if self._held is None:
             for row in rows:
                 if row not in self._ahead and row not in self._bad:
                     self._ahead[row] = self._pool.submit(self._read, row)
 
-    def take(self, rows: Sequence[int]) -> Taken:
+    def get_batch(self, rows: Sequence[int]) -> Taken:
         """The images of these rows, each that cannot be read replaced by another one."""
         start = time.perf_counter()
-        self.expect(rows)
+        self.prefetch(rows)
         found = [self._shown(row) for row in rows]
         taken = Taken([row for row, _ in found], torch.stack([square for _, square in found]))
         self.waited += time.perf_counter() - start
@@ -163,7 +163,7 @@ class Squares:
         bad = self._bad_names()
         check_share_of_bad(bad, len(self), max_share=self._max_bad, remedy=remedy)
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """Tell all processes what any of them could not read, list it in the report, and warn.
 
         All must call it. Raises TooManyBadImagesError above the share allowed.
@@ -173,7 +173,7 @@ class Squares:
             return
         for row in news:
             self._bad.setdefault(row, "another process could not read it")
-        if distributed.is_first():
+        if distributed.is_main_process():
             fresh = [(self.names[row], self._bad[row]) for row in news]
             name, reason = fresh[0]
             more = f"; so are {len(fresh) - 1} more" if len(fresh) > 1 else ""

@@ -70,7 +70,7 @@ class RemoteImages:
         file = io.BytesIO(fetched.files.read(member))
         return decode(file, max_megapixels=max_megapixels, background=background)
 
-    def expect(self, shards: Sequence[str]) -> None:
+    def prefetch(self, shards: Sequence[str]) -> None:
         """Begin to fetch what will be asked for soon."""
         for shard in shards:
             self._shard(shard)
@@ -88,18 +88,18 @@ class RemoteImages:
 class ShardOrder:
     """Which training images this process meets, one position of its own after another."""
 
-    def __init__(self, names: Sequence[str], *, key: seeds.Key, expect: Expect | None = None):
-        """`names` are those of the training images, SHARD/FILE; `expect` hears of the shards that
+    def __init__(self, names: Sequence[str], *, key: seeds.Key, prefetch: Expect | None = None):
+        """`names` are those of the training images, SHARD/FILE; `prefetch` hears of the shards that
         will be needed. InputError where there are fewer shards than processes.
         """
-        self._key, self._expect = key, expect
+        self._key, self._prefetch = key, prefetch
         self._rows: dict[str, list[int]] = {}
         for row, name in enumerate(names):
             self._rows.setdefault(name.partition("/")[0], []).append(row)
-        if len(self._rows) < distributed.num_processes():
+        if len(self._rows) < distributed.world_size():
             raise InputError(
                 f"{len(self._rows)} shards hold images to train on, fewer than the "
-                f"{distributed.num_processes()} processes that share them. Start fewer, or pack "
+                f"{distributed.world_size()} processes that share them. Start fewer, or pack "
                 "the images in smaller shards."
             )
         self._windows: list[list[str]] = []  # of all epochs so far
@@ -120,7 +120,7 @@ class ShardOrder:
     def _add_epoch(self) -> None:
         shards = list(self._rows)
         order = self._permutation(len(shards), "shards", self._num_epochs)
-        own = [shards[i] for i in order[distributed.rank() :: distributed.num_processes()]]
+        own = [shards[i] for i in order[distributed.rank() :: distributed.world_size()]]
         for start in range(0, len(own), WINDOW):
             window = own[start : start + WINDOW]
             self._windows.append(window)
@@ -131,10 +131,10 @@ class ShardOrder:
         """The rows of a window; begins to fetch its shards, and the next one's."""
         if number + 1 == len(self._windows):
             self._add_epoch()
-        if self._expect is not None:
-            self._expect([*self._windows[number], *self._windows[number + 1]])
+        if self._prefetch is not None:
+            self._prefetch([*self._windows[number], *self._windows[number + 1]])
         rows = [row for name in self._windows[number] for row in self._rows[name]]
-        key = distributed.rank(), distributed.num_processes(), number
+        key = distributed.rank(), distributed.world_size(), number
         return [rows[i] for i in self._permutation(len(rows), "window", *key)]
 
     def _permutation(self, size: int, *key: int | str) -> list[int]:

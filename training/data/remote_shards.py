@@ -83,7 +83,7 @@ def embed_urls(
     }
     for number, url in enumerate(urls):
         _check_same(_part(out, number), {"url": url, **made_by})
-    numbers = range(distributed.rank(), len(urls), distributed.num_processes())
+    numbers = range(distributed.rank(), len(urls), distributed.world_size())
     open_numbers = [n for n in numbers if not (_part(out, n) / "done.json").is_file()]
     num_embedded, conversions = 0, Counter[str]()
     for done, (number, fetched) in enumerate(_fetched_ahead(urls, open_numbers), start=1):
@@ -106,7 +106,7 @@ def embed_urls(
         progress(done, len(open_numbers))
     distributed.barrier()
     rows, bad = _joined(out, urls)
-    if distributed.is_first():
+    if distributed.is_main_process():
         write_json_lines(out / "index.jsonl", rows)
         write_json_lines(out / "report.jsonl", bad_image_rows(bad))
     check_share_of_bad(bad, len(rows) + len(bad), max_share=max_bad)

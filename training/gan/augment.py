@@ -105,7 +105,7 @@ AUGMENTATIONS: dict[str, AugmentConfig] = {
 }
 
 
-class Draws:
+class RandomNumbers:
     """Uniform numbers [N, NUM_DRAWS], taken in order: what is switched off takes its share too."""
 
     def __init__(self, uniform: Tensor, probability: Tensor):
@@ -145,7 +145,7 @@ def augment(
     """
     if not config.is_on or not bool(probability.any()):
         return images
-    draws = Draws(uniform, probability)
+    draws = RandomNumbers(uniform, probability)
     moved = _geometry(images, draws, config)
     coloured = _colour(moved, draws, config)
     filtered = _filter(coloured, draws, config)
@@ -156,7 +156,7 @@ def augment(
 # --- geometry: the maps take points of the result to points of the image
 
 
-def _geometry(x: Tensor, draws: Draws, config: AugmentConfig) -> Tensor:
+def _geometry(x: Tensor, draws: RandomNumbers, config: AugmentConfig) -> Tensor:
     maps = _maps(draws, config, x.shape[-1]).to(x.dtype)
     identity = torch.eye(3, dtype=maps.dtype, device=maps.device)
     (moved,) = (maps != identity).flatten(1).any(dim=1).nonzero(as_tuple=True)
@@ -193,7 +193,7 @@ def _mirrored(x: Tensor, margin: int) -> Tensor:
     return x[:, :, places][:, :, :, places]
 
 
-def _maps(draws: Draws, config: AugmentConfig, size: int) -> Tensor:
+def _maps(draws: RandomNumbers, config: AugmentConfig, size: int) -> Tensor:
     """[N, 3, 3], the inverse of all movements, each with the given probability."""
     p = draws.probability
     found: Tensor | None = None
@@ -249,7 +249,7 @@ def _translation(across: Tensor, down: Tensor) -> Tensor:
 # --- colour: affine maps of (red, green, blue, 1)
 
 
-def _colour(x: Tensor, draws: Draws, config: AugmentConfig) -> Tensor:
+def _colour(x: Tensor, draws: RandomNumbers, config: AugmentConfig) -> Tensor:
     matrix = _colour_matrix(draws, config).to(x.dtype)
     if not any(getattr(config, name) for name in COLOUR):
         return x
@@ -257,7 +257,7 @@ def _colour(x: Tensor, draws: Draws, config: AugmentConfig) -> Tensor:
     return mixed + matrix[:, :3, 3, None, None]
 
 
-def _colour_matrix(draws: Draws, config: AugmentConfig) -> Tensor:
+def _colour_matrix(draws: RandomNumbers, config: AugmentConfig) -> Tensor:
     """[N, 4, 4], the product of all changes, each with the given probability."""
     p = draws.probability
     axis = torch.tensor([*LUMA, 0.0], dtype=p.dtype, device=p.device)
@@ -321,7 +321,7 @@ def _convolve(a: Tensor, b: Tensor) -> Tensor:
     return F.conv1d(a[None, None], b.flip(0)[None, None], padding=len(b) - 1)[0, 0]
 
 
-def _filter(x: Tensor, draws: Draws, config: AugmentConfig) -> Tensor:
+def _filter(x: Tensor, draws: RandomNumbers, config: AugmentConfig) -> Tensor:
     factors = [
         torch.where(draws.gate(), torch.exp2(draws.normal() * config.filter), 1.0)
         for _ in BAND_POWER
@@ -341,7 +341,7 @@ def _filter(x: Tensor, draws: Draws, config: AugmentConfig) -> Tensor:
     return x
 
 
-def _noise(x: Tensor, draws: Draws, config: AugmentConfig, noise: Tensor | None) -> Tensor:
+def _noise(x: Tensor, draws: RandomNumbers, config: AugmentConfig, noise: Tensor | None) -> Tensor:
     gate, spread = draws.gate(), draws.normal().abs() * config.noise
     if config.noise == 0:
         return x
@@ -349,7 +349,7 @@ def _noise(x: Tensor, draws: Draws, config: AugmentConfig, noise: Tensor | None)
     return x + torch.where(gate, spread, 0.0)[:, None, None, None].to(x.dtype) * noise
 
 
-def _cut_out(x: Tensor, draws: Draws, config: AugmentConfig) -> Tensor:
+def _cut_out(x: Tensor, draws: RandomNumbers, config: AugmentConfig) -> Tensor:
     """A grey square at a random place."""
     gate, across, down = draws.gate(), draws.uniform(), draws.uniform()
     if config.cutout == 0:

@@ -20,7 +20,7 @@ from lafite_shifted.decoder.discriminator import Discriminator, conditional_logi
 from lafite_shifted.decoder.generator import Generator
 from lafite_shifted.encoders.clip import ClipEncoder
 from torch_utils.device import pick_dtype
-from training.data.image_cache import Squares
+from training.data.image_cache import ImageLoader
 from training.gan.config import GanTrainConfig
 from training.gan.data import GanData
 from training.gan.losses import path_lengths, r1_penalty
@@ -202,7 +202,7 @@ def _probe(
     pixels = torch.full((num, 3, size, size), 128, dtype=torch.uint8)
     none = torch.zeros(num + 1, dtype=torch.long)
     empty = embeddings[:0]
-    squares, nothing = Squares.of(pixels), Squares.of(pixels[:0])
+    squares, nothing = ImageLoader.of(pixels), ImageLoader.of(pixels[:0])
     data = GanData(squares, embeddings, nothing, empty, encoder.id, "probe", empty, none)
     trainer = GanTrainer(small, data, encoder, device=device)
 

@@ -16,20 +16,20 @@ from training.data.decoding import (
     to_square,
 )
 from training.data.embeddings import EmbeddingSet
-from training.data.image_cache import Squares, plan_cache
+from training.data.image_cache import ImageLoader, plan_cache
 from training.data.images import ImageSource
 from training.data.remote_images import RemoteImages, ShardOrder, in_first_shards
 
-ASKED = 512  # images at most that a generator is measured on while it trains
+EVAL_SET_SIZE = 512  # images at most that a generator is measured on while it trains
 
 
 @dataclass(frozen=True)
 class GanData:
     """Training images with their embeddings, and the held-out ones."""
 
-    images: Squares  # M
+    images: ImageLoader  # M
     embeddings: Tensor  # [M, D] unit float32
-    held_out_images: Squares
+    held_out_images: ImageLoader
     held_out_embeddings: Tensor
     encoder_id: EncoderId
     fingerprint: str  # of the files, see EmbeddingSet
@@ -81,7 +81,7 @@ def load_gan_data(
             f"on. {remedy}"
         )
 
-    def images(mask: Tensor) -> Squares:
+    def images(mask: Tensor) -> ImageLoader:
         names = [embeddings.names[row] for row in mask.nonzero().flatten().tolist()]
 
         def read(row: int) -> Tensor:
@@ -90,19 +90,21 @@ def load_gan_data(
             ).image
             return torch.from_numpy(to_square(decoded, resolution, squares).copy()).permute(2, 0, 1)
 
-        return Squares(names, read, max_bad=max_bad, report=embeddings.folder / "report.jsonl")
+        return ImageLoader(names, read, max_bad=max_bad, report=embeddings.folder / "report.jsonl")
 
     training, order = images(~held_out), None
     cache = plan_cache(len(training), resolution=resolution, limit_gib=cache_gib)
     if isinstance(source, RemoteImages):
         key = (seed, "images")
-        order = ShardOrder(training.names, key=key, expect=None if cache.holds else source.expect)
+        order = ShardOrder(
+            training.names, key=key, prefetch=None if cache.holds else source.prefetch
+        )
     if cache.holds:
-        training.hold()
-        training.settle()
+        training.preload()
+        training.sync()
     measured = held_out
     if order is not None:  # a few shards are enough to measure on
-        measured = in_first_shards(embeddings.names, held_out, count=ASKED)
+        measured = in_first_shards(embeddings.names, held_out, count=EVAL_SET_SIZE)
     captioned = ~held_out[embeddings.caption_image]
     counts = torch.bincount(embeddings.caption_image, minlength=len(held_out))[~held_out]
     return GanData(

@@ -21,15 +21,15 @@ from lafite_shifted.decoder.discriminator import Discriminator, conditional_logi
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.encoder_id import EncoderId, weights_digest
 from torch_utils import seeds
-from training.data.image_cache import Squares
-from training.gan.data import ASKED, GanData
+from training.data.image_cache import ImageLoader
+from training.gan.data import EVAL_SET_SIZE, GanData
 from training.metrics.distances import (
+    intra_set_cosine,
     kernel_distance,
     mean_cosine,
     nearest,
-    pairwise_cosine,
     precision_and_recall,
-    recall_at,
+    retrieval_at,
     set_distance,
 )
 from training.metrics.grids import conditions_grid
@@ -46,29 +46,29 @@ Reference = Mapping[str, int | str]
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvalSet:
     """The images whose embeddings a generator is asked for, drawn evenly and always the same."""
 
     where: str  # "held_out", or "training" where too few are held out
     pixels: Tensor  # [N, 3, R, R] uint8
     embeddings: Tensor  # [N, D]
-    training_images: Squares  # M
+    training_images: ImageLoader  # M
     training_embeddings: Tensor  # [M, D]
     encoder_id: EncoderId
     own_rows: Tensor  # [N] of these images among the training ones; [0] of held-out images
 
     @staticmethod
-    def of(data: GanData, *, count: int | None = ASKED) -> "Asked":
+    def of(data: GanData, *, count: int | None = EVAL_SET_SIZE) -> "EvalSet":
         """At most `count` of them; None: all."""
         enough = len(data.held_out_images) >= FEWEST
         images = data.held_out_images if enough else data.images
         embeddings = data.held_out_embeddings if enough else data.embeddings
         order = torch.randperm(len(images), generator=seeds.generator("asked of a generator"))
         chosen = order[:count].tolist()
-        images.expect(sorted(chosen))  # shard by shard
-        rows, pixels = images.take(chosen)
-        images.settle()
-        return Asked(
+        images.prefetch(sorted(chosen))  # shard by shard
+        rows, pixels = images.get_batch(chosen)
+        images.sync()
+        return EvalSet(
             "held_out" if enough else "training",
             pixels,
             embeddings[rows],
@@ -95,82 +95,82 @@ class Asked:
         }
 
 
-def gan_figures(asked: Asked, seen: Tensor) -> dict[str, float]:
+def gan_metrics(eval_set: EvalSet, seen: Tensor) -> dict[str, float]:
     """Figures of the embeddings [N, D] of images made for `asked`, or of real ones in their
     place.
     """
-    real, among = asked.embeddings, asked.training_embeddings
+    real, among = eval_set.embeddings, eval_set.training_embeddings
     precision, recall = precision_and_recall(real, seen)
     similarity = seen @ real.T
-    figures = {
-        "frechet": set_distance(seen, real),
-        "kernel": kernel_distance(seen, real, paired=True),
-        "cosine": mean_cosine(seen, real),
-        "recall_1": recall_at(similarity, 1),
-        "recall_10": recall_at(similarity, 10),
+    metrics = {
+        "fd_clip": set_distance(seen, real),
+        "kid_clip": kernel_distance(seen, real, paired=True),
+        "clip_i_sim": mean_cosine(seen, real),
+        "retrieval_1": retrieval_at(similarity, 1),
+        "retrieval_10": retrieval_at(similarity, 10),
         "precision": precision,
-        "manifold_recall": recall,
-        "pairwise_cosine": pairwise_cosine(seen),
+        "recall": recall,
+        "intra_set_cosine": intra_set_cosine(seen),
     }
-    if asked.where == "training":  # who follows a condition is near to its training image
-        return figures
-    return figures | {"nearest_training_cosine": mean_cosine(seen, among[nearest(seen, among)])}
+    if eval_set.where == "training":  # who follows a condition is near to its training image
+        return metrics
+    return metrics | {"nearest_training_clip_i_sim": mean_cosine(seen, among[nearest(seen, among)])}
 
 
-def nearest_square_cosine(asked: Asked, seen: Tensor, embed: Embed) -> float:
+def nearest_training_similarity(eval_set: EvalSet, seen: Tensor, embed: Embed) -> float:
     """Mean cosine of embeddings [N, D] of images of R pixels to that of the training image, at
     R pixels too, that is nearest: 1 of copies. Looked for among the NEIGHBOURS of all N by the
     embeddings of the files, so that its cost does not grow with M.
     """
-    count = min(NEIGHBOURS, len(asked.training_embeddings))
-    rows = (seen @ asked.training_embeddings.T).topk(count, dim=1).indices.unique()  # sorted
+    count = min(NEIGHBOURS, len(eval_set.training_embeddings))
+    rows = (seen @ eval_set.training_embeddings.T).topk(count, dim=1).indices.unique()  # sorted
     parts = []
     for part in rows.split(64):
-        pixels = asked.training_images.take(part.tolist()).pixels
+        pixels = eval_set.training_images.get_batch(part.tolist()).pixels
         parts.append(embed(pixels.permute(0, 2, 3, 1)))
     among = torch.cat(parts)
     return mean_cosine(seen, among[nearest(seen, among)])
 
 
-def others_of(asked: Asked) -> dict[str, Tensor] | None:
+def others_of(eval_set: EvalSet) -> dict[str, Tensor] | None:
     """Rows [N] of training images that are not asked, by name: `nearest` to each of those that
     are, and `unrelated` ones, drawn at random, each once. None where there are fewer than N.
     """
-    real, among = asked.embeddings, asked.training_embeddings
+    real, among = eval_set.embeddings, eval_set.training_embeddings
     order = torch.randperm(len(among), generator=seeds.generator("unrelated"))
-    unrelated = order[~torch.isin(order, asked.own_rows)][: len(real)]
+    unrelated = order[~torch.isin(order, eval_set.own_rows)][: len(real)]
     if len(unrelated) < len(real):
         return None
     similarity = real @ among.T  # [N, M]
-    similarity[:, asked.own_rows] = -torch.inf
+    similarity[:, eval_set.own_rows] = -torch.inf
     return {"nearest": similarity.argmax(dim=1), "unrelated": unrelated}
 
 
-def real_figures(asked: Asked, embed: Embed) -> dict[str, float]:
+def real_metrics(eval_set: EvalSet, embed: Embed) -> dict[str, float]:
     """What real images reach: the same ones at R pixels, as a perfect generator makes them; where
     there are others, the nearest training image of each and another one; and how alike they are.
     """
-    real, among = asked.embeddings, asked.training_embeddings
-    same = gan_figures(asked, embed(asked.squares))
-    names = ("cosine", "frechet", "nearest_training_cosine")
+    real, among = eval_set.embeddings, eval_set.training_embeddings
+    same = gan_metrics(eval_set, embed(eval_set.squares))
+    names = ("clip_i_sim", "fd_clip", "nearest_training_clip_i_sim")
     found = {f"real_same_{name}": same[name] for name in names if name in same}
-    for name, rows in (others_of(asked) or {}).items():
-        found[f"real_{name}_cosine"] = mean_cosine(real, among[rows])
-        found[f"real_{name}_frechet"] = set_distance(among[rows], real)
-    return found | {"real_pairwise_cosine": pairwise_cosine(real)}
+    for name, rows in (others_of(eval_set) or {}).items():
+        found[f"real_{name}_clip_i_sim"] = mean_cosine(real, among[rows])
+        found[f"real_{name}_fd_clip"] = set_distance(among[rows], real)
+    return found | {"real_intra_set_cosine": intra_set_cosine(real)}
 
 
 @torch.no_grad()
-def critic_logits(critic: Discriminator, images: Tensor, condition: Tensor) -> Tensor:
+def discriminator_logits(discriminator: Discriminator, images: Tensor, condition: Tensor) -> Tensor:
     """What the discriminator says of images [N, 3, R, R] uint8 under standardised conditions
     [N, D], in whole groups as in training: [N - N mod G].
     """
-    group, count = critic.config.group, len(images)
+    group, count = discriminator.config.group, len(images)
     whole = count - count % group or count
     size = max(64 // group, 1) * group
     parts = []
     for seen, h in zip(images[:whole].split(size), condition[:whole].split(size), strict=True):
-        realness, feature = critic(seen.to(h.device).float() / 127.5 - 1)
+        realness, feature = discriminator(seen.to(h.device).float() / 127.5 - 1)
         parts.append(conditional_logit(realness, feature, h))
     return torch.cat(parts)
 
@@ -181,13 +181,13 @@ def embed_uint8(clip: ClipEncoder, images: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def grid(asked: Asked, render: Render, embed: Embed) -> Image.Image:
+def grid(eval_set: EvalSet, render: Render, embed: Embed) -> Image.Image:
     """Conditioning images, three rows of samples, and the training images that are nearest to
     the first of them.
     """
-    shown = min(SHOWN, len(asked.pixels))
-    h = asked.embeddings[:shown]
+    shown = min(SHOWN, len(eval_set.pixels))
+    h = eval_set.embeddings[:shown]
     samples = [render(h, first_seed=1000 * k) for k in range(3)]
-    closest = nearest(embed(samples[0]), asked.training_embeddings)
-    copied = asked.training_images.take(closest.tolist()).pixels
-    return conditions_grid(asked.squares[:shown], [*samples, copied.permute(0, 2, 3, 1)])
+    closest = nearest(embed(samples[0]), eval_set.training_embeddings)
+    copied = eval_set.training_images.get_batch(closest.tolist()).pixels
+    return conditions_grid(eval_set.squares[:shown], [*samples, copied.permute(0, 2, 3, 1)])

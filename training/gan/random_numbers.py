@@ -9,9 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from torch import Tensor
 
 
-class Draws:
+class RandomNumbers:
     """What `draw(position)` gives, computed in a thread while the step before runs. `waited` counts
-    the seconds that `take` has needed so far.
+    the seconds that `get_batch` has needed so far.
     """
 
     def __init__(self, draw: Callable[[int], dict[str, Tensor]]):
@@ -20,11 +20,11 @@ class Draws:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="draw")
         self._ahead: dict[int, Future[dict[str, Tensor]]] = {}
 
-    def expect(self, position: int) -> None:
+    def prefetch(self, position: int) -> None:
         """Begin with what will be taken next."""
         self._ahead = {position: self._pool.submit(self._draw, position)}
 
-    def take(self, position: int) -> dict[str, Tensor]:
+    def get_batch(self, position: int) -> dict[str, Tensor]:
         """draw(position), which has begun if it was expected."""
         start = time.perf_counter()
         ahead = self._ahead.pop(position, None)

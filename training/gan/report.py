@@ -16,28 +16,28 @@ from lafite_shifted.io.files import atomic_file, read_json, write_bytes, write_j
 from lafite_shifted.pipeline import TextToImage
 from training.config import differences
 from training.gan.evaluate import (
-    Asked,
+    EvalSet,
     Reference,
     embed_uint8,
-    gan_figures,
+    gan_metrics,
     grid,
-    nearest_square_cosine,
+    nearest_training_similarity,
     others_of,
 )
-from training.metrics.distances import pairwise_cosine
+from training.metrics.distances import intra_set_cosine
 from training.metrics.inception import Inception
 
 GENERATOR, SAME = "generator", "the same images"
 NEAREST, OTHERS = "nearest training images", "other training images"
 COLUMNS = (
-    *("images", "Frechet distance", "kernel distance", "cosine", "recall@1 / @10 %"),
+    *("images", "Frechet distance", "kernel distance", "clip_i_sim", "recall@1 / @10 %"),
     *("precision / manifold recall %", "pairwise cosine", "nearest training square"),
 )
 SHOWN = (
-    *("frechet", "kernel", "cosine", "recall_1", "recall_10"),
-    *("precision", "manifold_recall", "pairwise_cosine"),
+    *("fd_clip", "kid_clip", "clip_i_sim", "retrieval_1", "retrieval_10"),
+    *("precision", "recall", "intra_set_cosine"),
 )
-Figures = Mapping[str, float]
+Metrics = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class GanReport:
 
     model: str
     training: Mapping[str, object]  # what the model tells of its training
-    asked: str  # "held_out" or "training"
+    eval_set: str  # "held_out" or "training"
     resolution: int  # of what is made, and of "the same images"; the others are the files
     references: Mapping[str, Reference]  # by the space that figures are taken in
-    lines: Mapping[str, Figures]
-    real_pairwise_cosine: float
+    lines: Mapping[str, Metrics]
+    real_intra_set_cosine: float
     command: str
 
 
@@ -70,14 +70,14 @@ def renderer(model: TextToImage):
     return render
 
 
-def references_of(asked: Asked, inception: Inception | None) -> dict[str, Reference]:
+def references_of(eval_set: EvalSet, inception: Inception | None) -> dict[str, Reference]:
     """What the figures in each space are measured against."""
-    found = {"clip": asked.reference}
-    return found | ({"inception": inception.reference(asked.pixels)} if inception else {})
+    found = {"clip": eval_set.reference}
+    return found | ({"inception": inception.reference(eval_set.pixels)} if inception else {})
 
 
 def evaluate_gan(
-    model: TextToImage, asked: Asked, *, inception: Inception | None, name: str, command: str
+    model: TextToImage, eval_set: EvalSet, *, inception: Inception | None, name: str, command: str
 ) -> tuple[GanReport, Image.Image]:
     """The figures of the model's generator, and a grid of its images."""
     render = renderer(model)
@@ -86,44 +86,46 @@ def evaluate_gan(
         return embed_uint8(model.clip, images)
 
     lines: dict[str, dict[str, float]] = {}
-    made = render(asked.embeddings)
-    for line, images in ((GENERATOR, made), (SAME, asked.squares)):
+    made = render(eval_set.embeddings)
+    for line, images in ((GENERATOR, made), (SAME, eval_set.squares)):
         seen = embed(images)
-        lines[line] = gan_figures(asked, seen)
-        if asked.where == "held_out":
-            lines[line]["nearest_square_cosine"] = nearest_square_cosine(asked, seen, embed)
-    others = others_of(asked)
+        lines[line] = gan_metrics(eval_set, seen)
+        if eval_set.where == "held_out":
+            lines[line]["nearest_training_clip_i_sim_resized"] = nearest_training_similarity(
+                eval_set, seen, embed
+            )
+    others = others_of(eval_set)
     if others:
         for line, kind in ((NEAREST, "nearest"), (OTHERS, "unrelated")):
-            lines[line] = gan_figures(asked, asked.training_embeddings[others[kind]])
-            lines[line].pop("nearest_training_cosine", None)  # of itself
+            lines[line] = gan_metrics(eval_set, eval_set.training_embeddings[others[kind]])
+            lines[line].pop("nearest_training_clip_i_sim", None)  # of itself
     if inception:  # slow: no line of the nearest ones
         shown = {GENERATOR: made.permute(0, 3, 1, 2)}
         if others:
-            shown[OTHERS] = asked.training_images.take(others["unrelated"].tolist()).pixels
+            shown[OTHERS] = eval_set.training_images.get_batch(others["unrelated"].tolist()).pixels
         for line, images in shown.items():
-            lines[line]["inception_frechet"] = inception.distance(images, asked.pixels)
+            lines[line]["fid"] = inception.distance(images, eval_set.pixels)
     report = GanReport(
         model=name,
         training=model.generator.training,
-        asked=asked.where,
-        resolution=asked.pixels.shape[-1],
-        references=references_of(asked, inception),
+        eval_set=eval_set.where,
+        resolution=eval_set.pixels.shape[-1],
+        references=references_of(eval_set, inception),
         lines=lines,
-        real_pairwise_cosine=pairwise_cosine(asked.embeddings),
+        real_intra_set_cosine=intra_set_cosine(eval_set.embeddings),
         command=command,
     )
-    return report, grid(asked, render, embed)
+    return report, grid(eval_set, render, embed)
 
 
-def read_figures(path: Path, references: Mapping[str, Reference]) -> Figures:
+def read_metrics(path: Path, references: Mapping[str, Reference]) -> Metrics:
     """The generator's figures in the report.json of another evaluation; InputError unless they were
     measured against the same `references`.
     """
     record = read_json(path)
     try:
         line = record["lines"][GENERATOR]
-        figures = {name: line[name] for name in SHOWN} | line
+        metrics = {name: line[name] for name in SHOWN} | line
         known = {space: dict(record["references"][space]) for space in references}
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
@@ -137,11 +139,11 @@ def read_figures(path: Path, references: Mapping[str, Reference]) -> Figures:
             f"{'; '.join(changed)}. Such figures are not compared: evaluate both models on the "
             "same images, with the same --count and CLIP."
         )
-    return figures
+    return metrics
 
 
 def write_gan_report(
-    folder: Path, report: GanReport, image: Image.Image, *, against: Mapping[str, Figures]
+    folder: Path, report: GanReport, image: Image.Image, *, against: Mapping[str, Metrics]
 ) -> None:
     """report.json, report.md and grid.png in `folder`."""
     write_json(folder / "report.json", asdict(report))
@@ -150,7 +152,7 @@ def write_gan_report(
         image.save(file, format="PNG")
 
 
-def markdown(report: GanReport, *, against: Mapping[str, Figures]) -> str:
+def markdown(report: GanReport, *, against: Mapping[str, Metrics]) -> str:
     """The report as a table, with the generators of `against` below."""
     clip = report.references["clip"]
     lines = dict(report.lines) | dict(against)
@@ -159,26 +161,26 @@ def markdown(report: GanReport, *, against: Mapping[str, Figures]) -> str:
         seen = "Inception: reference {hash}, network {encoder}, {filter}.\n\n".format(**inception)
     columns = [*COLUMNS, *(["Inception Frechet distance"] if inception else [])]
     head = (
-        f"`{report.model}`, asked for {clip['images']} {report.asked.replace('_', '-')} images "
+        f"`{report.model}`, asked for {clip['images']} {report.eval_set.replace('_', '-')} images "
         f"(reference {clip['hash']}; CLIP {clip['encoder']}, {clip['filter']}), made at "
         f"{report.resolution} px, as which {SAME} are shown below; the training images are the "
-        f"files. Mean pairwise cosine of the real ones: {report.real_pairwise_cosine:.3f}.\n\n"
+        f"files. Mean pairwise cosine of the real ones: {report.real_intra_set_cosine:.3f}.\n\n"
         f"{seen}    {report.command}\n\n"
         f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n"
     )
-    rows = ([name, *_cells(figures)][: len(columns)] for name, figures in lines.items())
+    rows = ([name, *_cells(metrics)][: len(columns)] for name, metrics in lines.items())
     return head + "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 
-def _cells(f: Figures) -> list[str]:
-    copied, inception = f.get("nearest_square_cosine"), f.get("inception_frechet")
+def _cells(f: Metrics) -> list[str]:
+    copied, inception = f.get("nearest_training_clip_i_sim_resized"), f.get("fid")
     return [
-        f"{f['frechet']:.4f}",
-        f"{f['kernel']:.5f}",
-        f"{f['cosine']:.3f}",
-        f"{100 * f['recall_1']:.1f} / {100 * f['recall_10']:.1f}",
-        f"{100 * f['precision']:.1f} / {100 * f['manifold_recall']:.1f}",
-        f"{f['pairwise_cosine']:.3f}",
+        f"{f['fd_clip']:.4f}",
+        f"{f['kid_clip']:.5f}",
+        f"{f['clip_i_sim']:.3f}",
+        f"{100 * f['retrieval_1']:.1f} / {100 * f['retrieval_10']:.1f}",
+        f"{100 * f['precision']:.1f} / {100 * f['recall']:.1f}",
+        f"{f['intra_set_cosine']:.3f}",
         "" if copied is None else f"{copied:.3f}",
         "" if inception is None else f"{inception:.2f}",
     ]

@@ -82,7 +82,7 @@ def open_gan_run(
     folder = out / "embeddings"
     report = EmbedReport.nothing()
     is_ready = (folder / "index.jsonl").is_file() or isinstance(source, RemoteImages)
-    if distributed.num_processes() > 1 and not is_ready:
+    if distributed.world_size() > 1 and not is_ready:
         raise InputError(
             f"Several processes need embeddings that are ready. Run `lafite-shifted embed "
             f"{images} --out {folder} --clip {encoder.id.model} --background "
@@ -90,7 +90,7 @@ def open_gan_run(
         )
     with ExitStack() as undo:
         lock = None
-        if distributed.is_first():
+        if distributed.is_main_process():
             lock = RunLock(out)  # before anything is written: another run may be using it
             undo.callback(lock.release)
         how = {
@@ -101,7 +101,7 @@ def open_gan_run(
         }
         if isinstance(source, RemoteImages):  # the processes share the shards
             report = embed_urls(list(source.urls.values()), folder, encoder, **how)
-        elif distributed.is_first():  # with several, only what has changed since
+        elif distributed.is_main_process():  # with several, only what has changed since
             going_on = (out / "config.json").is_file()
             report = embed_folder(source, folder, encoder, keep_unreadable=going_on, **how)
         distributed.barrier()

@@ -68,14 +68,14 @@ class Contrast:
 
     def __init__(self, condition: Tensor, keep: Tensor, *, temperature: float):
         self.temperature = temperature
-        self.condition = distributed.gather_rows(condition)  # [A, D]
-        self.keep = distributed.gather_rows(keep.to(torch.uint8)).bool()  # gloo has no bool
+        self.condition = distributed.all_gather_rows(condition)  # [A, D]
+        self.keep = distributed.all_gather_rows(keep.to(torch.uint8)).bool()  # gloo has no bool
         self.first = distributed.rank() * len(condition)
         self.features: Tensor | None = None  # [A, D], constants
 
     def prepare(self, features: Tensor) -> None:
         """The features [N, D] of all samples of this process."""
-        self.features = distributed.gather_rows(features.detach())
+        self.features = distributed.all_gather_rows(features.detach())
 
     def loss(self, features: Tensor, place: slice) -> Tensor:
         """The whole loss, with gradients of the rows at `place` of this process alone."""
@@ -136,18 +136,18 @@ class GanSteps:
                 loss = loss + config.mismatch_weight * sums.add("mismatch", terms)
             if contrast is not None:
                 value = contrast.loss(real_feature, place)
-                sums.values["contrast_real"] = value.detach()
-                loss = loss + config.contrast_weight * distributed.num_processes() * value
+                sums.values["loss_infonce_real"] = value.detach()
+                loss = loss + config.contrast_weight * distributed.world_size() * value
             (loss * self.d_scale.scale).backward()
             sums.add("logit_real", real_logit.detach())
             sums.add("logit_fake", fake_logit.detach())
             pairs = config.adversarial == "relativistic"
-            sums.add("sign_real", (real_logit - fake_logit * pairs).detach().sign())
+            sums.add("ada_rt", (real_logit - fake_logit * pairs).detach().sign())
             if regularise:
                 self._regularise(self._see_real, part.real, part, sums, "r1_penalty")
                 if config.r2:
                     self._regularise(self._see_fake, fake, part, sums, "r2_penalty")
-        distributed.average(p.grad for p in self.discriminator.parameters())
+        distributed.all_reduce_mean(p.grad for p in self.discriminator.parameters())
         return sums.values
 
     def generator_gradients(
@@ -171,19 +171,19 @@ class GanSteps:
             loss = sums.add("loss_g", self._g_terms(logit, part))
             if contrast is not None:
                 value = contrast.loss(feature, place)
-                sums.values["contrast_fake"] = value.detach()
-                loss = loss + config.contrast_weight * distributed.num_processes() * value
+                sums.values["loss_infonce_fake"] = value.detach()
+                loss = loss + config.contrast_weight * distributed.world_size() * value
             if by_clip is not None:
                 value = by_clip.loss(self.clip.embed_images(images), place)
-                sums.values["clip_contrast"] = value.detach()
-                loss = loss + config.clip_weight * distributed.num_processes() * value
+                sums.values["loss_infonce_clip"] = value.detach()
+                loss = loss + config.clip_weight * distributed.world_size() * value
             (loss * self.g_scale.scale).backward()
             if path_length_mean is not None:
                 self._path_lengths(part, path_length_mean, sums)
         for parameter in learning:
             parameter.requires_grad_(True)
-        distributed.average(p.grad for p in self.generator.parameters())
-        distributed.average([w_mean])
+        distributed.all_reduce_mean(p.grad for p in self.generator.parameters())
+        distributed.all_reduce_mean([w_mean])
         return sums.values, w_mean
 
     # --- parts

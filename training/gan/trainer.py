@@ -21,7 +21,7 @@ from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import DivergedError, InputError
 from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian
 from lafite_shifted.io.files import atomic_file
-from lafite_shifted.io.model_folder import best_figure, save_generator
+from lafite_shifted.io.model_folder import best_metric, save_generator
 from lafite_shifted.pipeline import latents
 from torch_utils import distributed, seeds
 from torch_utils.device import pick_dtype
@@ -32,14 +32,14 @@ from training.gan.augment import NUM_DRAWS, AugmentControl
 from training.gan.config import GanTrainConfig
 from training.gan.data import GanData
 from training.gan.evaluate import (
-    Asked,
-    critic_logits,
+    EvalSet,
+    discriminator_logits,
     embed_uint8,
-    gan_figures,
+    gan_metrics,
     grid,
-    real_figures,
+    real_metrics,
 )
-from training.gan.random_numbers import Draws
+from training.gan.random_numbers import RandomNumbers
 from training.gan.step import Batch, GanSteps
 from training.gan.transfer import Start, freeze
 from training.run_folder import Evaluation
@@ -104,7 +104,7 @@ class GanTrainer:
         self.standardiser = Gaussian.from_stats(self.stats, kind="diagonal").to(device)
         shaped = config.pseudo_text_shape == "gaussian"
         self.noise_shape = Gaussian.from_stats(self.stats).to(device) if shaped else None
-        self.asked = Asked.of(data)
+        self.eval_set = EvalSet.of(data)
         self.g_scale, self.d_scale = LossScale(dtype).to(device), LossScale(dtype).to(device)
         self.steps = GanSteps(
             config, self.generator, self.discriminator, clip, self.g_scale, self.d_scale
@@ -115,13 +115,13 @@ class GanTrainer:
             "eps": 1e-8,
             "fused": True,
         }
-        self.draws = Draws(self._randomness)
+        self.random_numbers = RandomNumbers(self._randomness)
         self.g_optimizer = Adam(self.generator.parameters(), **options)
         self.d_optimizer = Adam(self.discriminator.parameters(), **options)
 
     @property
     def waited(self) -> float:
-        return self.data.images.waited + self.draws.waited
+        return self.data.images.waited + self.random_numbers.waited
 
     def parts(self) -> Mapping[str, nn.Module | Optimizer]:
         return {
@@ -139,15 +139,15 @@ class GanTrainer:
     def draw(self, samples_seen: int) -> Batch:
         """This process's part of the batch of the samples [samples_seen, samples_seen + batch)."""
         config, device, data = self.config, self.device, self.data
-        positions = distributed.share(range(samples_seen, samples_seen + self.batch))
-        asked = self._rows(positions)
-        rows, pixels = data.images.take(asked)
+        positions = distributed.shard(range(samples_seen, samples_seen + self.batch))
+        wanted = self._rows(positions)
+        rows, pixels = data.images.get_batch(wanted)
         for step in range(1, BATCHES_AHEAD + 1):
             later = range(positions.start + step * self.batch, positions.stop + step * self.batch)
-            data.images.expect(self._rows(later))
+            data.images.prefetch(self._rows(later))
         h = data.embeddings[rows].to(device)
-        random = self.draws.take(samples_seen)
-        self.draws.expect(samples_seen + self.batch)
+        random = self.random_numbers.get_batch(samples_seen)
+        self.random_numbers.prefetch(samples_seen + self.batch)
         z, noise, perturbation, uniform = (
             random[name].to(device) for name in ("z", "noise", "perturbation", "uniform")
         )
@@ -168,7 +168,7 @@ class GanTrainer:
         real = pixels.to(device).float() / 127.5 - 1
         return Batch(
             real=real,
-            replaced=torch.tensor([a != b for a, b in zip(asked, rows, strict=True)]),
+            replaced=torch.tensor([a != b for a, b in zip(wanted, rows, strict=True)]),
             z=z,
             noise=noise,
             pseudo=pseudo,
@@ -185,7 +185,7 @@ class GanTrainer:
     def _randomness(self, samples_seen: int) -> dict[str, Tensor]:
         """What is random in the samples of `draw`, but for their images; on the CPU."""
         config, size = self.config, self.config.generator.resolution
-        positions = distributed.share(range(samples_seen, samples_seen + self.batch))
+        positions = distributed.shard(range(samples_seen, samples_seen + self.batch))
 
         def normal(what: str, *shape: int) -> Tensor:
             return seeds.normal_per_sample(shape, key=(config.seed, what), indices=positions)
@@ -242,15 +242,15 @@ class GanTrainer:
 
     def step(self, samples_seen: int) -> Mapping[str, Tensor]:
         batch, config = self.draw(samples_seen), self.config
-        self.data.images.settle()
+        self.data.images.sync()
         self.d_optimizer.zero_grad(set_to_none=True)
         logged = self.steps.discriminator_gradients(
             batch, regularise=self._is_due(samples_seen, config.r1_every)
         )
         if not self._apply(self.d_optimizer, self.d_scale):
             return self._skipped()
-        sign = logged["sign_real"].clone()
-        distributed.average([sign])
+        sign = logged["ada_rt"].clone()
+        distributed.all_reduce_mean([sign])
         self.augment.update(sign, samples=self.batch)
         self.g_optimizer.zero_grad(set_to_none=True)
         lengths_are_due = self._lengths_are_due(samples_seen)
@@ -261,12 +261,12 @@ class GanTrainer:
         self.running.skipped.zero_()
         if lengths_are_due:
             length = of_generator["path_length"].clone()
-            distributed.average([length])
+            distributed.all_reduce_mean([length])
             self.running.path_length_mean.lerp_(length, PATH_LENGTH_DECAY)
         self.generator.mapping.track(w_mean)
         self.ema.update(self.generator, batch=self.batch, samples_seen=samples_seen + self.batch)
         more = {
-            "augment_probability": self.augment.probability.clone(),
+            "ada_p": self.augment.probability.clone(),
             "skipped": torch.zeros(()),
             "replaced": batch.replaced.float().mean(),
         }
@@ -324,34 +324,36 @@ class GanTrainer:
             "hold_out": self.config.hold_out,
             **dataclasses.asdict(self.config.images),
         }
-        asked, reference = self.asked, self.asked.reference
+        eval_set, reference = self.eval_set, self.eval_set.reference
         save_generator(folder / "generator", self.ema.network, self.stats, training=training)
-        image = grid(asked, self.render, self._embed_pixels)
+        image = grid(eval_set, self.render, self._embed_pixels)
         path = folder / "grids" / f"samples-{samples_seen:010d}.png"
         with atomic_file(path) as file:
             image.save(file, format="PNG")
-        made = self.render(asked.embeddings)
+        made = self.render(eval_set.embeddings)
         seen = self._embed_pixels(made)
-        found = gan_figures(asked, seen)
-        figures = {f"{asked.where}_{name}": value for name, value in found.items()}
-        name, best = f"{asked.where}_frechet", folder / "best" / "generator"
-        if figures[name] < best_figure(best, name, reference=reference):
-            told = training | {name: figures[name], "reference": reference}
+        found = gan_metrics(eval_set, seen)
+        metrics = {f"{eval_set.where}_{name}": value for name, value in found.items()}
+        name, best = f"{eval_set.where}_fd_clip", folder / "best" / "generator"
+        if metrics[name] < best_metric(best, name, reference=reference):
+            told = training | {name: metrics[name], "reference": reference}
             save_generator(best, self.ema.network, self.stats, training=told)
-        condition = self.standardiser.standardise(asked.embeddings.to(self.device))
+        condition = self.standardiser.standardise(eval_set.embeddings.to(self.device))
         z = latents(range(len(made)), self.config.generator.z_dim).to(self.device)
         histograms = {
-            "logit_real": critic_logits(self.discriminator, asked.pixels, condition),
-            "logit_fake": critic_logits(self.discriminator, made.permute(0, 3, 1, 2), condition),
+            "logit_real": discriminator_logits(self.discriminator, eval_set.pixels, condition),
+            "logit_fake": discriminator_logits(
+                self.discriminator, made.permute(0, 3, 1, 2), condition
+            ),
             "w_norm": self.ema.network.mapping(z).norm(dim=1),
-            "condition_cosine": (seen * asked.embeddings).sum(dim=1),
+            "condition_clip_i_sim": (seen * eval_set.embeddings).sum(dim=1),
         }
-        return Evaluation(figures | self._real_figures, reference, {"samples": image}, histograms)
+        return Evaluation(metrics | self._real_metrics, reference, {"samples": image}, histograms)
 
     @functools.cached_property
-    def _real_figures(self) -> dict[str, float]:
+    def _real_metrics(self) -> dict[str, float]:
         """The same at each evaluation."""
-        return real_figures(self.asked, self._embed_pixels)
+        return real_metrics(self.eval_set, self._embed_pixels)
 
     def _embed_pixels(self, images: Tensor) -> Tensor:
         return embed_uint8(self.clip, images)
@@ -359,7 +361,7 @@ class GanTrainer:
 
 def _check_shares(config: GanTrainConfig) -> None:
     """InputError unless the processes can share a batch in whole groups."""
-    processes, group = distributed.num_processes(), config.discriminator.group
+    processes, group = distributed.world_size(), config.discriminator.group
     share, rest = divmod(config.batch, processes)
     if rest or (processes > 1 and share % group):
         raise InputError(

@@ -13,7 +13,7 @@ def mean_cosine(a: Tensor, b: Tensor) -> float:
     return float((a * b).sum(dim=1).mean())
 
 
-def pairwise_cosine(a: Tensor) -> float:
+def intra_set_cosine(a: Tensor) -> float:
     """Mean cosine over pairs of different unit rows [N, D]: low is diverse."""
     return float((a.sum(dim=0).square().sum() - len(a)) / (len(a) * (len(a) - 1)))
 
@@ -23,14 +23,14 @@ def set_distance(a: Tensor, b: Tensor) -> float:
     return frechet_distance(EmbeddingStats.of(a), EmbeddingStats.of(b))
 
 
-def recall_of_sentence(images: Tensor, texts: Tensor, wanted: Tensor) -> float:
+def retrieval_of_sentence(images: Tensor, texts: Tensor, wanted: Tensor) -> float:
     """Share of unit image embeddings [N, D] whose closest of the texts [S, D] is the `wanted` [N]
     one.
     """
     return float(((images @ texts.T).argmax(dim=1) == wanted.to(images.device)).float().mean())
 
 
-def recall_at(similarity: Tensor, k: int) -> float:
+def retrieval_at(similarity: Tensor, k: int) -> float:
     """Share of rows of [M, M] with the diagonal among their k largest; ties count against it."""
     rank = (similarity >= similarity.diagonal()[:, None]).sum(dim=1)
     return float((rank <= k).float().mean())

@@ -72,8 +72,8 @@ def steps_figure(lines: "Sequence[Line]", *, floor: "Line | None"):
     names = list(dict.fromkeys(line.name for line in lines))
     kinds = list(dict.fromkeys(process(name) for name in names))
     titles = {
-        "frechet": "Frechet distance (less is better)",
-        "cosine": "cosine to the true embedding (more)",
+        "fd_clip": "Frechet distance (less is better)",
+        "clip_i_sim": "cosine to the true embedding (more)",
         "energy": "energy score (less)",
     }
     for axis, (key, title) in zip(axes, titles.items(), strict=True):
@@ -81,7 +81,7 @@ def steps_figure(lines: "Sequence[Line]", *, floor: "Line | None"):
             curve = [line for line in lines if line.name == name]
             axis.errorbar(
                 [line.steps for line in curve],
-                [getattr(line.figures, key) for line in curve],
+                [getattr(line.metrics, key) for line in curve],
                 yerr=[line.spread.get(key, 0.0) for line in curve],
                 marker="o",
                 markersize=3,
@@ -90,8 +90,8 @@ def steps_figure(lines: "Sequence[Line]", *, floor: "Line | None"):
                 alpha=0.45 if ", cosine" in name else 1.0,
                 label=name,
             )
-        if floor is not None and getattr(floor.figures, key) is not None:
-            value = getattr(floor.figures, key)
+        if floor is not None and getattr(floor.metrics, key) is not None:
+            value = getattr(floor.metrics, key)
             axis.axhline(value, color="grey", linewidth=1, label="another real image")
         axis.set_xscale("log", base=2)
         axis.set(xlabel="steps (evaluations of the network)", title=title)
@@ -101,10 +101,10 @@ def steps_figure(lines: "Sequence[Line]", *, floor: "Line | None"):
 
 
 CURVES = {
-    "frechet": "Frechet distance (less is better)",
-    "cosine": "cosine of CLIP(G(h)) to h (more)",
-    "recall_10": "recall@10 (more)",
-    "nearest_training_cosine": "cosine to the nearest training image",
+    "fd_clip": "Frechet distance (less is better)",
+    "clip_i_sim": "cosine of CLIP(G(h)) to h (more)",
+    "retrieval_10": "recall@10 (more)",
+    "nearest_training_clip_i_sim": "cosine to the nearest training image",
 }
 
 
@@ -143,4 +143,4 @@ def curves_figure(logs: Mapping[str, Sequence[Mapping[str, float]]]):
 def _measured(rows: Sequence[Mapping[str, float]]) -> list[tuple[str, Mapping[str, float]]]:
     """The rows of evaluations, with what was asked: held-out or training images."""
     wheres = ("held_out", "training")
-    return [(where, row) for row in rows for where in wheres if f"{where}_frechet" in row]
+    return [(where, row) for row in rows for where in wheres if f"{where}_fd_clip" in row]

@@ -25,9 +25,9 @@ from lafite_shifted.prior.prior import energy_score
 from torch_utils import seeds
 from training.data.embeddings import EmbeddingSet
 from training.metrics.distances import (
+    intra_set_cosine,
     kernel_distance,
     nearest,
-    pairwise_cosine,
     set_distance,
 )
 from training.prior.trainer import one_a_name
@@ -68,17 +68,17 @@ def through(generator: LoadedGenerator, clip: ClipEncoder) -> Decode:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Metrics:
     """Of m embeddings predicted for m held-out captions."""
 
-    cosine: float  # to the true image embedding
-    cosines: list[float]  # the same by each CLIP, where there are several
-    frechet: float  # between the two sets
-    kernel: float  # the same by kernel_distance
-    recall_1: float  # share that finds its own image among all m
-    recall_10: float
-    diversity: float  # mean pairwise cosine; `real` has its own
-    same_text: float | None  # mean cosine of two draws for the same text; 1 has no diversity
+    clip_i_sim: float  # to the true image embedding
+    clip_i_sims: list[float]  # the same by each CLIP, where there are several
+    fd_clip: float  # between the two sets
+    kid_clip: float  # the same by kernel_distance
+    retrieval_1: float  # share that finds its own image among all m
+    retrieval_10: float
+    intra_set_cosine: float  # mean pairwise cosine; `real` has its own
+    same_text_cosine: float | None  # mean cosine of two draws for the same text; 1 has no diversity
     # of two draws, against the true one: smallest where they have its distribution given the text
     energy: float | None
     errors: dict[str, float]  # bootstrap standard errors over the captions, of what is above
@@ -92,7 +92,7 @@ class Line:
     steps: int | None  # None: no sampling
     guidance: float
     seeds: int  # trainings behind it; figures are their mean
-    figures: Figures
+    metrics: Metrics
     spread: dict[str, float]  # standard deviation over the trainings, of the figures
     milliseconds: float | None  # for one text of many, without the text tower
 
@@ -104,7 +104,7 @@ def measure(
     *,
     encoder_id: EncoderId | None = None,
     bootstrap: int = BOOTSTRAP,
-) -> Figures:
+) -> Metrics:
     """The figures of unit embeddings [m, D] predicted for captions whose images are `true`;
     `again` are other draws for the same captions (`predicted` itself where nothing is drawn).
     """
@@ -113,23 +113,23 @@ def measure(
     found = similarity.diagonal()[:, None] > similarity
     rank = len(true) - found.sum(dim=1)  # 1 is the closest; ties count against it
     of_captions = {
-        "cosine": similarity.diagonal(),
-        "recall_1": (rank <= 1).float(),
-        "recall_10": (rank <= 10).float(),
+        "clip_i_sim": similarity.diagonal(),
+        "retrieval_1": (rank <= 1).float(),
+        "retrieval_10": (rank <= 10).float(),
     }
     if again is not None:
-        of_captions["same_text"] = (predicted * again).sum(dim=1)
+        of_captions["same_text_cosine"] = (predicted * again).sum(dim=1)
         of_captions["energy"] = energy_score(torch.stack([predicted, again], dim=1), true)
     means = {name: float(values.double().mean()) for name, values in of_captions.items()}
-    return Figures(
-        cosine=means["cosine"],
-        cosines=by_clip if len(by_clip) > 1 else [],
-        frechet=set_distance(predicted, true),
-        kernel=kernel_distance(predicted, true, paired=True),
-        recall_1=means["recall_1"],
-        recall_10=means["recall_10"],
-        diversity=pairwise_cosine(predicted),
-        same_text=means.get("same_text"),
+    return Metrics(
+        clip_i_sim=means["clip_i_sim"],
+        clip_i_sims=by_clip if len(by_clip) > 1 else [],
+        fd_clip=set_distance(predicted, true),
+        kid_clip=kernel_distance(predicted, true, paired=True),
+        retrieval_1=means["retrieval_1"],
+        retrieval_10=means["retrieval_10"],
+        intra_set_cosine=intra_set_cosine(predicted),
+        same_text_cosine=means.get("same_text_cosine"),
         energy=means.get("energy"),
         errors=_errors(predicted, true, of_captions, bootstrap) if bootstrap > 1 else {},
     )
@@ -154,19 +154,22 @@ def _errors(
     a, b = predicted.double(), true.double()
     within, across = a @ a.T, a @ b.T
     of_pairs = {
-        "diversity": within,
-        "kernel": (1 + within) ** 3 + (1 + b @ b.T) ** 3 - (1 + across) ** 3 - (1 + across.T) ** 3,
+        "intra_set_cosine": within,
+        "kid_clip": (1 + within) ** 3
+        + (1 + b @ b.T) ** 3
+        - (1 + across) ** 3
+        - (1 + across.T) ** 3,
     }
     for name, values in of_pairs.items():
         different = values.fill_diagonal_(0)
         drawn[name] = ((times @ different) * times).sum(dim=1) / (m * (m - 1))
     distances = [set_distance(predicted[own], true[own]) for own in rows]
-    drawn["frechet"] = torch.tensor(distances, dtype=torch.float64)
+    drawn["fd_clip"] = torch.tensor(distances, dtype=torch.float64)
     return {name: float(values.std()) for name, values in drawn.items()}
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvalSet:
     """The held-out captions of a set of embeddings, and what is known of them."""
 
     data: EmbeddingSet
@@ -176,7 +179,7 @@ class Asked:
     copies: int  # held-out captions not asked, whose image is among those trained on
 
     @staticmethod
-    def of(data: EmbeddingSet, *, limit: int | None = None) -> "Asked":
+    def of(data: EmbeddingSet, *, limit: int | None = None) -> "EvalSet":
         """All held-out captions, one a name, without those of images that another name of the
         training side has too; InputError below 20.
         """
@@ -194,9 +197,9 @@ class Asked:
                 "captioned images."
             )
         true = data.image[data.caption_image[captions]]
-        return Asked(data, captions, true, training, int(copied.sum()))
+        return EvalSet(data, captions, true, training, int(copied.sum()))
 
-    def first(self, count: int) -> "Asked":
+    def first(self, count: int) -> "EvalSet":
         """The first `count` of the captions."""
         return replace(self, captions=self.captions[:count], true=self.true[:count])
 
@@ -209,23 +212,23 @@ def _are_among(images: Tensor, others: Tensor) -> Tensor:
     return found
 
 
-def references(asked: Asked) -> Iterator[tuple[str, Tensor]]:
+def references(eval_set: EvalSet) -> Iterator[tuple[str, Tensor]]:
     """Embeddings [m, D] that no prior has made, to compare with."""
-    data, m = asked.data, len(asked.captions)
-    text = data.text[asked.captions]
+    data, m = eval_set.data, len(eval_set.captions)
+    text = data.text[eval_set.captions]
     yield "text itself (no prior)", text
-    closest = asked.training[nearest(text, data.text[asked.training])]
+    closest = eval_set.training[nearest(text, data.text[eval_set.training])]
     yield "nearest training caption's image", data.image[data.caption_image[closest]]
-    yield UNRELATED, data.image[data.caption_image[one_a_name(data, asked.training)[:m]]]
+    yield UNRELATED, data.image[data.caption_image[one_a_name(data, eval_set.training)[:m]]]
 
 
-def same_name(asked: Asked) -> tuple[Tensor, Tensor]:
+def same_name(eval_set: EvalSet) -> tuple[Tensor, Tensor]:
     """Another real image [n, D] of each held-out name that has several different ones, and the
     true one: what a perfect prior would make.
     """
-    data, others = asked.data, dict[str, int]()
-    images = data.caption_image[asked.captions].tolist()
-    own = dict(zip((data.captions[i] for i in asked.captions.tolist()), images, strict=True))
+    data, others = eval_set.data, dict[str, int]()
+    images = data.caption_image[eval_set.captions].tolist()
+    own = dict(zip((data.captions[i] for i in eval_set.captions.tolist()), images, strict=True))
     for caption in torch.nonzero(data.held_out[data.caption_image]).flatten().tolist():
         name, image = data.captions[caption], int(data.caption_image[caption])
         if name not in own or name in others or image == own[name]:
@@ -236,17 +239,17 @@ def same_name(asked: Asked) -> tuple[Tensor, Tensor]:
     return data.image[[others[n] for n in names]], data.image[[own[n] for n in names]]
 
 
-def reference_lines(asked: Asked, *, decode: Decode = unchanged) -> list[Line]:
+def reference_lines(eval_set: EvalSet, *, decode: Decode = unchanged) -> list[Line]:
     """What priors must be compared with; the same name's images where there are enough."""
-    by, lines = asked.data.encoder_id, []
-    named = dict(references(asked))
+    by, lines = eval_set.data.encoder_id, []
+    named = dict(references(eval_set))
     if decode is not unchanged:
-        named["true embedding"] = asked.true
+        named["true embedding"] = eval_set.true
     for name, found in named.items():
         made = decode(found)
-        figures = measure(made, asked.true, made, encoder_id=by)
-        lines.append(Line(name, None, 1.0, 1, figures, {}, None))
-    made, true = same_name(asked)
+        metrics = measure(made, eval_set.true, made, encoder_id=by)
+        lines.append(Line(name, None, 1.0, 1, metrics, {}, None))
+    made, true = same_name(eval_set)
     if len(true) >= 20:
         name = f"{PERFECT} ({len(true)} names)"
         lines.append(Line(name, None, 1.0, 1, measure(made, true, encoder_id=by), {}, None))
@@ -254,14 +257,14 @@ def reference_lines(asked: Asked, *, decode: Decode = unchanged) -> list[Line]:
 
 
 def draw(
-    prior: LoadedPrior, asked: Asked, sampling: Sampling, *, first_seed: int = 0
+    prior: LoadedPrior, eval_set: EvalSet, sampling: Sampling, *, first_seed: int = 0
 ) -> tuple[Tensor, float]:
     """Embeddings [m, D] on the CPU, text i with seed `first_seed` + i, and the seconds it took."""
     device = next(prior.prior.network.parameters()).device
     parts, elapsed = [], 0.0
-    for start in range(0, len(asked.captions), CHUNK):
-        rows = asked.captions[start : start + CHUNK]
-        text = asked.data.text_features(rows).to(device)
+    for start in range(0, len(eval_set.captions), CHUNK):
+        rows = eval_set.captions[start : start + CHUNK]
+        text = eval_set.data.text_features(rows).to(device)
         begin = time.perf_counter()
         indices = range(first_seed + start, first_seed + start + len(rows))
         parts.append(prior.prior.sample(text, sample_seeds=indices, sampling=sampling).cpu())
@@ -315,7 +318,7 @@ def load_priors(
 
 def report(
     priors: dict[str, list[LoadedPrior]],
-    asked: Asked,
+    eval_set: EvalSet,
     ways: Sequence[Sampling],
     *,
     decode: Decode = unchanged,
@@ -324,30 +327,30 @@ def report(
 ) -> list[Line]:
     """Every prior sampled in all `ways`; what is judged is `decode` of what it makes."""
     lines = []
-    asked_ways = {name: [w for w in ways if _can(group[0], w)] for name, group in priors.items()}
-    for name, found in asked_ways.items():
+    configs_of = {name: [w for w in ways if _can(group[0], w)] for name, group in priors.items()}
+    for name, found in configs_of.items():
         if not found:
             raise InputError(
                 f"The prior {name!r} has learnt none of these ways to sample. Give fewer "
                 "`--steps`, or `--sampler ancestral`."
             )
-    total, done = sum(len(asked_ways[name]) * len(group) for name, group in priors.items()), 0
+    total, done = sum(len(configs_of[name]) * len(group) for name, group in priors.items()), 0
     for name, group in priors.items():
-        for way in asked_ways[name]:
+        for way in configs_of[name]:
             measured, seconds = [], []
             for number, prior in enumerate(group):
-                made, elapsed = draw(prior, asked, way)
-                again, later = draw(prior, asked, way, first_seed=len(asked.captions))
+                made, elapsed = draw(prior, eval_set, way)
+                again, later = draw(prior, eval_set, way, first_seed=len(eval_set.captions))
                 made, again = decode(made), decode(again)
                 drawn = bootstrap if number == 0 else 0
-                by = asked.data.encoder_id
-                figures = measure(made, asked.true, again, encoder_id=by, bootstrap=drawn)
-                measured.append(figures)
+                by = eval_set.data.encoder_id
+                metrics = measure(made, eval_set.true, again, encoder_id=by, bootstrap=drawn)
+                measured.append(metrics)
                 seconds += [elapsed, later]
                 done += 1
                 progress(done, total)
             # the shortest: whatever else a machine does makes them longer
-            milliseconds = min(seconds) / len(asked.captions) * 1e3
+            milliseconds = min(seconds) / len(eval_set.captions) * 1e3
             lines.append(_joined(name, way, measured, milliseconds))
     return lines
 
@@ -360,11 +363,11 @@ def _can(prior: LoadedPrior, way: Sampling) -> bool:
     return config.max_steps is None or (way.steps or 1) <= config.max_steps
 
 
-def _joined(name: str, way: Sampling, measured: list[Figures], milliseconds: float) -> Line:
+def _joined(name: str, way: Sampling, measured: list[Metrics], milliseconds: float) -> Line:
     """Trainings of several seeds as one line; the bootstrap errors are the first one's."""
     values = {key: [asdict(one)[key] for one in measured] for key in asdict(measured[0])}
     errors = values.pop("errors")[0]
-    by_clip = [statistics.mean(one) for one in zip(*values.pop("cosines"), strict=True)]
+    by_clip = [statistics.mean(one) for one in zip(*values.pop("clip_i_sims"), strict=True)]
     means = {key: statistics.mean(one) for key, one in values.items()}
     spread = {}
     if len(measured) > 1:
@@ -372,9 +375,9 @@ def _joined(name: str, way: Sampling, measured: list[Figures], milliseconds: flo
     guided = "" if way.guidance == 1.0 else f", guidance {way.guidance:g}"
     guided += ", thresholded" if way.threshold else ""
     guided += f", {way.sampler}" if way.sampler not in (None, "ancestral") else ""
-    figures = Figures(**means, cosines=by_clip, errors=errors)
+    metrics = Metrics(**means, clip_i_sims=by_clip, errors=errors)
     return Line(
-        name + guided, way.steps, way.guidance, len(measured), figures, spread, milliseconds
+        name + guided, way.steps, way.guidance, len(measured), metrics, spread, milliseconds
     )
 
 

@@ -82,7 +82,7 @@ def embeddings_for(
     if not source.captions:
         raise no_captions(images)
     check_usable(out, kind="prior")
-    if distributed.num_processes() > 1:
+    if distributed.world_size() > 1:
         raise InputError(
             f"Several processes need embeddings that are ready. Run `lafite-shifted embed "
             f"{images} --out EMBEDDINGS` in one, then `train-prior EMBEDDINGS` in all."

@@ -16,7 +16,7 @@ from training.data.embeddings import EmbeddingSet
 from training.loop import Progress, run_loop
 from training.presets import PRIOR_PRESETS
 from training.prior.evaluate import (
-    Asked,
+    EvalSet,
     Line,
     few,
     load_priors,
@@ -95,7 +95,9 @@ def run_study(
     """Train every prior into `out`, then write report.json, report.md and steps.png there."""
     data = EmbeddingSet(embeddings)
     held_out = EmbeddingSet(config.ask) if config.ask else data
-    asked = Asked.of(held_out, limit=config.limit)  # refused before hours of training, not after
+    eval_set = EvalSet.of(
+        held_out, limit=config.limit
+    )  # refused before hours of training, not after
     what, remedy = "What is asked", "Give embeddings of the same CLIP."
     check_same_encoder(held_out.encoder_id, data.encoder_id, what=what, remedy=remedy)
     most = PRIOR_PRESETS["tiny"].prior.schedule.num_steps
@@ -115,15 +117,15 @@ def run_study(
         trainer, run = open_prior_run(prior, data, out / training.name, device=device, init=init)
         show(run_loop(trainer, prior.run, run()), training.name)
     start = time.monotonic()
-    lines = _asked_in_all_ways(out, data, asked, config, device, progress)
-    write_report(out, lines, asked, command=command, seconds=time.monotonic() - start)
+    lines = _evaluate_all(out, data, eval_set, config, device, progress)
+    write_report(out, lines, eval_set, command=command, seconds=time.monotonic() - start)
     return lines
 
 
-def _asked_in_all_ways(
+def _evaluate_all(
     out: Path,
     data: EmbeddingSet,
-    asked: Asked,
+    eval_set: EvalSet,
     config: StudyConfig,
     device: torch.device,
     progress: Callable[[int, int], None],
@@ -137,12 +139,12 @@ def _asked_in_all_ways(
     guided = [Sampling(few(config.steps), "ancestral", guidance=scale) for scale in GUIDANCES]
     guided.append(replace(guided[-1], threshold=True))
     solved = [Sampling(n, "ddim") for n in config.steps if n > 1]
-    lines = reference_lines(asked)
-    lines += report(priors(names), asked, plain, progress=progress)
-    lines += report(priors(GUIDED), asked, guided)
-    lines += report(priors(GUIDED[:1]), asked, solved)
+    lines = reference_lines(eval_set)
+    lines += report(priors(names), eval_set, plain, progress=progress)
+    lines += report(priors(GUIDED), eval_set, guided)
+    lines += report(priors(GUIDED[:1]), eval_set, solved)
     if max(config.steps) >= min(LONG):
-        few_texts = asked.first(LONG_LIMIT)
+        few_texts = eval_set.first(LONG_LIMIT)
         long = report(priors(GUIDED), few_texts, [Sampling(n, "ancestral") for n in LONG])
         lines += [replace(line, name=f"{line.name}, {LONG_LIMIT} texts") for line in long]
     return lines

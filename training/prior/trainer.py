@@ -13,7 +13,7 @@ from torch.optim import AdamW, Optimizer
 
 from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian.clusters import cluster, same_cluster_share
-from lafite_shifted.io.model_folder import best_figure, save_prior
+from lafite_shifted.io.model_folder import best_metric, save_prior
 from lafite_shifted.prior.diffusion import Sampling
 from lafite_shifted.prior.network import PriorConfig
 from lafite_shifted.prior.prior import Prior, energy_score
@@ -95,9 +95,9 @@ class PriorTrainer:
     ):
         self.config, self.data, self.device = config, data, device
         self.batch = config.batch
-        if config.batch % distributed.num_processes():
+        if config.batch % distributed.world_size():
             raise InputError(
-                f"A batch of {config.batch} is not shared evenly by {distributed.num_processes()} "
+                f"A batch of {config.batch} is not shared evenly by {distributed.world_size()} "
                 "processes. Choose another --batch."
             )
         training_rows = (
@@ -120,7 +120,7 @@ class PriorTrainer:
         if config.prior.process == "clusters":
             images = data.image[training_rows]
             clusters = cluster(
-                [(0, images)] if distributed.is_first() else [],  # each row counts once
+                [(0, images)] if distributed.is_main_process() else [],  # each row counts once
                 config.prior.num_clusters,
                 dim=images.shape[1],
                 kind=config.prior.cluster_covariance,
@@ -154,7 +154,7 @@ class PriorTrainer:
 
     def step(self, samples_seen: int) -> Mapping[str, Tensor]:
         config, device = self.config, self.device
-        positions = distributed.share(range(samples_seen, samples_seen + self.batch))
+        positions = distributed.shard(range(samples_seen, samples_seen + self.batch))
         order = seeds.epoch_indices(positions, size=len(self.training), key=(config.seed, "pairs"))
         captions = self.training[order]
         text = self.data.text_features(captions).to(device)
@@ -168,7 +168,7 @@ class PriorTrainer:
         loss = self.prior.loss(z0, text, **drawn).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        distributed.average(p.grad for p in self.prior.network.parameters())
+        distributed.all_reduce_mean(p.grad for p in self.prior.network.parameters())
         norm = nn.utils.clip_grad_norm_(self.prior.network.parameters(), config.gradient_norm)
         self.optimizer.step()
         self.ema.update(
@@ -227,30 +227,30 @@ class PriorTrainer:
             "num_captions": len(self.training),
         }
         save_prior(folder / "prior", self.averaged, training=training)
-        figures = self._same_cluster()
+        metrics = self._same_cluster()
         if len(self.held_out) < 3:
-            return Evaluation(figures)
+            return Evaluation(metrics)
         true = self.data.image[self.data.caption_image[self.held_out]]
         predicted, text = self.sample(self.held_out), self.data.text[self.held_out]
         again = self.sample(self.held_out, first_seed=len(self.held_out))
         frechet = set_distance(predicted, true)
-        if frechet < best_figure(folder / "best" / "prior", "held_out_frechet"):
-            found = training | {"held_out_frechet": frechet}
+        if frechet < best_metric(folder / "best" / "prior", "held_out_fd_clip"):
+            found = training | {"held_out_fd_clip": frechet}
             save_prior(folder / "best" / "prior", self.averaged, training=found)
         by_clip = self.data.encoder_id.cosines(predicted, true)
         if len(by_clip) > 1:
-            figures |= {f"held_out_cosine_clip_{i}": c for i, c in enumerate(by_clip, start=1)}
+            metrics |= {f"held_out_clip_i_sim_clip_{i}": c for i, c in enumerate(by_clip, start=1)}
         return Evaluation(
-            figures
+            metrics
             | {
-                "held_out_cosine": mean_cosine(predicted, true),
-                "held_out_frechet": frechet,
+                "held_out_clip_i_sim": mean_cosine(predicted, true),
+                "held_out_fd_clip": frechet,
                 "held_out_energy": float(
                     energy_score(torch.stack([predicted, again], 1), true).mean()
                 ),
                 "held_out_same_text_cosine": mean_cosine(predicted, again),
-                "text_itself_cosine": mean_cosine(text, true),
-                "text_itself_frechet": set_distance(text, true),
+                "text_itself_clip_i_sim": mean_cosine(text, true),
+                "text_itself_fd_clip": set_distance(text, true),
             }
         )
 

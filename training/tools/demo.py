@@ -21,7 +21,7 @@ from lafite_shifted.pipeline import TextToImage
 from training.data.embeddings import EmbeddingSet
 from training.gan.run import gan_config, open_gan_run
 from training.loop import Progress, run_loop
-from training.metrics.distances import recall_of_sentence, set_distance
+from training.metrics.distances import retrieval_of_sentence, set_distance
 from training.metrics.grids import labelled_rows
 from training.presets import GAN_PRESETS, PRIOR_PRESETS
 from training.prior.run import open_prior_run, prior_config
@@ -59,7 +59,7 @@ class DemoResult:
     grid: Path
     table: list[str]
     next_commands: list[str]
-    figures: dict[str, dict[str, float]]
+    metrics: dict[str, dict[str, float]]
 
 
 def run_demo(
@@ -110,10 +110,10 @@ def run_demo(
     real = data.image[: config.num_captions]
     captions = [row["captions"][0] for row in data.rows][: config.num_captions]
     reference = EmbeddingSet(ASSETS / "reference").image[: config.num_captions]
-    figures, made = {}, {}
+    metrics, made = {}, {}
     for name, (model, use_prior) in rows.items():
-        made[name], figures[name] = _measure(model, use_prior, captions, real)
-    figures["real against real"] = {"frechet": set_distance(reference, real)}
+        made[name], metrics[name] = _measure(model, use_prior, captions, real)
+    metrics["real against real"] = {"fd_clip": set_distance(reference, real)}
     drawn = [
         (f"{text}  ({name})", made[name][text])
         for text in SENTENCES
@@ -121,8 +121,8 @@ def run_demo(
     ]
     grid = out / "grid.png"
     save_png(grid, labelled_rows(drawn, scale=2), {"model": models["shifted"].hash})
-    write_json(out / "figures.json", figures)
-    return DemoResult(grid, _table(figures, len(captions)), _next_commands(), figures)
+    write_json(out / "figures.json", metrics)
+    return DemoResult(grid, _table(metrics, len(captions)), _next_commands(), metrics)
 
 
 def _packed(out: Path, process: str, device: torch.device) -> TextToImage:
@@ -149,7 +149,7 @@ def _measure(
     pixels = torch.cat([_to_tensor(image) for text in SENTENCES for image in made[text]])
     wanted = torch.arange(len(SENTENCES)).repeat_interleave(SEEDS_PER_SENTENCE)
     texts = model.clip.embed_texts(SENTENCES).embedding
-    recall = recall_of_sentence(model.clip.embed_images(pixels), texts, wanted)
+    recall = retrieval_of_sentence(model.clip.embed_images(pixels), texts, wanted)
     seen = []
     for start in range(0, len(captions), 64):
         part = captions[start : start + 64]
@@ -157,7 +157,7 @@ def _measure(
         embeddings = model.embed(part, seeds=numbers, use_prior=use_prior)
         decoded = model.decode(embeddings, seeds=numbers).permute(0, 3, 1, 2)
         seen.append(model.clip.embed_images(decoded).cpu())
-    return made, {"recall": recall, "frechet": set_distance(torch.cat(seen), real)}
+    return made, {"recall": recall, "fd_clip": set_distance(torch.cat(seen), real)}
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
@@ -167,7 +167,7 @@ def _to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None]
 
 
-def _table(figures: dict[str, dict[str, float]], count: int) -> list[str]:
+def _table(metrics: dict[str, dict[str, float]], count: int) -> list[str]:
     lines = [
         f"recall: the right sentence is the closest of {len(SENTENCES)} by CLIP (chance "
         f"{1 / len(SENTENCES):.1%})",
@@ -176,9 +176,9 @@ def _table(figures: dict[str, dict[str, float]], count: int) -> list[str]:
         "",
         f"{'':20}{'recall':>8}{'Frechet distance':>20}",
     ]
-    for name, values in figures.items():
+    for name, values in metrics.items():
         recall = f"{values['recall']:8.1%}" if "recall" in values else f"{'':8}"
-        lines.append(f"{name:20}{recall}{values['frechet']:20.4f}")
+        lines.append(f"{name:20}{recall}{values['fd_clip']:20.4f}")
     return lines
 
 

@@ -128,8 +128,8 @@ def _checked(package: str, found: str) -> tuple[Literal["ok", "broken"], str, st
     version = metadata.version(package)
     if wanted[package].contains(version, prereleases=True):
         return "ok", found, ""
-    asked = f"{package}{wanted[package]}"
-    return "broken", f"{found}, but {asked} is needed", f'pip install "{asked}"'
+    wanted_version = f"{package}{wanted[package]}"
+    return "broken", f"{found}, but {wanted_version} is needed", f'pip install "{wanted_version}"'
 
 
 def _starter() -> Finding:

@@ -361,16 +361,16 @@ def test_download_without_network_is_refused(name: str):
 @pytest.mark.parametrize(("tag", "quick"), [("openai", True), ("laion2b_s34b_b79k", False)])
 def test_activation_is_pinned_by_the_tag(tag: str, quick: bool, monkeypatch: pytest.MonkeyPatch):
     """OpenAI's weights were trained with QuickGELU, whatever name they are loaded under."""
-    asked = {}
+    eval_set = {}
 
     def create(model_name: str, **options: object) -> None:
-        asked.update(options)
+        eval_set.update(options)
         raise RuntimeError("stop before the download")
 
     monkeypatch.setattr(open_clip, "create_model", create)
     with pytest.raises(InputError, match="stop before"):
         ClipEncoder.load(f"ViT-B-32/{tag}")
-    assert asked["force_quick_gelu"] is quick
+    assert eval_set["force_quick_gelu"] is quick
 
 
 def test_model_that_is_no_plain_clip_is_refused(monkeypatch: pytest.MonkeyPatch):

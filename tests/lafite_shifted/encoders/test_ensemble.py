@@ -102,7 +102,9 @@ def test_from_images_to_images(names: str, some_images: Path, tmp_path: Path):
     succeed(*gan, *TINY_GAN, "--set", "clip_weight=0.1")
     model = tmp_path / "m"
     succeed("pack", "--gan", tmp_path / "g", "--prior", tmp_path / "p", "--out", model)
-    succeed("generate", "a red apple", "--model", model, "--num", "1", "--out", tmp_path / "o")
+    succeed(
+        "generate", "a red apple", "--model", model, "--num-images", "1", "--out", tmp_path / "o"
+    )
     refused = run_command("embed", some_images, "--out", tmp_path / "e")
     assert refused.code == 2
     assert "cannot be mixed" in refused.err

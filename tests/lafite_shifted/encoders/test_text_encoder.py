@@ -77,7 +77,16 @@ def test_from_embeddings_to_images(some_images: Path, tmp_path: Path):
     succeed("train-gan", some_images, "--out", tmp_path / "g", *TINY_GAN)
     model = tmp_path / "m"
     succeed("pack", "--gan", tmp_path / "g", "--prior", tmp_path / "p", "--out", model)
-    arguments = ("generate", "a red apple", "--model", model, "--num", "1", "--out", tmp_path / "o")
+    arguments = (
+        "generate",
+        "a red apple",
+        "--model",
+        model,
+        "--num-images",
+        "1",
+        "--out",
+        tmp_path / "o",
+    )
     succeed(*arguments)
     moved = tower.rename(tmp_path / "elsewhere")
     lost = run_command(*arguments)

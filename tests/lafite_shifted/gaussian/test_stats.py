@@ -361,7 +361,7 @@ def test_cone_matches_pairwise_cosines():
     mean = rows.double().numpy().mean(axis=0)
     assert shape.count == 30
     assert shape.norm_of_mean == pytest.approx(np.linalg.norm(mean), rel=1e-9)
-    expected = reference.mean_pairwise_cosine(rows.double().numpy())
+    expected = reference.intra_set_cosine(rows.double().numpy())
     assert shape.mean_cosine == pytest.approx(expected, abs=1e-6)
 
 

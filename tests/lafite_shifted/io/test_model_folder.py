@@ -12,7 +12,7 @@ from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.io.files import write_json
 from lafite_shifted.io.model_folder import (
     FORMAT,
-    best_figure,
+    best_metric,
     find_part,
     load_generator,
     load_prior,
@@ -169,9 +169,9 @@ def test_another_format_is_refused(model_folder: Path, tmp_path: Path, change: d
 
 
 def test_best_figure_counts_only_against_the_same_reference(tmp_path: Path):
-    assert best_figure(tmp_path, "frechet") == float("inf")
-    training = {"frechet": 0.5, "reference": {"images": 8, "hash": "a"}}
+    assert best_metric(tmp_path, "fd_clip") == float("inf")
+    training = {"fd_clip": 0.5, "reference": {"images": 8, "hash": "a"}}
     write_json(tmp_path / "config.json", {"training": training})
-    assert best_figure(tmp_path, "frechet", reference={"images": 8, "hash": "a"}) == 0.5
+    assert best_metric(tmp_path, "fd_clip", reference={"images": 8, "hash": "a"}) == 0.5
     for other in ({"images": 9, "hash": "a"}, {"images": 8, "hash": "b"}, None):
-        assert best_figure(tmp_path, "frechet", reference=other) == float("inf")
+        assert best_metric(tmp_path, "fd_clip", reference=other) == float("inf")

@@ -150,15 +150,15 @@ def test_several_questions_about_a_text_are_asked_as_if_alone(prior: Prior):
 def test_attention_masks_match_their_rule_written_out():
     """The sequence as one: the text, then the questions one behind the other."""
     lengths, num_tokens, questions = torch.tensor([0, 2, 4]), 4, 2
-    read, asked = num_tokens + NUM_READ, NUM_ASKED * questions
+    read, eval_set = num_tokens + NUM_READ, NUM_ASKED * questions
     index = torch.arange(read)
     visible = (index < lengths[:, None]) | (index >= num_tokens)
     text, question = reading_mask(visible), asking_mask(visible, questions)
     assert text.shape == (3, 1, read, read)
-    assert question.shape == (3, 1, asked, read + asked)
+    assert question.shape == (3, 1, eval_set, read + eval_set)
     for n, length in enumerate(lengths.tolist()):
-        for i in range(read + asked):
-            for j in range(read + asked if i >= read else read):
+        for i in range(read + eval_set):
+            for j in range(read + eval_set if i >= read else read):
                 hidden = length <= j < num_tokens
                 foreign = j >= read and (i - read) // NUM_ASKED != (j - read) // NUM_ASKED
                 expected = (j <= i and not hidden and not foreign) or i == j
@@ -372,35 +372,35 @@ def test_seeds_repeat_and_differ(prior: Prior):
 
 
 def test_guidance_of_one_never_asks_for_the_prediction_without_text(prior: Prior):
-    read, predict_plainly, texts, asked = prior.read, prior.predict, [], []
+    read, predict_plainly, texts, eval_set = prior.read, prior.predict, [], []
 
     def recorded_read(text: TextFeatures, has_text: Tensor, cluster: Tensor):
         texts.append(bool(has_text.all()))
         return read(text, has_text, cluster)
 
     def recorded_predict(*given):
-        asked.append(given[1].unique().item())
+        eval_set.append(given[1].unique().item())
         return predict_plainly(*given)
 
     prior.read, prior.predict = recorded_read, recorded_predict
     prior.sample(random_text(), sample_seeds=range(8), sampling=Sampling(3))
-    assert (texts, len(asked)) == ([True], 3)  # a text is read once, however many steps
+    assert (texts, len(eval_set)) == ([True], 3)  # a text is read once, however many steps
     prior.sample(random_text(), sample_seeds=range(8), sampling=Sampling(3, guidance=2.0))
-    assert (texts[1:], len(asked)) == ([True, False], 9)
+    assert (texts[1:], len(eval_set)) == ([True, False], 9)
 
 
 def test_deterministic_samplers_draw_only_the_start(prior: Prior, monkeypatch: pytest.MonkeyPatch):
-    asked = []
+    eval_set = []
     draw = seeds.normal_per_sample
 
     def recorded(shape, *, key, indices):
-        asked.append(key)
+        eval_set.append(key)
         return draw(shape, key=key, indices=indices)
 
     monkeypatch.setattr(seeds, "normal_per_sample", recorded)
     for sampling in (Sampling(4, "ddim"), Sampling(4, "dpm++")):
         prior.sample(random_text(), sample_seeds=range(8), sampling=sampling)
-    assert asked == [("prior", 0)] * 2
+    assert eval_set == [("prior", 0)] * 2
 
 
 def test_best_of_keeps_the_draw_closest_to_its_text(prior: Prior):

@@ -16,7 +16,7 @@ from lafite_shifted.gaussian.stats import EmbeddingStats, cone
 from tests.commands import TINY_PRIOR, succeed
 from training.data.embeddings import EmbeddingSet
 from training.metrics.distances import mean_cosine
-from training.prior.evaluate import Asked
+from training.prior.evaluate import EvalSet
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_names_are_different_and_a_sixth_is_held_out(folder: Path):
     data = EmbeddingSet(folder)
     assert len(set(data.captions)) == 1500
     assert float(data.held_out.double().mean()) == pytest.approx(1 / 6, abs=0.03)
-    assert len(Asked.of(data).captions) == int(data.held_out.sum()) / 8
+    assert len(EvalSet.of(data).captions) == int(data.held_out.sum()) / 8
 
 
 def test_a_text_tells_its_image_from_others(folder: Path):

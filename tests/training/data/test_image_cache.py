@@ -27,7 +27,7 @@ from tests.training.test_loop import (
 )
 from training.data.decoding import decode, to_square
 from training.data.embeddings import EmbeddingSet
-from training.data.image_cache import Squares, plan_cache
+from training.data.image_cache import ImageLoader, plan_cache
 from training.data.images import ImageSource
 from training.data.sources import UnreadableImageError
 from training.gan.data import GanData, load_gan_data
@@ -65,12 +65,12 @@ def test_squares_are_those_of_the_files(images: Path, cache_gib: float | None):
     """In any order, expected or not, and again."""
     squares = load(images, cache_gib=cache_gib).images
     for rows in ([5, 0, 47], [0, 1], [1, 1, 2]):
-        squares.expect([rows[0], 30])
-        taken = squares.take(rows)
+        squares.prefetch([rows[0], 30])
+        taken = squares.get_batch(rows)
         assert taken.rows == rows
         expected = [square(images / squares.names[row]) for row in rows]
         assert taken.pixels.equal(torch.stack(expected))
-    squares.settle()  # nothing to tell: a warning would be an error
+    squares.sync()  # nothing to tell: a warning would be an error
 
 
 def test_images_are_decoded_ahead_once_each():
@@ -81,12 +81,12 @@ def test_images_are_decoded_ahead_once_each():
         readers.append(threading.current_thread().name)
         return torch.full((3, 2, 2), row, dtype=torch.uint8)
 
-    squares = Squares(list("abcdef"), read)
-    squares.expect([0, 1, 2])  # does not wait
-    squares.expect([2, 3])
+    squares = ImageLoader(list("abcdef"), read)
+    squares.prefetch([0, 1, 2])  # does not wait
+    squares.prefetch([2, 3])
     assert squares.waited == 0
     go.set()
-    assert squares.take([3, 1, 2, 0]).pixels[:, 0, 0, 0].tolist() == [3, 1, 2, 0]
+    assert squares.get_batch([3, 1, 2, 0]).pixels[:, 0, 0, 0].tolist() == [3, 1, 2, 0]
     assert len(readers) == 4
     assert all(name.startswith("decode") for name in readers)
     assert squares.waited > 0
@@ -112,14 +112,16 @@ def test_cache_is_planned_by_size(monkeypatch: pytest.MonkeyPatch):
 # --- what cannot be read any more
 
 
-def fragile(count: int, *, bad: set[int], max_bad: float, report: Path | None = None) -> Squares:
+def fragile(
+    count: int, *, bad: set[int], max_bad: float, report: Path | None = None
+) -> ImageLoader:
     def read(row: int) -> Tensor:
         if row in bad:
             raise UnreadableImageError("broken")
         return torch.full((3, 2, 2), row, dtype=torch.uint8)
 
     names = [f"{row}.png" for row in range(count)]
-    return Squares(names, read, max_bad=max_bad, report=report)
+    return ImageLoader(names, read, max_bad=max_bad, report=report)
 
 
 @pytest.mark.parametrize("held", [True, False])
@@ -129,8 +131,8 @@ def test_replacement_follows_from_the_place_alone(held: bool):
     for order in (range(100), range(99, -1, -1)):
         squares = fragile(100, bad=bad, max_bad=0.1)
         if held:
-            squares.hold()
-        rows = {row: squares.take([row]) for row in order}
+            squares.preload()
+        rows = {row: squares.get_batch([row]) for row in order}
         assert all(int(taken.pixels[0, 0, 0, 0]) == taken.rows[0] for taken in rows.values())
         shown.append([rows[row].rows[0] for row in range(100)])
     assert shown[0] == shown[1]
@@ -144,11 +146,11 @@ def test_bad_images_are_told_once_and_listed(tmp_path: Path):
     report.write_text('{"file_name": "other.png", "reason": "too large"}\n', encoding="utf-8")
     squares = fragile(10, bad={2, 7}, max_bad=0.2, report=report)
     for row in (2, 7):
-        squares.take([row])
+        squares.get_batch([row])
         with pytest.warns(UserWarning, match=rf"{row}\.png cannot .* \(broken\): replaced"):
-            squares.settle()
-    squares.take([2, 7])
-    squares.settle()
+            squares.sync()
+    squares.get_batch([2, 7])
+    squares.sync()
     rows = {row["file_name"]: row["reason"] for row in read_json_lines(report)}
     assert rows == {"other.png": "too large", "2.png": "broken", "7.png": "broken"}
 
@@ -156,13 +158,13 @@ def test_bad_images_are_told_once_and_listed(tmp_path: Path):
 @pytest.mark.filterwarnings("ignore:.*cannot be read any more")
 def test_too_many_bad_images_stop_with_the_list():
     squares = fragile(10, bad={2, 7}, max_bad=0.1)
-    squares.take([2])
-    squares.settle()
-    squares.take([7])
+    squares.get_batch([2])
+    squares.sync()
+    squares.get_batch([7])
     with pytest.raises(TooManyBadImagesError, match=r"2 of 10 (.|\n)*2\.png(.|\n)*7\.png"):
-        squares.settle()
+        squares.sync()
     with pytest.raises(TooManyBadImagesError, match="3 of 3"):
-        fragile(3, bad={0, 1, 2}, max_bad=1.0).take([0])
+        fragile(3, bad={0, 1, 2}, max_bad=1.0).get_batch([0])
 
 
 # --- trainings
@@ -193,7 +195,7 @@ def test_streamed_run_equals_the_held_one(images: Path, open_gan: Open, tmp_path
     assert_same_run(tmp_path / "streamed", tmp_path / "held")
     rows = read_json_lines(tmp_path / "held" / "log.jsonl")
     assert any(row["replaced"] > 0 for row in rows)
-    assert all(0 < row["data_wait"] < 1 for row in rows)
+    assert all(0 < row["data_time"] < 1 for row in rows)
     train(open_gan(tmp_path / "killed"), until=20)
     shutil.rmtree(tmp_path / "killed" / "embeddings")
     train(open_gan(tmp_path / "killed"))

@@ -73,7 +73,7 @@ def test_the_order_follows_from_the_position_alone():
 
 def test_a_few_shards_are_mixed_at_a_time_and_the_next_ones_expected():
     heard: list[list[str]] = []
-    order = ShardOrder(NAMES, key=(0,), expect=lambda shards: heard.append(list(shards)))
+    order = ShardOrder(NAMES, key=(0,), prefetch=lambda shards: heard.append(list(shards)))
     rows = order.rows(range(len(NAMES)))
     met = list(dict.fromkeys(map(shard_of, rows)))  # in the order of their first image
     start = 0
@@ -93,7 +93,7 @@ def test_processes_meet_all_images_between_them(as_process):
     for rank, num_shards in enumerate([4, 4, 3]):
         as_process(rank, 3)
         heard: list[str] = []
-        order = ShardOrder(NAMES, key=(0,), expect=heard.extend)
+        order = ShardOrder(NAMES, key=(0,), prefetch=heard.extend)
         order.rows(range(1))
         own = heard[:num_shards]  # one window
         met.update(order.rows(range(sum(SIZES[int(name[2:5])] for name in own))))
@@ -120,12 +120,12 @@ def test_few_shards_are_kept_and_none_is_left(many: Server, tmp_path: Path, monk
     monkeypatch.setattr("tempfile.tempdir", str(work))
     urls = [f"{many.url}/s-{number:03d}.tar" for number in range(14)]
     images = RemoteImages(urls, where="there")
-    asked = [*range(14), 13, 0]
-    for number in asked:
+    eval_set = [*range(14), 13, 0]
+    for number in eval_set:
         assert images.decode(f"s-{number:03d}.tar/0001.png").image.size == (64, 64)
         assert len(list(work.glob("*/*.tar"))) <= KEPT
     assert len(list(work.glob("*/*.tar"))) == KEPT < 14
-    assert many.asked == [f"/s-{number:03d}.tar" for number in [*range(14), 0]]
+    assert many.eval_set == [f"/s-{number:03d}.tar" for number in [*range(14), 0]]
     del images
     gc.collect()
     assert list(work.iterdir()) == []
@@ -175,7 +175,7 @@ def test_a_dry_run_fetches_nothing(many: Server, tmp_path: Path):
     url = f"{many.url}/s-{{000..013}}.tar"
     outcome = succeed("train-gan", url, "--out", tmp_path / "out", *TINY_GAN, "--dry-run")
     assert "in 14 shards, not fetched for this" in outcome.out
-    assert many.asked == []
+    assert many.eval_set == []
 
 
 def test_everything_else_needs_the_images_at_hand(tmp_path: Path):

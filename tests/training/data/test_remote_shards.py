@@ -32,16 +32,16 @@ def test_shards_at_a_url_are_those_on_disk(shards: Server, tmp_path: Path):
     assert found.fingerprint == expected.fingerprint
     assert found.held_out.equal(expected.held_out)
     assert f"embeddings            12 of {found.image.shape[1]}" in succeed("stats", out).out
-    assert shards.asked == [f"/s-{number:03d}.tar" for number in range(3)]
+    assert shards.eval_set == [f"/s-{number:03d}.tar" for number in range(3)]
     assert "0 images embedded, 12 reused" in succeed("embed", url, "--out", out).err
-    assert len(shards.asked) == 3
+    assert len(shards.eval_set) == 3
 
 
 def test_processes_share_the_shards(shards: Server, tmp_path: Path):
     url = f"{shards.url}/s-{{000..002}}.tar"
     finished(launch(["embed", url, "--out", str(tmp_path / "two")]))
     succeed("embed", url, "--out", tmp_path / "one")
-    assert sorted(shards.asked) == sorted(2 * [f"/s-{number:03d}.tar" for number in range(3)])
+    assert sorted(shards.eval_set) == sorted(2 * [f"/s-{number:03d}.tar" for number in range(3)])
     one, two = EmbeddingSet(tmp_path / "one"), EmbeddingSet(tmp_path / "two")
     assert two.image.equal(one.image)
     assert two.fingerprint == one.fingerprint
@@ -55,9 +55,9 @@ def test_what_was_embedded_before_a_failure_stays(shards: Server, tmp_path: Path
     assert "s-002.tar cannot be fetched (exit code 22 of curl)" in outcome.err
     assert "run the same command again" in outcome.err
     (shards.folder / "later.tar").rename(shards.folder / "s-002.tar")
-    shards.asked.clear()
+    shards.eval_set.clear()
     assert "4 images embedded, 8 reused" in succeed(*command).err
-    assert shards.asked == ["/s-002.tar"]
+    assert shards.eval_set == ["/s-002.tar"]
     outcome = run_command(*command, "--background", "black")
     assert outcome.code == 2
     assert "background: white -> black" in outcome.err

@@ -33,14 +33,14 @@ def probe(
     seconds: Callable[[int, int], float], *, limit: float, **changes: Any
 ) -> tuple[float, list[int]]:
     """(the mean, the steps that were timed) where a step takes `seconds(step, steps before)`."""
-    asked: list[int] = []
+    eval_set: list[int] = []
 
     def timed(step: int) -> float:
-        asked.append(step)
-        return seconds(step, len(asked) - 1)
+        eval_set.append(step)
+        return seconds(step, len(eval_set) - 1)
 
     config = dataclasses.replace(SMALL, **changes)
-    return mean_seconds(config, timed, limit=limit)[0], asked
+    return mean_seconds(config, timed, limit=limit)[0], eval_set
 
 
 def test_the_mean_is_of_medians_of_each_kind():
@@ -54,10 +54,10 @@ def test_the_mean_is_of_medians_of_each_kind():
             return 5.0
         return 1.0 + 0.5 * (step % 2 == 0) + 2.0 * (step % 4 == 0)
 
-    mean, asked = probe(seconds, limit=60, **every)
-    assert asked == [1, 2, 0, *range(1, len(asked) - 2)]
+    mean, eval_set = probe(seconds, limit=60, **every)
+    assert eval_set == [1, 2, 0, *range(1, len(eval_set) - 2)]
     assert mean == pytest.approx(1.0 + 0.5 / 2 + 2.0 / 4)
-    assert 60 < sum(seconds(step, before) for before, step in enumerate(asked)) <= 65
+    assert 60 < sum(seconds(step, before) for before, step in enumerate(eval_set)) <= 65
 
 
 def test_a_probe_ends_in_time():

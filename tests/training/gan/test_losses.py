@@ -85,14 +85,14 @@ def test_large_logits_stay_finite():
     assert discriminator_loss(logit, logit).tolist() == [1e4, 1e4]
 
 
-def critic(images: Tensor, weight: Tensor) -> Tensor:
+def discriminator(images: Tensor, weight: Tensor) -> Tensor:
     """Not linear, and one sample does not see another."""
     return (torch.tanh(images) * weight).sum(dim=(1, 2, 3)) ** 2
 
 
 def test_r1_penalty_matches_finite_differences():
     images, weight = normal(3, 2, 3, 4).requires_grad_(), normal(2, 3, 4, seed=1)
-    found = r1_penalty(critic(images, weight), images)
+    found = r1_penalty(discriminator(images, weight), images)
     step = 1e-6
     for n in range(3):
         squared_norm = 0.0
@@ -100,7 +100,10 @@ def test_r1_penalty_matches_finite_differences():
             moved = torch.zeros(3, 2, 3, 4, dtype=torch.float64)
             moved[(n, *index)] = step
             with torch.no_grad():
-                rise = critic(images + moved, weight)[n] - critic(images - moved, weight)[n]
+                rise = (
+                    discriminator(images + moved, weight)[n]
+                    - discriminator(images - moved, weight)[n]
+                )
             squared_norm += float(rise / (2 * step)) ** 2
         assert float(found[n].detach()) == pytest.approx(squared_norm, rel=1e-5)
 

@@ -5,7 +5,7 @@ import threading
 import torch
 from torch import Tensor
 
-from training.gan.random_numbers import Draws
+from training.gan.random_numbers import RandomNumbers
 
 
 def test_what_is_expected_is_drawn_in_a_thread_and_once():
@@ -15,13 +15,13 @@ def test_what_is_expected_is_drawn_in_a_thread_and_once():
         drawn.append((position, threading.current_thread() is threading.main_thread()))
         return {"z": torch.tensor(position)}
 
-    draws = Draws(draw)
-    assert int(draws.take(0)["z"]) == 0
-    draws.expect(4)
-    assert int(draws.take(4)["z"]) == 4
+    draws = RandomNumbers(draw)
+    assert int(draws.get_batch(0)["z"]) == 0
+    draws.prefetch(4)
+    assert int(draws.get_batch(4)["z"]) == 4
     assert drawn == [(0, True), (4, False)]
-    draws.expect(8)
-    assert int(draws.take(20)["z"]) == 20  # a run that goes on elsewhere
+    draws.prefetch(8)
+    assert int(draws.get_batch(20)["z"]) == 20  # a run that goes on elsewhere
     assert drawn[-1] == (20, True) or drawn[-2] == (20, True)
 
 
@@ -32,6 +32,6 @@ def test_waiting_is_counted():
         gate.wait(0.2)
         return {}
 
-    draws = Draws(draw)
-    draws.take(0)
+    draws = RandomNumbers(draw)
+    draws.get_batch(0)
     assert draws.waited > 0.15

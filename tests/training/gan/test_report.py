@@ -24,18 +24,18 @@ from lafite_shifted.io.model_folder import load_generator
 from lafite_shifted.pipeline import TextToImage
 from tests.commands import half_written, run_command, succeed
 from training.data.embeddings import EmbeddingSet
-from training.data.image_cache import Squares
+from training.data.image_cache import ImageLoader
 from training.data.images import ImageSource
 from training.data.split import is_held_out
 from training.gan.data import GanData, load_gan_data
 from training.gan.evaluate import (
-    Asked,
-    critic_logits,
+    EvalSet,
+    discriminator_logits,
     embed_uint8,
-    gan_figures,
-    nearest_square_cosine,
+    gan_metrics,
+    nearest_training_similarity,
     others_of,
-    real_figures,
+    real_metrics,
 )
 from training.gan.run import gan_data_for
 
@@ -45,12 +45,12 @@ def data(some_images: Path, some_embeddings: Path) -> GanData:
     """The first 20 images held out, the other 28 to train on."""
     embeddings = EmbeddingSet(some_embeddings)
     whole = load_gan_data(ImageSource(some_images), embeddings, resolution=16, hold_out=False)
-    pixels = whole.images.take(range(len(whole.images))).pixels
+    pixels = whole.images.get_batch(range(len(whole.images))).pixels
     return replace(
         whole,
-        images=Squares.of(pixels[20:]),
+        images=ImageLoader.of(pixels[20:]),
         embeddings=whole.embeddings[20:],
-        held_out_images=Squares.of(pixels[:20]),
+        held_out_images=ImageLoader.of(pixels[:20]),
         held_out_embeddings=whole.embeddings[:20],
     )
 
@@ -74,18 +74,18 @@ def evaluate(model: Path, some_images: Path, out: Path, *arguments: str | Path) 
 
 
 def test_real_images_in_their_own_place_are_perfect(data: GanData):
-    asked = Asked.of(data)
-    assert (asked.where, len(asked.embeddings)) == ("held_out", 20)
-    figures = gan_figures(asked, asked.embeddings)
-    assert figures["frechet"] == pytest.approx(0, abs=1e-6)
-    for name in ("cosine", "recall_1", "recall_10", "precision", "manifold_recall"):
-        assert figures[name] == pytest.approx(1), name
-    others = others_of(asked)
+    eval_set = EvalSet.of(data)
+    assert (eval_set.where, len(eval_set.embeddings)) == ("held_out", 20)
+    metrics = gan_metrics(eval_set, eval_set.embeddings)
+    assert metrics["fd_clip"] == pytest.approx(0, abs=1e-6)
+    for name in ("clip_i_sim", "retrieval_1", "retrieval_10", "precision", "recall"):
+        assert metrics[name] == pytest.approx(1), name
+    others = others_of(eval_set)
     assert others is not None
-    nearer, unrelated = (gan_figures(asked, data.embeddings[rows]) for rows in others.values())
-    assert figures["cosine"] > nearer["cosine"] > unrelated["cosine"]
-    assert figures["nearest_training_cosine"] == pytest.approx(nearer["cosine"])
-    assert nearer["nearest_training_cosine"] == pytest.approx(1)
+    nearer, unrelated = (gan_metrics(eval_set, data.embeddings[rows]) for rows in others.values())
+    assert metrics["clip_i_sim"] > nearer["clip_i_sim"] > unrelated["clip_i_sim"]
+    assert metrics["nearest_training_clip_i_sim"] == pytest.approx(nearer["clip_i_sim"])
+    assert nearer["nearest_training_clip_i_sim"] == pytest.approx(1)
     assert len(others["unrelated"].unique()) == 20
 
 
@@ -94,82 +94,82 @@ def test_training_images_that_are_asked_are_not_compared_with_themselves(
 ):
     few = replace(
         data,
-        held_out_images=Squares.of(data.images.take([0]).pixels[:0]),
+        held_out_images=ImageLoader.of(data.images.get_batch([0]).pixels[:0]),
         held_out_embeddings=data.embeddings[:0],
     )
-    asked = Asked.of(few, count=12)
-    assert asked.where == "training"
-    assert data.embeddings[asked.own_rows].equal(asked.embeddings)
-    others = others_of(asked)
+    eval_set = EvalSet.of(few, count=12)
+    assert eval_set.where == "training"
+    assert data.embeddings[eval_set.own_rows].equal(eval_set.embeddings)
+    others = others_of(eval_set)
     assert others is not None
     for rows in others.values():
         assert len(rows) == 12
-        assert not torch.isin(rows, asked.own_rows).any()
-    rest = torch.tensor(sorted({*range(28)} - {*asked.own_rows.tolist()}))
-    expected = rest[(asked.embeddings @ data.embeddings[rest].T).argmax(dim=1)]
+        assert not torch.isin(rows, eval_set.own_rows).any()
+    rest = torch.tensor(sorted({*range(28)} - {*eval_set.own_rows.tolist()}))
+    expected = rest[(eval_set.embeddings @ data.embeddings[rest].T).argmax(dim=1)]
     assert others["nearest"].equal(expected)
-    whole = Asked.of(few)  # all 28: none are left
+    whole = EvalSet.of(few)  # all 28: none are left
     assert others_of(whole) is None
-    found = real_figures(whole, partial(embed_uint8, clip))
-    assert [*found] == ["real_same_cosine", "real_same_frechet", "real_pairwise_cosine"]
+    found = real_metrics(whole, partial(embed_uint8, clip))
+    assert [*found] == ["real_same_clip_i_sim", "real_same_fd_clip", "real_intra_set_cosine"]
 
 
 def test_images_of_the_size_of_a_run_have_figures_of_their_own(data: GanData, clip: ClipEncoder):
     """What a perfect generator reaches: CLIP sees less than in the files."""
-    asked, embed = Asked.of(data), partial(embed_uint8, clip)
-    found = real_figures(asked, embed)
-    same = gan_figures(asked, embed(asked.pixels.permute(0, 2, 3, 1)))
-    for name in ("cosine", "frechet", "nearest_training_cosine"):
+    eval_set, embed = EvalSet.of(data), partial(embed_uint8, clip)
+    found = real_metrics(eval_set, embed)
+    same = gan_metrics(eval_set, embed(eval_set.pixels.permute(0, 2, 3, 1)))
+    for name in ("clip_i_sim", "fd_clip", "nearest_training_clip_i_sim"):
         assert found[f"real_same_{name}"] == same[name]
-    assert found["real_same_cosine"] < 0.98
-    assert found["real_same_frechet"] > 0.1
+    assert found["real_same_clip_i_sim"] < 0.98
+    assert found["real_same_fd_clip"] > 0.1
 
 
 def test_copies_are_found_among_squares(
     data: GanData, clip: ClipEncoder, monkeypatch: pytest.MonkeyPatch
 ):
     """Whose cosine is 1, while that to the files' embeddings is that of another image."""
-    asked, embed = Asked.of(data), partial(embed_uint8, clip)
-    squares = data.images.take(range(28)).pixels.permute(0, 2, 3, 1)
+    eval_set, embed = EvalSet.of(data), partial(embed_uint8, clip)
+    squares = data.images.get_batch(range(28)).pixels.permute(0, 2, 3, 1)
     copies = embed(squares[:20])
-    assert nearest_square_cosine(asked, copies, embed) == pytest.approx(1)
-    assert gan_figures(asked, copies)["nearest_training_cosine"] < 0.95
-    real = embed(asked.squares)
+    assert nearest_training_similarity(eval_set, copies, embed) == pytest.approx(1)
+    assert gan_metrics(eval_set, copies)["nearest_training_clip_i_sim"] < 0.95
+    real = embed(eval_set.squares)
     whole = float((real @ embed(squares).T).amax(dim=1).mean())
-    assert nearest_square_cosine(asked, real, embed) == pytest.approx(whole, abs=1e-3)
+    assert nearest_training_similarity(eval_set, real, embed) == pytest.approx(whole, abs=1e-3)
     monkeypatch.setattr("training.gan.evaluate.NEIGHBOURS", 1)
-    assert 0 < whole - nearest_square_cosine(asked, real, embed) < 0.1
+    assert 0 < whole - nearest_training_similarity(eval_set, real, embed) < 0.1
 
 
 def test_logits_are_of_whole_groups(data: GanData):
     """As in training: what is left of the last group has no spread to show."""
     torch.manual_seed(0)
-    critic = Discriminator(DiscriminatorConfig(resolution=16, channel_base=64, group=4))
+    discriminator = Discriminator(DiscriminatorConfig(resolution=16, channel_base=64, group=4))
     condition = torch.randn(20, 128)
-    images = data.held_out_images.take(range(20)).pixels
+    images = data.held_out_images.get_batch(range(20)).pixels
     with torch.no_grad():
-        realness, feature = critic(images[:16].float() / 127.5 - 1)
+        realness, feature = discriminator(images[:16].float() / 127.5 - 1)
     expected = conditional_logit(realness, feature, condition[:16])
     for count, whole in ((20, 20), (19, 16), (16, 16), (3, 3)):
-        found = critic_logits(critic, images[:count], condition[:count])
+        found = discriminator_logits(discriminator, images[:count], condition[:count])
         assert len(found) == whole
         if whole >= 16:
             torch.testing.assert_close(found[:16], expected)
     many = images.repeat(7, 1, 1, 1)[:130]  # more than a part
-    found = critic_logits(critic, many, condition.repeat(7, 1)[:130])
+    found = discriminator_logits(discriminator, many, condition.repeat(7, 1)[:130])
     assert len(found) == 128
     torch.testing.assert_close(found[120:], expected[:8])
 
 
 def test_the_reference_names_the_very_images(data: GanData):
-    reference = Asked.of(data).reference
-    assert reference == Asked.of(data).reference
+    reference = EvalSet.of(data).reference
+    assert reference == EvalSet.of(data).reference
     block = data.encoder_id.blocks[0]
     assert (reference["encoder"], reference["filter"]) == (block.weights, block.preprocess)
-    assert Asked.of(data, count=8).reference["images"] == 8
+    assert EvalSet.of(data, count=8).reference["images"] == 8
     changed = data.held_out_embeddings.clone()
     changed[3, 0] += 1e-6
-    other = Asked.of(replace(data, held_out_embeddings=changed)).reference
+    other = EvalSet.of(replace(data, held_out_embeddings=changed)).reference
     assert other == {**reference, "hash": other["hash"]}
     assert other["hash"] != reference["hash"]
 
@@ -180,12 +180,12 @@ def test_figures_are_those_of_the_training_log(evaluated: Path, gan_run: Path):
         read_json(evaluated / "report.json"),
         read_json_lines(gan_run / "log.jsonl")[-1],
     )
-    assert (report["asked"], report["training"]["kimg"]) == ("training", 0.032)
+    assert (report["eval_set"], report["training"]["kimg"]) == ("training", 0.032)
     lines = report["lines"]
     assert [*lines] == ["generator", "the same images"]  # no others are left
     for name, value in lines["generator"].items():
         assert value == pytest.approx(logged[f"training_{name}"], rel=0.05, abs=0.05), name
-    assert lines["the same images"]["frechet"] == logged["real_same_frechet"]
+    assert lines["the same images"]["fd_clip"] == logged["real_same_fd_clip"]
     assert "48 training images" in (evaluated / "report.md").read_text(encoding="utf-8")
     with Image.open(evaluated / "grid.png") as grid:
         assert grid.size == (8 * 64 + 7 * 2, 5 * 64 + 4 * 2)
@@ -196,8 +196,8 @@ def test_fewer_images_have_others_beside_them(gan_run: Path, some_images: Path, 
     ready = ("--embeddings", gan_run / "embeddings", "--count", "20")
     lines = evaluate(gan_run, some_images, tmp_path, *ready)["lines"]
     near, others = lines["nearest training images"], lines["other training images"]
-    assert 1 > near["cosine"] > others["cosine"]
-    assert others["frechet"] > 0.01
+    assert 1 > near["clip_i_sim"] > others["clip_i_sim"]
+    assert others["fd_clip"] > 0.01
 
 
 def test_run_model_and_generator_folders_are_the_same(
@@ -215,16 +215,16 @@ def test_the_best_generator_of_a_run(gan_run: Path, some_images: Path, tmp_path:
     ready = ("--embeddings", gan_run / "embeddings", "--best")
     report = evaluate(gan_run, some_images, tmp_path, *ready)
     rows = read_json_lines(gan_run / "log.jsonl")
-    best = min(rows, key=lambda row: row["training_frechet"])
+    best = min(rows, key=lambda row: row["training_fd_clip"])
     assert report["training"]["kimg"] == best["samples"] / 1000
-    assert report["training"]["training_frechet"] == best["training_frechet"]
+    assert report["training"]["training_fd_clip"] == best["training_fd_clip"]
 
 
 def test_figures_of_the_same_images_stand_beside_each_other(
     evaluated: Path, gan_run: Path, some_images: Path, tmp_path: Path
 ):
     old = evaluated / "report.json"
-    arguments = ("--embeddings", gan_run / "embeddings", "--against", old)
+    arguments = ("--embeddings", gan_run / "embeddings", "--compare", old)
     outcome = succeed("evaluate", "gan", gan_run, some_images, "--out", tmp_path, *arguments)
     rows = {line.split(" | ")[0]: line.split(" | ")[1:] for line in outcome.out.splitlines()}
     assert rows[f"| {old}"] == rows["| generator"]
@@ -236,7 +236,7 @@ def test_figures_of_other_images_are_refused(
     old, out = evaluated / "report.json", tmp_path / "out"
     command = ("evaluate", "gan", gan_run, some_images, "--out", out)
     ready = ("--embeddings", gan_run / "embeddings")
-    outcome = run_command(*command, *ready, "--count", "16", "--against", old)
+    outcome = run_command(*command, *ready, "--count", "16", "--compare", old)
     assert outcome.code == 2
     assert "clip.images: 48 -> 16" in outcome.err
     assert "clip.hash: " in outcome.err
@@ -245,14 +245,14 @@ def test_figures_of_other_images_are_refused(
         record["references"]["clip"][field] = "another"
         other = tmp_path / "other.json"
         other.write_text(json.dumps(record), encoding="utf-8")
-        outcome = run_command(*command, *ready, "--against", other)
+        outcome = run_command(*command, *ready, "--compare", other)
         assert outcome.code == 2
         assert f"clip.{field}: another -> " in outcome.err
     older = read_json(old)
-    del older["lines"]["generator"]["manifold_recall"]
+    del older["lines"]["generator"]["recall"]
     for record in ({}, older):
         other.write_text(json.dumps(record), encoding="utf-8")
-        outcome = run_command(*command, *ready, "--against", other)
+        outcome = run_command(*command, *ready, "--compare", other)
         assert (outcome.code, "is no report.json of `evaluate gan`" in outcome.err) == (2, True)
     assert not out.exists()
 
@@ -284,7 +284,7 @@ def test_images_that_were_trained_on_are_not_called_held_out(
         model = TextToImage(clip, told, None)
         limits = {"max_bad": 0.0, "max_megapixels": 1.0}
         found, _ = gan_data_for(model, tmp_path / "images", tmp_path / "out", None, **limits)
-        assert Asked.of(found).where == where
+        assert EvalSet.of(found).where == where
 
 
 def test_a_model_that_is_not_there(gan_run: Path, some_images: Path, tmp_path: Path):

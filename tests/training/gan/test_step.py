@@ -25,7 +25,7 @@ from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import DivergedError, InputError
 from lafite_shifted.io.files import load_tensors
 from training.config import RunConfig, override
-from training.data.image_cache import Squares
+from training.data.image_cache import ImageLoader
 from training.gan.augment import AUGMENTATIONS, AugmentConfig, augment
 from training.gan.config import GanTrainConfig
 from training.gan.cost import saved_bytes
@@ -63,7 +63,7 @@ def data_of(clip: ClipEncoder, *, count: int = 40) -> GanData:
         return F.normalize(torch.randn(n, clip.id.dim, generator=generator) + 0.3, dim=1)
 
     first = torch.arange(count + 1).clamp(max=30)  # thirty have one caption
-    images, none = Squares.of(pixels), Squares.of(pixels[:0])
+    images, none = ImageLoader.of(pixels), ImageLoader.of(pixels[:0])
     return GanData(images, rows(count), none, rows(0), clip.id, "made up", rows(30), first)
 
 
@@ -325,7 +325,7 @@ def test_augmentation_rises_where_d_is_sure_and_goes_on_after_a_resume(clip: Cli
     trainer = trainer_of(clip, augment=AugmentConfig(target=-0.99, speed_kimg=0.1))
     for step in range(3):
         logged = trainer.step(step * trainer.batch)
-    assert float(logged["augment_probability"]) == pytest.approx(3 * 16 / 100)
+    assert float(logged["ada_p"]) == pytest.approx(3 * 16 / 100)
     other = trainer_of(clip, augment=AugmentConfig(target=-0.99, speed_kimg=0.1))
     saved = {name: t.clone() for name, t in flatten_state(trainer.parts()).items()}
     restore_state(other.parts(), saved)

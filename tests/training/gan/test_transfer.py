@@ -45,8 +45,8 @@ def weights_of(run: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Of the averaged generator, and of the newest checkpoint's discriminator."""
     state, _ = load_tensors(checkpoint_paths(run)[-1] / "state.safetensors")
     name = "discriminator."
-    critic = {key.removeprefix(name): state[key] for key in state if key.startswith(name)}
-    return load_tensors(run / "generator" / "weights.safetensors")[0], critic
+    discriminator = {key.removeprefix(name): state[key] for key in state if key.startswith(name)}
+    return load_tensors(run / "generator" / "weights.safetensors")[0], discriminator
 
 
 def differing(found: dict[str, Tensor], expected: dict[str, Tensor]) -> set[str]:
@@ -63,13 +63,13 @@ def test_everything_is_kept_where_everything_fits(
 ):
     trainer, run = open_run(some_images, out, clip, "seed=5", init=gan_run)
     run.close()
-    generator, critic = weights_of(gan_run)
+    generator, discriminator = weights_of(gan_run)
     for network in (trainer.generator, trainer.ema.network):
         assert differing(network.state_dict(), generator) == set()
-    assert differing(trainer.discriminator.state_dict(), critic) == set()
+    assert differing(trainer.discriminator.state_dict(), discriminator) == set()
     assert trainer.kept == [
         f"generator from {gan_run}: {len(generator)} of {len(generator)} tensors",
-        f"discriminator from {gan_run}: {len(critic)} of {len(critic)} tensors",
+        f"discriminator from {gan_run}: {len(discriminator)} of {len(discriminator)} tensors",
     ]
     recorded = read_json(out / "config.json")["init"]
     assert recorded == Start.of(gan_run, out).record
@@ -85,12 +85,14 @@ def test_layers_of_the_condition_are_new_for_another_clip(
     assert other.id.dim != 128
     trainer, run = open_run(some_images, tmp_path / "run", other, init=gan_run)
     run.close()
-    generator, critic = weights_of(gan_run)
+    generator, discriminator = weights_of(gan_run)
     new = differing(trainer.generator.state_dict(), generator)
     assert new
     assert all(name.startswith("styles.") for name in new)
-    new_critic = differing(trainer.discriminator.state_dict(), critic)
-    assert new_critic == {"to_feature.weight", "to_feature.bias"} & new_critic != set()
+    new_discriminator = differing(trainer.discriminator.state_dict(), discriminator)
+    assert (
+        new_discriminator == {"to_feature.weight", "to_feature.bias"} & new_discriminator != set()
+    )
     for name in (*new, "to_feature.weight"):
         assert any(name in line.partition("new: ")[2] for line in trainer.kept), name
 

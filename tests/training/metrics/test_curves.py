@@ -10,11 +10,11 @@ from training.metrics.plots import CURVES, curves_figure
 
 def test_curves_are_those_of_the_log():
     def row(kimg: float, where: str, level: float) -> dict[str, float]:
-        figures = {f"{where}_{key}": level for key in CURVES}
+        metrics = {f"{where}_{key}": level for key in CURVES}
         if where == "training":  # nothing tells whether they are copied
-            del figures["training_nearest_training_cosine"]
-        real = {"real_nearest_frechet": 0.1, "real_same_frechet": 0.05}
-        return {"samples": kimg * 1000, **real, **figures}
+            del metrics["training_nearest_training_clip_i_sim"]
+        real = {"real_nearest_fd_clip": 0.1, "real_same_fd_clip": 0.05}
+        return {"samples": kimg * 1000, **real, **metrics}
 
     logs = {
         "a": [row(1, "held_out", 0.9), {"samples": 2000}, row(3, "held_out", 0.4)],
@@ -27,7 +27,7 @@ def test_curves_are_those_of_the_log():
     assert curves["b"].get_xydata().tolist() == [[2, 0.7]]
     assert len(frechet.lines) == 4  # and the same and the nearest real images
     assert len(figure.axes[1].lines) == 2
-    copies = figure.axes[list(CURVES).index("nearest_training_cosine")]
+    copies = figure.axes[list(CURVES).index("nearest_training_clip_i_sim")]
     assert [len(line.get_xdata()) for line in copies.lines] == [2, 0]
 
 

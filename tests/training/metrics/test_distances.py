@@ -25,13 +25,13 @@ def test_mean_cosine_matches_a_loop():
 
 def test_pairwise_cosine_matches_a_loop():
     a = rows(9)
-    expected = reference.mean_pairwise_cosine(a.double().numpy())
-    assert distances.pairwise_cosine(a) == pytest.approx(expected, abs=1e-6)
+    expected = reference.intra_set_cosine(a.double().numpy())
+    assert distances.intra_set_cosine(a) == pytest.approx(expected, abs=1e-6)
 
 
 def test_pairwise_cosine_of_copies_is_one_and_of_a_basis_zero():
-    assert distances.pairwise_cosine(rows(1).expand(5, -1)) == pytest.approx(1)
-    assert distances.pairwise_cosine(torch.eye(6)) == pytest.approx(0, abs=1e-7)
+    assert distances.intra_set_cosine(rows(1).expand(5, -1)) == pytest.approx(1)
+    assert distances.intra_set_cosine(torch.eye(6)) == pytest.approx(0, abs=1e-7)
 
 
 def test_set_distance_is_the_frechet_distance_of_the_moments():
@@ -49,7 +49,7 @@ def test_recall_of_sentence_matches_a_loop():
         cosines = [float(image @ text) for text in texts]
         hits += cosines.index(max(cosines)) == want
     assert 0 < hits < 30
-    assert distances.recall_of_sentence(images, texts, wanted) == pytest.approx(hits / 30)
+    assert distances.retrieval_of_sentence(images, texts, wanted) == pytest.approx(hits / 30)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
@@ -59,13 +59,13 @@ def test_recall_at_matches_a_loop(k: int):
     for i, row in enumerate(similarity.tolist()):
         hits += sum(other > row[i] for other in row) < k
     assert 0 < hits < 12
-    assert distances.recall_at(similarity, k) == pytest.approx(hits / 12)
+    assert distances.retrieval_at(similarity, k) == pytest.approx(hits / 12)
 
 
 def test_ties_count_against_recall():
     """A model that gives the same embedding to everything has found nothing."""
     same = torch.ones(4, 4)
-    assert [distances.recall_at(same, k) for k in (1, 3, 4)] == [0.0, 0.0, 1.0]
+    assert [distances.retrieval_at(same, k) for k in (1, 3, 4)] == [0.0, 0.0, 1.0]
 
 
 def test_nearest_matches_a_loop():

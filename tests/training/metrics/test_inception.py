@@ -70,14 +70,14 @@ def test_evaluate_gan_tells_it_and_compares_only_the_same(
     outcome = succeed(*command, "--out", tmp_path / "a", "--inception", weights)
     header, row = outcome.out.splitlines()[-6], outcome.out.splitlines()[-4]
     found = read_json(tmp_path / "a" / "report.json")
-    distance = found["lines"]["generator"]["inception_frechet"]
-    assert distance > found["lines"]["other training images"]["inception_frechet"] > 0
+    distance = found["lines"]["generator"]["fid"]
+    assert distance > found["lines"]["other training images"]["fid"] > 0
     assert header.endswith("| Inception Frechet distance |")
     assert row.endswith(f"| {distance:.2f} |")
     assert found["references"]["inception"]["images"] == 12
     old = tmp_path / "plain" / "report.json"
     refused = run_command(
-        *command, "--out", tmp_path / "b", "--inception", weights, "--against", old
+        *command, "--out", tmp_path / "b", "--inception", weights, "--compare", old
     )
     assert (refused.code, "it lacks 'inception'" in refused.err) == (2, True)
 

@@ -22,7 +22,7 @@ from training.metrics.distances import kernel_distance, mean_cosine, set_distanc
 from training.prior.evaluate import (
     PERFECT,
     UNRELATED,
-    Asked,
+    EvalSet,
     draw,
     load_priors,
     measure,
@@ -92,13 +92,13 @@ def test_figures_match_loops():
     found = measure(predicted, true, bootstrap=3)
     similarity = (predicted @ true.T).numpy()
     ranks = [sum(other >= row[i] for other in row) for i, row in enumerate(similarity)]
-    assert found.cosine == pytest.approx(np.mean(np.diag(similarity)), rel=1e-5)
-    assert found.recall_1 == pytest.approx(np.mean([rank <= 1 for rank in ranks]))
-    assert found.recall_10 == pytest.approx(np.mean([rank <= 10 for rank in ranks]))
-    assert found.frechet == set_distance(predicted, true)
+    assert found.clip_i_sim == pytest.approx(np.mean(np.diag(similarity)), rel=1e-5)
+    assert found.retrieval_1 == pytest.approx(np.mean([rank <= 1 for rank in ranks]))
+    assert found.retrieval_10 == pytest.approx(np.mean([rank <= 10 for rank in ranks]))
+    assert found.fd_clip == set_distance(predicted, true)
     pairs = [float(a @ b) for i, a in enumerate(predicted) for b in predicted[:i]]
-    assert found.diversity == pytest.approx(np.mean(pairs), rel=1e-4)
-    assert (found.same_text, found.energy) == (None, None)
+    assert found.intra_set_cosine == pytest.approx(np.mean(pairs), rel=1e-4)
+    assert (found.same_text_cosine, found.energy) == (None, None)
 
 
 def test_two_draws_tell_the_diversity_and_the_energy_score():
@@ -111,9 +111,11 @@ def test_two_draws_tell_the_diversity_and_the_energy_score():
 
     true, right = drawn(), measure(drawn(), drawn(), drawn(), bootstrap=2)
     mean = measure(centre, true, centre, bootstrap=2)
-    assert mean.same_text == pytest.approx(1)
-    assert right.same_text == pytest.approx(measure(drawn(), true, bootstrap=2).cosine, abs=0.02)
-    assert mean.cosine > right.cosine
+    assert mean.same_text_cosine == pytest.approx(1)
+    assert right.same_text_cosine == pytest.approx(
+        measure(drawn(), true, bootstrap=2).clip_i_sim, abs=0.02
+    )
+    assert mean.clip_i_sim > right.clip_i_sim
     assert mean.energy == pytest.approx(float((true - centre).norm(dim=1).mean()), rel=1e-5)
     assert right.energy is not None
     assert mean.energy is not None
@@ -134,14 +136,14 @@ def test_errors_are_those_of_drawing_other_captions():
     predicted, true = rows_of(400), rows_of(400, seed=1)
     found = measure(predicted, true, predicted, bootstrap=200)
     cosine = (predicted * true).sum(dim=1)
-    assert found.errors["cosine"] == pytest.approx(float(cosine.std()) / 20, rel=0.2)
-    for key in ("recall_1", "recall_10"):
+    assert found.errors["clip_i_sim"] == pytest.approx(float(cosine.std()) / 20, rel=0.2)
+    for key in ("retrieval_1", "retrieval_10"):
         share = getattr(found, key)
         known = (share * (1 - share) / 400) ** 0.5
         assert found.errors[key] == pytest.approx(known, rel=0.25)
     many = [measure(*sets_of(i), bootstrap=0) for i in range(1, 60)]
     found = measure(*sets_of(0), bootstrap=200)
-    for key in ("kernel", "diversity", "frechet", "energy"):
+    for key in ("kid_clip", "intra_set_cosine", "fd_clip", "energy"):
         scatter = np.std([getattr(one, key) for one in many])
         assert found.errors[key] == pytest.approx(scatter, rel=0.4), key
     assert many[0].errors == {}
@@ -162,17 +164,17 @@ def test_kernel_distance_matches_its_loop_and_is_unbiased():
 
 def test_held_out_names_are_asked_once_and_compared_with_others(captioned: Path):
     data = EmbeddingSet(captioned)
-    asked = Asked.of(data)
-    names = [data.captions[i] for i in asked.captions.tolist()]
+    eval_set = EvalSet.of(data)
+    names = [data.captions[i] for i in eval_set.captions.tolist()]
     assert len(set(names)) == len(names) >= 20
     assert all(is_held_out(name) for name in names)
-    assert not any(is_held_out(data.captions[i]) for i in asked.training.tolist())
-    found = dict(references(asked))
-    assert found["text itself (no prior)"].equal(data.text[asked.captions])
+    assert not any(is_held_out(data.captions[i]) for i in eval_set.training.tolist())
+    found = dict(references(eval_set))
+    assert found["text itself (no prior)"].equal(data.text[eval_set.captions])
     assert set(map(len, found.values())) == {len(names)}
     for row in found[UNRELATED]:
-        assert not (row == asked.true).all(dim=1).any()
-    made, true = same_name(asked)
+        assert not (row == eval_set.true).all(dim=1).any()
+    made, true = same_name(eval_set)
     assert len(made) == len(names)  # every name has two images
     assert (made != true).any(dim=1).all()
     assert float((made * true).sum(dim=1).mean()) > 0.5
@@ -181,20 +183,20 @@ def test_held_out_names_are_asked_once_and_compared_with_others(captioned: Path)
 def test_a_image_that_is_trained_on_too_is_not_asked(captioned: Path):
     """Two names may have the same image, one on either side of the split."""
     data = EmbeddingSet(captioned)
-    before = Asked.of(data)
+    before = EvalSet.of(data)
     assert before.copies == 0
     copied, other = before.captions[1], before.training[0]
     data.image[data.caption_image[copied]] = data.image[data.caption_image[other]]
-    after = Asked.of(data)
+    after = EvalSet.of(data)
     assert after.copies == 1
     assert after.captions.tolist() == [c for c in before.captions.tolist() if c != int(copied)]
-    assert Asked.of(data, limit=21).captions.tolist() == after.captions[:21].tolist()
+    assert EvalSet.of(data, limit=21).captions.tolist() == after.captions[:21].tolist()
 
 
 def test_a_perfect_prior_is_at_no_kernel_distance(tmp_path: Path):
     """Images of the same names are no closer than chance has it, though the pairs are."""
     succeed("dataset", "cone", "--out", tmp_path / "cone", "--names", "1500")
-    made, true = same_name(Asked.of(EmbeddingSet(tmp_path / "cone")))
+    made, true = same_name(EvalSet.of(EmbeddingSet(tmp_path / "cone")))
     paired = kernel_distance(made, true, paired=True)
     assert abs(paired) < 0.008 < -kernel_distance(made, true)
 
@@ -219,18 +221,18 @@ def test_the_verb_writes_table_record_and_figure(runs: list[Path], captioned: Pa
     assert len(lines) == len(expected) + 4  # references
     shifted = lines["shifted full, linear", 3]
     assert shifted["seeds"] == 2
-    assert shifted["spread"]["frechet"] > 0
+    assert shifted["spread"]["fd_clip"] > 0
     assert lines["baseline, linear", 3]["spread"] == {}
     for (name, steps), line in lines.items():
         assert f"| {name} | {steps or ''} |" in printed
-        assert -1 <= line["figures"]["cosine"] <= 1
+        assert -1 <= line["metrics"]["clip_i_sim"] <= 1
     by_steps = [row for row in printed.splitlines() if row.startswith("| shifted full, linear |")]
     assert len(by_steps) == 4 + 2  # Frechet distance, energy, one text's draws, recall; all figures
     assert by_steps[0].count(" (") == 2  # of two trainings
     unrelated = lines[UNRELATED, None]
     (perfect,) = [line for (name, _), line in lines.items() if name.startswith(PERFECT)]
-    assert perfect["figures"]["frechet"] < lines["baseline, linear", 3]["figures"]["frechet"]
-    assert unrelated["figures"]["recall_10"] < 0.6
+    assert perfect["metrics"]["fd_clip"] < lines["baseline, linear", 3]["metrics"]["fd_clip"]
+    assert unrelated["metrics"]["retrieval_10"] < 0.6
     assert (out / "steps.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -244,14 +246,16 @@ def test_priors_are_judged_through_a_generator(
     seen = through(generator, clip)(data.image[:3])
     images = TextToImage(clip, generator, None).decode(data.image[:3], seeds=range(3))
     torch.testing.assert_close(seen, clip.embed_images(images.permute(0, 3, 1, 2)))
-    asked = Asked(
+    eval_set = EvalSet(
         data, torch.arange(20), data.image[data.caption_image[:20]], torch.arange(20, 48), 0
     )
     prior = load_priors([prior_run], data, torch.device("cpu"))
     decode = through(generator, clip)
-    (line,) = report(prior, asked, [Sampling(2)], decode=decode, bootstrap=2)
-    made, _ = draw(next(iter(prior.values()))[0], asked, Sampling(2))
-    assert line.figures.cosine == pytest.approx(mean_cosine(decode(made), asked.true), abs=1e-5)
+    (line,) = report(prior, eval_set, [Sampling(2)], decode=decode, bootstrap=2)
+    made, _ = draw(next(iter(prior.values()))[0], eval_set, Sampling(2))
+    assert line.metrics.clip_i_sim == pytest.approx(
+        mean_cosine(decode(made), eval_set.true), abs=1e-5
+    )
     outcome = run_command(
         *("evaluate", "prior", prior_run, "--embeddings", some_embeddings),
         *("--out", tmp_path / "o", "--gan", tmp_path),
@@ -319,6 +323,6 @@ def test_a_short_study_trains_every_process_and_reports(
     if kind == "cone":  # the same cone, other names
         larger = tmp_path / "larger"
         succeed("dataset", "cone", "--out", larger, "--names", "400", "--seed", "1")
-        succeed("evaluate", "study", captioned, *options, "--ask", larger)
+        succeed("evaluate", "study", captioned, *options, "--eval-embeddings", larger)
         again = json.loads((tmp_path / "study" / "report.json").read_text(encoding="utf-8"))
         assert again["held_out_captions"] > 2 * record["held_out_captions"]
