@@ -27,7 +27,7 @@ from lafite_shifted.io.model_folder import (
     load_prior,
     model_hash,
 )
-from lafite_shifted.prior.diffusion import Sampling
+from lafite_shifted.prior.diffusion import SamplerConfig
 from torch_utils import seeds
 
 
@@ -98,7 +98,7 @@ class TextToImage:
         *,
         seeds: Sequence[int],
         use_prior: bool = True,
-        sampling: Sampling | None = None,
+        sampling: SamplerConfig | None = None,
     ) -> Tensor:
         """Image embeddings [N, D] for N texts; without a prior, the text embeddings themselves."""
         if not use_prior or self.prior is None:
@@ -126,7 +126,7 @@ class TextToImage:
         seed: int = 0,
         batch: int = 16,
         use_prior: bool = True,
-        sampling: Sampling | None = None,
+        sampling: SamplerConfig | None = None,
         truncation: float = 1.0,
     ) -> Iterator[tuple[int, Image.Image]]:
         """(seed, image) pairs; image i uses seed + i, with separate streams for prior and z."""
@@ -151,7 +151,7 @@ class TextToImage:
         num_images: int = 1,
         seed: int = 0,
         use_prior: bool = True,
-        sampling: Sampling | None = None,
+        sampling: SamplerConfig | None = None,
     ) -> list[Image.Image]:
         """`num_images` images of `text`; the same seed gives the same images."""
         made = self.images(

@@ -118,7 +118,7 @@ def prior(preset: str, clip: str, device: str, rounds: int, as_json: bool) -> No
         total = milliseconds + found.tower_milliseconds
         name = f"{steps} step{'s' * (steps > 1)}"
         click.echo(f"{name:18} {milliseconds:8.1f} ms, with the tower {total:.1f} ms")
-    ratio = found.read_each_step_over_read_once
+    ratio = found.encode_each_step_over_encode_once
     click.echo(f"8 steps that read the text in each of them would take {ratio:.2f} times as long")
 
 

@@ -74,7 +74,7 @@ def command(
     from lafite_shifted.errors import InputError
     from lafite_shifted.io.png import save_png, slug
     from lafite_shifted.pipeline import TextToImage
-    from lafite_shifted.prior.diffusion import Sampling
+    from lafite_shifted.prior.diffusion import SamplerConfig
     from training.metrics.grids import labelled_rows
 
     if any(not text.strip() for text in texts):
@@ -83,7 +83,7 @@ def command(
         )
     if not isfinite(guidance):
         raise InputError(f"--guidance {guidance}: give a number, such as 2.")
-    sampling = Sampling(steps, sampler, eta, guidance, dynamic_threshold, best_of)
+    sampling = SamplerConfig(steps, sampler, eta, guidance, dynamic_threshold, best_of)
     texts = tuple(dict.fromkeys(texts))  # a sentence given twice makes the same images
     options.choose_ops(ops, resolve_device(device))
     with options.plain_warnings():
@@ -97,7 +97,7 @@ def command(
                 err=True,
             )
         if pipeline.prior is not None:
-            pipeline.prior.prior.decided(sampling)  # refused before the first image
+            pipeline.prior.prior.resolved(sampling)  # refused before the first image
         rows = []
         for text in texts:
             made = pipeline.images(

@@ -11,7 +11,7 @@ from lafite_shifted.cli import options
 
 if TYPE_CHECKING:
     from lafite_shifted.encoders.encoder_id import EncoderId
-    from lafite_shifted.gaussian.clusters import ClusterKind, ClusterStats
+    from lafite_shifted.gaussian.clusters import ClusterCovarianceType, ClusterStats
     from lafite_shifted.gaussian.stats import EmbeddingStats
 
 PLOTTED = 1500  # embeddings whose cosines the figure shows
@@ -33,7 +33,7 @@ PLOTTED = 1500  # embeddings whose cosines the figure shows
 @click.option(
     "--centroids",
     type=options.FolderPath,
-    help="Clusters around the centres of this file, of --clusters and --out, and of its kind: then "
+    help="Clusters around the centroids of this file, of --clusters and --out, and of its kind: then "
     "the two can be merged.",
 )
 @click.option(
@@ -46,8 +46,8 @@ def command(
     out: Path | None,
     merge: bool,
     clusters: int | None,
-    cluster_kind: "ClusterKind",
-    centres: Path | None,
+    covariance_type: "ClusterCovarianceType",
+    centroids: Path | None,
     plot: Path | None,
     seed: int,
     as_json: bool,
@@ -62,7 +62,7 @@ def command(
     from torch_utils import distributed
 
     if merge:
-        if out is None or clusters or centres or plot:
+        if out is None or clusters or centroids or plot:
             raise InputError(
                 "--merge needs --out FILE, and goes without --clusters, --centroids and --plot."
             )
@@ -75,28 +75,28 @@ def command(
             f"{len(sources)} folders are given. Describe one at a time with --out, then join the "
             "files with --merge."
         )
-    if clusters and centres:
+    if clusters and centroids:
         raise InputError("--centroids says how many clusters there are. Leave out --clusters.")
     from lafite_shifted.gaussian.clusters import cluster, cluster_around
     from training.data.embedding_stream import EmbeddingStream, stream_sample, stream_stats
 
     stream = EmbeddingStream(sources[0])
     with distributed.group():
-        if centres:
-            result = cluster_around(stream, _empty_around(centres, stream.encoder_id))
+        if centroids:
+            result = cluster_around(stream, _empty_around(centroids, stream.encoder_id))
         elif clusters:
             result = cluster(
                 stream,
                 clusters,
                 dim=stream.dim,
-                kind=cluster_kind,
+                covariance_type=covariance_type,
                 encoder_id=stream.encoder_id,
                 seed=seed,
             )
         else:
             result = stream_stats(stream)
         if plot:
-            overall = stream_stats(stream) if clusters or centres else result
+            overall = stream_stats(stream) if clusters or centroids else result
             sample = stream_sample(stream, PLOTTED, seed=seed)
     if distributed.rank() != 0:
         return
@@ -115,7 +115,7 @@ def _empty_around(path: Path, encoder_id: "EncoderId") -> "ClusterStats":
 
     stats = ClusterStats.load(path)
     if stats.encoder_id:
-        remedy = "Find centres of embeddings by the same CLIP."
+        remedy = "Find centroids of embeddings by the same CLIP."
         check_same_encoder(stats.encoder_id, encoder_id, what=f"The file {path}", remedy=remedy)
     return stats.emptied()
 
@@ -165,12 +165,17 @@ def _show_cone(stats: "EmbeddingStats", as_json: bool) -> None:
 def _show_clusters(stats: "ClusterStats", as_json: bool) -> None:
     counts = stats.counts.tolist()
     if as_json:
-        record = {"clusters": len(counts), "dim": stats.dim, "kind": stats.kind, "counts": counts}
+        record = {
+            "clusters": len(counts),
+            "dim": stats.dim,
+            "kind": stats.covariance_type,
+            "counts": counts,
+        }
         click.echo(json.dumps(record))
         return
     used = [count for count in counts if count]
     click.echo(f"embeddings  {sum(counts)} of {stats.dim} dimensions")
     click.echo(
         f"clusters    {len(used)} of {len(counts)} in use, {min(used)} to {max(used)} embeddings, "
-        f"{stats.kind} covariances"
+        f"{stats.covariance_type} covariances"
     )

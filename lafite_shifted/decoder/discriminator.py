@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lafite_shifted.decoder.generator import check_resolution
-from lafite_shifted.decoder.layers import EqualConv2d, EqualLinear, recomputed
+from lafite_shifted.decoder.layers import EqualConv2d, EqualLinear, checkpointed
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
-        self.recompute = False  # activations again for the gradient
+        self.activation_checkpointing = False  # activations again for the gradient
         self.from_rgb = EqualConv2d(3, config.channels(config.resolution), kernel=1)
         sizes = [config.resolution >> level for level in range(config.num_blocks)]
         self.blocks = nn.ModuleList(
@@ -91,7 +91,7 @@ class Discriminator(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = self.from_rgb(images.to(self.compute_dtype, memory_format=torch.channels_last))
         for block in self.blocks:
-            x = recomputed(block, x, when=self.recompute)
+            x = checkpointed(block, x, when=self.activation_checkpointing)
         if self.config.group > 1:
             x = minibatch_standard_deviation(x, group=self.config.group)
         x = self.hidden(self.last_conv(x).float().flatten(1))  # [N, C]

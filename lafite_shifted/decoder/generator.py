@@ -17,9 +17,9 @@ from lafite_shifted.decoder.layers import (
     EqualLinears,
     ModulatedConv2d,
     ModulatedToRgb,
+    checkpointed,
     clamp_of,
     convolve,
-    recomputed,
 )
 from torch_utils.ops import SynthesisTail
 
@@ -168,7 +168,7 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
-        self.recompute = False  # activations again for the gradient
+        self.activation_checkpointing = False  # activations again for the gradient
         self.mapping = Mapping(config)
         channels = config.channels(4)
         self.constant = nn.Parameter(torch.randn(1, channels, 4, 4))
@@ -233,7 +233,7 @@ class Generator(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         x, rgb = layers[0].run(x)
         for first, second in zip(layers[1::2], layers[2::2], strict=True):
-            x, rgb = recomputed(_block, x, rgb, first, second, when=self.recompute)
+            x, rgb = checkpointed(_block, x, rgb, first, second, when=self.activation_checkpointing)
         return rgb
 
     def _split(self, noise: Tensor | None) -> list[Tensor | None]:

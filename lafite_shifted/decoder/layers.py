@@ -23,7 +23,7 @@ from torch_utils.ops.upfirdn2d import TAPS
 T = TypeVar("T")
 
 
-def recomputed(function: Callable[..., T], *inputs: Any, when: bool) -> T:
+def checkpointed(function: Callable[..., T], *inputs: Any, when: bool) -> T:
     """function(*inputs). `when` it is for the gradient, activations in between are not kept but
     computed again (arXiv:1604.06174).
     """

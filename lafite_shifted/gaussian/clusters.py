@@ -20,15 +20,15 @@ from lafite_shifted.io.files import check_format, load_tensors, save_tensors
 from torch_utils import distributed, seeds
 
 FORMAT = 1
-ClusterKind = Literal["diagonal", "low-rank", "full"]
+ClusterCovarianceType = Literal["diagonal", "low-rank", "full"]
 MAX_BYTES = 4 * 2**30  # of what a covariance for each cluster takes
 COPIES = 5  # of their sums, at the most, while they are factorised
 ROWS_PER_CLUSTER = 256  # of the sample that k-means sees
 RANK = 32  # of "low-rank"
 
 
-def find_centres(rows: Tensor, num_clusters: int, *, seed: int = 0) -> Tensor:
-    """k-means centres [K, D] of unit rows [n, D], by scipy from the start of k-means++; InputError
+def find_centroids(rows: Tensor, num_clusters: int, *, seed: int = 0) -> Tensor:
+    """k-means centroids [K, D] of unit rows [n, D], by scipy from the start of k-means++; InputError
     for fewer rows than clusters.
     """
     from scipy.cluster.vq import kmeans2
@@ -42,8 +42,8 @@ def find_centres(rows: Tensor, num_clusters: int, *, seed: int = 0) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="One of the clusters is empty")
         start = _spread_out(rows, num_clusters, seed=seed)
-        centres, _ = kmeans2(rows.numpy(), start.numpy(), iter=25, minit="matrix")
-    return torch.from_numpy(centres)
+        centroids, _ = kmeans2(rows.numpy(), start.numpy(), iter=25, minit="matrix")
+    return torch.from_numpy(centroids)
 
 
 def _spread_out(rows: Tensor, num: int, *, seed: int) -> Tensor:
@@ -100,49 +100,55 @@ class Reservoir:
 
 
 class ClusterStats:
-    """Counts [K], and sums of deviations from fixed centres [K, D], float64: exact to merge."""
+    """Counts [K], and sums of deviations from fixed centroids [K, D], float64: exact to merge."""
 
-    def __init__(self, encoder_id: EncoderId | None, centres: Tensor, *, kind: ClusterKind):
-        num, dim = centres.shape
-        size = num * dim * (1 if kind == "diagonal" else dim) * 8
-        size *= 1 if kind == "diagonal" else COPIES
+    def __init__(
+        self,
+        encoder_id: EncoderId | None,
+        centroids: Tensor,
+        *,
+        covariance_type: ClusterCovarianceType,
+    ):
+        num, dim = centroids.shape
+        size = num * dim * (1 if covariance_type == "diagonal" else dim) * 8
+        size *= 1 if covariance_type == "diagonal" else COPIES
         if size > MAX_BYTES:
             raise InputError(
-                f"{num} clusters of {dim} dimensions with a {kind} covariance "
+                f"{num} clusters of {dim} dimensions with a {covariance_type} covariance "
                 f"each would take {size / 2**30:.1f} GiB. Give at most "
                 f"{MAX_BYTES * num // size} clusters, or diagonal covariances (`--covariance-type "
                 "diagonal`; of a training `--set prior.cluster_covariance=diagonal`)."
             )
-        self.encoder_id, self.centres = encoder_id, centres.double()
-        self.kind: ClusterKind = kind
+        self.encoder_id, self.centroids = encoder_id, centroids.double()
+        self.covariance_type: ClusterCovarianceType = covariance_type
         self.counts = torch.zeros(num, dtype=torch.long)
         self.sums = torch.zeros(num, dim, dtype=torch.float64)
-        shape = (num, dim) if kind == "diagonal" else (num, dim, dim)
+        shape = (num, dim) if covariance_type == "diagonal" else (num, dim, dim)
         self.squares = torch.zeros(shape, dtype=torch.float64)
 
     @property
     def num_clusters(self) -> int:
-        return len(self.centres)
+        return len(self.centroids)
 
     @property
     def dim(self) -> int:
-        return self.centres.shape[1]
+        return self.centroids.shape[1]
 
     @property
     def fingerprint(self) -> str:
-        """Changes when a centre does."""
-        return f"{seeds.seed_of(self.centres.numpy().round(6).tobytes().hex()):016x}"
+        """Changes when a centroid does."""
+        return f"{seeds.seed_of(self.centroids.numpy().round(6).tobytes().hex()):016x}"
 
     def update(self, batch: Tensor) -> None:
-        """Add embeddings [N, D], each to its closest centre."""
+        """Add embeddings [N, D], each to its closest centroid."""
         if batch.ndim != 2 or batch.shape[1] != self.dim:
             raise ValueError(f"expected embeddings [N, {self.dim}], got {list(batch.shape)}")
         batch = batch.detach().to("cpu", torch.float64)
-        k = torch.cdist(batch, self.centres).argmin(dim=1)
-        deviation = batch - self.centres[k]
+        k = torch.cdist(batch, self.centroids).argmin(dim=1)
+        deviation = batch - self.centroids[k]
         self.counts += torch.bincount(k, minlength=self.num_clusters)
         self.sums.index_add_(0, k, deviation)
-        if self.kind == "diagonal":
+        if self.covariance_type == "diagonal":
             self.squares.index_add_(0, k, deviation.square())
             return
         for cluster in k.unique().tolist():
@@ -150,10 +156,12 @@ class ClusterStats:
             self.squares[cluster] += rows.T @ rows
 
     def merge(self, other: "ClusterStats") -> None:
-        """Add what `other` has counted around the same centres."""
-        if other.kind != self.kind or not other.centres.equal(self.centres):
+        """Add what `other` has counted around the same centroids."""
+        if other.covariance_type != self.covariance_type or not other.centroids.equal(
+            self.centroids
+        ):
             raise ValueError(
-                "only statistics of one kind around the same centres can be merged; make them with "
+                "only statistics of one covariance type around the same centroids can be merged; make them with "
                 "`stats --centroids`"
             )
         self.counts += other.counts
@@ -166,14 +174,14 @@ class ClusterStats:
             distributed.all_reduce_sum(tensor)
 
     def emptied(self) -> "ClusterStats":
-        """The same centres, around which nothing was counted yet."""
-        return ClusterStats(self.encoder_id, self.centres, kind=self.kind)
+        """The same centroids, around which nothing was counted yet."""
+        return ClusterStats(self.encoder_id, self.centroids, covariance_type=self.covariance_type)
 
     def save(self, path: Path) -> None:
         """Write a clusters.safetensors, atomically."""
         encoder = self.encoder_id.to_json() if self.encoder_id else None
-        names = ("centres", "counts", "sums", "squares")
-        metadata = {"kind": "clusters", "format": FORMAT, "covariance": self.kind}
+        names = ("centroids", "counts", "sums", "squares")
+        metadata = {"kind": "clusters", "format": FORMAT, "covariance": self.covariance_type}
         tensors = {name: getattr(self, name) for name in names}
         save_tensors(path, tensors, metadata | {"encoder": encoder})
 
@@ -185,7 +193,7 @@ class ClusterStats:
         tensors, metadata = load_tensors(path)
         check_format(metadata, kind="clusters", version=FORMAT, path=path)
         encoder = EncoderId.from_json(metadata["encoder"]) if metadata["encoder"] else None
-        stats = ClusterStats(encoder, tensors["centres"], kind=metadata["covariance"])
+        stats = ClusterStats(encoder, tensors["centroids"], covariance_type=metadata["covariance"])
         for name in ("counts", "sums", "squares"):
             setattr(stats, name, tensors[name])
         return stats
@@ -196,20 +204,24 @@ def cluster(
     num_clusters: int,
     *,
     dim: int,
-    kind: ClusterKind,
+    covariance_type: ClusterCovarianceType,
     encoder_id: EncoderId | None,
     seed: int = 0,
 ) -> ClusterStats:
     """Centres by k-means on a sample, then one pass: of numbered batches [n, D], which are gone
     through twice; the same in every process that has a share of them.
     """
-    ClusterStats(None, torch.empty(num_clusters, dim), kind=kind)  # does it fit?
+    ClusterStats(
+        None, torch.empty(num_clusters, dim), covariance_type=covariance_type
+    )  # does it fit?
     sample = Reservoir(num_clusters * ROWS_PER_CLUSTER, dim=dim, seed=seed)
     for number, batch in batches:
         sample.update(batch, number=number)
     sample.all_reduce()
-    centres = find_centres(sample.rows, num_clusters, seed=seed)
-    return cluster_around(batches, ClusterStats(encoder_id, centres, kind=kind))
+    centroids = find_centroids(sample.rows, num_clusters, seed=seed)
+    return cluster_around(
+        batches, ClusterStats(encoder_id, centroids, covariance_type=covariance_type)
+    )
 
 
 def cluster_around(batches: Iterable[tuple[int, Tensor]], stats: ClusterStats) -> ClusterStats:
@@ -270,7 +282,7 @@ class GaussianClusters:
         counts = stats.counts[used].double()
         sums, squares = stats.sums[used], stats.squares[used]
         offset = sums / counts[:, None]
-        if stats.kind == "diagonal":
+        if stats.covariance_type == "diagonal":
             m2 = squares - sums * offset
             weight = 10.0 if pseudo_count is None else pseudo_count
             column = counts[:, None]
@@ -287,14 +299,14 @@ class GaussianClusters:
                 "neighbours. Give fewer clusters, or add different images."
             )
         covariance = (m2 + weight * pooled) / (column - 1 + weight).clamp(min=1e-12)
-        means = stats.centres[used] + offset
+        means = stats.centroids[used] + offset
         tensors = {"mean": means, "directions": F.normalize(means, dim=1)}
         smallest = floor * variance
-        if stats.kind == "diagonal":
+        if stats.covariance_type == "diagonal":
             scale = covariance.clamp(min=smallest).sqrt()
             tensors |= {"scale": scale, "inverse_scale": 1 / scale}
         else:
-            rank = stats.dim if stats.kind == "full" else min(RANK, stats.dim)
+            rank = stats.dim if stats.covariance_type == "full" else min(RANK, stats.dim)
             tensors |= _roots(covariance, rank=rank, smallest=smallest)
         return GaussianClusters(tensors)
 

@@ -25,7 +25,7 @@ from lafite_shifted.io.files import check_format, load_tensors, save_tensors
 from torch_utils import distributed
 
 FORMAT = 3
-Kind = Literal["full", "diagonal", "isotropic"]
+CovarianceType = Literal["full", "diagonal", "isotropic"]
 
 
 class EmbeddingStats:
@@ -188,7 +188,7 @@ class Gaussian:
     def from_stats(
         stats: EmbeddingStats,
         *,
-        kind: Kind = "full",
+        covariance_type: CovarianceType = "full",
         shrinkage: float | None = None,
         floor: float = 0.01,
     ) -> "Gaussian":
@@ -201,16 +201,21 @@ class Gaussian:
         """
         blocks = stats.blocks()
         if len(blocks) > 1:
-            fit = partial(Gaussian.from_stats, kind=kind, shrinkage=shrinkage, floor=floor)
+            fit = partial(
+                Gaussian.from_stats,
+                covariance_type=covariance_type,
+                shrinkage=shrinkage,
+                floor=floor,
+            )
             return Gaussian._joined([fit(block) for block in blocks])
         covariance = stats.covariance
-        if kind == "full":
+        if covariance_type == "full":
             weight = ledoit_wolf(stats) if shrinkage is None else shrinkage
             target = torch.eye(stats.dim, dtype=torch.float64) * covariance.diagonal().mean()
             eigenvalues, basis = torch.linalg.eigh((1 - weight) * covariance + weight * target)
         else:
             eigenvalues, basis = covariance.diagonal().clone(), None
-            weight = 1.0 if kind == "isotropic" else shrinkage or 0.0
+            weight = 1.0 if covariance_type == "isotropic" else shrinkage or 0.0
             eigenvalues = (1 - weight) * eigenvalues + weight * eigenvalues.mean()
         if not eigenvalues.mean() > 0:
             raise InputError(

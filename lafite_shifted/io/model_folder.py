@@ -108,7 +108,7 @@ def save_prior(folder: Path, prior: Prior, *, training: dict[str, Any]) -> None:
         prior.stats,
         training,
         clusters=prior.cluster_stats,
-        limit=prior.limit,
+        threshold_quantile=prior.threshold_quantile,
     )
 
 
@@ -155,7 +155,7 @@ def load_generator(folder: Path, *, device: torch.device) -> LoadedGenerator:
     _fill(network, tensors, folder)
     return LoadedGenerator(
         network.to(device).eval().requires_grad_(False),
-        Gaussian.from_stats(stats, kind="diagonal").to(device),
+        Gaussian.from_stats(stats, covariance_type="diagonal").to(device),
         encoder_id,
         record.get("training", {}),
     )
@@ -170,7 +170,9 @@ def load_prior(folder: Path, *, device: torch.device) -> LoadedPrior:
             config["text_encoder"] = TextEncoderId(**config["text_encoder"])
         found = folder / "clusters.safetensors"
         clusters = ClusterStats.load(found) if config["process"] == "clusters" else None
-        prior = Prior(PriorConfig(**config), stats, clusters, limit=record["limit"])
+        prior = Prior(
+            PriorConfig(**config), stats, clusters, threshold_quantile=record["threshold_quantile"]
+        )
         encoder_id = EncoderId.from_json(record["encoder"])
     _fill(prior.network, tensors, folder)
     prior.eval().requires_grad_(False)

@@ -22,7 +22,7 @@ Denoiser = Callable[[Tensor, int], Tensor]  # (z_t [N, D], t) -> z_0 [N, D]
 NoiseSource = Callable[[int], Tensor]  # step number (0 = start) -> standard normal [N, D]
 
 
-class Process(Protocol):
+class NoiseGaussian(Protocol):
     """The Gaussian of a process: a `Gaussian`, or for each row its own."""
 
     @property
@@ -48,7 +48,7 @@ Sampler = Literal["ancestral", "ddim", "dpm++"]
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplerConfig:
     """How z_0 is drawn: few steps and no guidance, because more of either raises the Frechet
     distance or lowers the cosine to the true embedding (docs/prior.md).
     """
@@ -58,7 +58,7 @@ class Sampling:
     sampler: Sampler | None = None  # None: what suits the prior, "dpm++" or "ancestral"
     eta: float = 0.0  # noise of "ddim": 0 is deterministic, 1 is "ancestral"
     guidance: float = 1.0
-    threshold: bool = False  # dynamic thresholding of every prediction
+    dynamic_threshold: bool = False  # dynamic thresholding of every prediction
     best_of: int = 1  # draws for each text; the closest to the text embedding is kept
 
     def __post_init__(self) -> None:
@@ -135,7 +135,9 @@ class Schedule:
         return found
 
 
-def diffuse(z0: Tensor, t: Tensor, noise: Tensor, gaussian: Process, schedule: Schedule) -> Tensor:
+def diffuse(
+    z0: Tensor, t: Tensor, noise: Tensor, gaussian: NoiseGaussian, schedule: Schedule
+) -> Tensor:
     """z_t [N, D] from z_0 in one jump: mean sqrt(abar) z_0 + (1 - sqrt(abar)) mu, covariance (1 -
     abar) Sigma.
     """
@@ -202,7 +204,7 @@ def plan(
 def sample(
     denoise: Denoiser,
     noise: NoiseSource,
-    gaussian: Process,
+    gaussian: NoiseGaussian,
     steps: Sequence[tuple[int, LinearStep]],
 ) -> Tensor:
     """z_0 [N, D] from z_T ~ N(mu, Sigma), by the steps of a `plan`.
@@ -222,13 +224,13 @@ def sample(
     return gaussian.mean + x
 
 
-def threshold(y0: Tensor, limit: float, *, percentile: float) -> Tensor:
+def clamp_dynamically(y0: Tensor, quantile: float, *, percentile: float) -> Tensor:
     """Dynamic thresholding (arXiv:2205.11487, section 2.3) of predictions y_0 [N, D] in whitened
-    coordinates: clamped to the percentile of |y_0| of the row, or to `limit` if that is more, and
-    scaled back to `limit`, which is the data's own percentile there.
+    coordinates: clamped to the percentile of |y_0| of the row, or to `quantile` if that is more, and
+    scaled back to `quantile`, which is the data's own percentile there.
     """
-    largest = torch.quantile(y0.abs(), percentile / 100, dim=1, keepdim=True).clamp(min=limit)
-    return y0.clamp(-largest, largest) * (limit / largest)
+    largest = torch.quantile(y0.abs(), percentile / 100, dim=1, keepdim=True).clamp(min=quantile)
+    return y0.clamp(-largest, largest) * (quantile / largest)
 
 
 def guide(with_text: Tensor, without_text: Tensor, scale: float) -> Tensor:

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from lafite_shifted.encoders.encoder_id import TextEncoderId
 from lafite_shifted.encoders.text_features import TextFeatures
-from lafite_shifted.gaussian.clusters import ClusterKind
-from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian, Kind
+from lafite_shifted.gaussian.clusters import ClusterCovarianceType
+from lafite_shifted.gaussian.stats import CovarianceType, EmbeddingStats, Gaussian
 from lafite_shifted.prior.diffusion import ScheduleConfig
 
-NUM_READ = 2  # behind the tokens: text embedding, cluster (0 without)
-NUM_ASKED = 3  # time, noisy embedding, query
+NUM_CONDITION_TOKENS = 2  # behind the tokens: text embedding, cluster (0 without)
+NUM_QUERY_TOKENS = 3  # time, noisy embedding, query
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,16 @@ class PriorConfig:
 
     # N(mu, Sigma), one such for each cluster, or DALL-E 2's N(0, I / D)
     process: Literal["shifted", "clusters", "baseline"] = "shifted"
-    covariance: Kind = "full"  # of the shifted process
+    covariance: CovarianceType = "full"  # of the shifted process
     num_clusters: int = 64  # of the process "clusters"
-    cluster_covariance: ClusterKind = "diagonal"
+    cluster_covariance: ClusterCovarianceType = "diagonal"
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     # the mean of z_0 given z_t (mean square error), or a draw of it (energy score)
-    predicts: Literal["mean", "draw"] = "mean"
-    max_steps: int | None = None  # sampling steps that are learnt, and no other times; None: all
+    objective: Literal["mse", "energy"] = "mse"
+    step_budget: int | None = None  # sampling steps that are learnt, and no other times; None: all
     # whether the network says z_0, or what is missing from what the data's Gaussian knows of it;
     # None: the latter where the process has that Gaussian
-    residual: bool | None = None
+    v_parameterisation: bool | None = None
     embed_dim: int = 128  # D
     token_width: int = 192  # F
     text_encoder: TextEncoderId | None = None  # whose token states it reads; None: the CLIP's own
@@ -57,27 +57,27 @@ class PriorConfig:
                 f"width {self.width} must be a positive multiple of heads {self.heads}, depth at "
                 "least 1"
             )
-        if self.process == "clusters" and self.residual:
-            raise ValueError("residual needs a process of one Gaussian, not clusters")
+        if self.process == "clusters" and self.v_parameterisation:
+            raise ValueError("v_parameterisation needs a process of one Gaussian, not clusters")
         if self.num_clusters < 1:
             raise ValueError(f"num_clusters must be at least 1, not {self.num_clusters}")
-        if self.max_steps is not None and not 1 <= self.max_steps <= self.schedule.num_steps:
+        if self.step_budget is not None and not 1 <= self.step_budget <= self.schedule.num_steps:
             raise ValueError(
-                f"max_steps must be in 1..{self.schedule.num_steps}, not {self.max_steps}"
+                f"max_steps must be in 1..{self.schedule.num_steps}, not {self.step_budget}"
             )
 
     @property
-    def is_residual(self) -> bool:
-        """`residual`, decided."""
-        if self.residual is not None:
-            return self.residual
+    def is_v_parameterised(self) -> bool:
+        """`v_parameterisation`, decided."""
+        if self.v_parameterisation is not None:
+            return self.v_parameterisation
         return self.process == "shifted" and self.covariance == "full"
 
     def gaussian(self, stats: EmbeddingStats) -> Gaussian:
         """Where the chain starts; with clusters, where it would without."""
         if self.process == "baseline":
             return Gaussian.standard(self.embed_dim)
-        return Gaussian.from_stats(stats, kind=self.covariance)
+        return Gaussian.from_stats(stats, covariance_type=self.covariance)
 
 
 class Block(nn.Module):
@@ -100,11 +100,11 @@ class Block(nn.Module):
         mask: Tensor,
         *,
         places: Tensor | None = None,
-        read: tuple[Tensor, Tensor] | None = None,
+        cached: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """x [rows, W] -> the next x, and its keys and values, each [N, heads, S, W / heads].
 
-        `places` says where in [N S] the rows lie, with padding between (None: without); `read` are
+        `places` says where in [N S] the rows lie, with padding between (None: without); `encode_text` are
         the keys and values of what lies before them.
         """
         n, _, s, _ = mask.shape
@@ -113,8 +113,8 @@ class Block(nn.Module):
             qkv = qkv.new_zeros(n * s, qkv.shape[1]).index_copy(0, places, qkv)
         q, k, v = qkv.view(n, s, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         own = (k, v)
-        if read is not None:
-            k, v = torch.cat([read[0], k], dim=2), torch.cat([read[1], v], dim=2)
+        if cached is not None:
+            k, v = torch.cat([cached[0], k], dim=2), torch.cat([cached[1], v], dim=2)
         attended = _attend(q, k, v, mask).transpose(1, 2).flatten(2).flatten(0, 1)  # [N S, W]
         if places is not None:
             attended = attended[places]
@@ -134,7 +134,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Reading:
+class TextCache:
     """What a network has read of N texts."""
 
     blocks: list[tuple[Tensor, Tensor]]  # keys and values, each [N, heads, P, W / heads]
@@ -142,7 +142,7 @@ class Reading:
 
 
 class PriorNetwork(nn.Module):
-    """Text -> `read` -> (whitened y_t, t) -> z_0 or its residual, times sqrt(D)."""
+    """Text -> `encode_text` -> (whitened y_t, t) -> z_0 or its residual, times sqrt(D)."""
 
     def __init__(self, config: PriorConfig):
         super().__init__()
@@ -157,9 +157,9 @@ class PriorNetwork(nn.Module):
         nn.init.normal_(self.from_cluster.weight, std=0.02)
         self.no_text = nn.Parameter(torch.randn(width) * 0.02)
         self.query = nn.Parameter(torch.randn(width) * 0.02)
-        draws = config.predicts == "draw"
-        self.from_inner = nn.Linear(config.embed_dim, width, bias=False) if draws else None
-        length = config.context_length + NUM_READ + NUM_ASKED
+        draws = config.objective == "energy"
+        self.from_sample_noise = nn.Linear(config.embed_dim, width, bias=False) if draws else None
+        length = config.context_length + NUM_CONDITION_TOKENS + NUM_QUERY_TOKENS
         self.position = nn.Parameter(torch.randn(length, width) * 0.02)
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.norm = nn.RMSNorm(width)
@@ -168,7 +168,7 @@ class PriorNetwork(nn.Module):
             for layer in (block.to_output, block.from_hidden):
                 nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * config.depth))  # type: ignore[arg-type]
 
-    def read(self, text: TextFeatures, has_text: Tensor, cluster: Tensor) -> Reading:
+    def encode_text(self, text: TextFeatures, has_text: Tensor, cluster: Tensor) -> TextCache:
         """Texts whose tokens and embedding are dropped where `has_text` [N] is False; cluster [N],
         zeros where there is one Gaussian.
         """
@@ -177,36 +177,36 @@ class PriorNetwork(nn.Module):
         embedding = torch.where(has_text[:, None], embedding, self.no_text)
         extra = torch.stack([embedding, self.from_cluster(cluster)], dim=1)
         x = torch.cat([self.from_token(text.tokens), extra], dim=1)  # [N, P, W]
-        behind = self.position[-NUM_READ - NUM_ASKED : -NUM_ASKED]
+        behind = self.position[-NUM_CONDITION_TOKENS - NUM_QUERY_TOKENS : -NUM_QUERY_TOKENS]
         x = x + torch.cat([self.position[:num_tokens], behind])
         index = torch.arange(x.shape[1], device=x.device)
         lengths = torch.where(has_text, text.lengths, 0)
         visible = (index < lengths[:, None]) | (index >= num_tokens)  # [N, P]
         places = visible.flatten().nonzero().flatten()
         x = x.flatten(0, 1)[places]  # outside attention, padding costs nothing
-        mask, blocks = reading_mask(visible), []
+        mask, blocks = text_mask(visible), []
         for block in self.blocks:
             x, own = block(x, mask, places=places)
             blocks.append(own)
-        return Reading(blocks, visible)
+        return TextCache(blocks, visible)
 
     def forward(
-        self, y: Tensor, t: Tensor, reading: Reading, inner: Tensor | None = None
+        self, y: Tensor, t: Tensor, cache: TextCache, sample_noise: Tensor | None = None
     ) -> Tensor:
         """[N R, D] for y [N R, D] at times t [N R]: row n R + r is the r-th question about text n,
         and knows nothing of the others. Where it predicts a draw, the standard normal
-        `inner` [N R, D] decides which.
+        `sample_noise` [N R, D] decides which.
         """
-        num_texts = len(reading.visible)
+        num_texts = len(cache.visible)
         query = self.query.expand(len(y), -1)
-        if self.from_inner is not None and inner is not None:
-            query = query + self.from_inner(inner)
+        if self.from_sample_noise is not None and sample_noise is not None:
+            query = query + self.from_sample_noise(sample_noise)
         x = torch.stack([self._time(t), self.from_noisy(y), query], dim=1)
-        x = (x + self.position[-NUM_ASKED:]).flatten(0, 1)  # [3 N R, W]
-        mask = asking_mask(reading.visible, len(y) // num_texts)
-        for block, read in zip(self.blocks, reading.blocks, strict=True):
-            x, _ = block(x, mask, read=read)
-        return self.to_output(self.norm(x[NUM_ASKED - 1 :: NUM_ASKED]))
+        x = (x + self.position[-NUM_QUERY_TOKENS:]).flatten(0, 1)  # [3 N R, W]
+        mask = query_mask(cache.visible, len(y) // num_texts)
+        for block, cached in zip(self.blocks, cache.blocks, strict=True):
+            x, _ = block(x, mask, cached=cached)
+        return self.to_output(self.norm(x[NUM_QUERY_TOKENS - 1 :: NUM_QUERY_TOKENS]))
 
     def _time(self, t: Tensor) -> Tensor:
         """Sinusoidal embedding of t, through two layers, [N R, W]."""
@@ -217,7 +217,7 @@ class PriorNetwork(nn.Module):
         return self.from_time(F.pad(wave, (0, self.config.width - 2 * half)))
 
 
-def reading_mask(visible: Tensor) -> Tensor:
+def text_mask(visible: Tensor) -> Tensor:
     """[N, 1, P, P] True where attention may look: causal, at what is visible [N, P] and itself."""
     size = visible.shape[1]
     causal = torch.ones(size, size, dtype=torch.bool, device=visible.device).tril()
@@ -225,11 +225,13 @@ def reading_mask(visible: Tensor) -> Tensor:
     return ((causal & visible[:, None, :]) | itself)[:, None]
 
 
-def asking_mask(visible: Tensor, questions: int) -> Tensor:
+def query_mask(visible: Tensor, num_timesteps: int) -> Tensor:
     """[N, 1, 3 R, P + 3 R] True where attention may look: at what is visible [N, P] of the text,
     and causally within its own question.
     """
-    one = torch.ones(NUM_ASKED, NUM_ASKED, dtype=torch.bool, device=visible.device).tril()
-    own = torch.block_diag(*[one] * questions).bool()  # [3 R, 3 R]
+    one = torch.ones(
+        NUM_QUERY_TOKENS, NUM_QUERY_TOKENS, dtype=torch.bool, device=visible.device
+    ).tril()
+    own = torch.block_diag(*[one] * num_timesteps).bool()  # [3 R, 3 R]
     text = visible[:, None, :].expand(-1, len(own), -1)
     return torch.cat([text, own.expand(len(visible), -1, -1)], dim=2)[:, None]

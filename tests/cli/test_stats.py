@@ -69,7 +69,7 @@ def test_clusters_count_every_embedding(shards: Path, tmp_path: Path, kind: str)
 
 
 @pytest.mark.parametrize("kind", ["diagonal", "full"])
-def test_clusters_of_several_folders_merge_around_the_same_centres(
+def test_clusters_of_several_folders_merge_around_the_same_centroids(
     shards: Path, tmp_path: Path, kind: str
 ):
     first, second, whole = (tmp_path / f"{name}.safetensors" for name in ("a", "b", "whole"))
@@ -82,7 +82,7 @@ def test_clusters_of_several_folders_merge_around_the_same_centres(
     succeed("stats", "--merge", first, second, "--out", both)
     merged, again = ClusterStats.load(both), ClusterStats.load(second)
     assert again.kind == kind
-    assert again.centres.equal(ClusterStats.load(first).centres)
+    assert again.centroids.equal(ClusterStats.load(first).centroids)
     assert (int(again.counts.sum()), int(merged.counts.sum())) == (900, 1600)
     other = succeed("stats", more, "--clusters", "5", "--covariance-type", kind, "--out", whole)
     assert "clusters    5 of 5" in other.out
@@ -123,7 +123,7 @@ def test_processes_share_the_shards_and_find_the_same(shards: Path, tmp_path: Pa
     torch.testing.assert_close(shared[0].m2, alone[0].m2, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(shared[0].fourth, alone[0].fourth, rtol=1e-12, atol=1e-13)
     assert shared[1].counts.equal(alone[1].counts)
-    assert shared[1].centres.equal(alone[1].centres)
+    assert shared[1].centroids.equal(alone[1].centroids)
 
 
 def test_memory_does_not_grow_with_the_number_of_shards(tmp_path: Path):

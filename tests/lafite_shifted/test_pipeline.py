@@ -13,7 +13,7 @@ from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.model_folder import load_generator, load_prior, model_hash
 from lafite_shifted.pipeline import TextToImage
-from lafite_shifted.prior.diffusion import Sampling
+from lafite_shifted.prior.diffusion import SamplerConfig
 from tests.commands import TINY_GAN, TINY_PRIOR, succeed
 
 TEXT = "a red apple"
@@ -76,9 +76,9 @@ def test_prior_never_shifts_z(model: TextToImage):
         lambda _module, inputs: seen.append(inputs[0].clone())
     )
     for options in (
-        {"sampling": Sampling(1)},
-        {"sampling": Sampling(5, "dpm++", best_of=2)},
-        {"sampling": Sampling(guidance=2.0)},
+        {"sampling": SamplerConfig(1)},
+        {"sampling": SamplerConfig(5, "dpm++", best_of=2)},
+        {"sampling": SamplerConfig(guidance=2.0)},
         {"use_prior": False},
     ):
         drawn(model, num_images=3, seed=11, **options)
@@ -90,19 +90,19 @@ def test_prior_never_shifts_z(model: TextToImage):
 
 def test_prior_embeddings_depend_on_text_and_seed_alone(model: TextToImage):
     texts, seeds = [TEXT, "a cat", TEXT], [4, 4, 9]
-    together = model.embed(texts, seeds=seeds, sampling=Sampling(3))
+    together = model.embed(texts, seeds=seeds, sampling=SamplerConfig(3))
     torch.testing.assert_close(together.norm(dim=1), torch.ones(3))
     for row, (text, seed) in enumerate(zip(texts, seeds, strict=True)):
-        alone = model.embed([text], seeds=[seed], sampling=Sampling(3))
+        alone = model.embed([text], seeds=[seed], sampling=SamplerConfig(3))
         torch.testing.assert_close(together[row : row + 1], alone, atol=1e-4, rtol=0)
     assert float((together[0] - together[2]).norm()) > 1e-2
     assert float((together[0] - together[1]).norm()) > 1e-4
 
 
 def test_images_are_those_of_the_prior_embedding(model: TextToImage):
-    embeddings = model.embed([TEXT] * 2, seeds=[3, 4], sampling=Sampling(2))
+    embeddings = model.embed([TEXT] * 2, seeds=[3, 4], sampling=SamplerConfig(2))
     decoded = model.decode(embeddings, seeds=[3, 4]).numpy().astype(int)
-    made = drawn(model, num_images=2, seed=3, sampling=Sampling(2))
+    made = drawn(model, num_images=2, seed=3, sampling=SamplerConfig(2))
     assert np.abs(decoded - np.stack([made[3], made[4]])).max() <= 1
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.gaussian.stats import EmbeddingStats
-from lafite_shifted.prior.diffusion import Sampling
+from lafite_shifted.prior.diffusion import SamplerConfig
 from lafite_shifted.prior.network import PriorConfig
 from lafite_shifted.prior.prior import Prior
 from training.bench.ops import seconds_of
@@ -27,7 +27,7 @@ class MeasuredPrior:
     parameters: int
     tower_milliseconds: float  # tokenizer and text tower
     sampling_milliseconds: dict[int, float]  # by number of steps, without the tower
-    read_each_step_over_read_once: float  # paired ratio of 8 steps, those that do the same work
+    encode_each_step_over_encode_once: float  # paired ratio of 8 steps, those that do the same work
 
 
 @torch.no_grad()
@@ -50,16 +50,16 @@ def bench_prior(
     yes = torch.ones(1, dtype=torch.bool, device=device)
     cluster = prior.assign(text.embedding)
 
-    def read_again() -> None:
+    def encode_again() -> None:
         for _ in range(7):
-            prior.read(text, yes, cluster)
+            prior.encode_text(text, yes, cluster)
 
     def sample(steps: int) -> Callable[[], object]:
-        return lambda: prior.sample(text, sample_seeds=[0], sampling=Sampling(steps))
+        return lambda: prior.sample(text, sample_seeds=[0], sampling=SamplerConfig(steps))
 
     work: dict[str | int, Callable[[], object]] = {
         "tower": lambda: clip.embed_texts([SENTENCE]),
-        "read again": read_again,
+        "read again": encode_again,
         1: sample(1),
         4: sample(4),
         8: sample(8),
@@ -75,7 +75,7 @@ def bench_prior(
         parameters=sum(p.numel() for p in prior.network.parameters()),
         tower_milliseconds=milliseconds["tower"],
         sampling_milliseconds={n: milliseconds[n] for n in (1, 4, 8)},
-        read_each_step_over_read_once=statistics.median(
+        encode_each_step_over_encode_once=statistics.median(
             (more + one) / one for more, one in zip(times["read again"], times[8], strict=True)
         ),
     )

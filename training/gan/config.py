@@ -45,7 +45,9 @@ class GanTrainConfig:
     ema_half_life_kimg: float | None = None  # None: batch 10 / 32
     # of activations while training; float16 scales its losses, and clamps activations to 256
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    recompute: bool = False  # activations again for the gradient: less memory, more time
+    activation_checkpointing: bool = (
+        False  # activations again for the gradient: less memory, more time
+    )
     hold_out: bool = True  # keep the held-out sixth (training/data/split.py) for evaluation
     freeze_discriminator: int = 0  # blocks, from the image, that stay as --init gives them
     freeze_generator: Literal["mapping", "synthesis"] | None = None  # likewise

@@ -55,7 +55,9 @@ def measure_gan(
         generator, discriminator = Generator(config.generator), Discriminator(config.discriminator)
         dtype = pick_dtype(config.dtype, device)
         generator.compute_dtype = discriminator.compute_dtype = dtype
-        generator.recompute = discriminator.recompute = config.recompute
+        generator.activation_checkpointing = discriminator.activation_checkpointing = (
+            config.activation_checkpointing
+        )
         size, dim = config.generator.resolution, config.generator.condition_dim
         z, condition = torch.empty(1, config.generator.z_dim), torch.empty(1, dim)
         images = torch.empty(1, 3, size, size)

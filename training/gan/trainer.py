@@ -91,7 +91,9 @@ class GanTrainer:
         freeze(config, *networks)
         dtype = pick_dtype(config.dtype, device)
         self.generator.compute_dtype = self.discriminator.compute_dtype = dtype
-        self.generator.recompute = self.discriminator.recompute = config.recompute
+        self.generator.activation_checkpointing = self.discriminator.activation_checkpointing = (
+            config.activation_checkpointing
+        )
         half_life = config.half_life_kimg * 1000
         # weights that are no random ones need not be forgotten soon
         ramp = math.inf if start else EMA_RAMP
@@ -101,7 +103,7 @@ class GanTrainer:
         speed = config.augment_speed_kimg
         self.augment = AugmentControl(config.augment, speed_kimg=speed).to(device)
         self.stats = EmbeddingStats.of(data.embeddings, data.encoder_id)
-        self.standardiser = Gaussian.from_stats(self.stats, kind="diagonal").to(device)
+        self.standardiser = Gaussian.from_stats(self.stats, covariance_type="diagonal").to(device)
         shaped = config.pseudo_text_shape == "gaussian"
         self.noise_shape = Gaussian.from_stats(self.stats).to(device) if shaped else None
         self.eval_set = EvalSet.of(data)

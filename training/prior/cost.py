@@ -72,15 +72,17 @@ def _probe(
     lengths = torch.full((batch,), length)
     tokens = draw(batch, length, shape.token_width)
     text = TextFeatures(F.normalize(draw(batch, dim), dim=1), tokens, lengths).to(device)
-    draws = shape.predicts == "draw"
-    num_times = 1 if draws else config.questions
+    draws = shape.objective == "energy"
+    num_times = 1 if draws else config.timesteps_per_pair
     t = torch.full((batch, num_times), shape.schedule.num_steps // 2, device=device)
     noise = draw(batch, num_times, dim).to(device)
-    inner = draw(batch, 1, config.questions, dim).to(device) if draws else None
+    sample_noise = draw(batch, 1, config.timesteps_per_pair, dim).to(device) if draws else None
     has_text = torch.ones(batch, dtype=torch.bool, device=device)
 
     def loss() -> torch.Tensor:
-        return prior.loss(z0, text, t=t, noise=noise, has_text=has_text, inner=inner).mean()
+        return prior.loss(
+            z0, text, t=t, noise=noise, has_text=has_text, sample_noise=sample_noise
+        ).mean()
 
     kept = saved_bytes(loss)
     seconds = []

@@ -20,7 +20,7 @@ from lafite_shifted.encoders.encoder_id import EncoderId, check_same_encoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.model_folder import LoadedGenerator, LoadedPrior, find_part, load_prior
 from lafite_shifted.pipeline import TextToImage
-from lafite_shifted.prior.diffusion import Sampler, Sampling
+from lafite_shifted.prior.diffusion import Sampler, SamplerConfig
 from lafite_shifted.prior.prior import energy_score
 from torch_utils import seeds
 from training.data.embeddings import EmbeddingSet
@@ -257,7 +257,7 @@ def reference_lines(eval_set: EvalSet, *, decode: Decode = unchanged) -> list[Li
 
 
 def draw(
-    prior: LoadedPrior, eval_set: EvalSet, sampling: Sampling, *, first_seed: int = 0
+    prior: LoadedPrior, eval_set: EvalSet, sampling: SamplerConfig, *, first_seed: int = 0
 ) -> tuple[Tensor, float]:
     """Embeddings [m, D] on the CPU, text i with seed `first_seed` + i, and the seconds it took."""
     device = next(prior.prior.network.parameters()).device
@@ -280,11 +280,11 @@ def label(prior: LoadedPrior) -> str:
         process = f"shifted {config.covariance}"
     elif process == "clusters":
         process = f"{config.num_clusters} {config.cluster_covariance} clusters"
-    predicts = ", draws" if config.predicts == "draw" else ""
-    steps = f", of at most {config.max_steps} steps" if config.max_steps else ""
-    usual = dataclasses.replace(config, residual=None).is_residual
-    residual = {True: ", residual", False: ", direct"}[config.is_residual]
-    said = residual if config.is_residual != usual else ""
+    predicts = ", draws" if config.objective == "energy" else ""
+    steps = f", of at most {config.step_budget} steps" if config.step_budget else ""
+    usual = dataclasses.replace(config, v_parameterisation=None).is_v_parameterised
+    residual = {True: ", residual", False: ", direct"}[config.is_v_parameterised]
+    said = residual if config.is_v_parameterised != usual else ""
     return f"{process}, {config.schedule.name}{predicts}{steps}{said}"
 
 
@@ -319,7 +319,7 @@ def load_priors(
 def report(
     priors: dict[str, list[LoadedPrior]],
     eval_set: EvalSet,
-    ways: Sequence[Sampling],
+    ways: Sequence[SamplerConfig],
     *,
     decode: Decode = unchanged,
     bootstrap: int = BOOTSTRAP,
@@ -355,15 +355,15 @@ def report(
     return lines
 
 
-def _can(prior: LoadedPrior, way: Sampling) -> bool:
+def _can(prior: LoadedPrior, way: SamplerConfig) -> bool:
     """A prior that has learnt few steps is asked for no more, and one that draws in one way."""
     config = prior.prior.config
-    if way.sampler not in (None, "ancestral") and config.predicts == "draw":
+    if way.sampler not in (None, "ancestral") and config.objective == "energy":
         return False
-    return config.max_steps is None or (way.steps or 1) <= config.max_steps
+    return config.step_budget is None or (way.steps or 1) <= config.step_budget
 
 
-def _joined(name: str, way: Sampling, measured: list[Metrics], milliseconds: float) -> Line:
+def _joined(name: str, way: SamplerConfig, measured: list[Metrics], milliseconds: float) -> Line:
     """Trainings of several seeds as one line; the bootstrap errors are the first one's."""
     values = {key: [asdict(one)[key] for one in measured] for key in asdict(measured[0])}
     errors = values.pop("errors")[0]
@@ -373,7 +373,7 @@ def _joined(name: str, way: Sampling, measured: list[Metrics], milliseconds: flo
     if len(measured) > 1:
         spread = {key: statistics.stdev(known) for key, known in values.items()}
     guided = "" if way.guidance == 1.0 else f", guidance {way.guidance:g}"
-    guided += ", thresholded" if way.threshold else ""
+    guided += ", thresholded" if way.dynamic_threshold else ""
     guided += f", {way.sampler}" if way.sampler not in (None, "ancestral") else ""
     metrics = Metrics(**means, clip_i_sims=by_clip, errors=errors)
     return Line(
@@ -386,7 +386,9 @@ def few(steps: Sequence[int]) -> int:
     return max((n for n in steps if n <= 8), default=min(steps))
 
 
-def ways_of(steps: Sequence[int], guidances: Sequence[float], sampler: Sampler) -> list[Sampling]:
+def ways_of(
+    steps: Sequence[int], guidances: Sequence[float], sampler: Sampler
+) -> list[SamplerConfig]:
     """Every number of steps without guidance, then a few steps with each."""
-    guided = [Sampling(few(steps), sampler, guidance=g) for g in guidances if g != 1.0]
-    return [Sampling(n, sampler) for n in steps] + guided
+    guided = [SamplerConfig(few(steps), sampler, guidance=g) for g in guidances if g != 1.0]
+    return [SamplerConfig(n, sampler) for n in steps] + guided

@@ -11,7 +11,7 @@ import torch
 
 from lafite_shifted.encoders.encoder_id import check_same_encoder
 from lafite_shifted.errors import InputError
-from lafite_shifted.prior.diffusion import Sampling
+from lafite_shifted.prior.diffusion import SamplerConfig
 from training.data.embeddings import EmbeddingSet
 from training.loop import Progress, run_loop
 from training.presets import PRIOR_PRESETS
@@ -32,13 +32,17 @@ PROCESSES = {
     "clusters": ("clusters",),
     "baseline": ("baseline",),
     # each with the other network: that says z_0 itself, or what the data's Gaussian does not know
-    "full-direct": ("shifted", "prior.covariance=full", "prior.residual=false"),
-    "diagonal-residual": ("shifted", "prior.covariance=diagonal", "prior.residual=true"),
-    "baseline-residual": ("baseline", "prior.residual=true"),
+    "full-direct": ("shifted", "prior.covariance=full", "prior.v_parameterisation=false"),
+    "diagonal-residual": ("shifted", "prior.covariance=diagonal", "prior.v_parameterisation=true"),
+    "baseline-residual": ("baseline", "prior.v_parameterisation=true"),
 }
-DRAWS = ("shifted", "prior.covariance=full", "prior.predicts=draw")
-REGRESSION = ("shifted", "prior.covariance=full", "prior.max_steps=1")  # sees nothing but the text
-TUNED = (*DRAWS, "prior.max_steps=1")  # from full, for a share of its length
+DRAWS = ("shifted", "prior.covariance=full", "prior.objective=draw")
+REGRESSION = (
+    "shifted",
+    "prior.covariance=full",
+    "prior.step_budget=1",
+)  # sees nothing but the text
+TUNED = (*DRAWS, "prior.step_budget=1")  # from full, for a share of its length
 TUNED_SHARE = 0.4
 GUIDANCES = (1.5, 2.0, 4.0)  # of full and baseline
 GUIDED = ("full-linear-0", "baseline-linear-0")
@@ -134,17 +138,17 @@ def _evaluate_all(
         return load_priors([out / name for name in names], data, device)
 
     names = [training.name for training in trainings(config)]
-    plain = [Sampling(n, "ancestral") for n in config.steps]
-    plain += [Sampling(n, "dpm++") for n in config.steps if 1 < n <= ENOUGH]
-    guided = [Sampling(few(config.steps), "ancestral", guidance=scale) for scale in GUIDANCES]
-    guided.append(replace(guided[-1], threshold=True))
-    solved = [Sampling(n, "ddim") for n in config.steps if n > 1]
+    plain = [SamplerConfig(n, "ancestral") for n in config.steps]
+    plain += [SamplerConfig(n, "dpm++") for n in config.steps if 1 < n <= ENOUGH]
+    guided = [SamplerConfig(few(config.steps), "ancestral", guidance=scale) for scale in GUIDANCES]
+    guided.append(replace(guided[-1], dynamic_threshold=True))
+    solved = [SamplerConfig(n, "ddim") for n in config.steps if n > 1]
     lines = reference_lines(eval_set)
     lines += report(priors(names), eval_set, plain, progress=progress)
     lines += report(priors(GUIDED), eval_set, guided)
     lines += report(priors(GUIDED[:1]), eval_set, solved)
     if max(config.steps) >= min(LONG):
         few_texts = eval_set.first(LONG_LIMIT)
-        long = report(priors(GUIDED), few_texts, [Sampling(n, "ancestral") for n in LONG])
+        long = report(priors(GUIDED), few_texts, [SamplerConfig(n, "ancestral") for n in LONG])
         lines += [replace(line, name=f"{line.name}, {LONG_LIMIT} texts") for line in long]
     return lines

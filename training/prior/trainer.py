@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian.clusters import cluster, same_cluster_share
 from lafite_shifted.io.model_folder import best_metric, save_prior
-from lafite_shifted.prior.diffusion import Sampling
+from lafite_shifted.prior.diffusion import SamplerConfig
 from lafite_shifted.prior.network import PriorConfig
 from lafite_shifted.prior.prior import Prior, energy_score
 from torch_utils import distributed, seeds
@@ -44,7 +44,7 @@ class PriorTrainConfig:
     batch: int = 256
     # asked about each pair of a batch, whose text is read once: R times and noises, or M draws at
     # one time where the network predicts a draw
-    questions: int = 4
+    timesteps_per_pair: int = 4
     learning_rate: float = 1.2e-4
     warmup_kimg: float = 25.0
     beta1: float = 0.9
@@ -64,9 +64,11 @@ class PriorTrainConfig:
         positive(
             self, "batch", "learning_rate", "evaluation_steps", "max_evaluation", "gradient_norm"
         )
-        positive(self, "warmup_kimg", "epsilon", "ema_half_life_kimg", "questions")
-        if self.prior.predicts == "draw" and self.questions < 2:
-            raise ValueError("a network that predicts a draw needs at least 2 questions")
+        positive(self, "warmup_kimg", "epsilon", "ema_half_life_kimg", "timesteps_per_pair")
+        if self.prior.objective == "energy" and self.timesteps_per_pair < 2:
+            raise ValueError(
+                "a network that predicts a draw needs timesteps_per_pair of at least 2"
+            )
         if self.evaluation_steps > self.prior.schedule.num_steps:
             raise ValueError(
                 f"evaluation_steps must be at most {self.prior.schedule.num_steps}, the steps of "
@@ -123,7 +125,7 @@ class PriorTrainer:
                 [(0, images)] if distributed.is_main_process() else [],  # each row counts once
                 config.prior.num_clusters,
                 dim=images.shape[1],
-                kind=config.prior.cluster_covariance,
+                covariance_type=config.prior.cluster_covariance,
                 encoder_id=data.encoder_id,
                 seed=config.seed,
             )
@@ -134,11 +136,13 @@ class PriorTrainer:
         order = torch.randperm(len(self.training), generator=seeds.generator(config.seed, "limit"))
         shown = self.training[order[:LIMIT_PAIRS]]
         z0, text = data.image[data.caption_image[shown]], data.text[shown]
-        self.prior.limit = self.prior.whitened_limit(z0.to(device), text.to(device))
+        self.prior.threshold_quantile = self.prior.whitened_quantile(z0.to(device), text.to(device))
         self.ema = Ema(self.prior.network, half_life=config.ema_half_life_kimg * 1000)
-        self.averaged = Prior(config.prior, stats, clusters, limit=self.prior.limit)
-        self.averaged.to_device(device)
-        self.averaged.network = self.ema.network
+        self.ema_prior = Prior(
+            config.prior, stats, clusters, threshold_quantile=self.prior.threshold_quantile
+        )
+        self.ema_prior.to_device(device)
+        self.ema_prior.network = self.ema.network
         self.prior.compute_dtype = pick_dtype(config.dtype, device)
         self.optimizer = AdamW(
             self.prior.network.parameters(),
@@ -179,9 +183,9 @@ class PriorTrainer:
     def _draw(self, positions: range, *, dim: int) -> dict[str, Tensor]:
         """What is random in the loss of the samples at these positions."""
         config = self.config
-        draws = config.prior.predicts == "draw"
+        draws = config.prior.objective == "energy"
         uniform = seeds.uniform_per_sample((2,), key=(config.seed, "time"), indices=positions)
-        num_times = 1 if draws else config.questions
+        num_times = 1 if draws else config.timesteps_per_pair
         # the times of one pair are spread evenly
         place = (uniform[:, :1] + torch.arange(num_times) / num_times) % 1  # [N, R]
         shape = (num_times, dim)
@@ -191,26 +195,26 @@ class PriorTrainer:
             "has_text": uniform[:, 1] >= config.text_dropout,
         }
         if draws:
-            shape = (1, config.questions, dim)
-            drawn["inner"] = seeds.normal_per_sample(
-                shape, key=(config.seed, "inner"), indices=positions
+            shape = (1, config.timesteps_per_pair, dim)
+            drawn["sample_noise"] = seeds.normal_per_sample(
+                shape, key=(config.seed, "sample_noise"), indices=positions
             )
         return {name: tensor.to(self.device) for name, tensor in drawn.items()}
 
     def sample(
-        self, captions: Tensor, *, sampling: Sampling | None = None, first_seed: int = 0
+        self, captions: Tensor, *, sampling: SamplerConfig | None = None, first_seed: int = 0
     ) -> Tensor:
         """Embeddings [m, D] on the CPU that the averaged prior draws for these captions, the i-th
         with seed `first_seed` + i.
         """
         prior, parts = self.config.prior, []
-        most = prior.max_steps or prior.schedule.num_steps
+        most = prior.step_budget or prior.schedule.num_steps
         for start in range(0, len(captions), 500):
             part = captions[start : start + 500]
-            drawn = self.averaged.sample(
+            drawn = self.ema_prior.sample(
                 self.data.text_features(part).to(self.device),
                 sample_seeds=range(first_seed + start, first_seed + start + len(part)),
-                sampling=sampling or Sampling(min(self.config.evaluation_steps, most)),
+                sampling=sampling or SamplerConfig(min(self.config.evaluation_steps, most)),
             )
             parts.append(drawn.cpu())
         return torch.cat(parts)
@@ -226,7 +230,7 @@ class PriorTrainer:
             "num_images": self.prior.stats.count,
             "num_captions": len(self.training),
         }
-        save_prior(folder / "prior", self.averaged, training=training)
+        save_prior(folder / "prior", self.ema_prior, training=training)
         metrics = self._same_cluster()
         if len(self.held_out) < 3:
             return Evaluation(metrics)
@@ -236,7 +240,7 @@ class PriorTrainer:
         frechet = set_distance(predicted, true)
         if frechet < best_metric(folder / "best" / "prior", "held_out_fd_clip"):
             found = training | {"held_out_fd_clip": frechet}
-            save_prior(folder / "best" / "prior", self.averaged, training=found)
+            save_prior(folder / "best" / "prior", self.ema_prior, training=found)
         by_clip = self.data.encoder_id.cosines(predicted, true)
         if len(by_clip) > 1:
             metrics |= {f"held_out_clip_i_sim_clip_{i}": c for i, c in enumerate(by_clip, start=1)}
@@ -256,7 +260,7 @@ class PriorTrainer:
 
     def _same_cluster(self) -> dict[str, float]:
         """With clusters: the share of pairs whose text chooses the cluster that its image would."""
-        clusters, found = self.averaged.clusters, {}
+        clusters, found = self.ema_prior.clusters, {}
         if clusters is None:
             return found
         for name, captions in (("training", self.training), ("held_out", self.held_out)):

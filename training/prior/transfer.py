@@ -16,7 +16,11 @@ from lafite_shifted.io.model_folder import find_part, load_prior
 from lafite_shifted.prior.network import PriorConfig, PriorNetwork
 from training.run_folder import recorded_start
 
-MAY_DIFFER = ("predicts", "max_steps", "residual")  # residual: what it comes to must be the same
+MAY_DIFFER = (
+    "objective",
+    "step_budget",
+    "v_parameterisation",
+)  # residual: what it comes to must be the same
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,8 @@ class PriorStart:
         theirs, ours = found.prior.config, config
         names = [f.name for f in dataclasses.fields(ours) if f.name not in MAY_DIFFER]
         other = [name for name in names if getattr(theirs, name) != getattr(ours, name)]
-        if theirs.is_residual != ours.is_residual:
-            other.append("residual")
+        if theirs.is_v_parameterised != ours.is_v_parameterised:
+            other.append("v_parameterisation")
         if other:
             said = ", ".join(f"{n}={getattr(theirs, n)}" for n in other)
             raise InputError(

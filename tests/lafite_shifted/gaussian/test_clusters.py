@@ -1,4 +1,4 @@
-"""Clusters of embeddings: sums in pieces, Gaussians of every kind, and which one a text chooses."""
+"""Clusters of embeddings: sums in pieces, Gaussians of every covariance_type, and which one a text chooses."""
 
 from pathlib import Path
 
@@ -12,16 +12,16 @@ from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId
 from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian import clusters as module
 from lafite_shifted.gaussian.clusters import (
-    ClusterKind,
+    ClusterCovarianceType,
     ClusterStats,
     GaussianClusters,
     Reservoir,
-    find_centres,
+    find_centroids,
     same_cluster_share,
 )
 from lafite_shifted.gaussian.stats import merged
 
-KINDS: list[ClusterKind] = ["diagonal", "low-rank", "full"]
+COVARIANCE_TYPES: list[ClusterCovarianceType] = ["diagonal", "low-rank", "full"]
 DIM = 6
 ENCODER = EncoderId((EncoderBlock("m", "abc", "{}", DIM),))
 
@@ -35,32 +35,34 @@ def grouped(count: int = 300, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     return F.normalize(rows, dim=1), k
 
 
-def stats_of(rows: Tensor, num: int = 3, *, kind: ClusterKind = "full") -> ClusterStats:
-    stats = ClusterStats(ENCODER, find_centres(rows, num), kind=kind)
+def stats_of(
+    rows: Tensor, num: int = 3, *, covariance_type: ClusterCovarianceType = "full"
+) -> ClusterStats:
+    stats = ClusterStats(ENCODER, find_centroids(rows, num), covariance_type=covariance_type)
     stats.update(rows)
     return stats
 
 
-# --- centres
+# --- centroids
 
 
-def test_centres_lie_in_the_middle_of_their_groups():
+def test_centroids_lie_in_the_middle_of_their_groups():
     rows, k = grouped()
-    centres = find_centres(rows, 3)
-    order = centres[:, :3].argmax(dim=1).argsort()
+    centroids = find_centroids(rows, 3)
+    order = centroids[:, :3].argmax(dim=1).argsort()
     expected = torch.stack([rows[k == group].double().mean(dim=0) for group in range(3)])
-    torch.testing.assert_close(centres[order], expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(centroids[order], expected, rtol=0, atol=1e-6)
 
 
 def test_fewer_embeddings_than_clusters_are_refused():
     with pytest.raises(InputError, match="5 clusters need at least as many embeddings"):
-        find_centres(grouped(4)[0], 5)
+        find_centroids(grouped(4)[0], 5)
 
 
-def test_a_seed_repeats_the_centres():
+def test_a_seed_repeats_the_centroids():
     rows, _ = grouped()
-    assert find_centres(rows, 8, seed=1).equal(find_centres(rows, 8, seed=1))
-    assert not find_centres(rows, 8, seed=1).equal(find_centres(rows, 8, seed=2))
+    assert find_centroids(rows, 8, seed=1).equal(find_centroids(rows, 8, seed=1))
+    assert not find_centroids(rows, 8, seed=1).equal(find_centroids(rows, 8, seed=2))
 
 
 def test_a_reservoir_draws_evenly_and_the_same_however_its_batches_are_shared():
@@ -87,71 +89,75 @@ def test_a_reservoir_of_few_keeps_all():
 # --- statistics
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_sums_in_pieces_match_numpy(kind: ClusterKind):
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+def test_sums_in_pieces_match_numpy(covariance_type: ClusterCovarianceType):
     rows, k = grouped()
-    centres = find_centres(rows, 3)
-    parts = [ClusterStats(ENCODER, centres, kind=kind) for _ in range(3)]
+    centroids = find_centroids(rows, 3)
+    parts = [ClusterStats(ENCODER, centroids, covariance_type=covariance_type) for _ in range(3)]
     for number, batch in enumerate(rows.split(37)):
         parts[number % 3].update(batch)
     total = merged(parts)
     for cluster in range(3):
-        group = int(centres[cluster, :3].argmax())
+        group = int(centroids[cluster, :3].argmax())
         expected = rows[k == group].double().numpy()
         assert total.counts[cluster] == len(expected)
         offset = total.sums[cluster] / total.counts[cluster]
-        np.testing.assert_allclose(centres[cluster] + offset, expected.mean(axis=0), atol=1e-12)
+        np.testing.assert_allclose(centroids[cluster] + offset, expected.mean(axis=0), atol=1e-12)
 
 
 def test_statistics_survive_saving(tmp_path: Path):
     stats = stats_of(grouped()[0])
     stats.save(tmp_path / "clusters.safetensors")
     loaded = ClusterStats.load(tmp_path / "clusters.safetensors")
-    assert (loaded.encoder_id, loaded.kind) == (ENCODER, "full")
-    for name in ("centres", "counts", "sums", "squares"):
+    assert (loaded.encoder_id, loaded.covariance_type) == (ENCODER, "full")
+    for name in ("centroids", "counts", "sums", "squares"):
         assert getattr(loaded, name).equal(getattr(stats, name))
 
 
-def test_statistics_around_other_centres_are_not_merged():
+def test_statistics_around_other_centroids_are_not_merged():
     rows, _ = grouped()
-    for other in (stats_of(rows[:200]), stats_of(rows, kind="diagonal")):
-        with pytest.raises(InputError, match="same centres"):
+    for other in (stats_of(rows[:200]), stats_of(rows, covariance_type="diagonal")):
+        with pytest.raises(InputError, match="same centroids"):
             merged([stats_of(rows), other])
 
 
 def test_what_does_not_fit_is_refused_with_its_size():
-    centres = torch.zeros(4096, 512)
+    centroids = torch.zeros(4096, 512)
     with pytest.raises(InputError, match=r"would take 40\.0 GiB. Give at most 409 clusters"):
-        ClusterStats(None, centres, kind="full")
-    ClusterStats(None, centres, kind="diagonal")
+        ClusterStats(None, centroids, covariance_type="full")
+    ClusterStats(None, centroids, covariance_type="diagonal")
 
 
 # --- Gaussians
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_each_cluster_has_the_moments_of_its_rows(kind: ClusterKind, monkeypatch):
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+def test_each_cluster_has_the_moments_of_its_rows(
+    covariance_type: ClusterCovarianceType, monkeypatch
+):
     monkeypatch.setattr(module, "RANK", 2)
     rows, k = grouped(3000)
-    clusters = GaussianClusters.from_stats(stats_of(rows, kind=kind), pseudo_count=0, floor=0.0)
+    clusters = GaussianClusters.from_stats(
+        stats_of(rows, covariance_type=covariance_type), pseudo_count=0, floor=0.0
+    )
     for group in range(3):
         expected = np.cov(rows[k == group].double().numpy(), rowvar=False)
         chosen = clusters.choose(clusters.assign(torch.eye(DIM)[[group] * DIM].double()))
         root = chosen.color(torch.eye(DIM, dtype=torch.float64))
-        if kind == "diagonal":
+        if covariance_type == "diagonal":
             expected = np.diag(np.diag(expected))
-        elif kind == "low-rank":  # the two largest, the others as their mean
+        elif covariance_type == "low-rank":  # the two largest, the others as their mean
             values, vectors = np.linalg.eigh(expected)
             values[:-2] = values[:-2].mean()
             expected = (vectors * values) @ vectors.T
         np.testing.assert_allclose(root.T @ root, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_whitening_undoes_colouring(kind: ClusterKind, monkeypatch):
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+def test_whitening_undoes_colouring(covariance_type: ClusterCovarianceType, monkeypatch):
     monkeypatch.setattr(module, "RANK", 2)
     rows, _ = grouped()
-    clusters = GaussianClusters.from_stats(stats_of(rows, kind=kind))
+    clusters = GaussianClusters.from_stats(stats_of(rows, covariance_type=covariance_type))
     chosen = clusters.choose(clusters.assign(rows.double()))
     torch.testing.assert_close(chosen.unwhiten(chosen.whiten(rows.double())), rows.double())
     single = clusters.to("cpu").choose(clusters.assign(rows.double())[:5])
@@ -159,14 +165,14 @@ def test_whitening_undoes_colouring(kind: ClusterKind, monkeypatch):
 
 
 def test_tiny_and_empty_clusters_take_the_pooled_covariance():
-    """One row alone has no covariance of its own, and a centre that nothing is close to is no
+    """One row alone has no covariance of its own, and a centroid that nothing is close to is no
     start for any chain.
     """
     rows, k = grouped()
     alone = F.normalize(-torch.ones(1, DIM), dim=1)
     far = torch.full((1, DIM), 50.0).double()
-    centres = torch.cat([find_centres(rows, 3), alone.double(), far])
-    stats = ClusterStats(None, centres, kind="full")
+    centroids = torch.cat([find_centroids(rows, 3), alone.double(), far])
+    stats = ClusterStats(None, centroids, covariance_type="full")
     stats.update(torch.cat([rows, alone]))
     assert stats.counts[3:].tolist() == [1, 0]
     clusters = GaussianClusters.from_stats(stats)

@@ -44,7 +44,7 @@ def gaussian_of(
     rows: Tensor, kind: Kind = "full", *, shrinkage: float | None = 0.0, floor: float = 0.0
 ) -> Gaussian:
     stats = EmbeddingStats.of(rows)
-    return Gaussian.from_stats(stats, kind=kind, shrinkage=shrinkage, floor=floor)
+    return Gaussian.from_stats(stats, covariance_type=kind, shrinkage=shrinkage, floor=floor)
 
 
 def assert_same_stats(a: EmbeddingStats, b: EmbeddingStats) -> None:
@@ -318,7 +318,7 @@ def test_identical_embeddings_are_refused(kind: Kind, count: int):
     for row in embeddings(1, 128).repeat(count, 1).split(7):
         stats.update(row)
     with pytest.raises(InputError, match="are the same"):
-        Gaussian.from_stats(stats, kind=kind)
+        Gaussian.from_stats(stats, covariance_type=kind)
 
 
 def test_a_single_embedding_is_refused():

@@ -18,15 +18,15 @@ from torch import Tensor
 
 from lafite_shifted.gaussian.stats import Gaussian
 from lafite_shifted.prior.diffusion import (
-    Sampling,
+    SamplerConfig,
     Schedule,
     ScheduleConfig,
+    clamp_dynamically,
     ddim_step,
     diffuse,
     guide,
     plan,
     sample,
-    threshold,
 )
 from tests.references import ddpm, shifted_diffusion
 from tests.references.gaussians import Array, exact_gaussian, random_covariance
@@ -343,7 +343,7 @@ def test_log_snr_spacing_falls_evenly(schedule: Schedule, num_steps: int):
 )
 def test_impossible_ways_of_sampling_are_refused(changes: dict):
     with pytest.raises(ValueError, match=next(iter(changes))):
-        Sampling(**changes)
+        SamplerConfig(**changes)
 
 
 # --- thresholding
@@ -352,7 +352,7 @@ def test_impossible_ways_of_sampling_are_refused(changes: dict):
 def test_thresholding_matches_its_formula():
     """Row by row: a row within the limit is kept, a wider one is clamped and scaled to it."""
     y0 = normal(6, 40) * torch.tensor([0.1, 0.5, 1, 2, 4, 8])[:, None].double()
-    found = threshold(y0, 2.0, percentile=90)
+    found = clamp_dynamically(y0, 2.0, percentile=90)
     for row, made in zip(y0.numpy(), found.numpy(), strict=True):
         largest = max(2.0, np.percentile(np.abs(row), 90))
         np.testing.assert_allclose(made, np.clip(row, -largest, largest) * 2.0 / largest)

@@ -15,8 +15,14 @@ from lafite_shifted.encoders.text_features import TextFeatures
 from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian.clusters import ClusterStats, find_centres
 from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian
-from lafite_shifted.prior.diffusion import Sampling, diffuse
-from lafite_shifted.prior.network import NUM_ASKED, NUM_READ, PriorConfig, asking_mask, reading_mask
+from lafite_shifted.prior.diffusion import SamplerConfig, diffuse
+from lafite_shifted.prior.network import (
+    NUM_CONDITION_TOKENS,
+    NUM_QUERY_TOKENS,
+    PriorConfig,
+    query_mask,
+    text_mask,
+)
 from lafite_shifted.prior.prior import Prior, energy_score
 from torch_utils import seeds
 
@@ -62,10 +68,10 @@ def ask(
 ) -> Tensor:
     """One question about each text."""
     cluster = prior.assign(text.embedding) if cluster is None else cluster
-    reading = prior.read(text, YES[: len(text)] if has_text is None else has_text, cluster)
+    cache = prior.encode_text(text, YES[: len(text)] if has_text is None else has_text, cluster)
     z_t = random_images(3, count=len(text)) if z_t is None else z_t
     t = TIMES[: len(text)] if t is None else t
-    return prior.predict(z_t, t, prior.process(cluster), reading)
+    return prior.predict(z_t, t, prior.process(cluster), cache)
 
 
 def predict(prior: Prior, *args, **kwargs) -> Tensor:
@@ -150,17 +156,19 @@ def test_several_questions_about_a_text_are_asked_as_if_alone(prior: Prior):
 def test_attention_masks_match_their_rule_written_out():
     """The sequence as one: the text, then the questions one behind the other."""
     lengths, num_tokens, questions = torch.tensor([0, 2, 4]), 4, 2
-    read, eval_set = num_tokens + NUM_READ, NUM_ASKED * questions
+    read, eval_set = num_tokens + NUM_CONDITION_TOKENS, NUM_QUERY_TOKENS * questions
     index = torch.arange(read)
     visible = (index < lengths[:, None]) | (index >= num_tokens)
-    text, question = reading_mask(visible), asking_mask(visible, questions)
+    text, question = text_mask(visible), query_mask(visible, questions)
     assert text.shape == (3, 1, read, read)
     assert question.shape == (3, 1, eval_set, read + eval_set)
     for n, length in enumerate(lengths.tolist()):
         for i in range(read + eval_set):
             for j in range(read + eval_set if i >= read else read):
                 hidden = length <= j < num_tokens
-                foreign = j >= read and (i - read) // NUM_ASKED != (j - read) // NUM_ASKED
+                foreign = (
+                    j >= read and (i - read) // NUM_QUERY_TOKENS != (j - read) // NUM_QUERY_TOKENS
+                )
                 expected = (j <= i and not hidden and not foreign) or i == j
                 row = text[n, 0, i] if i < read else question[n, 0, i - read]
                 assert bool(row[j]) == expected
@@ -187,7 +195,7 @@ def test_a_residual_network_adds_to_what_the_data_knows(changes: dict):
     """Where it says nothing, z_0 is the mean of z_0 given z_t alone, by Gaussian conditioning,
     whatever noise the process adds.
     """
-    config = dataclasses.replace(TINY, **changes, residual=True)
+    config = dataclasses.replace(TINY, **changes, v_parameterisation=True)
     prior = Prior(config, EmbeddingStats.of(random_images(count=64)))
     seen = constant_network(prior)
     prediction, z_t = predict(prior, random_text()), random_images(3)
@@ -212,13 +220,13 @@ def test_any_other_network_says_z_0_itself():
     seen = constant_network(prior)
     assert predict(prior, random_text()).equal(torch.ones(8, 16))
     assert seen["y"].equal(prior.gaussian.whiten(random_images(3)))
-    decided = {"full": True, "diagonal": False, "isotropic": False}
-    for kind, residual in decided.items():
-        assert dataclasses.replace(TINY, covariance=kind).is_residual == residual
-    assert not dataclasses.replace(TINY, residual=False).is_residual
-    assert dataclasses.replace(config, residual=True).is_residual
+    resolved = {"full": True, "diagonal": False, "isotropic": False}
+    for kind, residual in resolved.items():
+        assert dataclasses.replace(TINY, covariance=kind).is_v_parameterised == residual
+    assert not dataclasses.replace(TINY, v_parameterisation=False).is_v_parameterised
+    assert dataclasses.replace(config, v_parameterisation=True).is_v_parameterised
     with pytest.raises(ValueError, match="residual needs a process of one Gaussian"):
-        dataclasses.replace(TINY, process="clusters", residual=True)
+        dataclasses.replace(TINY, process="clusters", v_parameterisation=True)
 
 
 def test_reduced_precision_is_the_networks_alone(prior: Prior):
@@ -267,11 +275,11 @@ def test_loss_matches_its_definition_sample_by_sample(prior: Prior):
         assert float(losses[i].detach()) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("predicts", ["mean", "draw"])
-def test_every_parameter_gets_a_gradient(predicts: Literal["mean", "draw"]):
+@pytest.mark.parametrize("objective", ["mse", "energy"])
+def test_every_parameter_gets_a_gradient(predicts: Literal["mse", "energy"]):
     stats = EmbeddingStats.of(random_images(count=64))
     prior = Prior(dataclasses.replace(TINY, predicts=predicts), stats)
-    inner = torch.randn(8, 1, 3, 16) if predicts == "draw" else None
+    sample_noise = torch.randn(8, 1, 3, 16) if predicts == "draw" else None
     has_text = torch.tensor([True] * 6 + [False] * 2)
     noise = torch.randn(8, 1, 16)
     prior.loss(
@@ -280,7 +288,7 @@ def test_every_parameter_gets_a_gradient(predicts: Literal["mean", "draw"]):
         t=TIMES[:, None],
         noise=noise,
         has_text=has_text,
-        inner=inner,
+        sample_noise=sample_noise,
     ).sum().backward()
     silent = [n for n, p in prior.network.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
@@ -311,7 +319,7 @@ def test_it_memorises_eight_pairs(process: Literal["shifted", "baseline"]):
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_samples_are_unit_float32(prior: Prior, num_steps: int, guidance: float):
     drawn = prior.sample(
-        random_text(), sample_seeds=range(8), sampling=Sampling(num_steps, guidance=guidance)
+        random_text(), sample_seeds=range(8), sampling=SamplerConfig(num_steps, guidance=guidance)
     )
     assert drawn.shape == (8, 16)
     assert drawn.dtype == torch.float32
@@ -322,7 +330,7 @@ def test_one_step_is_the_prediction_from_the_start(prior: Prior):
     noise = seeds.normal_per_sample((16,), key=("prior", 0), indices=range(8))
     start, last = prior.gaussian.sample(noise), torch.full((8,), 1000)
     expected = F.normalize(predict(prior, random_text(), z_t=start, t=last), dim=1)
-    drawn = prior.sample(random_text(), sample_seeds=range(8), sampling=Sampling(1))
+    drawn = prior.sample(random_text(), sample_seeds=range(8), sampling=SamplerConfig(1))
     torch.testing.assert_close(drawn, expected)
 
 
@@ -331,28 +339,28 @@ def clustered() -> Prior:
     """A prior of four clusters, untrained."""
     torch.manual_seed(0)
     images = random_images(count=64)
-    clusters = ClusterStats(None, find_centres(images, 4), kind="diagonal")
+    clusters = ClusterStats(None, find_centres(images, 4), covariance_type="diagonal")
     clusters.update(images)
     config = dataclasses.replace(TINY, process="clusters", num_clusters=4)
-    return Prior(config, EmbeddingStats.of(images), clusters, limit=2.5)
+    return Prior(config, EmbeddingStats.of(images), clusters, threshold_quantile=2.5)
 
 
 @pytest.mark.parametrize(
     "sampling",
     [
-        Sampling(),
-        Sampling(guidance=2.0),
-        Sampling(4, "dpm++", best_of=3),
-        Sampling(4, "ddim", eta=0.5, threshold=True),
+        SamplerConfig(),
+        SamplerConfig(guidance=2.0),
+        SamplerConfig(4, "dpm++", best_of=3),
+        SamplerConfig(4, "ddim", eta=0.5, dynamic_threshold=True),
     ],
 )
 @pytest.mark.parametrize("name", ["prior", "clustered"])
 def test_a_sample_depends_on_its_text_and_seed_alone(
-    request: pytest.FixtureRequest, name: str, sampling: Sampling
+    request: pytest.FixtureRequest, name: str, sampling: SamplerConfig
 ):
     """Not on the batch, nor on its place in it."""
     prior: Prior = request.getfixturevalue(name)
-    prior.limit = 2.5
+    prior.threshold_quantile = 2.5
     text = random_text()
     together = prior.sample(text, sample_seeds=range(10, 18), sampling=sampling)
     for i in (0, 5):
@@ -383,9 +391,9 @@ def test_guidance_of_one_never_asks_for_the_prediction_without_text(prior: Prior
         return predict_plainly(*given)
 
     prior.read, prior.predict = recorded_read, recorded_predict
-    prior.sample(random_text(), sample_seeds=range(8), sampling=Sampling(3))
+    prior.sample(random_text(), sample_seeds=range(8), sampling=SamplerConfig(3))
     assert (texts, len(eval_set)) == ([True], 3)  # a text is read once, however many steps
-    prior.sample(random_text(), sample_seeds=range(8), sampling=Sampling(3, guidance=2.0))
+    prior.sample(random_text(), sample_seeds=range(8), sampling=SamplerConfig(3, guidance=2.0))
     assert (texts[1:], len(eval_set)) == ([True, False], 9)
 
 
@@ -398,7 +406,7 @@ def test_deterministic_samplers_draw_only_the_start(prior: Prior, monkeypatch: p
         return draw(shape, key=key, indices=indices)
 
     monkeypatch.setattr(seeds, "normal_per_sample", recorded)
-    for sampling in (Sampling(4, "ddim"), Sampling(4, "dpm++")):
+    for sampling in (SamplerConfig(4, "ddim"), SamplerConfig(4, "dpm++")):
         prior.sample(random_text(), sample_seeds=range(8), sampling=sampling)
     assert eval_set == [("prior", 0)] * 2
 
@@ -407,7 +415,9 @@ def test_best_of_keeps_the_draw_closest_to_its_text(prior: Prior):
     text = random_text()
 
     def cosines(best_of: int) -> Tensor:
-        drawn = prior.sample(text, sample_seeds=range(8), sampling=Sampling(2, best_of=best_of))
+        drawn = prior.sample(
+            text, sample_seeds=range(8), sampling=SamplerConfig(2, best_of=best_of)
+        )
         return (drawn * text.embedding).sum(dim=1)
 
     one, two, six = cosines(1), cosines(2), cosines(6)
@@ -418,21 +428,29 @@ def test_best_of_keeps_the_draw_closest_to_its_text(prior: Prior):
 
 def test_thresholding_keeps_predictions_within_the_limit(prior: Prior):
     text = random_text()
-    prior.limit = 0.3
-    tight = prior.sample(text, sample_seeds=range(8), sampling=Sampling(1, threshold=True))
-    free = prior.sample(text, sample_seeds=range(8), sampling=Sampling(1))
+    prior.threshold_quantile = 0.3
+    tight = prior.sample(
+        text, sample_seeds=range(8), sampling=SamplerConfig(1, dynamic_threshold=True)
+    )
+    free = prior.sample(text, sample_seeds=range(8), sampling=SamplerConfig(1))
     mean = F.normalize(prior.gaussian.mean, dim=0)
     assert (tight @ mean > free @ mean).all()  # drawn towards the mean
-    prior.limit = 1e3  # a limit that nothing reaches scales a prediction by 1, and clamps nothing
-    loose = prior.sample(text, sample_seeds=range(8), sampling=Sampling(1, threshold=True))
+    prior.threshold_quantile = (
+        1e3  # a limit that nothing reaches scales a prediction by 1, and clamps nothing
+    )
+    loose = prior.sample(
+        text, sample_seeds=range(8), sampling=SamplerConfig(1, dynamic_threshold=True)
+    )
     torch.testing.assert_close(loose, free, rtol=1e-4, atol=1e-5)
 
 
 def test_impossible_samplings_are_refused(prior: Prior):
     with pytest.raises(InputError, match="this prior has 1000"):
-        prior.sample(random_text(), sample_seeds=range(8), sampling=Sampling(1001))
+        prior.sample(random_text(), sample_seeds=range(8), sampling=SamplerConfig(1001))
     with pytest.raises(InputError, match="knows no percentile"):
-        prior.sample(random_text(), sample_seeds=range(8), sampling=Sampling(threshold=True))
+        prior.sample(
+            random_text(), sample_seeds=range(8), sampling=SamplerConfig(dynamic_threshold=True)
+        )
 
 
 # --- clusters
@@ -453,15 +471,15 @@ def test_the_cluster_is_a_token_and_the_same_with_and_without_text(clustered: Pr
     process, told = clustered.process(cluster), []
     for token in (cluster, (cluster + 1) % 4):
         with torch.no_grad():
-            reading = clustered.read(text, ~YES, token)
-            told.append(clustered.predict(random_images(3), TIMES, process, reading))
+            cache = clustered.read(text, ~YES, token)
+            told.append(clustered.predict(random_images(3), TIMES, process, cache))
     assert not told[0].equal(told[1])
 
 
 def test_the_limit_is_the_percentile_of_the_whitened_data(prior: Prior):
     images, text = random_images(5), random_text().embedding
     y = prior.gaussian.whiten(images).abs().flatten()
-    limit = prior.whitened_limit(images, text)
+    limit = prior.whitened_quantile(images, text)
     assert float((y <= limit).double().mean()) == pytest.approx(0.995, abs=0.01)
 
 
@@ -493,20 +511,20 @@ def two_answers() -> tuple[Prior, Prior, Tensor]:
     answers = F.normalize(torch.eye(16)[:2] + 0.3, dim=1)
     text = random_text()[torch.zeros(32, dtype=torch.long)]
     yes, priors = torch.ones(32, dtype=torch.bool), []
-    for predicts in ("mean", "draw"):
+    for predicts in ("mse", "energy"):
         torch.manual_seed(0)
-        config = dataclasses.replace(TINY, predicts=predicts, max_steps=1)
+        config = dataclasses.replace(TINY, predicts=predicts, step_budget=1)
         prior = Prior(config, EmbeddingStats.of(torch.cat([answers, random_images()])))
         optimizer = torch.optim.Adam(prior.network.parameters(), lr=3e-3)
         for _ in range(150):
-            inner = torch.randn(32, 1, 4, 16) if predicts == "draw" else None
+            sample_noise = torch.randn(32, 1, 4, 16) if predicts == "draw" else None
             loss = prior.loss(
                 answers[torch.randint(2, (32,))],
                 text,
                 t=torch.full((32, 1), 1000),
                 noise=torch.randn(32, 1, 16),
                 has_text=yes,
-                inner=inner,
+                sample_noise=sample_noise,
             ).mean()
             optimizer.zero_grad()
             loss.backward()
@@ -522,7 +540,7 @@ def test_one_step_of_draws_has_both_answers_where_one_of_means_has_neither(two_a
     between = F.normalize(answers.mean(dim=0), dim=0)
 
     def drawn(prior: Prior) -> Tensor:
-        return prior.sample(text, sample_seeds=range(200), sampling=Sampling(1))
+        return prior.sample(text, sample_seeds=range(200), sampling=SamplerConfig(1))
 
     assert (drawn(means) @ between).min() > 0.98
     closest = drawn(draws) @ answers.T  # [200, 2]
@@ -534,33 +552,35 @@ def test_one_step_of_draws_has_both_answers_where_one_of_means_has_neither(two_a
 def test_a_prior_of_few_steps_learns_their_times_and_refuses_others(two_answers):
     means, draws, _ = two_answers
     assert means.times == [1000]
-    four = dataclasses.replace(TINY, max_steps=4)
+    four = dataclasses.replace(TINY, step_budget=4)
     times = Prior(four, EmbeddingStats.of(random_images(count=64))).times
     assert times == [250, 333, 500, 667, 750, 1000]
-    for sampling in (Sampling(2), Sampling(1, "ddim"), Sampling(1, "dpm++")):
+    for sampling in (SamplerConfig(2), SamplerConfig(1, "ddim"), SamplerConfig(1, "dpm++")):
         with pytest.raises(InputError, match=r"Give fewer|--sampler ancestral"):
             draws.sample(random_text(), sample_seeds=range(8), sampling=sampling)
     with pytest.raises(ValueError, match="max_steps must be in"):
-        dataclasses.replace(TINY, max_steps=0)
+        dataclasses.replace(TINY, step_budget=0)
 
 
 @pytest.mark.parametrize(
     ("changes", "steps", "sampler"),
     [
         ({}, 4, "dpm++"),
-        ({"max_steps": 1}, 1, "ancestral"),
-        ({"max_steps": 2, "predicts": "draw"}, 2, "ancestral"),
-        ({"residual": False}, 4, "ancestral"),
+        ({"step_budget": 1}, 1, "ancestral"),
+        ({"step_budget": 2, "objective": "draw"}, 2, "ancestral"),
+        ({"v_parameterisation": False}, 4, "ancestral"),
         ({"process": "baseline"}, 4, "ancestral"),
-        ({"process": "baseline", "residual": True}, 4, "dpm++"),
+        ({"process": "baseline", "v_parameterisation": True}, 4, "dpm++"),
     ],
 )
 def test_what_is_left_open_suits_the_prior(changes: dict, steps: int, sampler: str):
     """A prior of one step is sampled in one, without being told."""
     prior = Prior(dataclasses.replace(TINY, **changes), EmbeddingStats.of(random_images(count=64)))
-    decided = prior.decided(Sampling(guidance=2.0))
-    assert (decided.steps, decided.sampler, decided.guidance) == (steps, sampler, 2.0)
-    assert prior.decided(Sampling(1, "ancestral")) == Sampling(1, "ancestral")
+    resolved = prior.resolved(SamplerConfig(guidance=2.0))
+    assert (resolved.steps, resolved.sampler, resolved.guidance) == (steps, sampler, 2.0)
+    assert prior.resolved(SamplerConfig(1, "ancestral")) == SamplerConfig(1, "ancestral")
     made = prior.sample(random_text(), sample_seeds=range(8))
-    same = prior.sample(random_text(), sample_seeds=range(8), sampling=Sampling(steps, sampler))
+    same = prior.sample(
+        random_text(), sample_seeds=range(8), sampling=SamplerConfig(steps, sampler)
+    )
     assert made.equal(same)

@@ -69,7 +69,7 @@ def test_a_probe_ends_in_time():
 
 def test_path_lengths_cost_time_and_memory(clip: ClipEncoder):
     """Most of all where activations are computed again, but for these."""
-    small = dataclasses.replace(SMALL, recompute=True, clip_weight=0.0, batch=4096)
+    small = dataclasses.replace(SMALL, activation_checkpointing=True, clip_weight=0.0, batch=4096)
     device = torch.device("cpu")
     plain, longer = (
         measure_gan(

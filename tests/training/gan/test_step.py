@@ -347,18 +347,18 @@ def test_a_longer_run_keeps_the_speed_it_began_with(clip: ClipEncoder):
 
 def test_recomputed_activations_have_the_same_gradients(clip: ClipEncoder):
     kept = gradients(trainer_of(clip, **EVERYTHING))
-    assert_same(gradients(trainer_of(clip, recompute=True, **EVERYTHING)), kept)
+    assert_same(gradients(trainer_of(clip, activation_checkpointing=True, **EVERYTHING)), kept)
 
 
 def test_recomputing_keeps_fewer_activations(clip: ClipEncoder):
-    def bytes_of(recompute: bool) -> float:
-        trainer = trainer_of(clip, recompute=recompute)
+    def bytes_of(activation_checkpointing: bool) -> float:
+        trainer = trainer_of(clip, activation_checkpointing=activation_checkpointing)
         batch = trainer.draw(0)
         return saved_bytes(
             lambda: trainer.discriminator(trainer.generator(batch.z, batch.condition))
         )
 
-    assert bytes_of(recompute=True) < 0.5 * bytes_of(recompute=False)
+    assert bytes_of(activation_checkpointing=True) < 0.5 * bytes_of(activation_checkpointing=False)
 
 
 def test_float16_is_closer_to_float32_than_bfloat16_is(clip: ClipEncoder):

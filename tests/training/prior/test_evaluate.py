@@ -14,7 +14,7 @@ from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId
 from lafite_shifted.io.files import save_tensors, write_json_lines
 from lafite_shifted.io.model_folder import find_part, load_generator
 from lafite_shifted.pipeline import TextToImage
-from lafite_shifted.prior.diffusion import Sampling
+from lafite_shifted.prior.diffusion import SamplerConfig
 from tests.commands import TINY_PRIOR, run_command, succeed
 from training.data.embeddings import EmbeddingSet
 from training.data.split import is_held_out
@@ -104,19 +104,19 @@ def test_figures_match_loops():
 def test_two_draws_tell_the_diversity_and_the_energy_score():
     """A mean is the right answer on average, and no draw of what is true given the text."""
     generator = torch.Generator().manual_seed(7)
-    centre = rows_of(300)
+    centroid = rows_of(300)
 
     def drawn() -> Tensor:
-        return F.normalize(centre + 0.2 * torch.randn(centre.shape, generator=generator), dim=1)
+        return F.normalize(centroid + 0.2 * torch.randn(centroid.shape, generator=generator), dim=1)
 
     true, right = drawn(), measure(drawn(), drawn(), drawn(), bootstrap=2)
-    mean = measure(centre, true, centre, bootstrap=2)
+    mean = measure(centroid, true, centroid, bootstrap=2)
     assert mean.same_text_cosine == pytest.approx(1)
     assert right.same_text_cosine == pytest.approx(
         measure(drawn(), true, bootstrap=2).clip_i_sim, abs=0.02
     )
     assert mean.clip_i_sim > right.clip_i_sim
-    assert mean.energy == pytest.approx(float((true - centre).norm(dim=1).mean()), rel=1e-5)
+    assert mean.energy == pytest.approx(float((true - centroid).norm(dim=1).mean()), rel=1e-5)
     assert right.energy is not None
     assert mean.energy is not None
     assert right.energy < 0.8 * mean.energy
@@ -251,8 +251,8 @@ def test_priors_are_judged_through_a_generator(
     )
     prior = load_priors([prior_run], data, torch.device("cpu"))
     decode = through(generator, clip)
-    (line,) = report(prior, eval_set, [Sampling(2)], decode=decode, bootstrap=2)
-    made, _ = draw(next(iter(prior.values()))[0], eval_set, Sampling(2))
+    (line,) = report(prior, eval_set, [SamplerConfig(2)], decode=decode, bootstrap=2)
+    made, _ = draw(next(iter(prior.values()))[0], eval_set, SamplerConfig(2))
     assert line.metrics.clip_i_sim == pytest.approx(
         mean_cosine(decode(made), eval_set.true), abs=1e-5
     )
@@ -310,7 +310,11 @@ def test_a_short_study_trains_every_process_and_reports(
     assert {f"{kind}, {schedule}" for kind in kinds for schedule in ("linear", "cosine")} <= names
     assert {"baseline, linear, guidance 4, thresholded", "shifted full, linear, dpm++"} <= names
     assert "shifted full, linear, draws" in names
-    others = {"shifted full": "direct", "shifted diagonal": "residual", "baseline": "residual"}
+    others = {
+        "shifted full": "direct",
+        "shifted diagonal": "v_parameterisation",
+        "baseline": "v_parameterisation",
+    }
     for schedule in ("linear", "cosine"):
         assert {f"{kind}, {schedule}, {other}" for kind, other in others.items()} <= names
     once = {line["name"] for line in record["lines"] if line["steps"] == 1} - names

@@ -93,7 +93,7 @@ def test_the_cost_of_a_deeper_network_is_extrapolated():
 
 def test_a_prior_of_few_steps_is_evaluated_with_as_many(cone: Path, tmp_path: Path):
     """It learns more times than it takes steps."""
-    options = (*TINY_PRIOR, "--set", "prior.max_steps=3")
+    options = (*TINY_PRIOR, "--set", "prior.step_budget=3")
     succeed("train-prior", cone, "--out", tmp_path / "run", *options)
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["held_out_energy"] > 0

@@ -9,7 +9,7 @@ import torch
 
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.model_folder import find_part, load_prior
-from lafite_shifted.prior.diffusion import Sampling
+from lafite_shifted.prior.diffusion import SamplerConfig
 from tests.commands import TINY_PRIOR, run_command, succeed
 from training.data.embeddings import EmbeddingSet
 from training.presets import PRIOR_PRESETS
@@ -17,7 +17,7 @@ from training.prior.run import open_prior_run, prior_config
 from training.prior.transfer import PriorStart
 
 CPU = torch.device("cpu")
-DRAWS = ("--set", "prior.predicts=draw", "--set", "prior.max_steps=1")
+DRAWS = ("--set", "prior.objective=draw", "--set", "prior.step_budget=1")
 SMALL = ["prior.width=32", "prior.depth=1", "prior.heads=2", "batch=8"]
 
 
@@ -26,18 +26,18 @@ def test_what_draws_begins_as_what_predicts_means(
 ):
     """In one step the mean that it comes from, whatever the inner draw, and then other weights."""
     data = EmbeddingSet(some_embeddings)
-    settings = [*SMALL, "prior.predicts=draw", "prior.max_steps=1", "run.kimg=0.032"]
+    settings = [*SMALL, "prior.objective=draw", "prior.step_budget=1", "run.kimg=0.032"]
     config = prior_config(PRIOR_PRESETS["tiny"], assignments=settings)
     trainer, _ = open_prior_run(config, data, tmp_path / "run", device=CPU, init=prior_run)
     captions = torch.arange(6)
     mean = load_prior(find_part(prior_run, "prior"), device=CPU).prior
-    text, one = data.text_features(captions), Sampling(1, "ancestral")
+    text, one = data.text_features(captions), SamplerConfig(1, "ancestral")
     expected = mean.sample(text, sample_seeds=range(6), sampling=one)
     torch.testing.assert_close(trainer.sample(captions, sampling=one), expected, rtol=0, atol=1e-5)
     for step in range(3):
         trainer.step(step * 8)
-    assert trainer.prior.network.from_inner is not None
-    assert trainer.prior.network.from_inner.weight.count_nonzero() > 0
+    assert trainer.prior.network.from_sample_noise is not None
+    assert trainer.prior.network.from_sample_noise.weight.count_nonzero() > 0
 
 
 def test_a_run_goes_on_without_what_it_began_with(
@@ -62,7 +62,7 @@ def test_a_run_goes_on_without_what_it_began_with(
     [
         ("prior.width=64", "width=32"),
         ("prior.covariance=diagonal", "covariance=full"),
-        ("prior.residual=false", "residual"),
+        ("prior.v_parameterisation=false", "v_parameterisation"),
         ("prior.schedule.name=cosine", "schedule"),
     ],
 )
