@@ -68,15 +68,15 @@ def prior(
     from training.prior.evaluate import (
         EvalSet,
         load_priors,
-        reference_lines,
+        reference_rows,
         report,
+        sampler_configs_of,
         through,
         unchanged,
-        ways_of,
     )
     from training.prior.report import write_report
 
-    ways = ways_of(
+    sampler_configs = sampler_configs_of(
         [int(n) for n in _numbers("--steps", steps, least=1)],
         _numbers("--guidance", guidance, least=0),
         sampler,
@@ -91,9 +91,9 @@ def prior(
         decode = through(generator, load_clip(generator.encoder_id.model, device=chosen))
     start = time.monotonic()
     with options.progress_bar("sampling", "run") as progress:
-        lines = reference_lines(eval_set, decode=decode)
-        lines += report(priors, eval_set, ways, decode=decode, progress=progress)
-    write_report(out, lines, eval_set, command=_typed(), seconds=time.monotonic() - start)
+        rows = reference_rows(eval_set, decode=decode)
+        rows += report(priors, eval_set, sampler_configs, decode=decode, progress=progress)
+    write_report(out, rows, eval_set, command=_typed(), seconds=time.monotonic() - start)
     click.echo((out / "report.md").read_text(encoding="utf-8"), nl=False)
 
 

@@ -71,7 +71,7 @@ class Reservoir:
     def __init__(self, size: int, *, dim: int, seed: int = 0):
         self.size, self.seed = size, seed
         self.rows = torch.empty(0, dim)
-        self.lots = torch.empty(0, dtype=torch.float64)
+        self.priorities = torch.empty(0, dtype=torch.float64)
 
     def update(self, batch: Tensor, *, number: int) -> None:
         """Add the rows [n, D] of batch `number`."""
@@ -80,23 +80,23 @@ class Reservoir:
 
     def merge(self, other: "Reservoir") -> None:
         """Add what `other` has drawn."""
-        self._keep(other.rows, other.lots)
+        self._keep(other.rows, other.priorities)
 
     def all_reduce(self) -> None:
         """Add what the other processes of the group have drawn; the same in all of them."""
-        missing = self.size - len(self.lots)
+        missing = self.size - len(self.priorities)
         rows = F.pad(self.rows, (0, 0, 0, missing))
-        lots = F.pad(self.lots, (0, missing), value=float("inf"))
-        parts = distributed.all_gather({"rows": rows, "lots": lots})
-        self.rows, self.lots = self.rows[:0], self.lots[:0]
+        priorities = F.pad(self.priorities, (0, missing), value=float("inf"))
+        parts = distributed.all_gather({"rows": rows, "priorities": priorities})
+        self.rows, self.priorities = self.rows[:0], self.priorities[:0]
         for part in parts:
-            there = part["lots"].isfinite()
-            self._keep(part["rows"][there], part["lots"][there])
+            there = part["priorities"].isfinite()
+            self._keep(part["rows"][there], part["priorities"][there])
 
-    def _keep(self, rows: Tensor, lots: Tensor) -> None:
-        lots = torch.cat([self.lots, lots])
-        order = lots.argsort()[: self.size]  # the smallest lots
-        self.rows, self.lots = torch.cat([self.rows, rows])[order], lots[order]
+    def _keep(self, rows: Tensor, priorities: Tensor) -> None:
+        priorities = torch.cat([self.priorities, priorities])
+        order = priorities.argsort()[: self.size]  # the smallest priorities
+        self.rows, self.priorities = torch.cat([self.rows, rows])[order], priorities[order]
 
 
 class ClusterStats:

@@ -10,24 +10,24 @@ from torch import Tensor
 
 
 class RandomNumbers:
-    """What `draw(position)` gives, computed in a thread while the step before runs. `waited` counts
-    the seconds that `get_batch` has needed so far.
+    """What `compute(position)` gives, computed in a thread while the step before runs. `waited` counts
+    the seconds that `get` has needed so far.
     """
 
-    def __init__(self, draw: Callable[[int], dict[str, Tensor]]):
+    def __init__(self, compute: Callable[[int], dict[str, Tensor]]):
         self.waited = 0.0
-        self._draw = draw
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="draw")
+        self._compute = compute
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="random-numbers")
         self._ahead: dict[int, Future[dict[str, Tensor]]] = {}
 
     def prefetch(self, position: int) -> None:
         """Begin with what will be taken next."""
-        self._ahead = {position: self._pool.submit(self._draw, position)}
+        self._ahead = {position: self._pool.submit(self._compute, position)}
 
-    def get_batch(self, position: int) -> dict[str, Tensor]:
-        """draw(position), which has begun if it was expected."""
+    def get(self, position: int) -> dict[str, Tensor]:
+        """compute(position), which has begun if it was expected."""
         start = time.perf_counter()
         ahead = self._ahead.pop(position, None)
-        found = self._draw(position) if ahead is None else ahead.result()
+        found = self._compute(position) if ahead is None else ahead.result()
         self.waited += time.perf_counter() - start
         return found

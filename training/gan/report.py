@@ -49,7 +49,7 @@ class GanReport:
     eval_set: str  # "held_out" or "training"
     resolution: int  # of what is made, and of "the same images"; the others are the files
     references: Mapping[str, Reference]  # by the space that figures are taken in
-    lines: Mapping[str, Metrics]
+    rows: Mapping[str, Metrics]
     real_intra_set_cosine: float
     command: str
 
@@ -85,33 +85,33 @@ def evaluate_gan(
     def embed(images: Tensor) -> Tensor:
         return embed_uint8(model.clip, images)
 
-    lines: dict[str, dict[str, float]] = {}
+    rows: dict[str, dict[str, float]] = {}
     made = render(eval_set.embeddings)
-    for line, images in ((GENERATOR, made), (SAME, eval_set.squares)):
+    for row, images in ((GENERATOR, made), (SAME, eval_set.squares)):
         seen = embed(images)
-        lines[line] = gan_metrics(eval_set, seen)
+        rows[row] = gan_metrics(eval_set, seen)
         if eval_set.where == "held_out":
-            lines[line]["nearest_training_clip_i_sim_resized"] = nearest_training_similarity(
+            rows[row]["nearest_training_clip_i_sim_resized"] = nearest_training_similarity(
                 eval_set, seen, embed
             )
     others = others_of(eval_set)
     if others:
-        for line, kind in ((NEAREST, "nearest"), (OTHERS, "unrelated")):
-            lines[line] = gan_metrics(eval_set, eval_set.training_embeddings[others[kind]])
-            lines[line].pop("nearest_training_clip_i_sim", None)  # of itself
+        for row, kind in ((NEAREST, "nearest"), (OTHERS, "unrelated")):
+            rows[row] = gan_metrics(eval_set, eval_set.training_embeddings[others[kind]])
+            rows[row].pop("nearest_training_clip_i_sim", None)  # of itself
     if inception:  # slow: no line of the nearest ones
         shown = {GENERATOR: made.permute(0, 3, 1, 2)}
         if others:
             shown[OTHERS] = eval_set.training_images.get_batch(others["unrelated"].tolist()).pixels
-        for line, images in shown.items():
-            lines[line]["fid"] = inception.distance(images, eval_set.pixels)
+        for row, images in shown.items():
+            rows[row]["fid"] = inception.distance(images, eval_set.pixels)
     report = GanReport(
         model=name,
         training=model.generator.training,
         eval_set=eval_set.where,
         resolution=eval_set.pixels.shape[-1],
         references=references_of(eval_set, inception),
-        lines=lines,
+        rows=rows,
         real_intra_set_cosine=intra_set_cosine(eval_set.embeddings),
         command=command,
     )
@@ -124,8 +124,8 @@ def read_metrics(path: Path, references: Mapping[str, Reference]) -> Metrics:
     """
     record = read_json(path)
     try:
-        line = record["lines"][GENERATOR]
-        metrics = {name: line[name] for name in SHOWN} | line
+        row = record["rows"][GENERATOR]
+        metrics = {name: row[name] for name in SHOWN} | row
         known = {space: dict(record["references"][space]) for space in references}
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
@@ -155,7 +155,7 @@ def write_gan_report(
 def markdown(report: GanReport, *, against: Mapping[str, Metrics]) -> str:
     """The report as a table, with the generators of `against` below."""
     clip = report.references["clip"]
-    lines = dict(report.lines) | dict(against)
+    rows = dict(report.rows) | dict(against)
     inception, seen = report.references.get("inception"), ""
     if inception is not None:
         seen = "Inception: reference {hash}, network {encoder}, {filter}.\n\n".format(**inception)
@@ -168,8 +168,8 @@ def markdown(report: GanReport, *, against: Mapping[str, Metrics]) -> str:
         f"{seen}    {report.command}\n\n"
         f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n"
     )
-    rows = ([name, *_cells(metrics)][: len(columns)] for name, metrics in lines.items())
-    return head + "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+    cells = ([name, *_cells(metrics)][: len(columns)] for name, metrics in rows.items())
+    return head + "".join(f"| {' | '.join(row)} |\n" for row in cells)
 
 
 def _cells(f: Metrics) -> list[str]:

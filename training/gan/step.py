@@ -101,7 +101,7 @@ class Sums:
         return part
 
 
-See = Callable[[Batch, Tensor], tuple[Tensor, Tensor]]  # realness and feature of images
+Score = Callable[[Batch, Tensor], tuple[Tensor, Tensor]]  # realness and feature of images
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,13 @@ class GanSteps:
         log.
         """
         config, sums = self.config, Sums(len(batch))
-        contrast = self._contrast(batch, lambda part: self._see_real(part, part.real)[1])
+        contrast = self._contrast(batch, lambda part: self._score_real(part, part.real)[1])
         for place, part in batch.parts(config.micro_batch or len(batch)):
             with torch.no_grad():
-                fake = self._make(part)
+                fake = self._generate(part)
             # real and generated apart: the minibatch statistics are of consecutive samples
-            real_realness, real_feature = self._see_real(part, part.real)
-            fake_realness, fake_feature = self._see_fake(part, fake)
+            real_realness, real_feature = self._score_real(part, part.real)
+            fake_realness, fake_feature = self._score_fake(part, fake)
             real_logit = conditional_logit(real_realness, real_feature, part.condition)
             fake_logit = conditional_logit(fake_realness, fake_feature, part.condition)
             loss = sums.add("loss_d", self._d_terms(real_logit, fake_logit))
@@ -144,9 +144,9 @@ class GanSteps:
             pairs = config.adversarial == "relativistic"
             sums.add("ada_rt", (real_logit - fake_logit * pairs).detach().sign())
             if regularise:
-                self._regularise(self._see_real, part.real, part, sums, "r1_penalty")
+                self._regularise(self._score_real, part.real, part, sums, "r1_penalty")
                 if config.r2:
-                    self._regularise(self._see_fake, fake, part, sums, "r2_penalty")
+                    self._regularise(self._score_fake, fake, part, sums, "r2_penalty")
         distributed.all_reduce_mean(p.grad for p in self.discriminator.parameters())
         return sums.values
 
@@ -157,16 +157,18 @@ class GanSteps:
         and the mean w [V]. Path lengths are held to `path_length_mean`, where it is given.
         """
         config, sums = self.config, Sums(len(batch))
-        learning = [p for p in self.discriminator.parameters() if p.requires_grad]
+        trainable = [p for p in self.discriminator.parameters() if p.requires_grad]
         self.discriminator.requires_grad_(False)
         w_mean = torch.zeros(1, device=batch.z.device)
-        contrast = self._contrast(batch, lambda part: self._see_fake(part, self._make(part))[1])
+        contrast = self._contrast(
+            batch, lambda part: self._score_fake(part, self._generate(part))[1]
+        )
         by_clip = self._clip_contrast(batch)
         for place, part in batch.parts(config.micro_batch or len(batch)):
             w = self.generator.mapping(part.z)
             w_mean = w_mean + w.detach().sum(dim=0) / len(batch)
             images = self.generator.synthesise(w, part.condition, noise=part.noise)
-            realness, feature = self._see_fake(part, images)
+            realness, feature = self._score_fake(part, images)
             logit = conditional_logit(realness, feature, part.condition)
             loss = sums.add("loss_g", self._g_terms(logit, part))
             if contrast is not None:
@@ -180,7 +182,7 @@ class GanSteps:
             (loss * self.g_scale.scale).backward()
             if path_length_mean is not None:
                 self._path_lengths(part, path_length_mean, sums)
-        for parameter in learning:
+        for parameter in trainable:
             parameter.requires_grad_(True)
         distributed.all_reduce_mean(p.grad for p in self.generator.parameters())
         distributed.all_reduce_mean([w_mean])
@@ -188,17 +190,17 @@ class GanSteps:
 
     # --- parts
 
-    def _make(self, part: Batch) -> Tensor:
+    def _generate(self, part: Batch) -> Tensor:
         return self.generator(part.z, part.condition, noise=part.noise)
 
-    def _see_real(self, part: Batch, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _score_real(self, part: Batch, images: Tensor) -> tuple[Tensor, Tensor]:
         """What D says of images, augmented as real ones are."""
-        return self._see(part, images, part.augment_real, part.augment_noise[:, :1])
+        return self._score(part, images, part.augment_real, part.augment_noise[:, :1])
 
-    def _see_fake(self, part: Batch, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self._see(part, images, part.augment_fake, part.augment_noise[:, 1:])
+    def _score_fake(self, part: Batch, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self._score(part, images, part.augment_fake, part.augment_noise[:, 1:])
 
-    def _see(
+    def _score(
         self, part: Batch, images: Tensor, draws: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         augmented = augment(
@@ -218,7 +220,7 @@ class GanSteps:
     def _g_terms(self, fake_logit: Tensor, part: Batch) -> Tensor:
         if self.config.adversarial == "relativistic":
             with torch.no_grad():
-                realness, feature = self._see_real(part, part.real)
+                realness, feature = self._score_real(part, part.real)
                 real_logit = conditional_logit(realness, feature, part.condition)
             return relativistic_loss(fake_logit, real_logit)
         return generator_loss(fake_logit)
@@ -239,7 +241,7 @@ class GanSteps:
         contrast = Contrast(batch.pseudo, batch.keep, temperature=self.config.clip_temperature)
 
         def embed(part: Batch) -> Tensor:
-            return self.clip.embed_images(self._make(part))
+            return self.clip.embed_images(self._generate(part))
 
         self._prepare(contrast, batch, embed)
         return contrast
@@ -252,10 +254,10 @@ class GanSteps:
         if size < len(batch):
             contrast.prepare(torch.cat([feature(part) for _, part in batch.parts(size)]))
 
-    def _regularise(self, see: See, images: Tensor, part: Batch, sums: Sums, name: str) -> None:
+    def _regularise(self, score: Score, images: Tensor, part: Batch, sums: Sums, name: str) -> None:
         """The gradient penalty of images before they are augmented."""
         leaf = images.detach().requires_grad_(True)
-        realness, feature = see(part, leaf)
+        realness, feature = score(part, leaf)
         logit = conditional_logit(realness, feature, part.condition)
         scale = self.d_scale.scale
         penalty = sums.add(name, r1_penalty(logit * scale, leaf) / scale.square())

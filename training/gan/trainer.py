@@ -117,7 +117,7 @@ class GanTrainer:
             "eps": 1e-8,
             "fused": True,
         }
-        self.random_numbers = RandomNumbers(self._randomness)
+        self.random_numbers = RandomNumbers(self._random_numbers)
         self.g_optimizer = Adam(self.generator.parameters(), **options)
         self.d_optimizer = Adam(self.discriminator.parameters(), **options)
 
@@ -138,7 +138,7 @@ class GanTrainer:
             "d_scale": self.d_scale,
         }
 
-    def draw(self, samples_seen: int) -> Batch:
+    def sample_batch(self, samples_seen: int) -> Batch:
         """This process's part of the batch of the samples [samples_seen, samples_seen + batch)."""
         config, device, data = self.config, self.device, self.data
         positions = distributed.shard(range(samples_seen, samples_seen + self.batch))
@@ -148,7 +148,7 @@ class GanTrainer:
             later = range(positions.start + step * self.batch, positions.stop + step * self.batch)
             data.images.prefetch(self._rows(later))
         h = data.embeddings[rows].to(device)
-        random = self.random_numbers.get_batch(samples_seen)
+        random = self.random_numbers.get(samples_seen)
         self.random_numbers.prefetch(samples_seen + self.batch)
         z, noise, perturbation, uniform = (
             random[name].to(device) for name in ("z", "noise", "perturbation", "uniform")
@@ -162,8 +162,8 @@ class GanTrainer:
         if config.caption_share > 0:
             pseudo = self._with_captions(pseudo, rows, positions)
         if config.mismatch_weight > 0:
-            lots = self._lots("mismatch", positions, len(data.images) - 1)
-            others = torch.tensor(rows) + 1 + lots  # never the image itself
+            offsets = self._random_indices("mismatch", positions, len(data.images) - 1)
+            others = torch.tensor(rows) + 1 + offsets  # never the image itself
             others %= len(data.images)
             mismatch = self.standardiser.standardise(conditions(data.embeddings[others].to(device)))
         keep = uniform[:, 0] >= config.condition_dropout
@@ -184,8 +184,8 @@ class GanTrainer:
             path_noise=random["path_noise"].to(device),
         )
 
-    def _randomness(self, samples_seen: int) -> dict[str, Tensor]:
-        """What is random in the samples of `draw`, but for their images; on the CPU."""
+    def _random_numbers(self, samples_seen: int) -> dict[str, Tensor]:
+        """What is random in the samples of `sample_batch`, but for their images; on the CPU."""
         config, size = self.config, self.config.generator.resolution
         positions = distributed.shard(range(samples_seen, samples_seen + self.batch))
 
@@ -215,11 +215,11 @@ class GanTrainer:
         key = (self.config.seed, "images")
         return seeds.epoch_indices(positions, size=len(self.data.images), key=key)
 
-    def _lots(self, what: str, positions: range, size: int) -> Tensor:
+    def _random_indices(self, what: str, positions: range, size: int) -> Tensor:
         """A number below `size` for each position."""
         key = (self.config.seed, what)
-        lots = seeds.uniform_per_sample((1,), key=key, indices=positions)[:, 0]
-        return (lots.double() * size).long()
+        uniform = seeds.uniform_per_sample((1,), key=key, indices=positions)[:, 0]
+        return (uniform.double() * size).long()
 
     def _with_captions(self, pseudo: Tensor, rows: list[int], positions: range) -> Tensor:
         """A caption's embedding instead of the pseudo text, for a share of the captioned images
@@ -229,9 +229,9 @@ class GanTrainer:
         which = torch.tensor(rows)
         counts = first[which + 1] - first[which]
         key = (self.config.seed, "captions")
-        lots = seeds.uniform_per_sample((2,), key=key, indices=positions)
-        chosen = (counts > 0) & (lots[:, 0] < self.config.caption_share)
-        text = first[which] + (lots[:, 1].double() * counts).long()
+        uniform = seeds.uniform_per_sample((2,), key=key, indices=positions)
+        chosen = (counts > 0) & (uniform[:, 0] < self.config.caption_share)
+        text = first[which] + (uniform[:, 1].double() * counts).long()
         found = captions[text[chosen]].to(self.device)
         return pseudo.index_copy(0, chosen.nonzero().flatten().to(self.device), found)
 
@@ -243,7 +243,7 @@ class GanTrainer:
         return self.config.path_length_weight > 0 and self._is_due(samples_seen, every)
 
     def step(self, samples_seen: int) -> Mapping[str, Tensor]:
-        batch, config = self.draw(samples_seen), self.config
+        batch, config = self.sample_batch(samples_seen), self.config
         self.data.images.sync()
         self.d_optimizer.zero_grad(set_to_none=True)
         logged = self.steps.discriminator_gradients(

@@ -12,7 +12,7 @@ from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian, cone
 from lafite_shifted.io.files import write_bytes
 
 if TYPE_CHECKING:
-    from training.prior.evaluate import Line
+    from training.prior.evaluate import Row
 
 
 def save_figure(path: Path, figure) -> None:
@@ -53,7 +53,7 @@ def spectrum_and_cone(stats: EmbeddingStats, sample: Tensor):
     return figure
 
 
-def steps_figure(lines: "Sequence[Line]", *, floor: "Line | None"):
+def steps_figure(rows: "Sequence[Row]", *, floor: "Row | None"):
     """Steps against the Frechet distance, the cosine and the energy score, a curve for each prior:
     its colour is the process's, its dashes the sampler's, and the cosine schedule is paler; `floor`
     is another real image of the same name.
@@ -69,7 +69,7 @@ def steps_figure(lines: "Sequence[Line]", *, floor: "Line | None"):
 
     figure = Figure(figsize=(14, 3.8))
     axes = figure.subplots(1, 3)
-    names = list(dict.fromkeys(line.name for line in lines))
+    names = list(dict.fromkeys(row.name for row in rows))
     kinds = list(dict.fromkeys(process(name) for name in names))
     titles = {
         "fd_clip": "Frechet distance (less is better)",
@@ -78,11 +78,11 @@ def steps_figure(lines: "Sequence[Line]", *, floor: "Line | None"):
     }
     for axis, (key, title) in zip(axes, titles.items(), strict=True):
         for name in names:
-            curve = [line for line in lines if line.name == name]
+            curve = [row for row in rows if row.name == name]
             axis.errorbar(
-                [line.steps for line in curve],
-                [getattr(line.metrics, key) for line in curve],
-                yerr=[line.spread.get(key, 0.0) for line in curve],
+                [row.steps for row in curve],
+                [getattr(row.metrics, key) for row in curve],
+                yerr=[row.spread.get(key, 0.0) for row in curve],
                 marker="o",
                 markersize=3,
                 color=f"C{kinds.index(process(name)) % 10}",

@@ -85,8 +85,8 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line of the report: one way to get from text to embedding."""
+class Row:
+    """A line of the report: one sampler to get from text to embedding."""
 
     name: str
     steps: int | None  # None: no sampling
@@ -150,7 +150,7 @@ def _errors(
     )
     times = torch.zeros(bootstrap, m, dtype=torch.float64)  # that a caption is drawn
     times.scatter_add_(1, rows, torch.ones_like(times))
-    drawn = {name: times @ values.double() / m for name, values in of_captions.items()}
+    sampled = {name: times @ values.double() / m for name, values in of_captions.items()}
     a, b = predicted.double(), true.double()
     within, across = a @ a.T, a @ b.T
     of_pairs = {
@@ -162,10 +162,10 @@ def _errors(
     }
     for name, values in of_pairs.items():
         different = values.fill_diagonal_(0)
-        drawn[name] = ((times @ different) * times).sum(dim=1) / (m * (m - 1))
+        sampled[name] = ((times @ different) * times).sum(dim=1) / (m * (m - 1))
     distances = [set_distance(predicted[own], true[own]) for own in rows]
-    drawn["fd_clip"] = torch.tensor(distances, dtype=torch.float64)
-    return {name: float(values.std()) for name, values in drawn.items()}
+    sampled["fd_clip"] = torch.tensor(distances, dtype=torch.float64)
+    return {name: float(values.std()) for name, values in sampled.items()}
 
 
 @dataclass(frozen=True)
@@ -239,24 +239,24 @@ def same_name(eval_set: EvalSet) -> tuple[Tensor, Tensor]:
     return data.image[[others[n] for n in names]], data.image[[own[n] for n in names]]
 
 
-def reference_lines(eval_set: EvalSet, *, decode: Decode = unchanged) -> list[Line]:
+def reference_rows(eval_set: EvalSet, *, decode: Decode = unchanged) -> list[Row]:
     """What priors must be compared with; the same name's images where there are enough."""
-    by, lines = eval_set.data.encoder_id, []
+    by, rows = eval_set.data.encoder_id, []
     named = dict(references(eval_set))
     if decode is not unchanged:
         named["true embedding"] = eval_set.true
     for name, found in named.items():
         made = decode(found)
         metrics = measure(made, eval_set.true, made, encoder_id=by)
-        lines.append(Line(name, None, 1.0, 1, metrics, {}, None))
+        rows.append(Row(name, None, 1.0, 1, metrics, {}, None))
     made, true = same_name(eval_set)
     if len(true) >= 20:
         name = f"{PERFECT} ({len(true)} names)"
-        lines.append(Line(name, None, 1.0, 1, measure(made, true, encoder_id=by), {}, None))
-    return lines
+        rows.append(Row(name, None, 1.0, 1, measure(made, true, encoder_id=by), {}, None))
+    return rows
 
 
-def draw(
+def sample_all(
     prior: LoadedPrior, eval_set: EvalSet, sampling: SamplerConfig, *, first_seed: int = 0
 ) -> tuple[Tensor, float]:
     """Embeddings [m, D] on the CPU, text i with seed `first_seed` + i, and the seconds it took."""
@@ -319,15 +319,17 @@ def load_priors(
 def report(
     priors: dict[str, list[LoadedPrior]],
     eval_set: EvalSet,
-    ways: Sequence[SamplerConfig],
+    sampler_configs: Sequence[SamplerConfig],
     *,
     decode: Decode = unchanged,
     bootstrap: int = BOOTSTRAP,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Line]:
+) -> list[Row]:
     """Every prior sampled in all `ways`; what is judged is `decode` of what it makes."""
-    lines = []
-    configs_of = {name: [w for w in ways if _can(group[0], w)] for name, group in priors.items()}
+    rows = []
+    configs_of = {
+        name: [w for w in sampler_configs if _can(group[0], w)] for name, group in priors.items()
+    }
     for name, found in configs_of.items():
         if not found:
             raise InputError(
@@ -336,34 +338,36 @@ def report(
             )
     total, done = sum(len(configs_of[name]) * len(group) for name, group in priors.items()), 0
     for name, group in priors.items():
-        for way in configs_of[name]:
+        for sampler in configs_of[name]:
             measured, seconds = [], []
             for number, prior in enumerate(group):
-                made, elapsed = draw(prior, eval_set, way)
-                again, later = draw(prior, eval_set, way, first_seed=len(eval_set.captions))
+                made, elapsed = sample_all(prior, eval_set, sampler)
+                again, later = sample_all(
+                    prior, eval_set, sampler, first_seed=len(eval_set.captions)
+                )
                 made, again = decode(made), decode(again)
-                drawn = bootstrap if number == 0 else 0
+                sampled = bootstrap if number == 0 else 0
                 by = eval_set.data.encoder_id
-                metrics = measure(made, eval_set.true, again, encoder_id=by, bootstrap=drawn)
+                metrics = measure(made, eval_set.true, again, encoder_id=by, bootstrap=sampled)
                 measured.append(metrics)
                 seconds += [elapsed, later]
                 done += 1
                 progress(done, total)
             # the shortest: whatever else a machine does makes them longer
             milliseconds = min(seconds) / len(eval_set.captions) * 1e3
-            lines.append(_joined(name, way, measured, milliseconds))
-    return lines
+            rows.append(_joined(name, sampler, measured, milliseconds))
+    return rows
 
 
-def _can(prior: LoadedPrior, way: SamplerConfig) -> bool:
-    """A prior that has learnt few steps is asked for no more, and one that draws in one way."""
+def _can(prior: LoadedPrior, sampler: SamplerConfig) -> bool:
+    """A prior that has learnt few steps is asked for no more, and one that draws in one sampler."""
     config = prior.prior.config
-    if way.sampler not in (None, "ancestral") and config.objective == "energy":
+    if sampler.sampler not in (None, "ancestral") and config.objective == "energy":
         return False
-    return config.step_budget is None or (way.steps or 1) <= config.step_budget
+    return config.step_budget is None or (sampler.steps or 1) <= config.step_budget
 
 
-def _joined(name: str, way: SamplerConfig, measured: list[Metrics], milliseconds: float) -> Line:
+def _joined(name: str, sampler: SamplerConfig, measured: list[Metrics], milliseconds: float) -> Row:
     """Trainings of several seeds as one line; the bootstrap errors are the first one's."""
     values = {key: [asdict(one)[key] for one in measured] for key in asdict(measured[0])}
     errors = values.pop("errors")[0]
@@ -372,12 +376,12 @@ def _joined(name: str, way: SamplerConfig, measured: list[Metrics], milliseconds
     spread = {}
     if len(measured) > 1:
         spread = {key: statistics.stdev(known) for key, known in values.items()}
-    guided = "" if way.guidance == 1.0 else f", guidance {way.guidance:g}"
-    guided += ", thresholded" if way.dynamic_threshold else ""
-    guided += f", {way.sampler}" if way.sampler not in (None, "ancestral") else ""
+    guided = "" if sampler.guidance == 1.0 else f", guidance {sampler.guidance:g}"
+    guided += ", thresholded" if sampler.dynamic_threshold else ""
+    guided += f", {sampler.sampler}" if sampler.sampler not in (None, "ancestral") else ""
     metrics = Metrics(**means, clip_i_sims=by_clip, errors=errors)
-    return Line(
-        name + guided, way.steps, way.guidance, len(measured), metrics, spread, milliseconds
+    return Row(
+        name + guided, sampler.steps, sampler.guidance, len(measured), metrics, spread, milliseconds
     )
 
 
@@ -386,7 +390,7 @@ def few(steps: Sequence[int]) -> int:
     return max((n for n in steps if n <= 8), default=min(steps))
 
 
-def ways_of(
+def sampler_configs_of(
     steps: Sequence[int], guidances: Sequence[float], sampler: Sampler
 ) -> list[SamplerConfig]:
     """Every number of steps without guidance, then a few steps with each."""

@@ -17,10 +17,10 @@ from training.loop import Progress, run_loop
 from training.presets import PRIOR_PRESETS
 from training.prior.evaluate import (
     EvalSet,
-    Line,
+    Row,
     few,
     load_priors,
-    reference_lines,
+    reference_rows,
     report,
 )
 from training.prior.report import write_report
@@ -95,7 +95,7 @@ def run_study(
     command: str,
     show: Callable[[Iterator[Progress], str], object],
     progress: Callable[[int, int], None],
-) -> list[Line]:
+) -> list[Row]:
     """Train every prior into `out`, then write report.json, report.md and steps.png there."""
     data = EmbeddingSet(embeddings)
     held_out = EmbeddingSet(config.ask) if config.ask else data
@@ -121,9 +121,9 @@ def run_study(
         trainer, run = open_prior_run(prior, data, out / training.name, device=device, init=init)
         show(run_loop(trainer, prior.run, run()), training.name)
     start = time.monotonic()
-    lines = _evaluate_all(out, data, eval_set, config, device, progress)
-    write_report(out, lines, eval_set, command=command, seconds=time.monotonic() - start)
-    return lines
+    rows = _evaluate_all(out, data, eval_set, config, device, progress)
+    write_report(out, rows, eval_set, command=command, seconds=time.monotonic() - start)
+    return rows
 
 
 def _evaluate_all(
@@ -133,7 +133,7 @@ def _evaluate_all(
     config: StudyConfig,
     device: torch.device,
     progress: Callable[[int, int], None],
-) -> list[Line]:
+) -> list[Row]:
     def priors(names: Sequence[str]) -> dict[str, list]:
         return load_priors([out / name for name in names], data, device)
 
@@ -143,12 +143,12 @@ def _evaluate_all(
     guided = [SamplerConfig(few(config.steps), "ancestral", guidance=scale) for scale in GUIDANCES]
     guided.append(replace(guided[-1], dynamic_threshold=True))
     solved = [SamplerConfig(n, "ddim") for n in config.steps if n > 1]
-    lines = reference_lines(eval_set)
-    lines += report(priors(names), eval_set, plain, progress=progress)
-    lines += report(priors(GUIDED), eval_set, guided)
-    lines += report(priors(GUIDED[:1]), eval_set, solved)
+    rows = reference_rows(eval_set)
+    rows += report(priors(names), eval_set, plain, progress=progress)
+    rows += report(priors(GUIDED), eval_set, guided)
+    rows += report(priors(GUIDED[:1]), eval_set, solved)
     if max(config.steps) >= min(LONG):
         few_texts = eval_set.first(LONG_LIMIT)
         long = report(priors(GUIDED), few_texts, [SamplerConfig(n, "ancestral") for n in LONG])
-        lines += [replace(line, name=f"{line.name}, {LONG_LIMIT} texts") for line in long]
-    return lines
+        rows += [replace(row, name=f"{row.name}, {LONG_LIMIT} texts") for row in long]
+    return rows

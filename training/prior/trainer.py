@@ -163,13 +163,13 @@ class PriorTrainer:
         captions = self.training[order]
         text = self.data.text_features(captions).to(device)
         z0 = self.data.image[self.data.caption_image[captions]].to(device)
-        drawn = self._draw(positions, dim=z0.shape[1])
+        random_numbers = self._random_numbers(positions, dim=z0.shape[1])
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * min(
                 1.0, (samples_seen / 1000 + 1e-3) / config.warmup_kimg
             )
         self.prior.network.train()
-        loss = self.prior.loss(z0, text, **drawn).mean()
+        loss = self.prior.loss(z0, text, **random_numbers).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         distributed.all_reduce_mean(p.grad for p in self.prior.network.parameters())
@@ -180,26 +180,26 @@ class PriorTrainer:
         )
         return {"loss": loss.detach(), "gradient_norm": norm}
 
-    def _draw(self, positions: range, *, dim: int) -> dict[str, Tensor]:
+    def _random_numbers(self, positions: range, *, dim: int) -> dict[str, Tensor]:
         """What is random in the loss of the samples at these positions."""
         config = self.config
-        draws = config.prior.objective == "energy"
+        is_energy = config.prior.objective == "energy"
         uniform = seeds.uniform_per_sample((2,), key=(config.seed, "time"), indices=positions)
-        num_times = 1 if draws else config.timesteps_per_pair
+        num_times = 1 if is_energy else config.timesteps_per_pair
         # the times of one pair are spread evenly
         place = (uniform[:, :1] + torch.arange(num_times) / num_times) % 1  # [N, R]
         shape = (num_times, dim)
-        drawn = {
+        found = {
             "t": self.times[(place * len(self.times)).long()],
             "noise": seeds.normal_per_sample(shape, key=(config.seed, "noise"), indices=positions),
             "has_text": uniform[:, 1] >= config.text_dropout,
         }
-        if draws:
+        if is_energy:
             shape = (1, config.timesteps_per_pair, dim)
-            drawn["sample_noise"] = seeds.normal_per_sample(
+            found["sample_noise"] = seeds.normal_per_sample(
                 shape, key=(config.seed, "sample_noise"), indices=positions
             )
-        return {name: tensor.to(self.device) for name, tensor in drawn.items()}
+        return {name: tensor.to(self.device) for name, tensor in found.items()}
 
     def sample(
         self, captions: Tensor, *, sampling: SamplerConfig | None = None, first_seed: int = 0
@@ -211,12 +211,12 @@ class PriorTrainer:
         most = prior.step_budget or prior.schedule.num_steps
         for start in range(0, len(captions), 500):
             part = captions[start : start + 500]
-            drawn = self.ema_prior.sample(
+            sampled = self.ema_prior.sample(
                 self.data.text_features(part).to(self.device),
                 sample_seeds=range(first_seed + start, first_seed + start + len(part)),
                 sampling=sampling or SamplerConfig(min(self.config.evaluation_steps, most)),
             )
-            parts.append(drawn.cpu())
+            parts.append(sampled.cpu())
         return torch.cat(parts)
 
     def evaluate(self, samples_seen: int, folder: Path) -> Evaluation:
@@ -275,10 +275,10 @@ def one_a_name(data: EmbeddingSet, captions: Tensor) -> Tensor:
     """One of the given captions of every name, drawn by a hash (the first would be of one style),
     in a fixed shuffled order.
     """
-    drawn: dict[str, tuple[int, int]] = {}
+    chosen: dict[str, tuple[int, int]] = {}
     files = data.names
     for caption in captions.tolist():
         name, file_name = data.captions[caption], files[int(data.caption_image[caption])]
-        lot = (seeds.seed_of("held out", name, file_name), caption)
-        drawn[name] = min(drawn.get(name, lot), lot)
-    return torch.tensor([caption for _, caption in sorted(drawn.values())], dtype=torch.long)
+        rank = (seeds.seed_of("held out", name, file_name), caption)
+        chosen[name] = min(chosen.get(name, rank), rank)
+    return torch.tensor([caption for _, caption in sorted(chosen.values())], dtype=torch.long)

@@ -15,9 +15,9 @@ from torch import Tensor
 from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId
 from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian.stats import (
+    CovarianceType,
     EmbeddingStats,
     Gaussian,
-    Kind,
     cone,
     frechet_distance,
     ledoit_wolf,
@@ -25,7 +25,7 @@ from lafite_shifted.gaussian.stats import (
 )
 from tests.references import gaussians as reference
 
-KINDS: list[Kind] = ["full", "diagonal", "isotropic"]
+KINDS: list[CovarianceType] = ["full", "diagonal", "isotropic"]
 
 
 def embeddings(count: int, dim: int, *, seed: int = 0) -> Tensor:
@@ -41,7 +41,11 @@ def embeddings(count: int, dim: int, *, seed: int = 0) -> Tensor:
 
 
 def gaussian_of(
-    rows: Tensor, kind: Kind = "full", *, shrinkage: float | None = 0.0, floor: float = 0.0
+    rows: Tensor,
+    kind: CovarianceType = "full",
+    *,
+    shrinkage: float | None = 0.0,
+    floor: float = 0.0,
 ) -> Gaussian:
     stats = EmbeddingStats.of(rows)
     return Gaussian.from_stats(stats, covariance_type=kind, shrinkage=shrinkage, floor=floor)
@@ -147,7 +151,7 @@ def test_stats_survive_saving(tmp_path: Path, encoder: EncoderId | None):
 # --- Gaussian
 
 
-def covariance_of_kind(rows: Tensor, kind: Kind) -> np.ndarray:
+def covariance_of_kind(rows: Tensor, kind: CovarianceType) -> np.ndarray:
     covariance = np.cov(rows.numpy().astype(np.float64), rowvar=False)
     if kind == "full":
         return covariance
@@ -160,7 +164,7 @@ def covariance_of_kind(rows: Tensor, kind: Kind) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gaussian_covariance_matches_numpy(kind: Kind):
+def test_gaussian_covariance_matches_numpy(kind: CovarianceType):
     rows = embeddings(300, 8)
     gaussian = gaussian_of(rows, kind)
     expected = covariance_of_kind(rows, kind)
@@ -170,7 +174,7 @@ def test_gaussian_covariance_matches_numpy(kind: Kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_color_matches_scipy_square_root(kind: Kind):
+def test_color_matches_scipy_square_root(kind: CovarianceType):
     rows = embeddings(300, 8)
     root = gaussian_of(rows, kind).color(torch.eye(8, dtype=torch.float64))
     expected = scipy.linalg.sqrtm(covariance_of_kind(rows, kind)).real
@@ -178,7 +182,7 @@ def test_color_matches_scipy_square_root(kind: Kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_unwhiten_undoes_whiten(kind: Kind):
+def test_unwhiten_undoes_whiten(kind: CovarianceType):
     rows = embeddings(300, 8).double()
     gaussian = gaussian_of(rows, kind)
     torch.testing.assert_close(gaussian.unwhiten(gaussian.whiten(rows)), rows, rtol=0, atol=1e-11)
@@ -195,7 +199,7 @@ def test_whitened_rows_have_identity_covariance():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_standardised_rows_have_unit_variance_and_keep_their_correlation(kind: Kind):
+def test_standardised_rows_have_unit_variance_and_keep_their_correlation(kind: CovarianceType):
     rows = embeddings(300, 8).double()
     standardised = EmbeddingStats.of(gaussian_of(rows, kind).standardise(rows))
     np.testing.assert_allclose(standardised.mean, np.zeros(8), rtol=0, atol=1e-10)
@@ -206,7 +210,7 @@ def test_standardised_rows_have_unit_variance_and_keep_their_correlation(kind: K
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_mahalanobis_matches_scipy(kind: Kind):
+def test_mahalanobis_matches_scipy(kind: CovarianceType):
     rows = embeddings(50, 5).double()
     gaussian = gaussian_of(rows, kind)
     inverse = np.linalg.inv(covariance_of_kind(rows, kind))
@@ -313,7 +317,7 @@ def test_standard_is_the_baseline_of_unit_norm():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [2, 3, 10, 48])
-def test_identical_embeddings_are_refused(kind: Kind, count: int):
+def test_identical_embeddings_are_refused(kind: CovarianceType, count: int):
     stats = EmbeddingStats(None, dim=128)
     for row in embeddings(1, 128).repeat(count, 1).split(7):
         stats.update(row)

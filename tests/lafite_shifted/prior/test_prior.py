@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lafite_shifted.encoders.text_features import TextFeatures
 from lafite_shifted.errors import InputError
-from lafite_shifted.gaussian.clusters import ClusterStats, find_centres
+from lafite_shifted.gaussian.clusters import ClusterStats, find_centroids
 from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian
 from lafite_shifted.prior.diffusion import SamplerConfig, diffuse
 from lafite_shifted.prior.network import (
@@ -339,7 +339,7 @@ def clustered() -> Prior:
     """A prior of four clusters, untrained."""
     torch.manual_seed(0)
     images = random_images(count=64)
-    clusters = ClusterStats(None, find_centres(images, 4), covariance_type="diagonal")
+    clusters = ClusterStats(None, find_centroids(images, 4), covariance_type="diagonal")
     clusters.update(images)
     config = dataclasses.replace(TINY, process="clusters", num_clusters=4)
     return Prior(config, EmbeddingStats.of(images), clusters, threshold_quantile=2.5)

@@ -9,7 +9,7 @@ import torch
 from lafite_shifted.gaussian.clusters import (
     ClusterStats,
     GaussianClusters,
-    find_centres,
+    find_centroids,
     same_cluster_share,
 )
 from lafite_shifted.gaussian.stats import EmbeddingStats, cone
@@ -64,7 +64,7 @@ def test_a_text_tells_its_image_from_others(folder: Path):
 
 def test_texts_choose_their_images_cluster_more_often_than_by_chance(folder: Path):
     data = EmbeddingSet(folder)
-    stats = ClusterStats(None, find_centres(data.image[:4096], 16), covariance_type="diagonal")
+    stats = ClusterStats(None, find_centroids(data.image[:4096], 16), covariance_type="diagonal")
     stats.update(data.image)
     clusters = GaussianClusters.from_stats(stats).to("cpu")
     assert same_cluster_share(clusters, data.text, data.image) > 3 / 16

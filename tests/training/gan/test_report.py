@@ -181,7 +181,7 @@ def test_figures_are_those_of_the_training_log(evaluated: Path, gan_run: Path):
         read_json_lines(gan_run / "log.jsonl")[-1],
     )
     assert (report["eval_set"], report["training"]["kimg"]) == ("training", 0.032)
-    lines = report["lines"]
+    lines = report["rows"]
     assert [*lines] == ["generator", "the same images"]  # no others are left
     for name, value in lines["generator"].items():
         assert value == pytest.approx(logged[f"training_{name}"], rel=0.05, abs=0.05), name
@@ -194,7 +194,7 @@ def test_figures_are_those_of_the_training_log(evaluated: Path, gan_run: Path):
 
 def test_fewer_images_have_others_beside_them(gan_run: Path, some_images: Path, tmp_path: Path):
     ready = ("--embeddings", gan_run / "embeddings", "--count", "20")
-    lines = evaluate(gan_run, some_images, tmp_path, *ready)["lines"]
+    lines = evaluate(gan_run, some_images, tmp_path, *ready)["rows"]
     near, others = lines["nearest training images"], lines["other training images"]
     assert 1 > near["clip_i_sim"] > others["clip_i_sim"]
     assert others["fd_clip"] > 0.01
@@ -204,10 +204,10 @@ def test_run_model_and_generator_folders_are_the_same(
     evaluated: Path, gan_run: Path, model_folder: Path, some_images: Path, tmp_path: Path
 ):
     ready = ("--embeddings", gan_run / "embeddings")
-    expected = read_json(evaluated / "report.json")["lines"]
+    expected = read_json(evaluated / "report.json")["rows"]
     for number, model in enumerate((model_folder, gan_run / "generator")):
         out = tmp_path / str(number)
-        assert evaluate(model, some_images, out, *ready)["lines"] == expected
+        assert evaluate(model, some_images, out, *ready)["rows"] == expected
         assert not (out / "embeddings").exists()
 
 
@@ -249,7 +249,7 @@ def test_figures_of_other_images_are_refused(
         assert outcome.code == 2
         assert f"clip.{field}: another -> " in outcome.err
     older = read_json(old)
-    del older["lines"]["generator"]["recall"]
+    del older["rows"]["generator"]["recall"]
     for record in ({}, older):
         other.write_text(json.dumps(record), encoding="utf-8")
         outcome = run_command(*command, *ready, "--compare", other)

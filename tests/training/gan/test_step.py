@@ -76,7 +76,7 @@ def trainer_of(clip: ClipEncoder, **changes: Any) -> GanTrainer:
 
 def gradients(trainer: GanTrainer, *, samples_seen: int = 0) -> dict[str, Tensor]:
     """Of D, then of G against the same D."""
-    batch, found = trainer.draw(samples_seen), {}
+    batch, found = trainer.sample_batch(samples_seen), {}
     trainer.steps.discriminator_gradients(batch, regularise=True)
     found |= {f"D.{n}": p.grad.clone() for n, p in trainer.discriminator.named_parameters()}
     mean = torch.tensor(0.5) if trainer.config.path_length_weight else None
@@ -98,7 +98,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 def test_gradients_match_the_losses_written_out(clip: ClipEncoder, adversarial: str):
     trainer = trainer_of(clip, adversarial=adversarial, augment=AUGMENTATIONS["off"], **EVERYTHING)
     found = gradients(trainer)
-    batch, config = trainer.draw(0), trainer.config
+    batch, config = trainer.sample_batch(0), trainer.config
     generator, discriminator = trainer.generator, trainer.discriminator
 
     def logits(images: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
@@ -300,7 +300,7 @@ ALWAYS = AugmentConfig(control="fixed", probability=0.8, cutout=0.5)
 
 def test_r1_is_of_the_images_before_they_are_augmented(clip: ClipEncoder):
     trainer = trainer_of(clip, augment=ALWAYS, contrast_weight=0.0, clip_weight=0.0)
-    batch, config = trainer.draw(0), trainer.config
+    batch, config = trainer.sample_batch(0), trainer.config
     trainer.steps.discriminator_gradients(batch, regularise=True)
     found = {n: p.grad.clone() for n, p in trainer.discriminator.named_parameters()}
 
@@ -353,7 +353,7 @@ def test_recomputed_activations_have_the_same_gradients(clip: ClipEncoder):
 def test_recomputing_keeps_fewer_activations(clip: ClipEncoder):
     def bytes_of(activation_checkpointing: bool) -> float:
         trainer = trainer_of(clip, activation_checkpointing=activation_checkpointing)
-        batch = trainer.draw(0)
+        batch = trainer.sample_batch(0)
         return saved_bytes(
             lambda: trainer.discriminator(trainer.generator(batch.z, batch.condition))
         )

@@ -70,8 +70,8 @@ def test_evaluate_gan_tells_it_and_compares_only_the_same(
     outcome = succeed(*command, "--out", tmp_path / "a", "--inception", weights)
     header, row = outcome.out.splitlines()[-6], outcome.out.splitlines()[-4]
     found = read_json(tmp_path / "a" / "report.json")
-    distance = found["lines"]["generator"]["fid"]
-    assert distance > found["lines"]["other training images"]["fid"] > 0
+    distance = found["rows"]["generator"]["fid"]
+    assert distance > found["rows"]["other training images"]["fid"] > 0
     assert header.endswith("| Inception Frechet distance |")
     assert row.endswith(f"| {distance:.2f} |")
     assert found["references"]["inception"]["images"] == 12

@@ -23,14 +23,14 @@ from training.prior.evaluate import (
     PERFECT,
     UNRELATED,
     EvalSet,
-    draw,
     load_priors,
     measure,
     references,
     report,
     same_name,
+    sample_all,
+    sampler_configs_of,
     through,
-    ways_of,
 )
 
 DIM = 16
@@ -38,8 +38,8 @@ ENCODER = EncoderId((EncoderBlock("made up", "abc", "{}", DIM),))
 
 
 def rows_of(count: int, *, seed: int = 0) -> Tensor:
-    drawn = torch.randn(count, DIM, generator=torch.Generator().manual_seed(seed))
-    return F.normalize(drawn + 0.5, dim=1)
+    sampled = torch.randn(count, DIM, generator=torch.Generator().manual_seed(seed))
+    return F.normalize(sampled + 0.5, dim=1)
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +106,14 @@ def test_two_draws_tell_the_diversity_and_the_energy_score():
     generator = torch.Generator().manual_seed(7)
     centroid = rows_of(300)
 
-    def drawn() -> Tensor:
+    def sampled() -> Tensor:
         return F.normalize(centroid + 0.2 * torch.randn(centroid.shape, generator=generator), dim=1)
 
-    true, right = drawn(), measure(drawn(), drawn(), drawn(), bootstrap=2)
+    true, right = sampled(), measure(sampled(), sampled(), sampled(), bootstrap=2)
     mean = measure(centroid, true, centroid, bootstrap=2)
     assert mean.same_text_cosine == pytest.approx(1)
     assert right.same_text_cosine == pytest.approx(
-        measure(drawn(), true, bootstrap=2).clip_i_sim, abs=0.02
+        measure(sampled(), true, bootstrap=2).clip_i_sim, abs=0.02
     )
     assert mean.clip_i_sim > right.clip_i_sim
     assert mean.energy == pytest.approx(float((true - centroid).norm(dim=1).mean()), rel=1e-5)
@@ -202,9 +202,14 @@ def test_a_perfect_prior_is_at_no_kernel_distance(tmp_path: Path):
 
 
 def test_ways_are_steps_then_guidance_at_few():
-    ways = ways_of([1, 4, 64], [1.0, 2.0], "ddim")
-    assert [(way.steps, way.guidance) for way in ways] == [(1, 1), (4, 1), (64, 1), (4, 2)]
-    assert {way.sampler for way in ways} == {"ddim"}
+    sampler_configs = sampler_configs_of([1, 4, 64], [1.0, 2.0], "ddim")
+    assert [(way.steps, way.guidance) for way in sampler_configs] == [
+        (1, 1),
+        (4, 1),
+        (64, 1),
+        (4, 2),
+    ]
+    assert {way.sampler for way in sampler_configs} == {"ddim"}
 
 
 def test_the_verb_writes_table_record_and_figure(runs: list[Path], captioned: Path, tmp_path: Path):
@@ -213,25 +218,25 @@ def test_the_verb_writes_table_record_and_figure(runs: list[Path], captioned: Pa
     printed = succeed("evaluate", "prior", *runs, *options).out
     assert printed == (out / "report.md").read_text(encoding="utf-8")
     record = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    lines = {(line["name"], line["steps"]): line for line in record["lines"]}
+    rows = {(row["name"], row["steps"]): row for row in record["rows"]}
     kinds = ("shifted full, linear", "baseline, linear")
     expected = [(kind, steps) for kind in kinds for steps in (1, 3)]
     expected += [(f"{kind}, guidance 2", 3) for kind in kinds]
-    assert set(expected) <= set(lines)
-    assert len(lines) == len(expected) + 4  # references
-    shifted = lines["shifted full, linear", 3]
+    assert set(expected) <= set(rows)
+    assert len(rows) == len(expected) + 4  # references
+    shifted = rows["shifted full, linear", 3]
     assert shifted["seeds"] == 2
     assert shifted["spread"]["fd_clip"] > 0
-    assert lines["baseline, linear", 3]["spread"] == {}
-    for (name, steps), line in lines.items():
+    assert rows["baseline, linear", 3]["spread"] == {}
+    for (name, steps), row in rows.items():
         assert f"| {name} | {steps or ''} |" in printed
-        assert -1 <= line["metrics"]["clip_i_sim"] <= 1
+        assert -1 <= row["metrics"]["clip_i_sim"] <= 1
     by_steps = [row for row in printed.splitlines() if row.startswith("| shifted full, linear |")]
     assert len(by_steps) == 4 + 2  # Frechet distance, energy, one text's draws, recall; all figures
     assert by_steps[0].count(" (") == 2  # of two trainings
-    unrelated = lines[UNRELATED, None]
-    (perfect,) = [line for (name, _), line in lines.items() if name.startswith(PERFECT)]
-    assert perfect["metrics"]["fd_clip"] < lines["baseline, linear", 3]["metrics"]["fd_clip"]
+    unrelated = rows[UNRELATED, None]
+    (perfect,) = [row for (name, _), row in rows.items() if name.startswith(PERFECT)]
+    assert perfect["metrics"]["fd_clip"] < rows["baseline, linear", 3]["metrics"]["fd_clip"]
     assert unrelated["metrics"]["retrieval_10"] < 0.6
     assert (out / "steps.png").read_bytes().startswith(b"\x89PNG")
 
@@ -251,9 +256,9 @@ def test_priors_are_judged_through_a_generator(
     )
     prior = load_priors([prior_run], data, torch.device("cpu"))
     decode = through(generator, clip)
-    (line,) = report(prior, eval_set, [SamplerConfig(2)], decode=decode, bootstrap=2)
-    made, _ = draw(next(iter(prior.values()))[0], eval_set, SamplerConfig(2))
-    assert line.metrics.clip_i_sim == pytest.approx(
+    (row,) = report(prior, eval_set, [SamplerConfig(2)], decode=decode, bootstrap=2)
+    made, _ = sample_all(next(iter(prior.values()))[0], eval_set, SamplerConfig(2))
+    assert row.metrics.clip_i_sim == pytest.approx(
         mean_cosine(decode(made), eval_set.true), abs=1e-5
     )
     outcome = run_command(
@@ -305,7 +310,7 @@ def test_a_short_study_trains_every_process_and_reports(
     options = ("--out", tmp_path / "study", "--kimg", "0.064", "--seeds", "1", "--steps", "1,2")
     succeed("evaluate", "study", captioned, *options, "--limit", "25")
     record = json.loads((tmp_path / "study" / "report.json").read_text(encoding="utf-8"))
-    names = {line["name"] for line in record["lines"] if line["steps"] == 2}
+    names = {row["name"] for row in record["rows"] if row["steps"] == 2}
     kinds = ("shifted full", "shifted diagonal", "64 diagonal clusters", "baseline")
     assert {f"{kind}, {schedule}" for kind in kinds for schedule in ("linear", "cosine")} <= names
     assert {"baseline, linear, guidance 4, thresholded", "shifted full, linear, dpm++"} <= names
@@ -317,7 +322,7 @@ def test_a_short_study_trains_every_process_and_reports(
     }
     for schedule in ("linear", "cosine"):
         assert {f"{kind}, {schedule}, {other}" for kind, other in others.items()} <= names
-    once = {line["name"] for line in record["lines"] if line["steps"] == 1} - names
+    once = {row["name"] for row in record["rows"] if row["steps"] == 1} - names
     few = "of at most 1 steps"
     assert once == {f"shifted full, linear, {few}", f"shifted full, linear, draws, {few}"}
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}
