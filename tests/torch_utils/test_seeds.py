@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torch_utils import seeds
 
-DRAWS = [seeds.normal_per_sample, seeds.uniform_per_sample]
+ENERGY = [seeds.normal_per_sample, seeds.uniform_per_sample]
 parts = st.lists(st.integers() | st.text(max_size=5), max_size=4)
 
 
@@ -47,7 +47,7 @@ def test_the_global_state_is_neither_used_nor_moved():
     assert seeds.normal_per_sample((3,), key=(0,), indices=range(4)).equal(first)
 
 
-@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("draw", ENERGY)
 def test_a_row_depends_on_its_key_and_index_alone(draw):
     rows: Tensor = draw((2, 3), key=(7, "z"), indices=[5, 0, 9])
     assert rows.shape == (3, 2, 3)

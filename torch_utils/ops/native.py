@@ -59,7 +59,7 @@ def status(device: torch.device) -> str:
     found = _library(device)
     if found is not None:
         return f"compiled ({found.path})"
-    return f"reference ({_choice.reasons.get(device, 'as eval_set for')})"
+    return f"reference ({_choice.reasons.get(device, 'as asked for')})"
 
 
 def is_compiled(x: Tensor) -> bool:

@@ -280,12 +280,12 @@ def label(prior: LoadedPrior) -> str:
         process = f"shifted {config.covariance}"
     elif process == "clusters":
         process = f"{config.num_clusters} {config.cluster_covariance} clusters"
-    predicts = ", draws" if config.objective == "energy" else ""
+    objective = ", energy" if config.objective == "energy" else ""
     steps = f", of at most {config.step_budget} steps" if config.step_budget else ""
     usual = dataclasses.replace(config, v_parameterisation=None).is_v_parameterised
     residual = {True: ", residual", False: ", direct"}[config.is_v_parameterised]
     said = residual if config.is_v_parameterised != usual else ""
-    return f"{process}, {config.schedule.name}{predicts}{steps}{said}"
+    return f"{process}, {config.schedule.name}{objective}{steps}{said}"
 
 
 def load_priors(

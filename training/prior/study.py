@@ -36,13 +36,13 @@ PROCESSES = {
     "diagonal-residual": ("shifted", "prior.covariance=diagonal", "prior.v_parameterisation=true"),
     "baseline-residual": ("baseline", "prior.v_parameterisation=true"),
 }
-DRAWS = ("shifted", "prior.covariance=full", "prior.objective=draw")
+ENERGY = ("shifted", "prior.covariance=full", "prior.objective=draw")
 REGRESSION = (
     "shifted",
     "prior.covariance=full",
     "prior.step_budget=1",
 )  # sees nothing but the text
-TUNED = (*DRAWS, "prior.step_budget=1")  # from full, for a share of its length
+TUNED = (*ENERGY, "prior.step_budget=1")  # from full, for a share of its length
 TUNED_SHARE = 0.4
 GUIDANCES = (1.5, 2.0, 4.0)  # of full and baseline
 GUIDED = ("full-linear-0", "baseline-linear-0")
@@ -77,7 +77,7 @@ def trainings(config: StudyConfig) -> list[Training]:
     """The seeds one after another, then the other schedule."""
     found, kimg = [], config.kimg
     for seed in range(config.num_seeds):
-        of_seed = PROCESSES | {"draws": DRAWS} | ({"regression": REGRESSION} if seed == 0 else {})
+        of_seed = PROCESSES | {"energy": ENERGY} | ({"regression": REGRESSION} if seed == 0 else {})
         found += [Training(f"{n}-linear-{seed}", given, seed, kimg) for n, given in of_seed.items()]
         full = f"full-linear-{seed}"
         found.append(Training(f"tuned-linear-{seed}", TUNED, seed, kimg * TUNED_SHARE, full))

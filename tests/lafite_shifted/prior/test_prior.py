@@ -276,10 +276,10 @@ def test_loss_matches_its_definition_sample_by_sample(prior: Prior):
 
 
 @pytest.mark.parametrize("objective", ["mse", "energy"])
-def test_every_parameter_gets_a_gradient(predicts: Literal["mse", "energy"]):
+def test_every_parameter_gets_a_gradient(objective: Literal["mse", "energy"]):
     stats = EmbeddingStats.of(random_images(count=64))
-    prior = Prior(dataclasses.replace(TINY, predicts=predicts), stats)
-    sample_noise = torch.randn(8, 1, 3, 16) if predicts == "draw" else None
+    prior = Prior(dataclasses.replace(TINY, objective=objective), stats)
+    sample_noise = torch.randn(8, 1, 3, 16) if objective == "energy" else None
     has_text = torch.tensor([True] * 6 + [False] * 2)
     noise = torch.randn(8, 1, 16)
     prior.loss(
@@ -511,13 +511,13 @@ def two_answers() -> tuple[Prior, Prior, Tensor]:
     answers = F.normalize(torch.eye(16)[:2] + 0.3, dim=1)
     text = random_text()[torch.zeros(32, dtype=torch.long)]
     yes, priors = torch.ones(32, dtype=torch.bool), []
-    for predicts in ("mse", "energy"):
+    for objective in ("mse", "energy"):
         torch.manual_seed(0)
-        config = dataclasses.replace(TINY, predicts=predicts, step_budget=1)
+        config = dataclasses.replace(TINY, objective=objective, step_budget=1)
         prior = Prior(config, EmbeddingStats.of(torch.cat([answers, random_images()])))
         optimizer = torch.optim.Adam(prior.network.parameters(), lr=3e-3)
         for _ in range(150):
-            sample_noise = torch.randn(32, 1, 4, 16) if predicts == "draw" else None
+            sample_noise = torch.randn(32, 1, 4, 16) if objective == "energy" else None
             loss = prior.loss(
                 answers[torch.randint(2, (32,))],
                 text,

@@ -314,7 +314,7 @@ def test_a_short_study_trains_every_process_and_reports(
     kinds = ("shifted full", "shifted diagonal", "64 diagonal clusters", "baseline")
     assert {f"{kind}, {schedule}" for kind in kinds for schedule in ("linear", "cosine")} <= names
     assert {"baseline, linear, guidance 4, thresholded", "shifted full, linear, dpm++"} <= names
-    assert "shifted full, linear, draws" in names
+    assert "shifted full, linear, energy" in names
     others = {
         "shifted full": "direct",
         "shifted diagonal": "v_parameterisation",
@@ -324,7 +324,7 @@ def test_a_short_study_trains_every_process_and_reports(
         assert {f"{kind}, {schedule}, {other}" for kind, other in others.items()} <= names
     once = {row["name"] for row in record["rows"] if row["steps"] == 1} - names
     few = "of at most 1 steps"
-    assert once == {f"shifted full, linear, {few}", f"shifted full, linear, draws, {few}"}
+    assert once == {f"shifted full, linear, {few}", f"shifted full, linear, energy, {few}"}
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}
     assert len(before) > 8
     succeed("evaluate", "study", captioned, *options, "--limit", "25")

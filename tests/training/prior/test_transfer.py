@@ -17,7 +17,7 @@ from training.prior.run import open_prior_run, prior_config
 from training.prior.transfer import PriorStart
 
 CPU = torch.device("cpu")
-DRAWS = ("--set", "prior.objective=draw", "--set", "prior.step_budget=1")
+ENERGY = ("--set", "prior.objective=draw", "--set", "prior.step_budget=1")
 SMALL = ["prior.width=32", "prior.depth=1", "prior.heads=2", "batch=8"]
 
 
@@ -45,14 +45,14 @@ def test_a_run_goes_on_without_what_it_began_with(
 ):
     first, run = tmp_path / "first", tmp_path / "run"
     shutil.copytree(prior_run, first)
-    begin = ("train-prior", some_embeddings, "--out", run, "--init", first, *TINY_PRIOR, *DRAWS)
+    begin = ("train-prior", some_embeddings, "--out", run, "--init", first, *TINY_PRIOR, *ENERGY)
     succeed(*begin)
     recorded = json.loads((run / "config.json").read_text())["init"]
     assert recorded["path"] == str(first)
     shutil.rmtree(first)
     succeed(*begin, "--kimg", "0.064")
     assert load_prior(find_part(run, "prior"), device=CPU).training["kimg"] == 0.064
-    other = run_command(*begin[:4], *TINY_PRIOR, *DRAWS, "--kimg", "0.064")
+    other = run_command(*begin[:4], *TINY_PRIOR, *ENERGY, "--kimg", "0.064")
     assert other.code == 2
     assert "init" in other.err
 
