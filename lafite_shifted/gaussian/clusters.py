@@ -28,8 +28,8 @@ RANK = 32  # of "low-rank"
 
 
 def find_centroids(rows: Tensor, num_clusters: int, *, seed: int = 0) -> Tensor:
-    """k-means centroids [K, D] of unit rows [n, D], by scipy from the start of k-means++; InputError
-    for fewer rows than clusters.
+    """k-means centroids [K, D] of unit rows [n, D], by scipy from the start of k-means++;
+    InputError for fewer rows than clusters.
     """
     from scipy.cluster.vq import kmeans2
 
@@ -161,8 +161,8 @@ class ClusterStats:
             self.centroids
         ):
             raise ValueError(
-                "only statistics of one covariance type around the same centroids can be merged; make them with "
-                "`stats --centroids`"
+                "only statistics of one covariance type around the same centroids can be merged; "
+                "make them with `stats --centroids`"
             )
         self.counts += other.counts
         self.sums += other.sums

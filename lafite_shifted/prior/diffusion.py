@@ -49,17 +49,17 @@ Sampler = Literal["ancestral", "ddim", "dpm++"]
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How z_0 is drawn: few steps and no guidance, because more of either raises the Frechet
+    """Sampler of z_0: few steps and no guidance, because more of either raises the Frechet
     distance or lowers the cosine to the true embedding (docs/prior.md).
     """
 
-    # questions to the network, with guidance two each; None: 4, or as many as it has learnt
+    # network evaluations, with guidance two each; None: 4, or the prior's step budget
     steps: int | None = None
     sampler: Sampler | None = None  # None: what suits the prior, "dpm++" or "ancestral"
     eta: float = 0.0  # noise of "ddim": 0 is deterministic, 1 is "ancestral"
     guidance: float = 1.0
     dynamic_threshold: bool = False  # dynamic thresholding of every prediction
-    best_of: int = 1  # draws for each text; the closest to the text embedding is kept
+    best_of: int = 1  # samples for each text; the closest to the text embedding is returned
 
     def __post_init__(self) -> None:
         if (self.steps is not None and self.steps < 1) or self.best_of < 1:
@@ -112,12 +112,12 @@ class Schedule:
 
     def subset(self, num_steps: int, *, spacing: Spacing = "time") -> list[int]:
         """`num_steps` falling times from T on: in time evenly spaced down to 0, where nothing is
-        left to ask ("trailing", arXiv:2305.08891, table 2), or evenly in log-SNR (as far as whole
+        left to predict ("trailing", arXiv:2305.08891, table 2), or evenly in log-SNR (as far as whole
         times allow).
 
         Half the log-SNR runs up to 0.5 + n / 4, and from -1.5 - n / 8 after the first, both as far
-        as T and 1 allow: few questions are worth most in the middle, where the answer is in the
-        making (`training/prior/exact.py`).
+        as T and 1 allow: few network evaluations matter most in the middle, where z_0 is
+        decided (`training/prior/exact.py`).
         """
         if not 1 <= num_steps <= self.num_steps:
             raise ValueError(f"the number of steps must be in 1..{self.num_steps}, not {num_steps}")
@@ -186,9 +186,7 @@ def dpm_step(schedule: Schedule, t: int, s: int, *, before: int | None) -> Linea
 def plan(
     schedule: Schedule, *, num_steps: int, sampler: Sampler = "ancestral", eta: float = 0.0
 ) -> list[tuple[int, LinearStep]]:
-    """The times at which the network is asked, and what is done with its answers; `eta` is
-    DDIM's.
-    """
+    """The timesteps of the network evaluations, and the step that follows each; `eta` is DDIM's."""
     if sampler == "dpm++":
         times = schedule.subset(num_steps, spacing="log_snr")
         behind: list[int | None] = [None, *times[:-1]]
@@ -226,8 +224,8 @@ def sample(
 
 def clamp_dynamically(y0: Tensor, quantile: float, *, percentile: float) -> Tensor:
     """Dynamic thresholding (arXiv:2205.11487, section 2.3) of predictions y_0 [N, D] in whitened
-    coordinates: clamped to the percentile of |y_0| of the row, or to `quantile` if that is more, and
-    scaled back to `quantile`, which is the data's own percentile there.
+    coordinates: clamped to the percentile of |y_0| of the row, or to `quantile` if that is more,
+    and scaled back to `quantile`, which is the data's own percentile there.
     """
     largest = torch.quantile(y0.abs(), percentile / 100, dim=1, keepdim=True).clamp(min=quantile)
     return y0.clamp(-largest, largest) * (quantile / largest)

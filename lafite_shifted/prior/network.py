@@ -1,12 +1,12 @@
 """The network of the prior.
 
 A causal transformer over [text tokens, text embedding, cluster, time, noisy embedding, query]
-(arXiv:2204.06125, section 2.2) sees the noisy embedding whitened, and says at the query z_0, or
-what the Gaussian does not know of it (see `Prior.predict`). RMSNorm, SwiGLU. Nothing before the
-time depends on it, so a text is read once and asked as often as training and sampling want.
+(arXiv:2204.06125, section 2.2) takes the noisy embedding whitened and predicts at the query z_0, or
+v (see `Prior.predict`). RMSNorm, SwiGLU. Nothing before the time depends on it: the keys and values
+of a text are computed once (`encode_text`) and used by every network evaluation (`forward`).
 
-Shape letters: N texts, R questions a text, L text tokens, F width of the text tower, P what is
-read of a text, S sequence, W width, D embedding.
+Shape letters: N texts, R timesteps a text, L text tokens, F width of the text tower, P condition
+tokens of a text, S sequence, W width, D embedding.
 """
 
 import math
@@ -37,15 +37,15 @@ class PriorConfig:
     num_clusters: int = 64  # of the process "clusters"
     cluster_covariance: ClusterCovarianceType = "diagonal"
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    # the mean of z_0 given z_t (mean square error), or a draw of it (energy score)
+    # mean square error: predicts the mean of z_0 given z_t; energy score: samples z_0 given z_t
     objective: Literal["mse", "energy"] = "mse"
-    step_budget: int | None = None  # sampling steps that are learnt, and no other times; None: all
-    # whether the network says z_0, or what is missing from what the data's Gaussian knows of it;
-    # None: the latter where the process has that Gaussian
+    step_budget: int | None = None  # most sampling steps, whose timesteps alone are trained on
+    # whether the network predicts v, on top of the best linear denoiser of the data's Gaussian,
+    # or z_0; None: v where the process has that Gaussian
     v_parameterisation: bool | None = None
     embed_dim: int = 128  # D
     token_width: int = 192  # F
-    text_encoder: TextEncoderId | None = None  # whose token states it reads; None: the CLIP's own
+    text_encoder: TextEncoderId | None = None  # whose token states it takes; None: the CLIP's own
     context_length: int = 32  # L
     width: int = 512  # W
     depth: int = 8
@@ -68,7 +68,7 @@ class PriorConfig:
 
     @property
     def is_v_parameterised(self) -> bool:
-        """`v_parameterisation`, decided."""
+        """`v_parameterisation`, resolved."""
         if self.v_parameterisation is not None:
             return self.v_parameterisation
         return self.process == "shifted" and self.covariance == "full"
@@ -104,8 +104,8 @@ class Block(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """x [rows, W] -> the next x, and its keys and values, each [N, heads, S, W / heads].
 
-        `places` says where in [N S] the rows lie, with padding between (None: without); `encode_text` are
-        the keys and values of what lies before them.
+        `places` are the positions of the rows in [N S], with padding between (None: without);
+        `cached` are the keys and values of the tokens before them.
         """
         n, _, s, _ = mask.shape
         qkv = self.to_qkv(self.attention_norm(x))
@@ -135,14 +135,14 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TextCache:
-    """What a network has read of N texts."""
+    """Keys and values of the condition tokens of N texts."""
 
     blocks: list[tuple[Tensor, Tensor]]  # keys and values, each [N, heads, P, W / heads]
     visible: Tensor  # [N, P] bool: not what is dropped or lies behind the end of a text
 
 
 class PriorNetwork(nn.Module):
-    """Text -> `encode_text` -> (whitened y_t, t) -> z_0 or its residual, times sqrt(D)."""
+    """`encode_text`, then (whitened y_t, t) -> z_0 or v, times sqrt(D)."""
 
     def __init__(self, config: PriorConfig):
         super().__init__()
@@ -157,8 +157,10 @@ class PriorNetwork(nn.Module):
         nn.init.normal_(self.from_cluster.weight, std=0.02)
         self.no_text = nn.Parameter(torch.randn(width) * 0.02)
         self.query = nn.Parameter(torch.randn(width) * 0.02)
-        draws = config.objective == "energy"
-        self.from_sample_noise = nn.Linear(config.embed_dim, width, bias=False) if draws else None
+        is_energy = config.objective == "energy"
+        self.from_sample_noise = (
+            nn.Linear(config.embed_dim, width, bias=False) if is_energy else None
+        )
         length = config.context_length + NUM_CONDITION_TOKENS + NUM_QUERY_TOKENS
         self.position = nn.Parameter(torch.randn(length, width) * 0.02)
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
@@ -193,9 +195,9 @@ class PriorNetwork(nn.Module):
     def forward(
         self, y: Tensor, t: Tensor, cache: TextCache, sample_noise: Tensor | None = None
     ) -> Tensor:
-        """[N R, D] for y [N R, D] at times t [N R]: row n R + r is the r-th question about text n,
-        and knows nothing of the others. Where it predicts a draw, the standard normal
-        `sample_noise` [N R, D] decides which.
+        """[N R, D] for y [N R, D] at timesteps t [N R]: row n R + r is the r-th timestep of text n,
+        independent of the others. With the energy objective, the standard normal
+        `sample_noise` [N R, D] selects the sample.
         """
         num_texts = len(cache.visible)
         query = self.query.expand(len(y), -1)
@@ -227,7 +229,7 @@ def text_mask(visible: Tensor) -> Tensor:
 
 def query_mask(visible: Tensor, num_timesteps: int) -> Tensor:
     """[N, 1, 3 R, P + 3 R] True where attention may look: at what is visible [N, P] of the text,
-    and causally within its own question.
+    and causally within its own timestep.
     """
     one = torch.ones(
         NUM_QUERY_TOKENS, NUM_QUERY_TOKENS, dtype=torch.bool, device=visible.device

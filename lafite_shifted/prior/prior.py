@@ -1,11 +1,11 @@
 """The prior: text features -> CLIP image embedding by shifted diffusion (arXiv:2211.15388, section
 3). A network with the Gaussian, or Gaussians, and the schedule that it was trained on.
 
-With several Gaussians the text chooses one by the same rule while training and while sampling, and
-keeps it through the whole chain. A network that predicts a draw learns the distribution of z_0
-given z_t itself, by the energy score (arXiv:2502.02483), and needs few steps.
+With several Gaussians the text selects one by the same rule in training and in sampling, and it is
+held through the whole chain. The objective is the mean square error, or the energy score
+(arXiv:2502.02483): then the network is a sampler of z_0 given z_t and needs few steps.
 
-Shape letters: N texts, R num_timesteps a text, M inner draws a question, D embedding.
+Shape letters: N texts, R timesteps a text, M samples a timestep, D embedding.
 """
 
 import math
@@ -42,8 +42,8 @@ THRESHOLD_PERCENTILE = 99.5  # of dynamic thresholding
 class Prior(nn.Module):
     """A network with its Gaussians and its schedule.
 
-    `threshold_quantile` is what dynamic thresholding asks for: the percentile of |y| of the training embeddings
-    in whitened coordinates (see `whitened_quantile`).
+    `threshold_quantile` belongs to dynamic thresholding: the percentile of |y| of the training
+    embeddings in whitened coordinates (see `whitened_quantile`).
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Prior(nn.Module):
 
     @property
     def times(self) -> list[int]:
-        """The times that it learns, rising: all, or those of at most `step_budget` steps."""
+        """The timesteps that it is trained on, rising: all, or those of at most `step_budget` steps."""
         most = self.config.step_budget
         if most is None:
             return list(range(1, self.schedule.num_steps + 1))
@@ -109,7 +109,7 @@ class Prior(nn.Module):
         return float(np.percentile(torch.cat(parts).double().numpy(), THRESHOLD_PERCENTILE))
 
     def encode_text(self, text: TextFeatures, has_text: Tensor, cluster: Tensor) -> TextCache:
-        """What `predict` must know of N texts; `has_text` [N] False: of none."""
+        """Keys and values of N texts for `predict`; `has_text` [N] False: without text."""
         with self._reduced(cluster.device):
             return self.network.encode_text(text, has_text, cluster)
 
@@ -121,22 +121,22 @@ class Prior(nn.Module):
         cache: TextCache,
         sample_noise: Tensor | None = None,
     ) -> Tensor:
-        """z_0 [N R, D] (not normalised) from z_t [N R, D] at times t [N R], R num_timesteps about each
-        of the N texts read; `sample_noise` [N R, D] decides between the draws of a network that draws.
+        """z_0 [N R, D] (not normalised) from z_t [N R, D] at timesteps t [N R], R of them for each
+        of the N cached texts; `sample_noise` [N R, D] selects the sample of the energy objective.
 
-        A residual network adds sqrt(1 - abar) times what it says to what the data's Gaussian alone
-        knows. In the process of that Gaussian this is mean + sqrt(abar) (z_t - mean), and what the
-        network says is arXiv:2202.00512's v, with the sign turned. So little noise needs little of
-        the network.
+        In the v-parameterisation, z_0 is the best linear denoiser of the data's Gaussian plus
+        sqrt(1 - abar) times the output of the network. In the process of that Gaussian the first
+        is mean + sqrt(abar) (z_t - mean), and the output is arXiv:2202.00512's v with the sign
+        turned: at little noise the network contributes little.
         """
         y = gaussian.whiten(z_t)
         with self._reduced(y.device):
             scaled = self.network(y, t, cache, sample_noise)
-        said = scaled.float() / math.sqrt(self.config.embed_dim)
+        predicted = scaled.float() / math.sqrt(self.config.embed_dim)
         if self.linear is None:
-            return said
+            return predicted
         abar = self.schedule.abar.to(y.device)[t][:, None]
-        return self.linear(z_t, abar.float()) + (1 - abar).sqrt().float() * said
+        return self.linear(z_t, abar.float()) + (1 - abar).sqrt().float() * predicted
 
     def _reduced(self, device: torch.device):
         reduced = self.compute_dtype != torch.float32
@@ -152,13 +152,13 @@ class Prior(nn.Module):
         has_text: Tensor,
         sample_noise: Tensor | None = None,
     ) -> Tensor:
-        """Error of the prediction times 1 - abar_t, over R times t [N, R] and noises [N, R, D] of
-        each pair, [N].
+        """Error of the prediction times 1 - abar_t, over R timesteps t [N, R] and noises [N, R, D]
+        of each pair, [N].
 
-        The error is the mean square one of sqrt(D) z_0, or the energy score of the M >= 2 draws of
-        z_0 that `sample_noise` [N, R, M, D] decides. The factor is P2's (arXiv:2204.00227, gamma 1, k 1:
-        1 / (1 + SNR) = 1 - abar_t), here on the z_0 loss as in arXiv:2211.15388, where the paper
-        that proposes it puts it on the noise loss.
+        The error is the mean square one of sqrt(D) z_0, or the energy score of the M >= 2 samples
+        of z_0 that `sample_noise` [N, R, M, D] gives. The factor is P2's (arXiv:2204.00227, gamma
+        1, k 1: 1 / (1 + SNR) = 1 - abar_t), here on the z_0 loss as in arXiv:2211.15388, where the
+        paper that proposes it puts it on the noise loss.
         """
         num_timesteps, num_samples = (
             t.shape[1],
@@ -169,7 +169,7 @@ class Prior(nn.Module):
         times = t.flatten()
         gaussian = self.gaussian_of(cluster.repeat_interleave(num_timesteps))
         z_t = diffuse(true, times, noise.flatten(0, 1), gaussian, self.schedule)
-        if sample_noise is not None:  # every question once for each draw
+        if sample_noise is not None:  # every timestep once for each sample
             z_t, times = z_t.repeat_interleave(num_samples, 0), times.repeat_interleave(num_samples)
             gaussian = self.gaussian_of(cluster.repeat_interleave(num_timesteps * num_samples))
             sample_noise = sample_noise.flatten(0, 2)
@@ -201,9 +201,9 @@ class Prior(nn.Module):
         caches = [self.encode_text(text, yes, cluster)]
         if sampling.guidance != 1.0:
             caches.append(self.encode_text(text, ~yes, cluster))
-        best = self._draw(gaussian, caches, sample_seeds, sampling, candidate=0)
+        best = self._sample_once(gaussian, caches, sample_seeds, sampling, candidate=0)
         for candidate in range(1, sampling.best_of):
-            other = self._draw(gaussian, caches, sample_seeds, sampling, candidate=candidate)
+            other = self._sample_once(gaussian, caches, sample_seeds, sampling, candidate=candidate)
             closer = (other * text.embedding).sum(dim=1) > (best * text.embedding).sum(dim=1)
             best = torch.where(closer[:, None], other, best)
         return best
@@ -212,8 +212,8 @@ class Prior(nn.Module):
         """With the steps and the sampler that suit this prior, where they are left open; InputError
         for what it cannot do.
 
-        The solver suits networks that add to what the Gaussian knows: of others it asks for little
-        noise, where their errors are largest (docs/prior.md).
+        The solver suits the v-parameterisation: it evaluates the network at little noise, where
+        the errors of a network that predicts z_0 are largest (docs/prior.md).
         """
         most = self.config.step_budget or self.schedule.num_steps
         steps = min(DEFAULT_STEPS, most) if sampling.steps is None else sampling.steps
@@ -224,26 +224,26 @@ class Prior(nn.Module):
         sampler = sampling.sampler or usual
         if steps > most:
             raise InputError(
-                f"{steps} sampling steps: this prior has {most}. Give fewer (`--steps`)."
+                f"{steps} sampling steps: this prior allows {most}. Give fewer (`--steps`)."
             )
         if sampling.dynamic_threshold and self.threshold_quantile is None:
             raise InputError(
-                "This prior knows no percentile for thresholding. Train it with this version, or "
-                "leave thresholding out."
+                "This prior has no percentile for dynamic thresholding. Train it with this version, "
+                "or leave --dynamic-threshold out."
             )
         if sampler == "dpm++" and few:
             raise InputError(
-                "The sampler dpm++ asks at times that this prior has not learnt. Use `--sampler "
-                "ancestral`."
+                "The sampler dpm++ needs timesteps that this prior was not trained on. Use "
+                "`--sampler ancestral`."
             )
         if sampler != "ancestral" and is_energy:
             raise InputError(
-                f"The sampler {sampler} asks for means, and this prior draws. Use "
-                "`--sampler ancestral`."
+                f"The sampler {sampler} needs the mean of z_0, and this prior, of the energy "
+                "objective, gives samples. Use `--sampler ancestral`."
             )
         return replace(sampling, steps=steps, sampler=sampler)
 
-    def _draw(
+    def _sample_once(
         self,
         gaussian: NoiseGaussian,
         caches: Sequence[TextCache],
@@ -275,7 +275,7 @@ class Prior(nn.Module):
                 z0 = gaussian.unwhiten(y0)
             return z0
 
-        assert sampling.steps is not None  # decided, as the sampler is
+        assert sampling.steps is not None  # resolved, as the sampler is
         assert sampling.sampler is not None
         steps = plan(
             self.schedule,
@@ -284,19 +284,19 @@ class Prior(nn.Module):
             eta=sampling.eta,
         )
         # normalised once, at the end: early predictions rightly have norms below 1
-        drawn = sample(denoise, lambda step: normal("prior", step), gaussian, steps)
+        z0 = sample(denoise, lambda step: normal("prior", step), gaussian, steps)
         encoder = self.stats.encoder_id
-        return encoder.normalise(drawn) if encoder else F.normalize(drawn, dim=1)
+        return encoder.normalise(z0) if encoder else F.normalize(z0, dim=1)
 
 
-def energy_score(draws: Tensor, true: Tensor) -> Tensor:
-    """Mean distance of M draws [N, M, D] to the true value [N, D], less half their mean distance to
-    each other, [N]: smallest in expectation where the draws have the distribution of the truth
+def energy_score(samples: Tensor, true: Tensor) -> Tensor:
+    """Mean distance of M samples [N, M, D] to the true value [N, D], less half their mean distance
+    to each other, [N]: smallest in expectation where the samples have the distribution of the truth
     (Gneiting and Raftery 2007, section 4.3).
     """
-    m = draws.shape[1]
+    m = samples.shape[1]
     if m < 2:
-        raise ValueError("the energy score needs at least 2 draws")
+        raise ValueError("the energy score needs at least 2 samples")
     first, second = torch.triu_indices(m, m, offset=1)
-    apart = (draws[:, first] - draws[:, second]).norm(dim=2)  # [N, M (M - 1) / 2]
-    return (draws - true[:, None]).norm(dim=2).mean(dim=1) - apart.mean(dim=1) / 2
+    apart = (samples[:, first] - samples[:, second]).norm(dim=2)  # [N, M (M - 1) / 2]
+    return (samples - true[:, None]).norm(dim=2).mean(dim=1) - apart.mean(dim=1) / 2

@@ -1,5 +1,5 @@
-"""Randomness of a step, drawn while the one before runs: on a CPU it takes as long as a part of a
-GPU's step. What is drawn follows from its position alone, so the order is of no account.
+"""Random numbers of a step, generated while the step before runs: on a CPU that takes as long as a
+part of a GPU's step. They depend on the position alone, so the order does not matter.
 """
 
 import time
@@ -10,8 +10,8 @@ from torch import Tensor
 
 
 class RandomNumbers:
-    """What `compute(position)` gives, computed in a thread while the step before runs. `waited` counts
-    the seconds that `get` has needed so far.
+    """`compute(position)`, in a thread while the step before runs. `waited` counts the seconds that
+    `get` has needed so far.
     """
 
     def __init__(self, compute: Callable[[int], dict[str, Tensor]]):

@@ -61,22 +61,24 @@ def _probe(
     shape: PriorConfig = dataclasses.replace(config.prior, depth=depth, process="baseline")
     generator = torch.Generator().manual_seed(0)
 
-    def draw(*size: int) -> torch.Tensor:
+    def normal(*size: int) -> torch.Tensor:
         return torch.randn(size, generator=generator)
 
     dim, length = shape.embed_dim, shape.context_length
     stats = EmbeddingStats(None, dim=dim)
     prior = Prior(shape, stats).to_device(device)
     prior.compute_dtype = pick_dtype(config.dtype, device)
-    z0 = F.normalize(draw(batch, dim), dim=1).to(device)
+    z0 = F.normalize(normal(batch, dim), dim=1).to(device)
     lengths = torch.full((batch,), length)
-    tokens = draw(batch, length, shape.token_width)
-    text = TextFeatures(F.normalize(draw(batch, dim), dim=1), tokens, lengths).to(device)
-    draws = shape.objective == "energy"
-    num_times = 1 if draws else config.timesteps_per_pair
+    tokens = normal(batch, length, shape.token_width)
+    text = TextFeatures(F.normalize(normal(batch, dim), dim=1), tokens, lengths).to(device)
+    is_energy = shape.objective == "energy"
+    num_times = 1 if is_energy else config.timesteps_per_pair
     t = torch.full((batch, num_times), shape.schedule.num_steps // 2, device=device)
-    noise = draw(batch, num_times, dim).to(device)
-    sample_noise = draw(batch, 1, config.timesteps_per_pair, dim).to(device) if draws else None
+    noise = normal(batch, num_times, dim).to(device)
+    sample_noise = (
+        normal(batch, 1, config.timesteps_per_pair, dim).to(device) if is_energy else None
+    )
     has_text = torch.ones(batch, dtype=torch.bool, device=device)
 
     def loss() -> torch.Tensor:

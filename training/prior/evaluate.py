@@ -1,6 +1,6 @@
 """How good priors are, on held-out captions: closeness to the true embedding, and the distribution.
 
-One step of a prior that predicts means is right on average, poor as a distribution. So cosine,
+One step of a prior of the mse objective is right on average, poor as a distribution. So cosine,
 recall, distances of the sets and the energy score, which judges the distribution given the text,
 stand beside each other. Shape letters: m captions, D embedding.
 """
@@ -36,7 +36,7 @@ UNRELATED = "real images of other names"
 PERFECT = "another real image of the same name"
 COPY = 0.9995  # cosine of embeddings from which on two images are one
 CHUNK = 500  # captions a forward pass
-BOOTSTRAP = 200  # draws of the captions, for the errors
+BOOTSTRAP = 200  # resamplings of the captions, for the errors
 
 
 Decode = Callable[[Tensor], Tensor]  # unit embeddings [m, D] -> those that are judged
@@ -78,8 +78,8 @@ class Metrics:
     retrieval_1: float  # share that finds its own image among all m
     retrieval_10: float
     intra_set_cosine: float  # mean pairwise cosine; `real` has its own
-    same_text_cosine: float | None  # mean cosine of two draws for the same text; 1 has no diversity
-    # of two draws, against the true one: smallest where they have its distribution given the text
+    same_text_cosine: float | None  # mean cosine of two samples for one text; 1 has no diversity
+    # of two samples, against the true one: smallest where they have its distribution given the text
     energy: float | None
     errors: dict[str, float]  # bootstrap standard errors over the captions, of what is above
 
@@ -106,7 +106,7 @@ def measure(
     bootstrap: int = BOOTSTRAP,
 ) -> Metrics:
     """The figures of unit embeddings [m, D] predicted for captions whose images are `true`;
-    `again` are other draws for the same captions (`predicted` itself where nothing is drawn).
+    `again` are other samples for the same captions (`predicted` where nothing is sampled).
     """
     by_clip = encoder_id.cosines(predicted, true) if encoder_id else []
     similarity = predicted @ true.T
@@ -360,7 +360,7 @@ def report(
 
 
 def _can(prior: LoadedPrior, sampler: SamplerConfig) -> bool:
-    """A prior that has learnt few steps is asked for no more, and one that draws in one sampler."""
+    """Whether its step budget and its objective allow the sampler configuration."""
     config = prior.prior.config
     if sampler.sampler not in (None, "ancestral") and config.objective == "energy":
         return False
@@ -368,7 +368,7 @@ def _can(prior: LoadedPrior, sampler: SamplerConfig) -> bool:
 
 
 def _joined(name: str, sampler: SamplerConfig, measured: list[Metrics], milliseconds: float) -> Row:
-    """Trainings of several seeds as one line; the bootstrap errors are the first one's."""
+    """Trainings of several seeds as one row; the bootstrap errors are the first one's."""
     values = {key: [asdict(one)[key] for one in measured] for key in asdict(measured[0])}
     errors = values.pop("errors")[0]
     by_clip = [statistics.mean(one) for one in zip(*values.pop("clip_i_sims"), strict=True)]

@@ -24,7 +24,7 @@ STEPS = (1, 2, 4, 8, 16, 64)
 
 @dataclass(frozen=True)
 class ExactResult:
-    """Of the embeddings that a perfect prior draws."""
+    """Of the embeddings that a perfect prior samples."""
 
     frechet: float  # to the true ones
     spread: float  # variance within a text, over the true one

@@ -12,7 +12,7 @@ INTERVAL = 1.96  # standard errors: half of a 95 % interval
 SHOWN = {  # of each prior by its steps
     "fd_clip": "Frechet distance (less is better)",
     "energy": "Energy score (less is better)",
-    "same_text_cosine": "Cosine of two draws for one text (1: no diversity)",
+    "same_text_cosine": "Cosine of two samples for one text (1: no diversity)",
     "retrieval_10": "Recall@10 (more is better)",
 }
 

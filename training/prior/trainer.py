@@ -1,4 +1,4 @@
-"""Training the prior on (text features, image embedding) pairs. Shape letters: N batch, R questions
+"""Training the prior on (text features, image embedding) pairs. Shape letters: N batch, R timesteps
 a pair, m captions, D embedding.
 """
 
@@ -42,8 +42,8 @@ class PriorTrainConfig:
         )
     )
     batch: int = 256
-    # asked about each pair of a batch, whose text is read once: R times and noises, or M draws at
-    # one time where the network predicts a draw
+    # of each pair of a batch, whose text is encoded once: R timesteps and noises, or M samples at
+    # one timestep with the energy objective
     timesteps_per_pair: int = 4
     learning_rate: float = 1.2e-4
     warmup_kimg: float = 25.0
@@ -66,9 +66,7 @@ class PriorTrainConfig:
         )
         positive(self, "warmup_kimg", "epsilon", "ema_half_life_kimg", "timesteps_per_pair")
         if self.prior.objective == "energy" and self.timesteps_per_pair < 2:
-            raise ValueError(
-                "a network that predicts a draw needs timesteps_per_pair of at least 2"
-            )
+            raise ValueError("the energy objective needs timesteps_per_pair of at least 2")
         if self.evaluation_steps > self.prior.schedule.num_steps:
             raise ValueError(
                 f"evaluation_steps must be at most {self.prior.schedule.num_steps}, the steps of "
@@ -181,7 +179,7 @@ class PriorTrainer:
         return {"loss": loss.detach(), "gradient_norm": norm}
 
     def _random_numbers(self, positions: range, *, dim: int) -> dict[str, Tensor]:
-        """What is random in the loss of the samples at these positions."""
+        """Random numbers of the loss of the samples at these positions."""
         config = self.config
         is_energy = config.prior.objective == "energy"
         uniform = seeds.uniform_per_sample((2,), key=(config.seed, "time"), indices=positions)
@@ -204,7 +202,7 @@ class PriorTrainer:
     def sample(
         self, captions: Tensor, *, sampling: SamplerConfig | None = None, first_seed: int = 0
     ) -> Tensor:
-        """Embeddings [m, D] on the CPU that the averaged prior draws for these captions, the i-th
+        """Embeddings [m, D] on the CPU that the EMA prior samples for these captions, the i-th
         with seed `first_seed` + i.
         """
         prior, parts = self.config.prior, []
@@ -221,8 +219,8 @@ class PriorTrainer:
 
     def evaluate(self, samples_seen: int, folder: Path) -> Evaluation:
         """On held-out captions, one a name: cosine to the true image embedding, Frechet distance of
-        the sets, energy score and cosine of two draws, beside what the text embedding itself
-        reaches; writes the averaged prior to `folder/prior`, and to `folder/best/prior` where its
+        the sets, energy score and cosine of two samples, beside what the text embedding itself
+        reaches; writes the EMA prior to `folder/prior`, and to `folder/best/prior` where its
         distance is the smallest so far.
         """
         training = {

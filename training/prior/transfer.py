@@ -33,7 +33,7 @@ class PriorStart:
     @staticmethod
     def of(init: Path, out: Path, config: PriorConfig, encoder_id: EncoderId) -> "PriorStart":
         """The averaged prior of a run or model folder. InputError unless it is of this CLIP and
-        differs from `config` only in how many steps it takes and whether it draws. Where the run in
+        differs from `config` only in how many steps it takes and its objective. Where the run in
         `out` has begun with it, only what it recorded.
         """
         recorded = recorded_start(out, init)
@@ -57,7 +57,7 @@ class PriorStart:
         return PriorStart({"path": str(init), "weights": weights_digest(weights)}, weights)
 
     def apply(self, network: PriorNetwork) -> None:
-        """Fill the network in place; what decides between draws is new, and has no say at first."""
+        """Fill the network in place; the layer of the sample noise is new, and gives 0 at first."""
         if self.weights is None:
             return
         own = network.state_dict()

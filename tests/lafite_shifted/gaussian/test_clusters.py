@@ -1,4 +1,6 @@
-"""Clusters of embeddings: sums in pieces, Gaussians of every covariance_type, and which one a text chooses."""
+"""Clusters of embeddings: sums in pieces, Gaussians of every covariance type, and the
+choice by the text.
+"""
 
 from pathlib import Path
 
