@@ -7,7 +7,6 @@ Shape letters: N batch, Z latent, V w space, D embedding, C H W activation.
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +18,9 @@ from lafite_shifted.decoder.layers import (
     ModulatedToRgb,
     checkpointed,
     clamp_of,
-    convolve,
 )
-from torch_utils.ops import SynthesisTail
+from torch_utils.ops import synthesis_epilogue
+from torch_utils.ops.upfirdn2d import upsample
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,12 @@ class Mapping(nn.Module):
         )
         self.register_buffer("w_average", torch.zeros(config.w_dim))
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, *, truncation: float = 1.0) -> Tensor:
+        """`truncation` below 1 pulls w towards its average (arXiv:1912.04958, appendix)."""
         x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
         for layer in self.layers:
             x = layer(x)
-        return x
+        return x if truncation == 1.0 else self.w_average.lerp(x, truncation)
 
     @torch.no_grad()
     def track(self, w: Tensor, *, decay: float = 0.995) -> None:
@@ -105,18 +105,6 @@ class Styles(nn.Module):
         return torch.cat([w.expand(self.num_layers, -1, -1), views], dim=2)
 
 
-class PreparedLayer(NamedTuple):
-    """A layer and all that it computes without the activations."""
-
-    kernel: Tensor
-    up: bool
-    tail: SynthesisTail
-
-    def run(self, x: Tensor, lower: Tensor | None = None) -> tuple[Any, Any]:
-        """x [N, I, H, W], which is multiplied by the layer's scale -> what SynthesisTail gives."""
-        return self.tail(convolve(x, self.kernel, up=self.up), lower)
-
-
 class SynthesisLayer(nn.Module):
     """Modulated 3x3 convolution, demodulation, noise, bias, leaky ReLU."""
 
@@ -131,30 +119,15 @@ class SynthesisLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_outputs))
         self.register_buffer("noise_buffer", torch.randn(1, 1, resolution, resolution))
 
-    def forward(
-        self,
-        scale: Tensor,
-        noise: Tensor | None,
-        *,
-        dtype: torch.dtype,
-        rgb: tuple[Tensor, Tensor] | None,
-        after: Tensor | None,
-    ) -> PreparedLayer:
-        """scale [N, I], which the input is multiplied by; `noise` [N, 1, H, W], or None for the
-        fixed buffer; `dtype` of the activations; `rgb` and `after` as SynthesisTail takes them.
+    def forward(self, x: Tensor, style: Tensor, noise: Tensor | None = None) -> Tensor:
+        """x [N, I, H, W], style [N, S] -> [N, O, R, R]; `noise` [N, 1, R, R], or None for the
+        fixed buffer.
         """
-        tail = SynthesisTail(
-            self.conv.demodulation(scale),
-            self.noise_buffer if noise is None else noise,
-            self.noise_strength,
-            self.bias,
-            dtype=dtype,
-            filtered=self.conv.up,
-            clamp=clamp_of(dtype),
-            rgb=rgb,
-            after=after,
+        y, demodulation = self.conv(x, style)
+        noise = self.noise_buffer if noise is None else noise
+        return synthesis_epilogue(
+            y, demodulation, noise, self.noise_strength, self.bias, clamp=clamp_of(y.dtype)
         )
-        return PreparedLayer(self.conv.kernel(dtype), self.conv.up, tail)
 
 
 class Generator(nn.Module):
@@ -199,57 +172,48 @@ class Generator(nn.Module):
         """`noise` [N, num_noise] standard normal, or None for the fixed buffers; `truncation` pulls
         w to its mean.
         """
-        w = self.mapping(z)  # [N, V]
-        if truncation != 1.0:
-            w = self.mapping.w_average.lerp(w, truncation)
+        w = self.mapping(z, truncation=truncation)  # [N, V]
         return self.synthesise(w, condition, noise=noise)
 
     def synthesise(self, w: Tensor, condition: Tensor, *, noise: Tensor | None = None) -> Tensor:
         """The part after the mapping network."""
-        styles = self.styles(w, condition).unbind()  # of the layers, then of the images
-        # What does not need the activations comes first: between two convolutions, which leave
-        # nothing of it in the caches, a call costs several times as much.
-        dtype = self.compute_dtype
-        scales = [
-            layer.conv.to_scale(style)  # type: ignore[operator, union-attr]
-            for layer, style in zip(self.layers, styles, strict=False)
-        ]
-        rgbs = [
-            to_rgb(style) for to_rgb, style in zip(self.to_rgbs, styles[len(scales) :], strict=True)
-        ]
-        layers = [
-            layer(
-                scale,
-                own,
-                dtype=dtype,
-                rgb=None if number % 2 else rgbs[number // 2],
-                after=scales[number + 1] if number + 1 < len(scales) else None,
-            )
-            for number, (layer, scale, own) in enumerate(
-                zip(self.layers, scales, self._split(noise), strict=True)
-            )
-        ]
-        x = self.constant.to(dtype) * scales[0].to(dtype)[:, :, None, None]  # [N, C, 4, 4]
+        styles = self.styles(w, condition).unbind()  # of the layers, then of the to_rgbs
+        of_layers, of_rgbs = styles[: len(self.layers)], styles[len(self.layers) :]
+        noises = self.split_noise(noise)
+        x = self.constant.to(self.compute_dtype).expand(len(w), -1, -1, -1)  # [N, C, 4, 4]
         x = x.contiguous(memory_format=torch.channels_last)
-        x, rgb = layers[0].run(x)
-        for first, second in zip(layers[1::2], layers[2::2], strict=True):
-            x, rgb = checkpointed(_block, x, rgb, first, second, when=self.activation_checkpointing)
+        x = self.layers[0](x, of_layers[0], noises[0])
+        rgb = self.to_rgbs[0](x, of_rgbs[0])
+        for number, rgb_style in enumerate(of_rgbs[1:], start=1):
+            pair = slice(2 * number - 1, 2 * number + 1)
+            x, rgb = checkpointed(
+                self._block,
+                *(x, rgb, number, of_layers[pair], rgb_style, noises[pair]),
+                when=self.activation_checkpointing,
+            )
         return rgb
 
-    def _split(self, noise: Tensor | None) -> list[Tensor | None]:
+    def _block(
+        self,
+        x: Tensor,
+        rgb: Tensor,
+        number: int,
+        styles: tuple[Tensor, ...],
+        rgb_style: Tensor,
+        noises: list[Tensor | None],
+    ) -> tuple[Tensor, Tensor]:
+        """Both layers of a resolution, and its image [N, 3, H, W] on top of the lower one, `rgb`."""
+        x = self.layers[2 * number - 1](x, styles[0], noises[0])
+        x = self.layers[2 * number](x, styles[1], noises[1])
+        return x, upsample(rgb, add=self.to_rgbs[number](x, rgb_style))
+
+    def split_noise(self, noise: Tensor | None) -> list[Tensor | None]:
+        """[N, num_noise] -> [N, 1, R, R] for each layer; None stays None."""
         if noise is None or not self.config.noise:
             return [None] * len(self.layers)
         sizes = [layer.resolution for layer in self.layers]
         parts = noise.split([size**2 for size in sizes], dim=1)  # type: ignore[operator]
         return [part.view(-1, 1, size, size) for part, size in zip(parts, sizes, strict=True)]  # type: ignore
-
-
-def _block(
-    x: Tensor, rgb: Tensor, first: PreparedLayer, second: PreparedLayer
-) -> tuple[Any, Tensor]:
-    """Both layers of a resolution, and its image [N, 3, H, W] on top of the lower one: `rgb`."""
-    x, _ = first.run(x)
-    return second.run(x, rgb)
 
 
 def to_uint8(images: Tensor) -> Tensor:

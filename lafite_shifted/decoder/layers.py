@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from torch_utils.ops import bias_act, upfirdn2d
+from torch_utils.ops import bias_act, to_rgb, upfirdn2d
 from torch_utils.ops.bias_act import DEFAULT_GAIN, SLOPE, Activation
 from torch_utils.ops.upfirdn2d import TAPS
 
@@ -158,89 +158,75 @@ class EqualConv2d(nn.Module):
         )
 
 
-class ModulatedWeight(nn.Module):
-    """Weight and style layer of a modulated convolution (arXiv:1912.04958, section 2.2).
+class ModulatedConv2d(nn.Module):
+    """3x3 convolution whose input channels are scaled per sample by a style (arXiv:1912.04958,
+    section 2.2); with `up` to twice the resolution.
 
     Scaling activations instead of weights gives the same result without one weight tensor per
-    sample.
-    """
-
-    def __init__(self, num_inputs: int, num_outputs: int, *, style_dim: int, kernel: int):
-        super().__init__()
-        self.to_scale = EqualLinear(style_dim, num_inputs, bias_init=1.0)
-        self.weight = nn.Parameter(torch.randn(num_outputs, num_inputs, kernel, kernel))
-        self.weight_gain = 1 / math.sqrt(num_inputs * kernel**2)
-
-
-def convolve(x: Tensor, kernel: Tensor, *, up: bool) -> Tensor:
-    """3x3 convolution of x [N, I, H, W], which is multiplied by its scale [N, I] already ->
-    [N, O, H, W]; or for `up` [N, O, 2H + 1, 2W + 1], to be filtered.
-    """
-    return F.conv_transpose2d(x, kernel, stride=2) if up else F.conv2d(x, kernel, padding=1)
-
-
-class ModulatedConv2d(ModulatedWeight):
-    """Modulated 3x3 convolution, whose passes over activations are left to `SynthesisTail`: that
-    of the layer before multiplies by the scale, the one behind by the demodulation.
+    sample. Demodulation is left to the epilogue, which passes over the activations anyway.
     """
 
     def __init__(self, num_inputs: int, num_outputs: int, *, style_dim: int, up: bool = False):
-        super().__init__(num_inputs, num_outputs, style_dim=style_dim, kernel=3)
+        super().__init__()
         self.up = up
-        self._kept: dict[str, tuple[tuple, Tensor]] = {}
+        self.to_scale = EqualLinear(style_dim, num_inputs, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(num_outputs, num_inputs, 3, 3))
+        self.weight_gain = 1 / math.sqrt(num_inputs * 3**2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """As `convolve`."""
-        return convolve(x, self.kernel(x.dtype), up=self.up)
+    def forward(self, x: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
+        """x [N, I, H, W], style [N, S] -> y [N, O, H, W], for `up` [N, O, 2 H, 2 W]; and the
+        demodulation [N, O] that y is yet to be multiplied by.
+        """
+        scale = self.to_scale(style)  # [N, I]
+        y = convolve(x * scale.to(x.dtype)[:, :, None, None], self.kernel(x.dtype), up=self.up)
+        if self.up:
+            y = upfirdn2d(y, TAPS, padding=(1, 1), gain=4.0)
+        return y, demodulation(scale, self.squares())
 
     def kernel(self, dtype: torch.dtype) -> Tensor:
-        """The scaled weight as `convolve` takes it."""
-        return self._keep("kernel", dtype, self._kernel)
-
-    def demodulation(self, scale: Tensor) -> Tensor:
-        """[N, I] -> what the outputs are multiplied by, [N, O] float32: one over their standard
-        deviation for unit-variance input.
-        """
-        squares = self._keep("squares", scale.dtype, self._squares)  # [O, I]
-        return (linear(scale.square(), squares) + 1e-8).rsqrt()
-
-    def _keep(
-        self, name: str, dtype: torch.dtype, compute: Callable[[torch.dtype], Tensor]
-    ) -> Tensor:
-        """compute(dtype), kept until the weight changes where that does not learn: at batch 1 it
-        costs as much as the convolutions of the low resolutions.
-        """
-        weight = self.weight
-        if weight.requires_grad or weight.is_inference():
-            return compute(dtype)
-        state = (weight._version, weight.device, dtype)
-        if name not in self._kept or self._kept[name][0] != state:
-            self._kept[name] = (state, compute(dtype))
-        return self._kept[name][1]
-
-    def _kernel(self, dtype: torch.dtype) -> Tensor:
-        weight = self.weight * self.weight_gain  # [O, I, K, K]
+        """The weight at run time, channels-last, as `convolve` takes it."""
+        weight = self.weight * self.weight_gain  # [O, I, 3, 3]
         if self.up:
             kernel = weight.to(dtype).transpose(0, 1)
             return kernel.contiguous(memory_format=torch.channels_last)
         return weight.to(dtype, memory_format=torch.channels_last)
 
-    def _squares(self, dtype: torch.dtype) -> Tensor:
-        """The scaled weight's sums of squares, [O, I]."""
-        return self.weight.to(dtype).square().sum(dim=(2, 3)) * self.weight_gain**2
+    def squares(self) -> Tensor:
+        """Sums of squares of the weight at run time, [O, I]."""
+        return self.weight.square().sum(dim=(2, 3)) * self.weight_gain**2
 
 
-class ModulatedToRgb(ModulatedWeight):
+def convolve(x: Tensor, kernel: Tensor, *, up: bool) -> Tensor:
+    """3x3 convolution of x [N, I, H, W], scaled already -> [N, O, H, W]; or for `up`
+    [N, O, 2 H + 1, 2 W + 1], to be filtered.
+    """
+    return F.conv_transpose2d(x, kernel, stride=2) if up else F.conv2d(x, kernel, padding=1)
+
+
+def demodulation(scale: Tensor, squares: Tensor) -> Tensor:
+    """One over the standard deviation of the outputs for unit-variance input, [N, O] float32:
+    scale [N, I], squares [O, I].
+    """
+    return (linear(scale.square(), squares) + 1e-8).rsqrt()
+
+
+class ModulatedToRgb(nn.Module):
     """Modulated 1x1 convolution to three channels, without demodulation, plus a bias.
 
     Three outputs are few enough to scale the weight for each sample: no pass over the activations.
     """
 
     def __init__(self, num_inputs: int, *, style_dim: int):
-        super().__init__(num_inputs, 3, style_dim=style_dim, kernel=1)
+        super().__init__()
+        self.to_scale = EqualLinear(style_dim, num_inputs, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(3, num_inputs, 1, 1))
+        self.weight_gain = 1 / math.sqrt(num_inputs)
         self.bias = nn.Parameter(torch.zeros(3))
 
-    def forward(self, style: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, S] -> each sample's weight [N, 3, I], and the bias, as `to_rgb` takes them."""
-        weight = (self.weight.flatten(1) * self.weight_gain) * self.to_scale(style)[:, None, :]
-        return weight, self.bias
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """x [N, I, H, W], style [N, S] -> [N, 3, H, W]."""
+        return to_rgb(x, self.scaled_weight(style), self.bias)
+
+    def scaled_weight(self, style: Tensor) -> Tensor:
+        """[N, S] -> the weight of each sample, [N, 3, I]."""
+        return (self.weight.flatten(1) * self.weight_gain) * self.to_scale(style)[:, None, :]

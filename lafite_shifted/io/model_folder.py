@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from lafite_shifted.decoder.generator import Generator, GeneratorConfig
+from lafite_shifted.decoder.inference import InferenceGenerator, freeze_for_inference
 from lafite_shifted.encoders.encoder_id import EncoderId, TextEncoderId, check_same_encoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian.clusters import ClusterStats
@@ -45,7 +46,7 @@ FORMAT = 3
 class LoadedGenerator:
     """A generator ready to use, with what it must know of its training."""
 
-    network: Generator
+    network: InferenceGenerator
     gaussian: Gaussian  # of its own training images; standardises conditions
     encoder_id: EncoderId
     training: dict[str, Any]  # kimg, number of images, cosine of the pseudo text
@@ -154,7 +155,7 @@ def load_generator(folder: Path, *, device: torch.device) -> LoadedGenerator:
         encoder_id = EncoderId.from_json(record["encoder"])
     _fill(network, tensors, folder)
     return LoadedGenerator(
-        network.to(device).eval().requires_grad_(False),
+        freeze_for_inference(network.to(device)),
         Gaussian.from_stats(stats, covariance_type="diagonal").to(device),
         encoder_id,
         record.get("training", {}),

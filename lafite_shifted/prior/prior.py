@@ -252,7 +252,7 @@ class Prior(nn.Module):
         *,
         candidate: int,
     ) -> Tensor:
-        """One draw for each text; `readings` with the text, and without it if guided."""
+        """One sample for each text; `caches` with the text, and without it if guided."""
         device = caches[0].visible.device
 
         def normal(*key: int | str) -> Tensor:

@@ -72,7 +72,7 @@ def test_batch_size_changes_a_image_by_rounding_at_most(model: TextToImage, batc
 def test_prior_never_shifts_z(model: TextToImage):
     """Whatever the prior draws, and whether there is one, the same seed has the same z."""
     seen: list[torch.Tensor] = []
-    hook = model.generator.network.mapping.register_forward_pre_hook(
+    hook = model.generator.network.generator.mapping.register_forward_pre_hook(
         lambda _module, inputs: seen.append(inputs[0].clone())
     )
     for options in (

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lafite_shifted.decoder import layers
 from lafite_shifted.decoder.generator import Generator, GeneratorConfig
+from lafite_shifted.decoder.inference import freeze_for_inference
 from torch_utils.device import pick_dtype
 from torch_utils.ops import bias_act, native, synthesis_epilogue, to_rgb, upfirdn2d
 from torch_utils.ops.upfirdn2d import TAPS, upsample
@@ -200,8 +201,7 @@ def bench_generation(
     config: GeneratorConfig, *, batch: int, device: torch.device, rounds: int
 ) -> MeasuredGeneration:
     """Images of an untrained generator, by the compiled operators and the reference in turn."""
-    generator = Generator(config).to(device).eval().requires_grad_(False)
-    generator.compute_dtype = pick_dtype("auto", device)
+    generator = freeze_for_inference(Generator(config).to(device), dtype=pick_dtype("auto", device))
     z = torch.randn(batch, config.z_dim, device=device)
     condition = torch.randn(batch, config.condition_dim, device=device)
     names: tuple[native.Mode, ...] = ("compiled", "reference")

@@ -43,7 +43,7 @@ class Start:
         if recorded:
             return Start(recorded)
         generator = load_generator(find_part(init, "generator"), device=torch.device("cpu"))
-        digest = weights_digest(generator.network.state_dict())
+        digest = weights_digest(generator.network.generator.state_dict())
         discriminator, checkpoints = None, checkpoint_paths(init)
         if checkpoints:
             tensors, _ = load_tensors(checkpoints[-1] / "state.safetensors")
@@ -68,7 +68,7 @@ class Start:
             )
         pinned = [[b.pinned for b in i.blocks] for i in (self.generator.encoder_id, encoder_id)]
         same = pinned[0] == pinned[1]
-        tensors = self.generator.network.state_dict()
+        tensors = self.generator.network.generator.state_dict()
         kept = _fill(generator, tensors, new=() if same else G_CONDITION)
         lines = [f"generator from {self.record['path']}: {kept}"]
         if self.discriminator is None:

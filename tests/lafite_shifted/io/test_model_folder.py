@@ -40,7 +40,7 @@ def other_prior_run(prior_run: Path, tmp_path: Path) -> Path:
 def test_generator_returns_as_it_was_saved(gan_run: Path, tmp_path: Path):
     first = load_generator(gan_run / "generator", device=CPU)
     stats = EmbeddingStats.load(gan_run / "generator" / "stats.safetensors")
-    save_generator(tmp_path / "again", first.network, stats, training=first.training)
+    save_generator(tmp_path / "again", first.network.generator, stats, training=first.training)
     second = load_generator(tmp_path / "again", device=CPU)
     assert second.network.config == first.network.config
     assert second.encoder_id == first.encoder_id
@@ -49,7 +49,7 @@ def test_generator_returns_as_it_was_saved(gan_run: Path, tmp_path: Path):
         second.network.state_dict(), first.network.state_dict(), rtol=0, atol=0
     )
     torch.testing.assert_close(second.gaussian.mean, first.gaussian.mean, rtol=0, atol=0)
-    assert not second.network.training
+    assert not second.network.generator.training
 
 
 def test_prior_returns_as_it_was_saved(prior_run: Path, tmp_path: Path):
@@ -66,16 +66,18 @@ def test_hash_is_of_the_weights_not_of_the_files(gan_run: Path, tmp_path: Path):
     loaded = load_generator(gan_run / "generator", device=CPU)
     stats = EmbeddingStats.load(gan_run / "generator" / "stats.safetensors")
     for number in range(8):  # safetensors orders its header at random
-        save_generator(tmp_path / str(number) / "generator", loaded.network, stats, training={})
+        save_generator(
+            tmp_path / str(number) / "generator", loaded.network.generator, stats, training={}
+        )
     assert len({model_hash(tmp_path / str(number)) for number in range(8)}) == 1
     with torch.no_grad():
-        loaded.network.constant[0, 0, 0, 0] += 1e-6
-    save_generator(tmp_path / "x" / "generator", loaded.network, stats, training={})
+        loaded.network.generator.constant[0, 0, 0, 0] += 1e-6
+    save_generator(tmp_path / "x" / "generator", loaded.network.generator, stats, training={})
     assert model_hash(tmp_path / "x") != model_hash(tmp_path / "0")
 
 
 def test_statistics_without_encoder_cannot_be_saved(gan_run: Path, tmp_path: Path):
-    network = load_generator(gan_run / "generator", device=CPU).network
+    network = load_generator(gan_run / "generator", device=CPU).network.generator
     with pytest.raises(ValueError, match="without an encoder id"):
         save_generator(tmp_path / "x", network, EmbeddingStats(None, dim=128), training={})
     assert list(tmp_path.iterdir()) == []
