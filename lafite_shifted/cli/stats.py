@@ -33,7 +33,7 @@ PLOTTED = 1500  # embeddings whose cosines the figure shows
 @click.option(
     "--centroids",
     type=options.FolderPath,
-    help="Clusters around the centroids of this file, of --clusters and --out, and of its kind: then "
+    help="Clusters around the centroids of this file, as --clusters and --out wrote it: then "
     "the two can be merged.",
 )
 @click.option(

@@ -228,8 +228,8 @@ class Prior(nn.Module):
             )
         if sampling.dynamic_threshold and self.threshold_quantile is None:
             raise InputError(
-                "This prior has no percentile for dynamic thresholding. Train it with this version, "
-                "or leave --dynamic-threshold out."
+                "This prior has no percentile for dynamic thresholding. Train it with this "
+                "version, or leave --dynamic-threshold out."
             )
         if sampler == "dpm++" and few:
             raise InputError(
