@@ -1,4 +1,4 @@
-"""`evaluate`: how good a model is, in figures."""
+"""`evaluate`: metrics of a model on held-out data."""
 
 import shlex
 import sys
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group("evaluate", context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Figures on held-out data, with what they must be compared with."""
+    """Metrics on held-out data, beside baselines and real images."""
 
 
 @command.command("prior")

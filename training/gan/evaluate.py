@@ -1,12 +1,12 @@
-"""How good a generator is, on images that it has not seen: by the embeddings of what it makes.
+"""Evaluates a generator on held-out images, by the embeddings of the images that it generates.
 
 Distances tell whether the images as a whole are like real ones, cosine and recall whether each
 follows its condition, precision and recall of the manifold (arXiv:1904.06991) fidelity and
-diversity, and the nearest training images whether it copies. A figure means something beside
-others of the same real images, which its reference names: conditions are embeddings of the files
+diversity, and the nearest training images whether it copies. A metric is compared with
+others of the same real images alone, which its reference names: conditions are embeddings of the files
 themselves, and a perfect generator of R pixels reaches what these images do at R pixels.
 
-Shape letters: N images asked, M training images, D embedding, R resolution, G group of the
+Shape letters: N images of the evaluation set, M training images, D embedding, R resolution, G group of the
 minibatch standard deviation.
 """
 
@@ -41,13 +41,13 @@ NEIGHBOURS = 16  # training images by which a copy is looked for among squares
 Render = Callable[..., Tensor]  # (unit embeddings [N, D], first_seed=...) -> [N, R, R, 3] uint8
 Embed = Callable[[Tensor], Tensor]  # images [N, R, R, 3] uint8 -> unit embeddings [N, D]
 # Number of images, filter that the encoder sees them through, weights of the encoder, and a hash
-# of the real ones: figures of two references are not compared.
+# of the real ones: metrics of two references are not compared.
 Reference = Mapping[str, int | str]
 
 
 @dataclass(frozen=True)
 class EvalSet:
-    """The images whose embeddings a generator is asked for, drawn evenly and always the same."""
+    """The images whose embeddings a generator is conditioned on, a fixed uniform sample."""
 
     where: str  # "held_out", or "training" where too few are held out
     pixels: Tensor  # [N, 3, R, R] uint8
@@ -96,7 +96,7 @@ class EvalSet:
 
 
 def gan_metrics(eval_set: EvalSet, seen: Tensor) -> dict[str, float]:
-    """Figures of the embeddings [N, D] of images made for `asked`, or of real ones in their
+    """Metrics of the embeddings [N, D] of images generated for `eval_set`, or of real ones in their
     place.
     """
     real, among = eval_set.embeddings, eval_set.training_embeddings

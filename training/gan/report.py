@@ -1,5 +1,5 @@
-"""How good a trained generator is: its figures beside those of real images, as JSON, as a table
-and as a grid. Figures of another reference are not set beside them. Shape letters: N images
+"""Evaluates a trained generator: its metrics beside those of real images, as JSON, as a table
+and as a grid. Metrics of another reference are not set beside them. Shape letters: N images
 asked, D embedding, R resolution.
 """
 
@@ -31,7 +31,7 @@ GENERATOR, SAME = "generator", "the same images"
 NEAREST, OTHERS = "nearest training images", "other training images"
 COLUMNS = (
     *("images", "Frechet distance", "kernel distance", "clip_i_sim", "recall@1 / @10 %"),
-    *("precision / manifold recall %", "pairwise cosine", "nearest training square"),
+    *("precision / recall %", "intra-set cosine", "nearest training clip_i_sim"),
 )
 SHOWN = (
     *("fd_clip", "kid_clip", "clip_i_sim", "retrieval_1", "retrieval_10"),
@@ -42,7 +42,7 @@ Metrics = Mapping[str, float]
 
 @dataclass(frozen=True)
 class GanReport:
-    """Figures in CLIP space by line: the generator's, and those of real images in its place."""
+    """Metrics in CLIP space by row: the generator's, and those of real images in its place."""
 
     model: str
     training: Mapping[str, object]  # what the model tells of its training
@@ -159,12 +159,12 @@ def markdown(report: GanReport, *, against: Mapping[str, Metrics]) -> str:
     inception, seen = report.references.get("inception"), ""
     if inception is not None:
         seen = "Inception: reference {hash}, network {encoder}, {filter}.\n\n".format(**inception)
-    columns = [*COLUMNS, *(["Inception Frechet distance"] if inception else [])]
+    columns = [*COLUMNS, *(["FID"] if inception else [])]
     head = (
         f"`{report.model}`, asked for {clip['images']} {report.eval_set.replace('_', '-')} images "
         f"(reference {clip['hash']}; CLIP {clip['encoder']}, {clip['filter']}), made at "
         f"{report.resolution} px, as which {SAME} are shown below; the training images are the "
-        f"files. Mean pairwise cosine of the real ones: {report.real_intra_set_cosine:.3f}.\n\n"
+        f"files. Intra-set cosine of the real ones: {report.real_intra_set_cosine:.3f}.\n\n"
         f"{seen}    {report.command}\n\n"
         f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n"
     )

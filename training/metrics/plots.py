@@ -1,4 +1,4 @@
-"""Figures, by matplotlib. Shape letters: n rows, D embedding."""
+"""Plots, by matplotlib. Shape letters: n rows, D embedding."""
 
 import io
 from collections.abc import Mapping, Sequence

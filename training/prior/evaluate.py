@@ -281,11 +281,11 @@ def label(prior: LoadedPrior) -> str:
     elif process == "clusters":
         process = f"{config.num_clusters} {config.cluster_covariance} clusters"
     objective = ", energy" if config.objective == "energy" else ""
-    steps = f", of at most {config.step_budget} steps" if config.step_budget else ""
+    steps = f", step budget {config.step_budget}" if config.step_budget else ""
     usual = dataclasses.replace(config, v_parameterisation=None).is_v_parameterised
-    residual = {True: ", residual", False: ", direct"}[config.is_v_parameterised]
-    said = residual if config.is_v_parameterised != usual else ""
-    return f"{process}, {config.schedule.name}{objective}{steps}{said}"
+    predicted = {True: ", v", False: ", z_0"}[config.is_v_parameterised]
+    parameterisation = predicted if config.is_v_parameterised != usual else ""
+    return f"{process}, {config.schedule.name}{objective}{steps}{parameterisation}"
 
 
 def load_priors(

@@ -1,4 +1,4 @@
-"""What is written of a report on priors: figures as JSON and as tables, and curves."""
+"""What is written of a report on priors: metrics as JSON and as tables, and curves."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,14 +13,14 @@ SHOWN = {  # of each prior by its steps
     "fd_clip": "Frechet distance (less is better)",
     "energy": "Energy score (less is better)",
     "same_text_cosine": "Cosine of two samples for one text (1: no diversity)",
-    "retrieval_10": "Recall@10 (more is better)",
+    "retrieval_10": "Retrieval@10 (more is better)",
 }
 
 
 def write_report(
     folder: Path, rows: Sequence[Row], eval_set: EvalSet, *, command: str, seconds: float
 ) -> None:
-    """report.json, report.md and steps.png in `folder`; `seconds` the figures took."""
+    """report.json, report.md and steps.png in `folder`; `seconds` the metrics took."""
     record = {
         "held_out_captions": len(eval_set.captions),
         "copies_left_out": eval_set.copies,
@@ -41,12 +41,12 @@ def write_report(
 
 
 def markdown(rows: Sequence[Row], eval_set: EvalSet, *, command: str) -> str:
-    """The report: what priors are compared with, tables by steps, then every figure."""
+    """The report: what priors are compared with, tables by steps, then every metric."""
     left_out = f" ({eval_set.copies} whose image is trained on too are left out)"
     copies = left_out if eval_set.copies else ""
     head = (
         f"{len(eval_set.captions)} held-out captions, one a name{copies}; "
-        f"mean pairwise cosine of the real embeddings: {intra_set_cosine(eval_set.true):.3f}.\n\n"
+        f"intra-set cosine of the real embeddings: {intra_set_cosine(eval_set.true):.3f}.\n\n"
         f"    {command}\n\n"
     )
     known = [row for row in rows if row.steps is None]
@@ -58,7 +58,7 @@ def markdown(rows: Sequence[Row], eval_set: EvalSet, *, command: str) -> str:
             )
             parts.append(f"\n{table}")
     if others := [row for row in rows if row.steps is not None]:
-        text = "Every figure (`+-`: half of the 95 % bootstrap interval, of the first training):"
+        text = "Every metric (`+-`: half of the 95 % bootstrap interval, of the first training):"
         parts += [f"\n{text}\n\n", _all_metrics(others)]
     return "".join(parts)
 
@@ -80,7 +80,7 @@ def _by_steps(rows: Sequence[Row], key: str) -> str:
         cells_of.setdefault(row.name, {})[row.steps or 0] = shown
     if not cells_of:
         return ""
-    head = f"| way | {' | '.join(str(n) for n in steps)} |\n|{'---|' * (len(steps) + 1)}\n"
+    head = f"| sampler configuration | {' | '.join(str(n) for n in steps)} |\n|{'---|' * (len(steps) + 1)}\n"
     return head + "".join(
         f"| {name} | {' | '.join(cells.get(n, '') for n in steps)} |\n"
         for name, cells in cells_of.items()
@@ -89,8 +89,8 @@ def _by_steps(rows: Sequence[Row], key: str) -> str:
 
 def _all_metrics(rows: Sequence[Row]) -> str:
     head = (
-        "| way | steps | seeds | cosine | Frechet distance | kernel distance | recall@1 % | "
-        "recall@10 % | pairwise cosine | same-text cosine | energy score | ms a text |\n"
+        "| sampler configuration | steps | seeds | clip_i_sim | fd_clip | kid_clip | retrieval@1 % | "
+        "retrieval@10 % | intra-set cosine | same-text cosine | energy score | ms a text |\n"
         f"|{'---|' * 12}\n"
     )
     return head + "".join(_table_row(row) for row in rows)

@@ -32,9 +32,9 @@ PROCESSES = {
     "clusters": ("clusters",),
     "baseline": ("baseline",),
     # each with the other network: that says z_0 itself, or what the data's Gaussian does not know
-    "full-direct": ("shifted", "prior.covariance=full", "prior.v_parameterisation=false"),
-    "diagonal-residual": ("shifted", "prior.covariance=diagonal", "prior.v_parameterisation=true"),
-    "baseline-residual": ("baseline", "prior.v_parameterisation=true"),
+    "full-z0": ("shifted", "prior.covariance=full", "prior.v_parameterisation=false"),
+    "diagonal-v": ("shifted", "prior.covariance=diagonal", "prior.v_parameterisation=true"),
+    "baseline-v": ("baseline", "prior.v_parameterisation=true"),
 }
 ENERGY = ("shifted", "prior.covariance=full", "prior.objective=draw")
 REGRESSION = (

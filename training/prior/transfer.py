@@ -16,11 +16,8 @@ from lafite_shifted.io.model_folder import find_part, load_prior
 from lafite_shifted.prior.network import PriorConfig, PriorNetwork
 from training.run_folder import recorded_start
 
-MAY_DIFFER = (
-    "objective",
-    "step_budget",
-    "v_parameterisation",
-)  # residual: what it comes to must be the same
+# v_parameterisation: resolved it must be the same
+MAY_DIFFER = ("objective", "step_budget", "v_parameterisation")
 
 
 @dataclass(frozen=True)

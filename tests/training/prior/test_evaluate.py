@@ -316,14 +316,14 @@ def test_a_short_study_trains_every_process_and_reports(
     assert {"baseline, linear, guidance 4, thresholded", "shifted full, linear, dpm++"} <= names
     assert "shifted full, linear, energy" in names
     others = {
-        "shifted full": "direct",
-        "shifted diagonal": "v_parameterisation",
-        "baseline": "v_parameterisation",
+        "shifted full": "z_0",
+        "shifted diagonal": "v",
+        "baseline": "v",
     }
     for schedule in ("linear", "cosine"):
         assert {f"{kind}, {schedule}, {other}" for kind, other in others.items()} <= names
     once = {row["name"] for row in record["rows"] if row["steps"] == 1} - names
-    few = "of at most 1 steps"
+    few = "step budget 1"
     assert once == {f"shifted full, linear, {few}", f"shifted full, linear, energy, {few}"}
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}
     assert len(before) > 8
