@@ -89,8 +89,8 @@ def _by_steps(rows: Sequence[Row], key: str) -> str:
 
 def _all_metrics(rows: Sequence[Row]) -> str:
     head = (
-        "| sampler configuration | steps | seeds | clip_i_sim | fd_clip | kid_clip | retrieval@1 % | "
-        "retrieval@10 % | intra-set cosine | same-text cosine | energy score | ms a text |\n"
+        "| sampler configuration | steps | seeds | clip_i_sim | fd_clip | kid_clip | retrieval@1 % "
+        "| retrieval@10 % | intra-set cosine | same-text cosine | energy score | ms a text |\n"
         f"|{'---|' * 12}\n"
     )
     return head + "".join(_table_row(row) for row in rows)

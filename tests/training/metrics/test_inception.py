@@ -72,7 +72,7 @@ def test_evaluate_gan_tells_it_and_compares_only_the_same(
     found = read_json(tmp_path / "a" / "report.json")
     distance = found["rows"]["generator"]["fid"]
     assert distance > found["rows"]["other training images"]["fid"] > 0
-    assert header.endswith("| Inception Frechet distance |")
+    assert header.endswith("| FID |")
     assert row.endswith(f"| {distance:.2f} |")
     assert found["references"]["inception"]["images"] == 12
     old = tmp_path / "plain" / "report.json"
