@@ -81,7 +81,7 @@ def test_clusters_of_several_folders_merge_around_the_same_centroids(
     both = tmp_path / "both.safetensors"
     succeed("stats", "--merge", first, second, "--out", both)
     merged, again = ClusterStats.load(both), ClusterStats.load(second)
-    assert again.kind == kind
+    assert again.covariance_type == kind
     assert again.centroids.equal(ClusterStats.load(first).centroids)
     assert (int(again.counts.sum()), int(merged.counts.sum())) == (900, 1600)
     other = succeed("stats", more, "--clusters", "5", "--covariance-type", kind, "--out", whole)

@@ -71,7 +71,7 @@ def ask(
     cache = prior.encode_text(text, YES[: len(text)] if has_text is None else has_text, cluster)
     z_t = random_images(3, count=len(text)) if z_t is None else z_t
     t = TIMES[: len(text)] if t is None else t
-    return prior.predict(z_t, t, prior.process(cluster), cache)
+    return prior.predict(z_t, t, prior.gaussian_of(cluster), cache)
 
 
 def predict(prior: Prior, *args, **kwargs) -> Tensor:
@@ -468,7 +468,7 @@ def test_each_text_starts_in_its_own_cluster(clustered: Prior):
 def test_the_cluster_is_a_token_and_the_same_with_and_without_text(clustered: Prior):
     text = random_text()
     cluster = clustered.assign(text.embedding)
-    process, told = clustered.process(cluster), []
+    process, told = clustered.gaussian_of(cluster), []
     for token in (cluster, (cluster + 1) % 4):
         with torch.no_grad():
             cache = clustered.read(text, ~YES, token)

@@ -16,12 +16,12 @@ def test_what_is_expected_is_drawn_in_a_thread_and_once():
         return {"z": torch.tensor(position)}
 
     draws = RandomNumbers(draw)
-    assert int(draws.get_batch(0)["z"]) == 0
+    assert int(draws.get(0)["z"]) == 0
     draws.prefetch(4)
-    assert int(draws.get_batch(4)["z"]) == 4
+    assert int(draws.get(4)["z"]) == 4
     assert drawn == [(0, True), (4, False)]
     draws.prefetch(8)
-    assert int(draws.get_batch(20)["z"]) == 20  # a run that goes on elsewhere
+    assert int(draws.get(20)["z"]) == 20  # a run that goes on elsewhere
     assert drawn[-1] == (20, True) or drawn[-2] == (20, True)
 
 
@@ -33,5 +33,5 @@ def test_waiting_is_counted():
         return {}
 
     draws = RandomNumbers(draw)
-    draws.get_batch(0)
+    draws.get(0)
     assert draws.waited > 0.15

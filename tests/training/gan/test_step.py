@@ -200,9 +200,9 @@ def test_processes_have_the_gradients_of_the_whole(clip: ClipEncoder, tmp_path: 
 def test_a_sample_meets_the_same_in_any_batch(clip: ClipEncoder):
     """Whatever the size of the batch, and so whatever the number of processes."""
     large, small = (trainer_of(clip, batch=size, **EVERYTHING) for size in (16, 4))
-    whole = large.draw(16)
+    whole = large.sample_batch(16)
     for start in range(0, 16, 4):
-        part = small.draw(16 + start)
+        part = small.sample_batch(16 + start)
         for field in dataclasses.fields(Batch):
             expected = getattr(whole, field.name)[start : start + 4]
             torch.testing.assert_close(getattr(part, field.name), expected, msg=field.name)
@@ -213,7 +213,7 @@ def test_captions_take_the_place_of_pseudo_texts(clip: ClipEncoder):
     plain, captioned = trainer_of(clip), trainer_of(clip, caption_share=0.5)
     data, replaced, count = captioned.data, 0, 0
     for start in range(0, 400, 16):
-        before, after = plain.draw(start).pseudo, captioned.draw(start).pseudo
+        before, after = plain.sample_batch(start).pseudo, captioned.sample_batch(start).pseudo
         for row in range(16):
             if after[row].equal(before[row]):
                 continue
