@@ -225,7 +225,7 @@ def test_any_other_network_says_z_0_itself():
         assert dataclasses.replace(TINY, covariance=kind).is_v_parameterised == residual
     assert not dataclasses.replace(TINY, v_parameterisation=False).is_v_parameterised
     assert dataclasses.replace(config, v_parameterisation=True).is_v_parameterised
-    with pytest.raises(ValueError, match="residual needs a process of one Gaussian"):
+    with pytest.raises(ValueError, match="v_parameterisation needs a process of one Gaussian"):
         dataclasses.replace(TINY, process="clusters", v_parameterisation=True)
 
 
@@ -380,7 +380,7 @@ def test_seeds_repeat_and_differ(prior: Prior):
 
 
 def test_guidance_of_one_never_asks_for_the_prediction_without_text(prior: Prior):
-    read, predict_plainly, texts, eval_set = prior.read, prior.predict, [], []
+    read, predict_plainly, texts, eval_set = prior.encode_text, prior.predict, [], []
 
     def recorded_read(text: TextFeatures, has_text: Tensor, cluster: Tensor):
         texts.append(bool(has_text.all()))
@@ -390,7 +390,7 @@ def test_guidance_of_one_never_asks_for_the_prediction_without_text(prior: Prior
         eval_set.append(given[1].unique().item())
         return predict_plainly(*given)
 
-    prior.read, prior.predict = recorded_read, recorded_predict
+    prior.encode_text, prior.predict = recorded_read, recorded_predict
     prior.sample(random_text(), sample_seeds=range(8), sampling=SamplerConfig(3))
     assert (texts, len(eval_set)) == ([True], 3)  # a text is read once, however many steps
     prior.sample(random_text(), sample_seeds=range(8), sampling=SamplerConfig(3, guidance=2.0))
@@ -445,7 +445,7 @@ def test_thresholding_keeps_predictions_within_the_limit(prior: Prior):
 
 
 def test_impossible_samplings_are_refused(prior: Prior):
-    with pytest.raises(InputError, match="this prior has 1000"):
+    with pytest.raises(InputError, match="this prior allows 1000"):
         prior.sample(random_text(), sample_seeds=range(8), sampling=SamplerConfig(1001))
     with pytest.raises(InputError, match="knows no percentile"):
         prior.sample(
@@ -458,7 +458,7 @@ def test_impossible_samplings_are_refused(prior: Prior):
 
 def test_each_text_starts_in_its_own_cluster(clustered: Prior):
     k = clustered.assign(random_text().embedding)
-    process = clustered.process(k)
+    process = clustered.gaussian_of(k)
     assert clustered.clusters is not None
     assert len(k.unique()) > 1
     for row, cluster in enumerate(k.tolist()):
@@ -471,7 +471,7 @@ def test_the_cluster_is_a_token_and_the_same_with_and_without_text(clustered: Pr
     process, told = clustered.gaussian_of(cluster), []
     for token in (cluster, (cluster + 1) % 4):
         with torch.no_grad():
-            cache = clustered.read(text, ~YES, token)
+            cache = clustered.encode_text(text, ~YES, token)
             told.append(clustered.predict(random_images(3), TIMES, process, cache))
     assert not told[0].equal(told[1])
 

@@ -276,7 +276,7 @@ def test_priors_are_judged_through_a_generator(
         (("--steps", "inf"), "give numbers from 1"),
         (("--guidance", "nan"), "give numbers from 0"),
         (("--steps", ""), "give numbers from 1"),
-        (("--steps", "2000"), "this prior has 1000"),
+        (("--steps", "2000"), "this prior allows 1000"),
         (("--limit", "10"), "too few to evaluate on"),
     ],
 )
