@@ -17,7 +17,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 IMAGE = ROOT / "docs" / "architecture.png"
-FLOORS = ("lafite_shifted.cli", "training", "lafite_shifted", "torch_utils", "ops_cuda")  # downwards
+FLOORS = (
+    "lafite_shifted.cli",
+    "training",
+    "lafite_shifted",
+    "torch_utils",
+    "ops_cuda",
+)  # downwards
 SUBJECTS = {
     "lafite_shifted.cli": "one verb a module: parse, check, call, print",
     "training": "loop, run folder,\nconfig, presets",
@@ -47,7 +53,9 @@ def room_of(module: str) -> str | None:
 
 
 def floor_of(room: str) -> str:
-    return max((floor for floor in FLOORS if room == floor or room.startswith(f"{floor}.")), key=len)
+    return max(
+        (floor for floor in FLOORS if room == floor or room.startswith(f"{floor}.")), key=len
+    )
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -91,14 +99,18 @@ def draw(path: Path) -> None:
         rooms = [room for room in SUBJECTS if floor_of(room) == floor]
         y, width = 6.9 - 1.6 * number, 11.4 / len(rooms)
         axis.add_patch(
-            FancyBboxPatch((0.15, y - 0.1), 12.7, 1.15, boxstyle="round,pad=0.05", fc="#f3f3f0", ec="none")
+            FancyBboxPatch(
+                (0.15, y - 0.1), 12.7, 1.15, boxstyle="round,pad=0.05", fc="#f3f3f0", ec="none"
+            )
         )
         axis.text(0.25, y + 0.5, f"{5 - number}", fontsize=18, color="#999999", va="center")
         for place, room in enumerate(rooms):
             x = 0.8 + place * width
             fc = "#dce9f7" if room != floor or len(rooms) == 1 else "#ffffff"
             axis.add_patch(
-                FancyBboxPatch((x, y), width - 0.25, 0.95, boxstyle="round,pad=0.02", fc=fc, ec="#5580aa")
+                FancyBboxPatch(
+                    (x, y), width - 0.25, 0.95, boxstyle="round,pad=0.02", fc=fc, ec="#5580aa"
+                )
             )
             middle = x + (width - 0.25) / 2
             name = room.removeprefix(f"{floor}.").replace(".", "/")
@@ -140,5 +152,7 @@ def is_current(path: Path) -> bool:
 
 if __name__ == "__main__":
     if "--check" in sys.argv[1:]:
-        sys.exit(0 if is_current(IMAGE) else "docs/architecture.png is old: python docs/architecture.py")
+        sys.exit(
+            0 if is_current(IMAGE) else "docs/architecture.png is old: python docs/architecture.py"
+        )
     draw(IMAGE)

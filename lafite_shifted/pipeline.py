@@ -20,7 +20,7 @@ from lafite_shifted.encoders.encoder_id import check_same_encoder, check_same_te
 from lafite_shifted.encoders.ensemble import load_clip
 from lafite_shifted.encoders.text_encoder import TextEncoder, read_texts
 from lafite_shifted.errors import InputError
-from lafite_shifted.io.model_folder import (
+from lafite_shifted.model_folder import (
     LoadedGenerator,
     LoadedPrior,
     load_generator,

@@ -7,7 +7,7 @@ pydantic does the parsing and the type errors; this file only finds the field an
 import dataclasses
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -112,3 +112,10 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
             found += differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
         return found
     return [] if old == new else [f"{prefix}: {old} -> {new}"]
+
+
+def choose(presets: Mapping[str, Config], name: str) -> Config:
+    """The preset called `name`; InputError lists the names."""
+    if name not in presets:
+        raise InputError(f"--preset {name}: not known. Choose one of {', '.join(presets)}.")
+    return presets[name]

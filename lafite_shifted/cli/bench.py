@@ -64,7 +64,8 @@ def generate(preset: str, device: str, rounds: int, as_json: bool) -> None:
 
     from lafite_shifted.device import resolve_device
     from training.bench.ops import bench_generation, machine
-    from training.presets import GAN_PRESETS, choose
+    from training.config import choose
+    from training.gan.presets import GAN_PRESETS
 
     chosen = resolve_device(device)
     options.choose_ops("compiled", chosen)
@@ -102,7 +103,8 @@ def prior(preset: str, clip: str, device: str, rounds: int, as_json: bool) -> No
     from lafite_shifted.encoders.ensemble import load_clip
     from training.bench.ops import machine
     from training.bench.prior import bench_prior
-    from training.presets import PRIOR_PRESETS, choose
+    from training.config import choose
+    from training.prior.presets import PRIOR_PRESETS
 
     chosen = resolve_device(device)
     config = choose(PRIOR_PRESETS, preset).prior

@@ -63,7 +63,7 @@ def prior(
     """
     from lafite_shifted.device import resolve_device
     from lafite_shifted.encoders.ensemble import load_clip
-    from lafite_shifted.io.model_folder import find_part, load_generator
+    from lafite_shifted.model_folder import find_part, load_generator
     from training.data.embeddings import EmbeddingSet
     from training.prior.evaluate import (
         EvalSet,
@@ -205,7 +205,7 @@ def gan(
 
     from lafite_shifted.device import resolve_device
     from lafite_shifted.encoders.ensemble import load_clip
-    from lafite_shifted.io.model_folder import find_part, load_generator
+    from lafite_shifted.model_folder import find_part, load_generator
     from lafite_shifted.pipeline import TextToImage
     from training.gan.evaluate import EvalSet
     from training.gan.report import (
@@ -258,7 +258,8 @@ def curves(runs: tuple[Path, ...], out: Path) -> None:
     """
     from lafite_shifted.errors import InputError
     from lafite_shifted.io.files import read_json_lines
-    from training.metrics.plots import curves_figure, save_figure
+    from training.gan.curves import curves_figure
+    from training.metrics.plots import save_figure
 
     logs = {}
     for run in runs:

@@ -74,10 +74,11 @@ def command(
     from lafite_shifted.device import resolve_device
     from lafite_shifted.encoders.ensemble import load_clip
     from torch_utils import distributed
+    from training.config import choose
     from training.gan.augment import AUGMENTATIONS
+    from training.gan.presets import GAN_PRESETS
     from training.gan.run import gan_config, gan_cost, open_gan_run
     from training.loop import run_loop
-    from training.presets import GAN_PRESETS, choose
 
     chosen = resolve_device(device)
     options.choose_ops(ops, chosen)

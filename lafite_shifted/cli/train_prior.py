@@ -64,8 +64,9 @@ def command(
     """
     from lafite_shifted.device import resolve_device
     from torch_utils import distributed
+    from training.config import choose
     from training.loop import run_loop
-    from training.presets import PRIOR_PRESETS, choose
+    from training.prior.presets import PRIOR_PRESETS
     from training.prior.run import embeddings_for, open_prior_run, prior_config, prior_cost
 
     chosen = resolve_device(device)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lafite_shifted.io.model_folder import model_hash
+from lafite_shifted.model_folder import model_hash
 from tests.commands import half_written, succeed
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lafite_shifted.io.files import read_json, read_json_lines
-from lafite_shifted.io.model_folder import load_generator
+from lafite_shifted.model_folder import load_generator
 from tests.commands import TINY_GAN, TINY_PRIOR, half_written, succeed
 from training.data.decoding import decode, to_square
 from training.data.embeddings import EmbeddingSet

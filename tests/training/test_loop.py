@@ -29,10 +29,11 @@ from training.clip.data import CaptionedSet, load_captioned_set
 from training.clip.trainer import ClipTrainConfig, ClipTrainer
 from training.config import RunConfig, override
 from training.data.embeddings import EmbeddingSet
+from training.gan.presets import GAN_PRESETS
 from training.gan.run import gan_config, open_gan_run
 from training.gan.trainer import GanTrainer
 from training.loop import MACHINE_COLUMNS, Trainer, run_loop
-from training.presets import GAN_PRESETS, PRIOR_PRESETS
+from training.prior.presets import PRIOR_PRESETS
 from training.prior.run import open_prior_run, prior_config
 from training.run_folder import Evaluation, RunFolder
 

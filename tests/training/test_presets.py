@@ -5,9 +5,11 @@ import dataclasses
 import pytest
 
 from lafite_shifted.errors import InputError
+from training.config import choose
 from training.gan.config import GanTrainConfig
+from training.gan.presets import GAN_PRESETS
 from training.gan.run import gan_config
-from training.presets import GAN_PRESETS, PRIOR_PRESETS, choose
+from training.prior.presets import PRIOR_PRESETS
 from training.prior.run import prior_config
 
 

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lafite_shifted.decoder.discriminator import Discriminator, conditional_logit
 from lafite_shifted.decoder.generator import Generator
 from lafite_shifted.encoders.clip import ClipEncoder
+from torch_utils.autograd import saved_bytes
 from torch_utils.device import pick_dtype
 from training.data.image_cache import ImageLoader
 from training.gan.config import GanTrainConfig
@@ -113,22 +114,6 @@ def _gmac(run) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         run()
     return counter.get_total_flops() / 2e9
-
-
-def saved_bytes(run) -> float:
-    """Bytes that autograd keeps for one image, parameters left out; each storage counted once."""
-    seen: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
-            storage = tensor.untyped_storage()
-            seen[storage._cdata] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = run()
-    del result
-    return float(sum(seen.values()))
 
 
 class Kind(NamedTuple):

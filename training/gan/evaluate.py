@@ -6,8 +6,8 @@ diversity, and the nearest training images whether it copies. A metric is compar
 others of the same real images alone, which its reference names: conditions are embeddings of the files
 themselves, and a perfect generator of R pixels reaches what these images do at R pixels.
 
-Shape letters: N images of the evaluation set, M training images, D embedding, R resolution, G group of the
-minibatch standard deviation.
+Shape letters: N images of the evaluation set, M training images, D embedding, R resolution, G
+group of the minibatch standard deviation.
 """
 
 from collections.abc import Callable, Mapping

@@ -21,7 +21,7 @@ from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import DivergedError, InputError
 from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian
 from lafite_shifted.io.files import atomic_file
-from lafite_shifted.io.model_folder import best_metric, save_generator
+from lafite_shifted.model_folder import best_metric, save_generator
 from lafite_shifted.pipeline import latents
 from torch_utils import distributed, seeds
 from torch_utils.device import pick_dtype

@@ -17,7 +17,7 @@ from lafite_shifted.decoder.generator import Generator
 from lafite_shifted.encoders.encoder_id import EncoderId, weights_digest
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import load_tensors
-from lafite_shifted.io.model_folder import LoadedGenerator, find_part, load_generator
+from lafite_shifted.model_folder import LoadedGenerator, find_part, load_generator
 from training.gan.config import GanTrainConfig
 from training.run_folder import checkpoint_paths, recorded_start
 

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from lafite_shifted.encoders.encoder_id import weights_digest
 from lafite_shifted.errors import InputError
-from training.gan.evaluate import Reference
 
 NAME = "inception-v3-compat"  # of the network, as torch-fidelity calls it
 LAYER = "2048"  # features: those of the last average pooling
@@ -55,7 +54,7 @@ class Inception:
             ) from error
         return Inception(weights, weights_digest(network.state_dict()), device)
 
-    def reference(self, real: Tensor) -> Reference:
+    def reference(self, real: Tensor) -> dict[str, int | str]:
         """What distances to the images `real` [N, 3, R, R] uint8 are measured against."""
         size = real.shape[-1]
         return {

@@ -13,8 +13,8 @@ from lafite_shifted.encoders.text_features import TextFeatures
 from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.prior.network import PriorConfig, PriorNetwork
 from lafite_shifted.prior.prior import Prior
+from torch_utils.autograd import saved_bytes
 from torch_utils.device import pick_dtype
-from training.gan.cost import saved_bytes
 from training.prior.trainer import PriorTrainConfig
 
 PROBE_BATCH = 32

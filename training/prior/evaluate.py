@@ -18,7 +18,7 @@ from torch import Tensor
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.encoder_id import EncoderId, check_same_encoder
 from lafite_shifted.errors import InputError
-from lafite_shifted.io.model_folder import LoadedGenerator, LoadedPrior, find_part, load_prior
+from lafite_shifted.model_folder import LoadedGenerator, LoadedPrior, find_part, load_prior
 from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.prior.diffusion import Sampler, SamplerConfig
 from lafite_shifted.prior.prior import energy_score

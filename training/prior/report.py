@@ -33,7 +33,8 @@ def write_report(
     }
     write_json(folder / "report.json", record)
     write_bytes(folder / "report.md", markdown(rows, eval_set, command=command).encode())
-    from training.metrics.plots import save_figure, steps_figure
+    from training.metrics.plots import save_figure
+    from training.prior.plots import steps_figure
 
     if curves := _plain(rows):
         floor = next((row for row in rows if row.name.startswith(PERFECT)), None)
@@ -80,7 +81,8 @@ def _by_steps(rows: Sequence[Row], key: str) -> str:
         cells_of.setdefault(row.name, {})[row.steps or 0] = shown
     if not cells_of:
         return ""
-    head = f"| sampler configuration | {' | '.join(str(n) for n in steps)} |\n|{'---|' * (len(steps) + 1)}\n"
+    columns = ["sampler configuration", *map(str, steps)]
+    head = f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n"
     return head + "".join(
         f"| {name} | {' | '.join(cells.get(n, '') for n in steps)} |\n"
         for name, cells in cells_of.items()

@@ -14,7 +14,6 @@ from lafite_shifted.errors import InputError
 from lafite_shifted.prior.diffusion import SamplerConfig
 from training.data.embeddings import EmbeddingSet
 from training.loop import Progress, run_loop
-from training.presets import PRIOR_PRESETS
 from training.prior.evaluate import (
     EvalSet,
     Row,
@@ -23,6 +22,7 @@ from training.prior.evaluate import (
     reference_rows,
     report,
 )
+from training.prior.presets import PRIOR_PRESETS
 from training.prior.report import write_report
 from training.prior.run import open_prior_run, prior_config
 

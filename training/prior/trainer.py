@@ -13,7 +13,7 @@ from torch.optim import AdamW, Optimizer
 
 from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian.clusters import cluster, same_cluster_share
-from lafite_shifted.io.model_folder import best_metric, save_prior
+from lafite_shifted.model_folder import best_metric, save_prior
 from lafite_shifted.prior.diffusion import SamplerConfig
 from lafite_shifted.prior.network import PriorConfig
 from lafite_shifted.prior.prior import Prior, energy_score

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lafite_shifted.encoders.encoder_id import EncoderId, check_same_encoder, weights_digest
 from lafite_shifted.errors import InputError
-from lafite_shifted.io.model_folder import find_part, load_prior
+from lafite_shifted.model_folder import find_part, load_prior
 from lafite_shifted.prior.network import PriorConfig, PriorNetwork
 from training.run_folder import recorded_start
 

@@ -15,15 +15,16 @@ from torch import Tensor
 from lafite_shifted.encoders.ensemble import load_clip
 from lafite_shifted.gaussian.stats import cone
 from lafite_shifted.io.files import write_json
-from lafite_shifted.io.model_folder import pack_model
 from lafite_shifted.io.png import save_png
+from lafite_shifted.model_folder import pack_model
 from lafite_shifted.pipeline import TextToImage
 from training.data.embeddings import EmbeddingSet
+from training.gan.presets import GAN_PRESETS
 from training.gan.run import gan_config, open_gan_run
 from training.loop import Progress, run_loop
 from training.metrics.distances import retrieval_of_sentence, set_distance
 from training.metrics.grids import labelled_rows
-from training.presets import GAN_PRESETS, PRIOR_PRESETS
+from training.prior.presets import PRIOR_PRESETS
 from training.prior.run import open_prior_run, prior_config
 
 ASSETS = Path(__file__).parents[2] / "lafite_shifted" / "assets"

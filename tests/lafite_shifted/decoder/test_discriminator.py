@@ -21,7 +21,7 @@ from lafite_shifted.decoder.discriminator import (
 )
 from tests.real_images import eight_images
 from tests.references import parameter_counts
-from training.presets import GAN_PRESETS
+from training.gan.presets import GAN_PRESETS
 
 TINY = DiscriminatorConfig(resolution=16, condition_dim=6, channel_base=128, channel_max=16)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from lafite_shifted.decoder.generator import Generator, GeneratorConfig, to_uint8
 from tests.real_images import eight_images
 from tests.references import parameter_counts
-from training.presets import GAN_PRESETS
+from training.gan.presets import GAN_PRESETS
 
 TINY = GeneratorConfig(
     resolution=16,

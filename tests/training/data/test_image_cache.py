@@ -31,9 +31,9 @@ from training.data.image_cache import ImageLoader, plan_cache
 from training.data.images import ImageSource
 from training.data.sources import UnreadableImageError
 from training.gan.data import GanData, load_gan_data
+from training.gan.presets import GAN_PRESETS
 from training.gan.run import gan_config, open_gan_run
 from training.gan.trainer import GanTrainer
-from training.presets import GAN_PRESETS
 
 BOTH = pytest.mark.parametrize("cache_gib", [None, 0.0], ids=["held", "streamed"])
 

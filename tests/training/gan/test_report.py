@@ -20,7 +20,7 @@ from lafite_shifted.decoder.discriminator import (
 )
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.io.files import read_json, read_json_lines
-from lafite_shifted.io.model_folder import load_generator
+from lafite_shifted.model_folder import load_generator
 from lafite_shifted.pipeline import TextToImage
 from tests.commands import half_written, run_command, succeed
 from training.data.embeddings import EmbeddingSet

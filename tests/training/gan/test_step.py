@@ -24,11 +24,11 @@ from lafite_shifted.decoder.generator import Generator, GeneratorConfig
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import DivergedError, InputError
 from lafite_shifted.io.files import load_tensors
+from torch_utils.autograd import saved_bytes
 from training.config import RunConfig, override
 from training.data.image_cache import ImageLoader
 from training.gan.augment import AUGMENTATIONS, AugmentConfig, augment
 from training.gan.config import GanTrainConfig
-from training.gan.cost import saved_bytes
 from training.gan.data import GanData
 from training.gan.losses import path_lengths
 from training.gan.step import Batch, GanSteps

@@ -12,7 +12,7 @@ from torch import Tensor
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId
 from lafite_shifted.io.files import save_tensors, write_json_lines
-from lafite_shifted.io.model_folder import find_part, load_generator
+from lafite_shifted.model_folder import find_part, load_generator
 from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.prior.diffusion import SamplerConfig
 from tests.commands import TINY_PRIOR, run_command, succeed

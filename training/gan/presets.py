@@ -4,11 +4,8 @@ import dataclasses
 
 from lafite_shifted.decoder.discriminator import DiscriminatorConfig
 from lafite_shifted.decoder.generator import GeneratorConfig
-from lafite_shifted.errors import InputError
-from lafite_shifted.prior.network import PriorConfig
 from training.config import RunConfig
 from training.gan.config import GanTrainConfig
-from training.prior.trainer import PriorTrainConfig
 
 
 def _gan(
@@ -64,28 +61,3 @@ GAN_PRESETS: dict[str, GanTrainConfig] = {
     "512": _gan(512, 16384, 512, latent=512, mapping_layers=8, batch=64, kimg=25000),
     "1024": _gan(1024, 32768, 512, latent=512, mapping_layers=8, batch=32, kimg=25000),
 }
-
-PRIOR_PRESETS: dict[str, PriorTrainConfig] = {
-    "tiny": PriorTrainConfig(
-        prior=PriorConfig(width=160, depth=3, heads=5),
-        run=RunConfig(kimg=300, log_kimg=5, evaluate_kimg=50, checkpoint_kimg=50),
-        batch=64,
-        learning_rate=1e-3,
-        warmup_kimg=10,
-        ema_half_life_kimg=20,
-    ),
-    "base": PriorTrainConfig(prior=PriorConfig(width=512, depth=8, heads=8)),
-    # network and clusters of arXiv:2211.15388, appendix; its length and batch are our guess
-    "corgi": PriorTrainConfig(
-        prior=PriorConfig(process="clusters", num_clusters=1024, width=2048, depth=20, heads=32),
-        run=RunConfig(kimg=500_000, log_kimg=10, evaluate_kimg=2000, checkpoint_kimg=1000),
-        batch=1024,
-    ),
-}
-
-
-def choose(presets: dict, name: str):
-    """The preset called `name`; InputError lists the names."""
-    if name not in presets:
-        raise InputError(f"--preset {name}: not known. Choose one of {', '.join(presets)}.")
-    return presets[name]

@@ -10,7 +10,7 @@ import torch
 from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.io.files import write_json
-from lafite_shifted.io.model_folder import (
+from lafite_shifted.model_folder import (
     FORMAT,
     best_metric,
     find_part,

@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 
 from tests.commands import run_command, succeed
-from training.metrics.plots import CURVES, curves_figure
+from training.gan.curves import CURVES, curves_figure
 
 
 def test_curves_are_those_of_the_log():
