@@ -1,17 +1,17 @@
 """Draws docs/architecture.png: the rooms of the packages on their floors, and the imports between
-them, read from the code.
+the rooms of a floor, read from the code.
 
     python docs/architecture.py            # draws it again
-    python docs/architecture.py --check    # exit 1 where the picture is not that of the code
+    python docs/architecture.py --check    # exit 1 where the image is not that of the code
 
-A room is a package below one of the floors, or the modules at the floor's top.
+A room is a package below one of the floors, or modules at the floor's top. A floor may import from
+every lower floor, and a room from those to its right on the same floor.
 """
 
 import ast
 import io
 import json
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,30 +24,34 @@ FLOORS = (
     "torch_utils",
     "ops_cuda",
 )  # downwards
-SUBJECTS = {
+SUBJECTS = {  # in the order of imports: downwards, and from left to right
     "lafite_shifted.cli": "one verb a module: parse, check, call, print",
-    "training": "loop, run folder,\nconfig, presets",
-    "training.data": "sources, decoding,\nembeddings on disk",
-    "training.gan": "data, augmentation,\nlosses, step, trainer",
+    "training.tools": "demo, doctor",
+    "training.bench": "benchmarks",
+    "training.gan": "data, augmentation,\nlosses, step, trainer,\nevaluation",
     "training.prior": "trainer, evaluation,\nstudy",
     "training.clip": "data, trainer",
     "training.metrics": "distances, plots,\ngrids",
-    "training.bench": "benchmarks",
-    "training.tools": "demo, doctor",
-    "lafite_shifted": "TextToImage, errors,\ndevice",
-    "lafite_shifted.encoders": "CLIP, preprocessing,\ntext encoders",
-    "lafite_shifted.gaussian": "mean, covariance,\nclusters",
+    "training.data": "sources, decoding,\nembeddings on disk,\nimage cache",
+    "training": "loop, run folder,\nconfig",
+    "lafite_shifted": "TextToImage,\nmodel folder",
     "lafite_shifted.prior": "diffusion, network",
-    "lafite_shifted.decoder": "generator,\ndiscriminator",
-    "lafite_shifted.io": "files, model folder",
+    "lafite_shifted.decoder": "generator,\ndiscriminator,\ninference",
+    "lafite_shifted.gaussian": "mean, covariance,\nclusters",
+    "lafite_shifted.encoders": "CLIP, preprocessing,\ntext encoders",
+    "lafite_shifted.io": "files, PNG",
+    "lafite_shifted.errors": "errors",
     "torch_utils": "distributed, EMA, seeds, devices",
     "torch_utils.ops": "operators with autograd and reference",
     "ops_cuda": "CUDA and CPU kernels, emulation, build",
 }
+BASE = ("lafite_shifted.errors", "lafite_shifted.device")  # one room: what all others use
 
 
 def room_of(module: str) -> str | None:
     """The room that a dotted module name lies in; None outside the packages."""
+    if module.startswith(BASE):
+        return BASE[0]
     known = [room for room in SUBJECTS if module == room or module.startswith(f"{room}.")]
     return max(known, key=len, default=None)
 
@@ -67,71 +71,80 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def edges() -> dict[tuple[str, str], int]:
-    """(importing room, imported room) -> number of files that import."""
-    found: Counter[tuple[str, str]] = Counter()
+def edges() -> list[tuple[str, str]]:
+    """(importing room, imported room), sorted."""
+    found: set[tuple[str, str]] = set()
     for package in ("training", "lafite_shifted", "torch_utils", "ops_cuda"):
         for path in (ROOT / package).rglob("*.py"):
             own = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
             for other in {room_of(name) for name in imports(path)}:
                 if own and other and own != other:
-                    found[own, other] += 1
-    return dict(sorted(found.items()))
+                    found.add((own, other))
+    return sorted(found)
+
+
+def backward_edges() -> list[tuple[str, str]]:
+    """Imports from right to left on one floor: there are none."""
+    order = list(SUBJECTS)
+    return [
+        (own, other)
+        for own, other in edges()
+        if floor_of(own) == floor_of(other) and order.index(own) > order.index(other)
+    ]
 
 
 def record() -> str:
-    """What the picture shows, as text that is stored in it."""
-    return json.dumps([[*pair, count] for pair, count in edges().items()])
+    """What the image shows, as text that is stored in it."""
+    return json.dumps(edges())
 
 
 def draw(path: Path) -> None:
-    """Write the picture, with `record` in it."""
+    """Write the image, with `record` in it."""
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
     from PIL import Image, PngImagePlugin
 
-    figure = Figure(figsize=(13, 8.2))
+    figure = Figure(figsize=(13, 8.4))
     axis = figure.add_axes((0, 0, 1, 1))
-    axis.set(xlim=(0, 13), ylim=(0, 8.2))
+    axis.set(xlim=(0, 13), ylim=(0, 8.4))
     axis.axis("off")
     places: dict[str, tuple[float, float]] = {}
     for number, floor in enumerate(FLOORS):
         rooms = [room for room in SUBJECTS if floor_of(room) == floor]
-        y, width = 6.9 - 1.6 * number, 11.4 / len(rooms)
-        axis.add_patch(
-            FancyBboxPatch(
-                (0.15, y - 0.1), 12.7, 1.15, boxstyle="round,pad=0.05", fc="#f3f3f0", ec="none"
-            )
+        y, width = 7.0 - 1.65 * number, 11.9 / len(rooms)
+        plate = {"boxstyle": "round,pad=0.05", "fc": "#f3f3f0", "ec": "none"}
+        axis.add_patch(FancyBboxPatch((0.15, y - 0.08), 12.7, 1.25, **plate))
+        axis.text(
+            0.25, y + 0.5, f"{len(FLOORS) - number}", fontsize=18, color="#999999", va="center"
         )
-        axis.text(0.25, y + 0.5, f"{5 - number}", fontsize=18, color="#999999", va="center")
         for place, room in enumerate(rooms):
-            x = 0.8 + place * width
-            fc = "#dce9f7" if room != floor or len(rooms) == 1 else "#ffffff"
-            axis.add_patch(
-                FancyBboxPatch(
-                    (x, y), width - 0.25, 0.95, boxstyle="round,pad=0.02", fc=fc, ec="#5580aa"
-                )
-            )
-            middle = x + (width - 0.25) / 2
-            name = room.removeprefix(f"{floor}.").replace(".", "/")
-            axis.text(middle, y + 0.74, f"{name}/", fontsize=9, ha="center", weight="bold")
-            axis.text(middle, y + 0.33, SUBJECTS[room], fontsize=7, ha="center", va="center")
-            places[room] = (middle, y)
-    for (own, other), count in edges().items():
+            x, middle = 0.75 + place * width, 0.75 + (place + 0.5) * width - 0.1
+            box = {"boxstyle": "round,pad=0.02", "fc": "#dce9f7", "ec": "#5580aa"}
+            axis.add_patch(FancyBboxPatch((x, y), width - 0.2, 0.85, **box))
+            name = room.removeprefix(f"{floor}.").replace(".", "/") + "/" * (room != BASE[0])
+            axis.text(middle, y + 0.68, name, fontsize=9, ha="center", weight="bold")
+            axis.text(middle, y + 0.3, SUBJECTS[room], fontsize=7, ha="center", va="center")
+            places[room] = (middle, y + 0.87)
+    for own, other in edges():
+        if floor_of(own) != floor_of(other):
+            continue
         (x0, y0), (x1, y1) = places[own], places[other]
-        same = y0 == y1
-        axis.add_patch(
-            FancyArrowPatch(
-                (x0, y0 + (0.95 if same else 0.0)),
-                (x1, y1 + 0.95),
-                connectionstyle=f"arc3,rad={-0.25 if same else 0.04}",
-                arrowstyle="-|>",
-                mutation_scale=7,
-                linewidth=0.4 + 0.12 * min(count, 12),
-                color="#c0392b" if same else "#444444",
-                alpha=0.5,
-                zorder=3,
-            )
+        bend = 0.9 / abs(x1 - x0) ** 0.75 * (1 if x1 > x0 else -1)
+        arrow = FancyArrowPatch(
+            (x0 + 0.12, y0),
+            (x1 - 0.12, y1),
+            connectionstyle=f"arc3,rad={-0.28 * bend}",
+            arrowstyle="-|>",
+            mutation_scale=8,
+            linewidth=0.8,
+            color="#33556f" if x1 > x0 else "#c0392b",
+            alpha=0.6,
+        )
+        axis.add_patch(arrow)
+    for number in range(len(FLOORS) - 1):
+        y = 7.0 - 1.65 * number - 0.1
+        axis.annotate(
+            "", (0.37, y - 0.3), (0.37, y), arrowprops={"arrowstyle": "-|>", "color": "#999999"}
         )
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
@@ -143,7 +156,7 @@ def draw(path: Path) -> None:
 
 
 def is_current(path: Path) -> bool:
-    """Whether the picture shows the imports as they are."""
+    """Whether the image shows the imports as they are."""
     from PIL import Image
 
     with Image.open(path) as image:

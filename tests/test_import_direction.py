@@ -1,6 +1,7 @@
 """Imports run downwards only, nothing is pickled, no exception is swallowed: read from the ASTs."""
 
 import ast
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -165,3 +166,16 @@ def test_broad_handlers_are_found(handler: str):
 def test_handlers_that_clean_up_or_name_a_type_are_allowed():
     assert broad_handlers("try:\n    f()\nexcept BaseException:\n    g()\n    raise") == []
     assert broad_handlers("try:\n    f()\nexcept (OSError, ValueError):\n    g()") == []
+
+
+def test_rooms_of_a_floor_import_from_left_to_right_and_the_image_shows_them():
+    """docs/architecture.png; `python docs/architecture.py` draws it again."""
+    spec = importlib.util.spec_from_file_location("architecture", ROOT / "docs/architecture.py")
+    assert spec is not None
+    assert spec.loader is not None
+    drawn = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(drawn)
+    assert len(drawn.edges()) > 30
+    assert drawn.backward_edges() == []
+    assert drawn.is_current(drawn.IMAGE)
+    assert {drawn.room_of(module) for module in MODULES} == set(drawn.SUBJECTS)
