@@ -38,6 +38,7 @@ from lafite_shifted.io.files import (
 from lafite_shifted.prior.diffusion import ScheduleConfig
 from lafite_shifted.prior.network import PriorConfig
 from lafite_shifted.prior.prior import Prior
+from torch_utils.device import DtypeName, pick_dtype
 
 FORMAT = 3
 
@@ -147,23 +148,29 @@ def _wrong_config_is_input(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def load_generator(folder: Path, *, device: torch.device) -> LoadedGenerator:
-    """Read a generator part; InputError if it is missing, damaged or of another format."""
+def load_generator(
+    folder: Path, *, device: torch.device, dtype: DtypeName = "auto"
+) -> LoadedGenerator:
+    """Read a generator part; InputError if it is missing, damaged or of another format. `dtype` is
+    of activations, by default the one that training chooses on `device`.
+    """
     record, tensors, stats = _load_part(folder, "generator")
     with _wrong_config_is_input(folder):
         network = Generator(GeneratorConfig(**record["config"]))
         encoder_id = EncoderId.from_json(record["encoder"])
     _fill(network, tensors, folder)
     return LoadedGenerator(
-        freeze_for_inference(network.to(device)),
+        freeze_for_inference(network.to(device), dtype=pick_dtype(dtype, device)),
         Gaussian.from_stats(stats, covariance_type="diagonal").to(device),
         encoder_id,
         record.get("training", {}),
     )
 
 
-def load_prior(folder: Path, *, device: torch.device) -> LoadedPrior:
-    """Read a prior part; InputError if it is missing, damaged or of another format."""
+def load_prior(folder: Path, *, device: torch.device, dtype: DtypeName = "auto") -> LoadedPrior:
+    """Read a prior part; InputError if it is missing, damaged or of another format. `dtype` as in
+    `load_generator`.
+    """
     record, tensors, stats = _load_part(folder, "prior")
     with _wrong_config_is_input(folder):
         config = record["config"] | {"schedule": ScheduleConfig(**record["config"]["schedule"])}
@@ -176,6 +183,7 @@ def load_prior(folder: Path, *, device: torch.device) -> LoadedPrior:
         )
         encoder_id = EncoderId.from_json(record["encoder"])
     _fill(prior.network, tensors, folder)
+    prior.compute_dtype = pick_dtype(dtype, device)
     prior.eval().requires_grad_(False)
     return LoadedPrior(prior.to_device(device), encoder_id, record.get("training", {}))
 

@@ -6,7 +6,8 @@
 Shape letters: N images, D embedding.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -29,6 +30,8 @@ from lafite_shifted.model_folder import (
 )
 from lafite_shifted.prior.diffusion import SamplerConfig
 from torch_utils import seeds
+from torch_utils.device import DtypeName
+from torch_utils.settings import kept_random_state, plain_settings
 
 
 class TextToImage:
@@ -62,25 +65,31 @@ class TextToImage:
         self.device = clip.device
 
     @staticmethod
+    @plain_settings()
+    @kept_random_state()
     def from_pretrained(
         path: str | Path,
         *,
         device: str = "auto",
+        dtype: DtypeName = "auto",
         clip: str | None = None,
         text_encoder: str | None = None,
     ) -> "TextToImage":
         """Load a model folder, or a Hugging Face Hub id such as "someone/model" where no such
         folder exists.
 
-        `clip` and `text_encoder` override the names of the CLIP and of the prior's text encoder,
-        for weights that lie elsewhere now. Raises InputError.
+        `dtype` is of activations, by default the one that training chooses on `device`: bfloat16
+        where it is fast, else float32. `clip` and `text_encoder` override the names of the CLIP and
+        of the prior's text encoder, for weights that lie elsewhere now. Raises InputError.
         """
         folder = Path(path)
         if not folder.is_dir():
             folder = _download(str(path))
         chosen = resolve_device(device)
-        generator = load_generator(folder / "generator", device=chosen)
-        prior = load_prior(folder / "prior", device=chosen) if (folder / "prior").is_dir() else None
+        generator = load_generator(folder / "generator", device=chosen, dtype=dtype)
+        prior = None
+        if (folder / "prior").is_dir():
+            prior = load_prior(folder / "prior", device=chosen, dtype=dtype)
         try:
             encoder = load_clip(clip or generator.encoder_id.model, device=chosen)
         except InputError as error:
@@ -92,6 +101,34 @@ class TextToImage:
         reader = TextEncoder.load(text_encoder or wanted.model, device=chosen) if wanted else None
         return TextToImage(encoder, generator, prior, text_encoder=reader, hash=model_hash(folder))
 
+    @plain_settings()
+    @torch.no_grad()
+    def sampler(
+        self,
+        texts: Sequence[str],
+        *,
+        use_prior: bool = True,
+        sampling: SamplerConfig | None = None,
+    ) -> Callable[[Sequence[int]], Tensor]:
+        """Encode N texts, once. The function returned gives image embeddings [N R, D] of N R seeds,
+        row n R + r of text n; without a prior, the text embeddings themselves.
+        """
+        distinct = list(dict.fromkeys(texts))
+        rows = torch.tensor([distinct.index(text) for text in texts])
+        if not use_prior or self.prior is None:
+            embedding = self.clip.embed_texts(distinct).embedding[rows]
+            return lambda seeds: embedding.repeat_interleave(len(seeds) // len(embedding), dim=0)
+        prior = self.prior.prior
+        sampling = prior.resolved(sampling or SamplerConfig())
+        features = read_texts(distinct, self.clip, self.text_encoder)[rows]
+        encoded = prior.encode_text(features, guided=sampling.guidance != 1.0)
+
+        @plain_settings()
+        def sample(seeds: Sequence[int]) -> Tensor:
+            return prior.sample(encoded, sample_seeds=seeds, sampling=sampling)
+
+        return sample
+
     def embed(
         self,
         texts: Sequence[str],
@@ -100,12 +137,10 @@ class TextToImage:
         use_prior: bool = True,
         sampling: SamplerConfig | None = None,
     ) -> Tensor:
-        """Image embeddings [N, D] for N texts; without a prior, the text embeddings themselves."""
-        if not use_prior or self.prior is None:
-            return self.clip.embed_texts(texts).embedding
-        text = read_texts(texts, self.clip, self.text_encoder)
-        return self.prior.prior.sample(text, sample_seeds=seeds, sampling=sampling)
+        """Image embeddings [N R, D] for N texts and N R seeds, see `sampler`."""
+        return self.sampler(texts, use_prior=use_prior, sampling=sampling)(seeds)
 
+    @plain_settings()
     @torch.no_grad()
     def decode(
         self, embeddings: Tensor, *, seeds: Sequence[int], truncation: float = 1.0
@@ -113,6 +148,8 @@ class TextToImage:
         """Images [N, R, R, 3] uint8 of unit image embeddings [N, D]; z of row i comes from
         `seeds[i]` alone.
         """
+        if not math.isfinite(truncation):
+            raise InputError(f"truncation must be finite, not {truncation}. Give 1 for none.")
         network = self.generator.network
         z = latents(seeds, network.config.z_dim).to(self.device)
         condition = self.generator.gaussian.standardise(embeddings.to(self.device))
@@ -134,14 +171,11 @@ class TextToImage:
             raise InputError(
                 f"num_images and batch must be at least 1, not {num_images} and {batch}."
             )
+        sample = self.sampler([text], use_prior=use_prior, sampling=sampling)
         for start in range(0, num_images, batch):
             part = range(seed + start, seed + min(start + batch, num_images))
-            embeddings = self.embed(
-                [text] * len(part), seeds=part, use_prior=use_prior, sampling=sampling
-            )
-            for number, array in zip(
-                part, self.decode(embeddings, seeds=part, truncation=truncation), strict=True
-            ):
+            made = self.decode(sample(part), seeds=part, truncation=truncation)
+            for number, array in zip(part, made, strict=True):
                 yield number, Image.fromarray(array.numpy())
 
     def __call__(

@@ -3,8 +3,11 @@
 import os
 import platform
 import resource
+from typing import Literal
 
 import torch
+
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -35,7 +38,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+def pick_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 where it is fast, else float32."""
     if name == "auto":
         return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from lafite_shifted.errors import InputError
-from torch_utils.device import pick_dtype
+from torch_utils.device import DtypeName, pick_dtype
 from training.config import RunConfig
 
 Progress = Callable[[int, int], None]
@@ -21,7 +21,7 @@ def refuse_derived(assignments: Sequence[str], *fields: str) -> None:
             raise InputError(f"--set {assignment}: the encoder decides this. Leave it out.")
 
 
-def compute_record(dtype: str, device: torch.device) -> dict[str, str]:
+def compute_record(dtype: DtypeName, device: torch.device) -> dict[str, str]:
     """What the exactness of a resumed run depends on, beside the thread count (in checkpoints). The
     number of processes may change: then it is exact up to rounding.
     """

@@ -1,10 +1,14 @@
 """`bench`: how fast operators, generators, priors and the reading of images are here."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lafite_shifted.cli import options
+
+if TYPE_CHECKING:
+    from torch_utils.device import DtypeName
 
 
 @click.group("bench", context_settings={"help_option_names": ["-h", "--help"]})
@@ -52,32 +56,43 @@ def ops(device: str, rounds: int, no_compile: bool, as_json: bool) -> None:
 
 @command.command("generate")
 @click.option("--preset", default="256", help="tiny, small, 256, 512 or 1024.")
+@click.option(
+    "--model", type=options.FolderPath, help="A run or model folder instead of an untrained preset."
+)
 @options.device_option
+@options.dtype_option
 @options.positive_int("--rounds", default=7, help="Paired rounds; the median counts.")
 @options.json_option
-def generate(preset: str, device: str, rounds: int, as_json: bool) -> None:
-    """A generator's forward pass at batch 1 and 4: the time outside convolutions, by the compiled
-    operators and by the reference.
+def generate(
+    preset: str, model: Path | None, device: str, dtype: "DtypeName", rounds: int, as_json: bool
+) -> None:
+    """A generator's forward pass at batch 1 and 4, loaded as `generate` loads it: the time outside
+    convolutions, by the compiled operators and by the reference.
     """
     import json
     from dataclasses import asdict
 
     from lafite_shifted.device import resolve_device
-    from training.bench.ops import bench_generation, machine
+    from lafite_shifted.model_folder import find_part, load_generator
+    from training.bench.ops import bench_generation, machine, untrained
     from training.config import choose
     from training.gan.presets import GAN_PRESETS
 
     chosen = resolve_device(device)
     options.choose_ops("compiled", chosen)
-    config = choose(GAN_PRESETS, preset).generator
+    if model is None:
+        config = choose(GAN_PRESETS, preset).generator
+        network = untrained(config, device=chosen, dtype=dtype)
+    else:
+        network = load_generator(find_part(model, "generator"), device=chosen, dtype=dtype).network
     results = [
-        bench_generation(config, batch=batch, device=chosen, rounds=rounds) for batch in (1, 4)
+        bench_generation(network, batch=batch, device=chosen, rounds=rounds) for batch in (1, 4)
     ]
     if as_json:
         rows = [asdict(row) for row in results]
         click.echo(json.dumps({"machine": machine(chosen), "results": rows}, indent=2))
         return
-    click.echo(machine(chosen))
+    click.echo(f"{machine(chosen)}; {results[0].dtype}")
     click.echo(f"{'batch':>5}{'operators':>12}{'ms':>9}{'ms outside':>12}{'share':>8}")
     for row in results:
         for name in ("reference", "compiled"):
@@ -90,31 +105,50 @@ def generate(preset: str, device: str, rounds: int, as_json: bool) -> None:
 
 @command.command("prior")
 @click.option("--preset", default="base", help="tiny, base, or corgi (the paper's size).")
+@click.option(
+    "--model", type=options.FolderPath, help="A run or model folder instead of an untrained preset."
+)
 @click.option("--clip", default="starter", help="As in `embed`: its text tower is timed too.")
 @options.device_option
+@options.dtype_option
 @options.positive_int("--rounds", default=15, help="The median counts.")
 @options.json_option
-def prior(preset: str, clip: str, device: str, rounds: int, as_json: bool) -> None:
-    """One sentence through the text tower and an untrained prior, batch 1."""
+def prior(
+    preset: str,
+    model: Path | None,
+    clip: str,
+    device: str,
+    dtype: "DtypeName",
+    rounds: int,
+    as_json: bool,
+) -> None:
+    """One sentence through the text tower and a prior, loaded as `generate` loads it, batch 1."""
     import json
     from dataclasses import asdict
 
     from lafite_shifted.device import resolve_device
     from lafite_shifted.encoders.ensemble import load_clip
+    from lafite_shifted.model_folder import find_part, load_prior
     from training.bench.ops import machine
-    from training.bench.prior import bench_prior
+    from training.bench.prior import bench_prior, untrained
     from training.config import choose
     from training.prior.presets import PRIOR_PRESETS
 
     chosen = resolve_device(device)
-    config = choose(PRIOR_PRESETS, preset).prior
     encoder = load_clip(clip, device=chosen)
-    found = bench_prior(config, encoder, device=chosen, rounds=rounds)
+    if model is None:
+        config = choose(PRIOR_PRESETS, preset).prior
+        network = untrained(config, encoder, device=chosen, dtype=dtype)
+    else:
+        network = load_prior(find_part(model, "prior"), device=chosen, dtype=dtype).prior
+    found = bench_prior(network, encoder, device=chosen, rounds=rounds)
     if as_json:
         click.echo(json.dumps({"machine": machine(chosen), "results": asdict(found)}, indent=2))
         return
-    click.echo(machine(chosen))
-    click.echo(f"{preset}, {found.parameters / 1e6:.1f} M parameters, text tower of {clip}")
+    click.echo(f"{machine(chosen)}; {found.dtype}")
+    click.echo(
+        f"{model or preset}, {found.parameters / 1e6:.1f} M parameters, text tower of {clip}"
+    )
     click.echo(f"text tower         {found.tower_milliseconds:8.1f} ms")
     for steps, milliseconds in found.sampling_milliseconds.items():
         total = milliseconds + found.tower_milliseconds

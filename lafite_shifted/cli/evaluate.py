@@ -12,6 +12,7 @@ from lafite_shifted.cli import options
 
 if TYPE_CHECKING:
     from lafite_shifted.prior.diffusion import Sampler
+    from torch_utils.device import DtypeName
 
 
 @click.group("evaluate", context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,6 +45,7 @@ def command() -> None:
 )
 @options.device_option
 @options.ops_option
+@options.dtype_option
 def prior(
     runs: tuple[Path, ...],
     embeddings: Path,
@@ -55,6 +57,7 @@ def prior(
     gan: Path | None,
     device: str,
     ops: str,
+    dtype: "DtypeName",
 ) -> None:
     """Compare the priors in RUNS (of `train-prior`, or model folders), trainings of the same kind
     as one line: cosine to the true image embedding, Frechet and kernel distance of the sets,
@@ -85,9 +88,9 @@ def prior(
     eval_set = EvalSet.of(data, limit=limit)
     chosen, decode = resolve_device(device), unchanged
     options.choose_ops(ops, chosen, used=gan is not None)
-    priors = load_priors(runs, data, chosen)
+    priors = load_priors(runs, data, chosen, dtype=dtype)
     if gan:
-        generator = load_generator(find_part(gan, "generator"), device=chosen)
+        generator = load_generator(find_part(gan, "generator"), device=chosen, dtype=dtype)
         decode = through(generator, load_clip(generator.encoder_id.model, device=chosen))
     start = time.monotonic()
     with options.progress_bar("sampling", "run") as progress:
@@ -113,6 +116,7 @@ def prior(
 )
 @options.device_option
 @options.ops_option
+@options.dtype_option
 def study(
     embeddings: Path,
     out: Path,
@@ -123,6 +127,7 @@ def study(
     eval_embeddings: Path | None,
     device: str,
     ops: str,
+    dtype: "DtypeName",
 ) -> None:
     """Train small priors of every process on EMBEDDINGS and compare them: shifted with full and
     with diagonal covariance, clusters, and the baseline, at equal network, schedule and budget.
@@ -139,7 +144,7 @@ def study(
         run_study(
             embeddings,
             out,
-            StudyConfig(kimg, seeds, counts, limit, eval_embeddings),
+            StudyConfig(kimg, seeds, counts, limit, eval_embeddings, dtype),
             device=chosen,
             command=_typed(),
             show=options.show_progress,
@@ -174,6 +179,7 @@ def study(
 )
 @options.device_option
 @options.ops_option
+@options.dtype_option
 @options.max_bad_option
 @options.max_megapixels_option
 @options.json_option
@@ -189,6 +195,7 @@ def gan(
     compare: tuple[Path, ...],
     device: str,
     ops: str,
+    dtype: "DtypeName",
     max_bad: float,
     max_megapixels: float,
     as_json: bool,
@@ -221,7 +228,7 @@ def gan(
     options.choose_ops(ops, chosen)
     judge = Inception.load(inception, device=chosen) if inception else None
     generator = load_generator(
-        find_part(model / "best" if best else model, "generator"), device=chosen
+        find_part(model / "best" if best else model, "generator"), device=chosen, dtype=dtype
     )
     whole = TextToImage(
         load_clip(clip or generator.encoder_id.model, device=chosen), generator, None

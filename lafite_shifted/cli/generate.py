@@ -9,6 +9,7 @@ from lafite_shifted.cli import options
 
 if TYPE_CHECKING:
     from lafite_shifted.prior.diffusion import Sampler
+    from torch_utils.device import DtypeName
 
 
 @click.command("generate")
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 @options.seed_option
 @options.device_option
 @options.ops_option
+@options.dtype_option
 @options.positive_int("--batch", default=16, help="Images a forward pass.")
 @options.positive_int(
     "--steps",
@@ -53,6 +55,7 @@ def command(
     seed: int,
     device: str,
     ops: str,
+    dtype: "DtypeName",
     batch: int,
     steps: int | None,
     sampler: "Sampler",
@@ -88,7 +91,7 @@ def command(
     options.choose_ops(ops, resolve_device(device))
     with options.plain_warnings():
         pipeline = TextToImage.from_pretrained(
-            model, device=device, clip=clip, text_encoder=text_encoder
+            model, device=device, dtype=dtype, clip=clip, text_encoder=text_encoder
         )
         if pipeline.prior is None and not no_prior:
             click.echo(

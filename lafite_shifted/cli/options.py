@@ -70,6 +70,12 @@ ops_option = click.option(
     type=click.Choice(["auto", "compiled", "reference"]),
     help="Native operators: where they can be built, always, or never.",
 )
+dtype_option = click.option(
+    "--dtype",
+    default="auto",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    help="Of activations; auto is bfloat16 where it is fast, as in training.",
+)
 set_option = click.option(
     "--set",
     "assignments",

@@ -82,9 +82,10 @@ class Mapping(nn.Module):
         return x if truncation == 1.0 else self.w_average.lerp(x, truncation)
 
     @torch.no_grad()
-    def track(self, w: Tensor, *, decay: float = 0.995) -> None:
-        """Move the average towards this batch's w."""
-        self.w_average.lerp_(w.mean(dim=0), 1 - decay)
+    def track(self, w_mean: Tensor, *, decay: float = 0.995) -> None:
+        """Move the average towards `w_mean` [V], the mean w of a batch."""
+        assert w_mean.shape == self.w_average.shape, "w_mean is one w, not a batch of them"
+        self.w_average.lerp_(w_mean, 1 - decay)
 
 
 class Styles(nn.Module):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lafite_shifted.decoder.generator import Generator, GeneratorConfig, SynthesisLayer
+from lafite_shifted.decoder.generator import Generator, GeneratorConfig, Mapping, SynthesisLayer
 from lafite_shifted.decoder.layers import clamp_of, convolve, demodulation
 from torch_utils.ops import SynthesisTail
 
@@ -72,12 +72,16 @@ class InferenceGenerator(nn.Module):
     def __init__(self, generator: Generator, dtype: torch.dtype):
         super().__init__()
         self.generator = generator.eval().requires_grad_(False)
-        self.dtype = dtype
+        self.compute_dtype = dtype
         self.layers = nn.ModuleList(FrozenLayer(layer, dtype) for layer in generator.layers)  # type: ignore[arg-type]
 
     @property
     def config(self) -> GeneratorConfig:
         return self.generator.config
+
+    @property
+    def mapping(self) -> Mapping:
+        return self.generator.mapping
 
     def forward(
         self, z: Tensor, condition: Tensor, *, noise: Tensor | None = None, truncation: float = 1.0
@@ -112,7 +116,8 @@ class InferenceGenerator(nn.Module):
             )
             for number, layer in enumerate(generator.layers)
         ]
-        x = generator.constant.to(self.dtype) * scales[0].to(self.dtype)[:, :, None, None]
+        x = generator.constant.to(self.compute_dtype)
+        x = x * scales[0].to(self.compute_dtype)[:, :, None, None]
         x, rgb = layers[0].run(x.contiguous(memory_format=torch.channels_last))
         for first, second in zip(layers[1::2], layers[2::2], strict=True):
             x, _ = first.run(x)

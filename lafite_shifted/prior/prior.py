@@ -10,7 +10,7 @@ Shape letters: N texts, R timesteps a text, M samples a timestep, D embedding.
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -37,6 +37,15 @@ from torch_utils import seeds
 
 DEFAULT_STEPS = 4
 THRESHOLD_PERCENTILE = 99.5  # of dynamic thresholding
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """N texts as a prior takes them, whatever the seed."""
+
+    embedding: Tensor  # [N, D]
+    cluster: Tensor  # [N]
+    caches: list[TextCache]  # with the text, and without it if guided
 
 
 class Prior(nn.Module):
@@ -108,7 +117,7 @@ class Prior(nn.Module):
         ]
         return float(np.percentile(torch.cat(parts).double().numpy(), THRESHOLD_PERCENTILE))
 
-    def encode_text(self, text: TextFeatures, has_text: Tensor, cluster: Tensor) -> TextCache:
+    def cache_text(self, text: TextFeatures, has_text: Tensor, cluster: Tensor) -> TextCache:
         """Keys and values of N texts for `predict`; `has_text` [N] False: without text."""
         with self._reduced(cluster.device):
             return self.network.encode_text(text, has_text, cluster)
@@ -174,7 +183,7 @@ class Prior(nn.Module):
             gaussian = self.gaussian_of(cluster.repeat_interleave(num_timesteps * num_samples))
             sample_noise = sample_noise.flatten(0, 2)
         predicted = self.predict(
-            z_t, times, gaussian, self.encode_text(text, has_text, cluster), sample_noise
+            z_t, times, gaussian, self.cache_text(text, has_text, cluster), sample_noise
         )
         if sample_noise is None:
             error = (predicted - true).square().sum(dim=1)  # of sqrt(D) z_0, mean over D
@@ -184,27 +193,41 @@ class Prior(nn.Module):
         return (error.view_as(t) * weight).mean(dim=1)
 
     @torch.no_grad()
+    def encode_text(self, text: TextFeatures, *, guided: bool = False) -> "EncodedText":
+        """N texts as `sample` takes them, computed once for all their samples; `guided`: also as no
+        text, which guidance needs.
+        """
+        cluster = self.assign(text.embedding)
+        yes = torch.ones(len(text), dtype=torch.bool, device=cluster.device)
+        caches = [self.cache_text(text, yes, cluster)]
+        if guided:
+            caches.append(self.cache_text(text, ~yes, cluster))
+        return EncodedText(text.embedding, cluster, caches)
+
+    @torch.no_grad()
     def sample(
         self,
-        text: TextFeatures,
+        text: "TextFeatures | EncodedText",
         *,
         sample_seeds: Sequence[int],
         sampling: SamplerConfig | None = None,
     ) -> Tensor:
-        """Unit image embeddings [N, D] for N texts; row i depends on text i and `sample_seeds[i]`.
-        InputError where the prior cannot sample so.
+        """Unit image embeddings [N R, D] for N texts and N R seeds: row n R + r depends on text n
+        and its own seed. InputError where the prior cannot sample so.
         """
         sampling = self.resolved(sampling or SamplerConfig())
-        cluster = self.assign(text.embedding)
-        gaussian = self.gaussian_of(cluster)
-        yes = torch.ones(len(text), dtype=torch.bool, device=cluster.device)
-        caches = [self.encode_text(text, yes, cluster)]
-        if sampling.guidance != 1.0:
-            caches.append(self.encode_text(text, ~yes, cluster))
-        best = self._sample_once(gaussian, caches, sample_seeds, sampling, candidate=0)
+        if isinstance(text, TextFeatures):
+            text = self.encode_text(text, guided=sampling.guidance != 1.0)
+        repeats, rest = divmod(len(sample_seeds), len(text.cluster))
+        assert not rest, "every text has the same number of seeds"
+        gaussian = self.gaussian_of(text.cluster.repeat_interleave(repeats))
+        wanted = text.embedding.repeat_interleave(repeats, dim=0)  # [N R, D]
+        best = self._sample_once(gaussian, text.caches, sample_seeds, sampling, candidate=0)
         for candidate in range(1, sampling.best_of):
-            other = self._sample_once(gaussian, caches, sample_seeds, sampling, candidate=candidate)
-            closer = (other * text.embedding).sum(dim=1) > (best * text.embedding).sum(dim=1)
+            other = self._sample_once(
+                gaussian, text.caches, sample_seeds, sampling, candidate=candidate
+            )
+            closer = (other * wanted).sum(dim=1) > (best * wanted).sum(dim=1)
             best = torch.where(closer[:, None], other, best)
         return best
 
@@ -252,7 +275,7 @@ class Prior(nn.Module):
         *,
         candidate: int,
     ) -> Tensor:
-        """One sample for each text; `caches` with the text, and without it if guided."""
+        """One sample for each seed; `caches` with the text, and without it if guided."""
         device = caches[0].visible.device
 
         def normal(*key: int | str) -> Tensor:

@@ -25,8 +25,9 @@ def test_pack_tells_the_next_command(model_folder: Path, gan_run: Path, tmp_path
 
 
 def generate(model_folder: Path, out: Path, *arguments: str) -> dict[str, np.ndarray]:
-    """The images that the command writes, by name, the grid left out."""
-    outcome = succeed("generate", *arguments, "--model", model_folder, "--out", out)
+    """The images that the command writes in float32, by name, the grid left out."""
+    flags = ("--model", model_folder, "--out", out, "--dtype", "float32")
+    outcome = succeed("generate", *arguments, *flags)
     files = sorted(p for p in out.iterdir() if p.name != "grid.png")
     assert f"{len(files)} images and grid.png" in outcome.out
     assert half_written(out) == []

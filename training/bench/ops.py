@@ -6,6 +6,7 @@ same round, so that a busy machine slows both. Shape letters: N batch, C channel
 
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +18,11 @@ from torch import Tensor
 
 from lafite_shifted.decoder import layers
 from lafite_shifted.decoder.generator import Generator, GeneratorConfig
-from lafite_shifted.decoder.inference import freeze_for_inference
-from torch_utils.device import pick_dtype
+from lafite_shifted.decoder.inference import InferenceGenerator
+from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId
+from lafite_shifted.gaussian.stats import EmbeddingStats
+from lafite_shifted.model_folder import load_generator, save_generator
+from torch_utils.device import DtypeName
 from torch_utils.ops import bias_act, native, synthesis_epilogue, to_rgb, upfirdn2d
 from torch_utils.ops.upfirdn2d import TAPS, upsample
 
@@ -191,17 +195,29 @@ class MeasuredGeneration:
     """One forward pass of a generator; "outside" is what is not spent in convolutions."""
 
     batch: int
+    dtype: str  # of activations
     milliseconds: dict[str, float]  # by implementation of the operators
     outside: dict[str, float]  # milliseconds outside convolutions
     outside_share_of_reference: float  # median over rounds of compiled / reference
 
 
+def untrained(
+    config: GeneratorConfig, *, device: torch.device, dtype: DtypeName
+) -> InferenceGenerator:
+    """A generator of this size as users get one: saved, and loaded again."""
+    block = EncoderBlock("untrained", "0" * 16, "{}", config.condition_dim)
+    stats = EmbeddingStats.of(torch.randn(8, config.condition_dim), EncoderId((block,)))
+    with tempfile.TemporaryDirectory() as folder:
+        save_generator(Path(folder) / "generator", Generator(config), stats, training={})
+        return load_generator(Path(folder) / "generator", device=device, dtype=dtype).network
+
+
 @torch.no_grad()
 def bench_generation(
-    config: GeneratorConfig, *, batch: int, device: torch.device, rounds: int
+    generator: InferenceGenerator, *, batch: int, device: torch.device, rounds: int
 ) -> MeasuredGeneration:
-    """Images of an untrained generator, by the compiled operators and the reference in turn."""
-    generator = freeze_for_inference(Generator(config).to(device), dtype=pick_dtype("auto", device))
+    """Images of a loaded generator, by the compiled operators and the reference in turn."""
+    config = generator.config
     z = torch.randn(batch, config.z_dim, device=device)
     condition = torch.randn(batch, config.condition_dim, device=device)
     names: tuple[native.Mode, ...] = ("compiled", "reference")
@@ -222,6 +238,7 @@ def bench_generation(
         native.choose(before)
     return MeasuredGeneration(
         batch=batch,
+        dtype=str(generator.compute_dtype).removeprefix("torch."),
         milliseconds={name: statistics.median(total[name]) * 1e3 for name in names},
         outside={name: statistics.median(outside[name]) * 1e3 for name in names},
         outside_share_of_reference=statistics.median(

@@ -3,8 +3,8 @@
 Distances tell whether the images as a whole are like real ones, cosine and recall whether each
 follows its condition, precision and recall of the manifold (arXiv:1904.06991) fidelity and
 diversity, and the nearest training images whether it copies. A metric is compared with
-others of the same real images alone, which its reference names: conditions are embeddings of the files
-themselves, and a perfect generator of R pixels reaches what these images do at R pixels.
+others of the same real images alone, which its reference names: conditions are embeddings of the
+files themselves, and a perfect generator of R pixels reaches what these images do at R pixels.
 
 Shape letters: N images of the evaluation set, M training images, D embedding, R resolution, G
 group of the minibatch standard deviation.

@@ -159,7 +159,7 @@ class GanSteps:
         config, sums = self.config, Sums(len(batch))
         trainable = [p for p in self.discriminator.parameters() if p.requires_grad]
         self.discriminator.requires_grad_(False)
-        w_mean = torch.zeros(1, device=batch.z.device)
+        w_mean = torch.zeros_like(self.generator.mapping.w_average)
         contrast = self._contrast(
             batch, lambda part: self._score_fake(part, self._generate(part))[1]
         )

@@ -12,6 +12,7 @@ import torch
 from lafite_shifted.encoders.encoder_id import check_same_encoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.prior.diffusion import SamplerConfig
+from torch_utils.device import DtypeName
 from training.data.embeddings import EmbeddingSet
 from training.loop import Progress, run_loop
 from training.prior.evaluate import (
@@ -60,6 +61,7 @@ class StudyConfig:
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 64)
     limit: int | None = None  # of captions
     ask: Path | None = None  # embeddings whose held-out captions are asked, if not those trained on
+    dtype: DtypeName = "auto"  # of activations, in training and after
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,11 @@ def run_study(
             kimg=training.kimg,
             batch=None,
             seed=training.seed,
-            assignments=[*settings, f"run.evaluate_kimg={training.kimg}"],
+            assignments=[
+                *settings,
+                f"run.evaluate_kimg={training.kimg}",
+                f"dtype={config.dtype}",
+            ],
         )
         init = out / training.init if training.init else None
         trainer, run = open_prior_run(prior, data, out / training.name, device=device, init=init)
@@ -135,7 +141,7 @@ def _evaluate_all(
     progress: Callable[[int, int], None],
 ) -> list[Row]:
     def priors(names: Sequence[str]) -> dict[str, list]:
-        return load_priors([out / name for name in names], data, device)
+        return load_priors([out / name for name in names], data, device, dtype=config.dtype)
 
     names = [training.name for training in trainings(config)]
     plain = [SamplerConfig(n, "ancestral") for n in config.steps]

@@ -141,7 +141,7 @@ class PriorTrainer:
         )
         self.ema_prior.to_device(device)
         self.ema_prior.network = self.ema.network
-        self.prior.compute_dtype = pick_dtype(config.dtype, device)
+        self.prior.compute_dtype = self.ema_prior.compute_dtype = pick_dtype(config.dtype, device)
         self.optimizer = AdamW(
             self.prior.network.parameters(),
             lr=config.learning_rate,
@@ -200,22 +200,28 @@ class PriorTrainer:
         return {name: tensor.to(self.device) for name, tensor in found.items()}
 
     def sample(
-        self, captions: Tensor, *, sampling: SamplerConfig | None = None, first_seed: int = 0
+        self, captions: Tensor, *, sampling: SamplerConfig | None = None, num_samples: int = 1
     ) -> Tensor:
-        """Embeddings [m, D] on the CPU that the EMA prior samples for these captions, the i-th
-        with seed `first_seed` + i.
+        """Embeddings [num_samples, m, D] on the CPU that the EMA prior samples for these captions,
+        the i-th with seeds i, m + i, ...
         """
-        prior, parts = self.config.prior, []
+        prior, parts, m = self.config.prior, [], len(captions)
         most = prior.step_budget or prior.schedule.num_steps
-        for start in range(0, len(captions), 500):
+        sampling = sampling or SamplerConfig(min(self.config.evaluation_steps, most))
+        for start in range(0, m, 500):
             part = captions[start : start + 500]
-            sampled = self.ema_prior.sample(
-                self.data.text_features(part).to(self.device),
-                sample_seeds=range(first_seed + start, first_seed + start + len(part)),
-                sampling=sampling or SamplerConfig(min(self.config.evaluation_steps, most)),
-            )
-            parts.append(sampled.cpu())
-        return torch.cat(parts)
+            text = self.data.text_features(part).to(self.device)
+            encoded = self.ema_prior.encode_text(text, guided=sampling.guidance != 1.0)
+            found = [
+                self.ema_prior.sample(
+                    encoded,
+                    sample_seeds=range(number * m + start, number * m + start + len(part)),
+                    sampling=sampling,
+                )
+                for number in range(num_samples)
+            ]
+            parts.append(torch.stack(found).cpu())
+        return torch.cat(parts, dim=1)
 
     def evaluate(self, samples_seen: int, folder: Path) -> Evaluation:
         """On held-out captions, one a name: cosine to the true image embedding, Frechet distance of
@@ -233,8 +239,8 @@ class PriorTrainer:
         if len(self.held_out) < 3:
             return Evaluation(metrics)
         true = self.data.image[self.data.caption_image[self.held_out]]
-        predicted, text = self.sample(self.held_out), self.data.text[self.held_out]
-        again = self.sample(self.held_out, first_seed=len(self.held_out))
+        predicted, again = self.sample(self.held_out, num_samples=2)
+        text = self.data.text[self.held_out]
         frechet = set_distance(predicted, true)
         if frechet < best_metric(folder / "best" / "prior", "held_out_fd_clip"):
             found = training | {"held_out_fd_clip": frechet}

@@ -203,12 +203,14 @@ def test_full_truncation_forgets_the_latent(generator: Generator):
 def test_the_average_follows_the_mean_of_w(generator: Generator):
     mapping = generator.mapping
     before, w = mapping.w_average.clone(), normal(4, 12)
-    mapping.track(w, decay=0.9)
+    mapping.track(w.mean(dim=0), decay=0.9)
     torch.testing.assert_close(mapping.w_average, 0.9 * before + 0.1 * w.mean(dim=0))
     for _ in range(2000):
-        mapping.track(w)
+        mapping.track(w.mean(dim=0))
     torch.testing.assert_close(mapping.w_average, w.mean(dim=0), rtol=1e-3, atol=1e-4)
     assert not mapping.w_average.requires_grad
+    with pytest.raises(AssertionError):
+        mapping.track(w)  # a batch of them, or their mean over V too, would be averaged away
 
 
 def test_the_average_is_stored_with_the_weights(generator: Generator):

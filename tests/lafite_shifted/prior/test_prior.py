@@ -68,7 +68,7 @@ def ask(
 ) -> Tensor:
     """One question about each text."""
     cluster = prior.assign(text.embedding) if cluster is None else cluster
-    cache = prior.encode_text(text, YES[: len(text)] if has_text is None else has_text, cluster)
+    cache = prior.cache_text(text, YES[: len(text)] if has_text is None else has_text, cluster)
     z_t = random_images(3, count=len(text)) if z_t is None else z_t
     t = TIMES[: len(text)] if t is None else t
     return prior.predict(z_t, t, prior.gaussian_of(cluster), cache)
@@ -380,7 +380,7 @@ def test_seeds_repeat_and_differ(prior: Prior):
 
 
 def test_guidance_of_one_never_asks_for_the_prediction_without_text(prior: Prior):
-    read, predict_plainly, texts, eval_set = prior.encode_text, prior.predict, [], []
+    read, predict_plainly, texts, eval_set = prior.cache_text, prior.predict, [], []
 
     def recorded_read(text: TextFeatures, has_text: Tensor, cluster: Tensor):
         texts.append(bool(has_text.all()))
@@ -390,7 +390,7 @@ def test_guidance_of_one_never_asks_for_the_prediction_without_text(prior: Prior
         eval_set.append(given[1].unique().item())
         return predict_plainly(*given)
 
-    prior.encode_text, prior.predict = recorded_read, recorded_predict
+    prior.cache_text, prior.predict = recorded_read, recorded_predict
     prior.sample(random_text(), sample_seeds=range(8), sampling=SamplerConfig(3))
     assert (texts, len(eval_set)) == ([True], 3)  # a text is read once, however many steps
     prior.sample(random_text(), sample_seeds=range(8), sampling=SamplerConfig(3, guidance=2.0))
@@ -471,7 +471,7 @@ def test_the_cluster_is_a_token_and_the_same_with_and_without_text(clustered: Pr
     process, told = clustered.gaussian_of(cluster), []
     for token in (cluster, (cluster + 1) % 4):
         with torch.no_grad():
-            cache = clustered.encode_text(text, ~YES, token)
+            cache = clustered.cache_text(text, ~YES, token)
             told.append(clustered.predict(random_images(3), TIMES, process, cache))
     assert not told[0].equal(told[1])
 

@@ -40,6 +40,8 @@ def test_generation_counts_what_is_outside_convolutions():
     config = GeneratorConfig(
         resolution=32, condition_dim=8, channel_base=1024, channel_max=32, z_dim=16, w_dim=16
     )
-    found = bench.bench_generation(config, batch=2, device=CPU, rounds=1)
+    network = bench.untrained(config, device=CPU, dtype="bfloat16")
+    found = bench.bench_generation(network, batch=2, device=CPU, rounds=1)
+    assert found.dtype == "bfloat16"
     for name in ("compiled", "reference"):
         assert 0 < found.outside[name] < found.milliseconds[name]

@@ -391,3 +391,16 @@ def test_the_loss_scale_halves_where_gradients_overflow(clip: ClipEncoder):
         assert old.equal(new)
     trainer.d_scale.scale.fill_(2.0**10)
     assert trainer.step(0)["skipped"] == 0
+
+
+@pytest.mark.parametrize("micro_batch", [None, 4])
+def test_a_step_moves_the_average_of_w_to_the_mean_of_its_batch(
+    clip: ClipEncoder, micro_batch: int | None
+):
+    """Entry by entry, in the network that is saved too."""
+    trainer = trainer_of(clip, micro_batch=micro_batch)
+    with torch.no_grad():
+        mean = trainer.generator.mapping(trainer.sample_batch(0).z).mean(dim=0)  # [V]
+    trainer.step(0)
+    for network in (trainer.generator, trainer.ema.network):
+        torch.testing.assert_close(network.mapping.w_average, 0.005 * mean)

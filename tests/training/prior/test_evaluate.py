@@ -257,7 +257,7 @@ def test_priors_are_judged_through_a_generator(
     prior = load_priors([prior_run], data, torch.device("cpu"))
     decode = through(generator, clip)
     (row,) = report(prior, eval_set, [SamplerConfig(2)], decode=decode, bootstrap=2)
-    made, _ = sample_all(next(iter(prior.values()))[0], eval_set, SamplerConfig(2))
+    made, _, _ = sample_all(next(iter(prior.values()))[0], eval_set, SamplerConfig(2))
     assert row.metrics.clip_i_sim == pytest.approx(
         mean_cosine(decode(made), eval_set.true), abs=1e-5
     )

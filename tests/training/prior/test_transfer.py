@@ -18,7 +18,7 @@ from training.prior.transfer import PriorStart
 
 CPU = torch.device("cpu")
 ENERGY = ("--set", "prior.objective=draw", "--set", "prior.step_budget=1")
-SMALL = ["prior.width=32", "prior.depth=1", "prior.heads=2", "batch=8"]
+SMALL = ["prior.width=32", "prior.depth=1", "prior.heads=2", "batch=8", "dtype=float32"]
 
 
 def test_what_draws_begins_as_what_predicts_means(
@@ -30,10 +30,11 @@ def test_what_draws_begins_as_what_predicts_means(
     config = prior_config(PRIOR_PRESETS["tiny"], assignments=settings)
     trainer, _ = open_prior_run(config, data, tmp_path / "run", device=CPU, init=prior_run)
     captions = torch.arange(6)
-    mean = load_prior(find_part(prior_run, "prior"), device=CPU).prior
+    mean = load_prior(find_part(prior_run, "prior"), device=CPU, dtype="float32").prior
     text, one = data.text_features(captions), SamplerConfig(1, "ancestral")
     expected = mean.sample(text, sample_seeds=range(6), sampling=one)
-    torch.testing.assert_close(trainer.sample(captions, sampling=one), expected, rtol=0, atol=1e-5)
+    (found,) = trainer.sample(captions, sampling=one)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     for step in range(3):
         trainer.step(step * 8)
     assert trainer.prior.network.from_sample_noise is not None
