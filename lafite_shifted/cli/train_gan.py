@@ -113,7 +113,7 @@ def command(
             )
         if distributed.is_main_process():
             options.report_embedding(report, out / "embeddings")
-            click.echo("\n".join([*trainer.kept, *config.reasons()]), err=True)
+            click.echo("\n".join([*trainer.kept, *config.reasons(), *trainer.notes]), err=True)
             click.echo(f"{len(trainer.data.images)} images, {trainer.data.cache}", err=True)
         with options.plain_warnings():
             options.show_progress(run_loop(trainer, config.run, run), "train-gan")

@@ -99,6 +99,9 @@ def command(
         options.report_embedding(report, out / "embeddings")
     with distributed.group(time_limit_s=config.run.time_limit_s):
         trainer, run = open_prior_run(config, data, out, device=chosen, init=init)
+        if distributed.is_main_process():
+            for line in trainer.notes:
+                click.echo(line, err=True)
         options.show_progress(run_loop(trainer, config.run, run()), "train-prior")
     if distributed.is_main_process():
         click.echo(

@@ -50,7 +50,7 @@ def test_run_folder_explains_itself(gan_run: Path, some_images: Path):
     assert all(row["reference"] == eval_set.reference for row in rows)
     best = read_json(gan_run / "best" / "generator" / "config.json")["training"]
     assert best["reference"] == eval_set.reference
-    assert best["training_fd_clip"] == min(row["training_fd_clip"] for row in rows)
+    assert best["training_kid_clip"] == min(row["training_kid_clip"] for row in rows)
     events = EventAccumulator(str(gan_run / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Images("samples")] == [8, 16, 24, 32]

@@ -162,8 +162,8 @@ def augment(images: Tensor, *, strength: float, generator: torch.Generator) -> T
     1]; no mirror and no hue, which captions speak of.
     """
     n = len(images)
-    draw = torch.rand(n, 8, generator=generator)
-    uniform = 2 * draw - 1  # [-1, 1]
+    draw = torch.rand(n, 8, generator=generator)  # on the CPU, whatever the device
+    uniform = 2 * draw.to(images.device) - 1  # [-1, 1]
     angle = uniform[:, 0] * strength * math.radians(20)
     scale_x = torch.exp(uniform[:, 1] * strength * 0.25)
     scale_y = scale_x * torch.exp(uniform[:, 2] * strength * 0.12)

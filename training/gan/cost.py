@@ -187,10 +187,11 @@ def _probe(
         torch.randn(num, encoder.id.dim, generator=generator), dim=1
     )
     pixels = torch.full((num, 3, size, size), 128, dtype=torch.uint8)
-    none = torch.zeros(num + 1, dtype=torch.long)
-    empty = embeddings[:0]
     squares, nothing = ImageLoader.of(pixels), ImageLoader.of(pixels[:0])
-    data = GanData(squares, embeddings, nothing, empty, encoder.id, "probe", empty, none)
+    captions, first_caption = embeddings, torch.arange(num + 1)  # one each
+    data = GanData(
+        squares, embeddings, nothing, embeddings[:0], encoder.id, "probe", captions, first_caption
+    )
     trainer = GanTrainer(small, data, encoder, device=device)
 
     if config.augment.control != "fixed":  # it rises from 0: as in the middle of a run

@@ -89,6 +89,7 @@ class EvalSet:
         blocks = self.encoder_id.blocks
         return {
             "images": len(self.embeddings),
+            "dim": self.embeddings.shape[1],
             "filter": ", ".join(block.preprocess for block in blocks),
             "encoder": ", ".join(block.weights for block in blocks),
             "hash": weights_digest({"embeddings": self.embeddings}),

@@ -24,7 +24,7 @@ from training.gan.evaluate import (
     nearest_training_similarity,
     others_of,
 )
-from training.metrics.distances import intra_set_cosine
+from training.metrics.distances import few_samples_note, intra_set_cosine
 from training.metrics.inception import Inception
 
 GENERATOR, SAME = "generator", "the same images"
@@ -157,6 +157,7 @@ def markdown(report: GanReport, *, against: Mapping[str, Metrics]) -> str:
     clip = report.references["clip"]
     rows = dict(report.rows) | dict(against)
     inception, seen = report.references.get("inception"), ""
+    notes = "".join(f"{note}\n\n" for note in few_notes(report.references))
     if inception is not None:
         seen = "Inception: reference {hash}, network {encoder}, {filter}.\n\n".format(**inception)
     columns = [*COLUMNS, *(["FID"] if inception else [])]
@@ -165,11 +166,17 @@ def markdown(report: GanReport, *, against: Mapping[str, Metrics]) -> str:
         f"(reference {clip['hash']}; CLIP {clip['encoder']}, {clip['filter']}), made at "
         f"{report.resolution} px, as which {SAME} are shown below; the training images are the "
         f"files. Intra-set cosine of the real ones: {report.real_intra_set_cosine:.3f}.\n\n"
-        f"{seen}    {report.command}\n\n"
+        f"{seen}{notes}    {report.command}\n\n"
         f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n"
     )
     cells = ([name, *_cells(metrics)][: len(columns)] for name, metrics in rows.items())
     return head + "".join(f"| {' | '.join(row)} |\n" for row in cells)
+
+
+def few_notes(references: Mapping[str, Reference]) -> list[str]:
+    """What to say of Frechet distances of few images."""
+    found = [few_samples_note(int(r["images"]), int(r["dim"])) for r in references.values()]
+    return [note for note in found if note]
 
 
 def _cells(f: Metrics) -> list[str]:

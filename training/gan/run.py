@@ -24,7 +24,7 @@ from training.gan.augment import AugmentConfig
 from training.gan.config import GanTrainConfig
 from training.gan.cost import measure_gan
 from training.gan.data import GanData, load_gan_data
-from training.gan.trainer import GanTrainer
+from training.gan.trainer import GanTrainer, check_captions
 from training.gan.transfer import Start, check_freezing
 from training.run_folder import RunFolder, RunLock, check_usable
 from training.runs import Progress, compute_record, length_fields, refuse_derived, silent
@@ -194,6 +194,7 @@ def gan_cost(
     if isinstance(source, RemoteImages):
         described = f"in {len(source.urls)} shards, not fetched for this"
     else:
+        check_captions(config, len(source.captions))
         resolution = config.generator.resolution
         cache = plan_cache(len(source), resolution=resolution, limit_gib=cache_gib)
         described = f"{len(source)}, {cache.reason}"

@@ -42,6 +42,7 @@ from training.gan.evaluate import (
 from training.gan.random_numbers import RandomNumbers
 from training.gan.step import Batch, GanSteps
 from training.gan.transfer import Start, freeze
+from training.metrics.distances import few_samples_note
 from training.run_folder import Evaluation
 
 PATH_LENGTH_DECAY = 0.01  # arXiv:1912.04958, appendix B
@@ -78,11 +79,7 @@ class GanTrainer:
         self.config, self.data, self.clip, self.device = config, data, clip, device
         self.batch = config.batch
         _check_shares(config)
-        if config.caption_share > 0 and not len(data.captions):
-            raise InputError(
-                "caption_share is set, but no training image has a caption. Add captions, or "
-                "leave it out."
-            )
+        check_captions(config, len(data.captions))
         torch.manual_seed(seeds.seed_of(config.seed, "gan weights"))
         self.generator = Generator(config.generator).to(device)
         self.discriminator = Discriminator(config.discriminator).to(device)
@@ -107,6 +104,8 @@ class GanTrainer:
         shaped = config.pseudo_text_shape == "gaussian"
         self.noise_shape = Gaussian.from_stats(self.stats).to(device) if shaped else None
         self.eval_set = EvalSet.of(data)
+        few = few_samples_note(*self.eval_set.embeddings.shape)
+        self.notes = [few] if few else []  # lines to show
         self.g_scale, self.d_scale = LossScale(dtype).to(device), LossScale(dtype).to(device)
         self.steps = GanSteps(
             config, self.generator, self.discriminator, clip, self.g_scale, self.d_scale
@@ -315,9 +314,9 @@ class GanTrainer:
 
     @torch.no_grad()
     def evaluate(self, samples_seen: int, folder: Path) -> Evaluation:
-        """Figures of the averaged generator (see `gan_evaluation`); writes a grid and
-        `folder/generator`, and `folder/best/generator` where the Frechet distance is the smallest
-        so far of the same reference.
+        """Figures of the averaged generator (see `training.gan.evaluate`); writes a grid and
+        `folder/generator`, and `folder/best/generator` where the kernel distance, which few images
+        do not bias, is the smallest so far of the same reference.
         """
         training = {
             "kimg": round(samples_seen / 1000, 3),
@@ -336,7 +335,7 @@ class GanTrainer:
         seen = self._embed_pixels(made)
         found = gan_metrics(eval_set, seen)
         metrics = {f"{eval_set.where}_{name}": value for name, value in found.items()}
-        name, best = f"{eval_set.where}_fd_clip", folder / "best" / "generator"
+        name, best = f"{eval_set.where}_kid_clip", folder / "best" / "generator"
         if metrics[name] < best_metric(best, name, reference=reference):
             told = training | {name: metrics[name], "reference": reference}
             save_generator(best, self.ema.network, self.stats, training=told)
@@ -359,6 +358,15 @@ class GanTrainer:
 
     def _embed_pixels(self, images: Tensor) -> Tensor:
         return embed_uint8(self.clip, images)
+
+
+def check_captions(config: GanTrainConfig, count: int) -> None:
+    """InputError where captions are asked for and there are none."""
+    if config.caption_share > 0 and not count:
+        raise InputError(
+            "caption_share is set, but no training image has a caption. Add captions, or leave "
+            "it out."
+        )
 
 
 def _check_shares(config: GanTrainConfig) -> None:

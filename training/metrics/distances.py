@@ -23,6 +23,18 @@ def set_distance(a: Tensor, b: Tensor) -> float:
     return frechet_distance(EmbeddingStats.of(a), EmbeddingStats.of(b))
 
 
+def few_samples_note(count: int, dim: int) -> str | None:
+    """What to say of a Frechet distance of `count` embeddings: with no more of them than
+    dimensions their covariance is singular, and the distance mostly tells of their number.
+    """
+    if count > dim:
+        return None
+    return (
+        f"note: the Frechet distance is of {count} embeddings in {dim} dimensions, too few for a "
+        f"covariance. Compare kernel distances, or evaluate on more than {dim} images."
+    )
+
+
 def retrieval_of_sentence(images: Tensor, texts: Tensor, wanted: Tensor) -> float:
     """Share of unit image embeddings [N, D] whose closest of the texts [S, D] is the `wanted` [N]
     one.

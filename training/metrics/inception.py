@@ -59,6 +59,7 @@ class Inception:
         size = real.shape[-1]
         return {
             "images": len(real),
+            "dim": int(LAYER),
             "filter": f"training images of {size} pixels, bilinear to 299 as TensorFlow 1 does",
             "encoder": self.digest,
             "hash": weights_digest({"images": real}),

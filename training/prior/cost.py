@@ -65,7 +65,7 @@ def _probe(
         return torch.randn(size, generator=generator)
 
     dim, length = shape.embed_dim, shape.context_length
-    stats = EmbeddingStats(None, dim=dim)
+    stats = EmbeddingStats.of(normal(2, dim))  # made up too: what it holds costs nothing
     prior = Prior(shape, stats).to_device(device)
     prior.compute_dtype = pick_dtype(config.dtype, device)
     z0 = F.normalize(normal(batch, dim), dim=1).to(device)

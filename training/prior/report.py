@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lafite_shifted.io.files import write_bytes, write_json
-from training.metrics.distances import intra_set_cosine
+from training.metrics.distances import few_samples_note, intra_set_cosine
 from training.prior.evaluate import PERFECT, EvalSet, Row
 
 INTERVAL = 1.96  # standard errors: half of a 95 % interval
@@ -45,10 +45,11 @@ def markdown(rows: Sequence[Row], eval_set: EvalSet, *, command: str) -> str:
     """The report: what priors are compared with, tables by steps, then every metric."""
     left_out = f" ({eval_set.copies} whose image is trained on too are left out)"
     copies = left_out if eval_set.copies else ""
+    few = few_samples_note(*eval_set.true.shape)
     head = (
         f"{len(eval_set.captions)} held-out captions, one a name{copies}; "
         f"intra-set cosine of the real embeddings: {intra_set_cosine(eval_set.true):.3f}.\n\n"
-        f"    {command}\n\n"
+        f"{few + chr(10) * 2 if few else ''}    {command}\n\n"
     )
     known = [row for row in rows if row.steps is None]
     parts = [head, _all_metrics(known)]

@@ -22,7 +22,12 @@ from torch_utils.device import pick_dtype
 from torch_utils.ema import Ema
 from training.config import RunConfig, positive
 from training.data.embeddings import EmbeddingSet
-from training.metrics.distances import mean_cosine, set_distance
+from training.metrics.distances import (
+    few_samples_note,
+    kernel_distance,
+    mean_cosine,
+    set_distance,
+)
 from training.prior.transfer import PriorStart
 from training.run_folder import Evaluation
 
@@ -108,6 +113,8 @@ class PriorTrainer:
         self.held_out = one_a_name(data, torch.nonzero(~is_training).flatten())[
             : config.max_evaluation
         ]
+        few = few_samples_note(len(self.held_out), data.image.shape[1])
+        self.notes = [few] if few and len(self.held_out) else []  # lines to show
         if len(self.training) < 2:
             raise InputError(
                 f"Only {len(self.training)} captioned images to train on. Add captions: "
@@ -227,7 +234,7 @@ class PriorTrainer:
         """On held-out captions, one a name: cosine to the true image embedding, Frechet distance of
         the sets, energy score and cosine of two samples, beside what the text embedding itself
         reaches; writes the EMA prior to `folder/prior`, and to `folder/best/prior` where its
-        distance is the smallest so far.
+        kernel distance is the smallest so far.
         """
         training = {
             "kimg": round(samples_seen / 1000, 3),
@@ -241,9 +248,9 @@ class PriorTrainer:
         true = self.data.image[self.data.caption_image[self.held_out]]
         predicted, again = self.sample(self.held_out, num_samples=2)
         text = self.data.text[self.held_out]
-        frechet = set_distance(predicted, true)
-        if frechet < best_metric(folder / "best" / "prior", "held_out_fd_clip"):
-            found = training | {"held_out_fd_clip": frechet}
+        kernel = kernel_distance(predicted, true, paired=True)
+        if kernel < best_metric(folder / "best" / "prior", "held_out_kernel"):
+            found = training | {"held_out_kernel": kernel}
             save_prior(folder / "best" / "prior", self.ema_prior, training=found)
         by_clip = self.data.encoder_id.cosines(predicted, true)
         if len(by_clip) > 1:
@@ -252,7 +259,8 @@ class PriorTrainer:
             metrics
             | {
                 "held_out_clip_i_sim": mean_cosine(predicted, true),
-                "held_out_fd_clip": frechet,
+                "held_out_fd_clip": set_distance(predicted, true),
+                "held_out_kernel": kernel,
                 "held_out_energy": float(
                     energy_score(torch.stack([predicted, again], 1), true).mean()
                 ),

@@ -215,9 +215,9 @@ def test_the_best_generator_of_a_run(gan_run: Path, some_images: Path, tmp_path:
     ready = ("--embeddings", gan_run / "embeddings", "--best")
     report = evaluate(gan_run, some_images, tmp_path, *ready)
     rows = read_json_lines(gan_run / "log.jsonl")
-    best = min(rows, key=lambda row: row["training_fd_clip"])
+    best = min(rows, key=lambda row: row["training_kid_clip"])
     assert report["training"]["kimg"] == best["samples"] / 1000
-    assert report["training"]["training_fd_clip"] == best["training_fd_clip"]
+    assert report["training"]["training_kid_clip"] == best["training_kid_clip"]
 
 
 def test_figures_of_the_same_images_stand_beside_each_other(
