@@ -3,8 +3,12 @@ that mix devices raise, and so do those that wait for a number of the GPU (`floa
 `nonzero`, ...).
 """
 
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +16,30 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 CUDA = torch.device("cuda", 0)
+
+
+def in_a_process_of_its_own(function: Callable[[], None]) -> None:
+    """function(), of a module's top level, must not raise. Graphs of fake tensors may end a process
+    that tidies up behind them: this one does not.
+    """
+    module = function.__module__
+    lines = (
+        "import os",
+        f"from {module} import {function.__name__} as run",
+        "run()",
+        "os._exit(0)",
+    )
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @contextmanager

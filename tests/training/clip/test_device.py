@@ -1,10 +1,12 @@
 """Training a CLIP on a GPU, as far as a machine without one can tell: no operation mixes devices."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
-from tests.fake_cuda import CUDA, fake_cuda
+from tests.fake_cuda import CUDA, fake_cuda, in_a_process_of_its_own
 from training.clip.data import CaptionedImage, CaptionedSet, augment
 from training.clip.trainer import ClipModelConfig, ClipTrainConfig, ClipTrainer
 
@@ -24,7 +26,7 @@ SMALL = ClipTrainConfig(
 )
 
 
-def test_augmentation_is_on_the_device_of_the_images():
+def augmentation() -> None:
     images = torch.rand(3, 3, 16, 16) * 2 - 1
     here = augment(images, strength=1.0, generator=torch.Generator().manual_seed(0))
     assert here.shape == images.shape
@@ -36,9 +38,7 @@ def test_augmentation_is_on_the_device_of_the_images():
         torch.empty(3, device=CUDA) * torch.ones(3)
 
 
-@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
-@pytest.mark.filterwarnings("ignore:CUDA is not available")
-def test_a_step_and_an_evaluation_run_on_a_gpu():
+def step_and_evaluation() -> None:
     images = [CaptionedImage(f"thing {n}", ("a", "b"), "flat", f"k{n}", n) for n in range(10)]
     data = CaptionedSet(np.zeros((10, 32, 32, 3), np.uint8), images[:6], images[6:])
     with fake_cuda():
@@ -48,3 +48,8 @@ def test_a_step_and_an_evaluation_run_on_a_gpu():
         assert logged["loss"].device == CUDA
         assert images.device == texts.device == CUDA
         assert all(parameter.grad is not None for parameter in trainer.model.parameters())
+
+
+@pytest.mark.parametrize("part", [augmentation, step_and_evaluation])
+def test_training_runs_on_a_gpu(part: Callable[[], None]):
+    in_a_process_of_its_own(part)
