@@ -27,6 +27,7 @@ from lafite_shifted.encoders.encoder_id import EncoderId, TextEncoderId, check_s
 from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian.clusters import ClusterStats
 from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian
+from lafite_shifted.io.checks import check_finite
 from lafite_shifted.io.files import (
     atomic_directory,
     load_tensors,
@@ -124,6 +125,7 @@ def _load_part(
             "pack`."
         )
     tensors, _ = load_tensors(folder / "weights.safetensors")
+    check_finite(tensors, folder / "weights.safetensors")
     return record, tensors, EmbeddingStats.load(folder / "stats.safetensors")
 
 
@@ -134,6 +136,18 @@ def _fill(network: nn.Module, tensors: dict[str, torch.Tensor], folder: Path) ->
         raise InputError(
             f"{folder}: the weights do not fit config.json. Pack the model again. ({error})"
         ) from error
+
+
+def _check_dims(
+    folder: Path, dim: int, encoder_id: EncoderId, *found: EmbeddingStats | ClusterStats
+) -> None:
+    """InputError unless network, encoder and statistics are of one size."""
+    dims = [dim, encoder_id.dim, *(stats.dim for stats in found)]
+    if len(set(dims)) > 1:
+        raise InputError(
+            f"{folder}: its network, CLIP and statistics are of {', '.join(map(str, dims))} "
+            "dimensions: they are not of one model. Pack it again, or download it again."
+        )
 
 
 @contextmanager
@@ -158,6 +172,7 @@ def load_generator(
     with _wrong_config_is_input(folder):
         network = Generator(GeneratorConfig(**record["config"]))
         encoder_id = EncoderId.from_json(record["encoder"])
+    _check_dims(folder, network.config.condition_dim, encoder_id, stats)
     _fill(network, tensors, folder)
     return LoadedGenerator(
         freeze_for_inference(network.to(device), dtype=pick_dtype(dtype, device)),
@@ -173,15 +188,16 @@ def load_prior(folder: Path, *, device: torch.device, dtype: DtypeName = "auto")
     """
     record, tensors, stats = _load_part(folder, "prior")
     with _wrong_config_is_input(folder):
+        encoder_id = EncoderId.from_json(record["encoder"])
         config = record["config"] | {"schedule": ScheduleConfig(**record["config"]["schedule"])}
         if config["text_encoder"] is not None:
             config["text_encoder"] = TextEncoderId(**config["text_encoder"])
         found = folder / "clusters.safetensors"
         clusters = ClusterStats.load(found) if config["process"] == "clusters" else None
-        prior = Prior(
-            PriorConfig(**config), stats, clusters, threshold_quantile=record["threshold_quantile"]
-        )
-        encoder_id = EncoderId.from_json(record["encoder"])
+        shape = PriorConfig(**config)
+    _check_dims(folder, shape.embed_dim, encoder_id, stats, *([clusters] if clusters else []))
+    with _wrong_config_is_input(folder):
+        prior = Prior(shape, stats, clusters, threshold_quantile=record["threshold_quantile"])
     _fill(prior.network, tensors, folder)
     prior.compute_dtype = pick_dtype(dtype, device)
     prior.eval().requires_grad_(False)

@@ -20,6 +20,7 @@ from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.encoder_id import check_same_encoder, check_same_text_encoder
 from lafite_shifted.encoders.ensemble import load_clip
 from lafite_shifted.encoders.text_encoder import TextEncoder, read_texts
+from lafite_shifted.encoders.text_features import clean_text
 from lafite_shifted.errors import InputError
 from lafite_shifted.model_folder import (
     LoadedGenerator,
@@ -113,6 +114,7 @@ class TextToImage:
         """Encode N texts, once. The function returned gives image embeddings [N R, D] of N R seeds,
         row n R + r of text n; without a prior, the text embeddings themselves.
         """
+        texts = [clean_text(text) for text in texts]
         distinct = list(dict.fromkeys(texts))
         rows = torch.tensor([distinct.index(text) for text in texts])
         if not use_prior or self.prior is None:

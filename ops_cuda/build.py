@@ -35,8 +35,15 @@ class CompilerMissingError(Exception):
     """There is no compiler for this target; the message says what to install."""
 
 
+class CacheMissingError(Exception):
+    """There is no place for built libraries; the message says how to name one."""
+
+
 class BuildError(Exception):
     """The compiler is there but the build failed; the message names the log."""
+
+
+ERRORS = (CompilerMissingError, CacheMissingError, BuildError)
 
 
 @dataclass(frozen=True)
@@ -82,11 +89,21 @@ def _version(compiler: str) -> str:
 
 
 def cache_folder() -> Path:
-    """$LAFITE_SHIFTED_CACHE, or lafite_shifted in the user's cache folder."""
+    """$LAFITE_SHIFTED_CACHE, or lafite_shifted in the user's cache folder; CacheMissingError where
+    there is none.
+    """
     own = os.environ.get("LAFITE_SHIFTED_CACHE")
     if own:
         return Path(own) / "ops"
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = os.environ.get("XDG_CACHE_HOME")
+    if not base:
+        try:
+            base = Path.home() / ".cache"
+        except RuntimeError as error:  # a user without an entry in /etc/passwd
+            raise CacheMissingError(
+                "there is no home folder for the cache: set LAFITE_SHIFTED_CACHE or HOME to a "
+                "folder that can be written to"
+            ) from error
     return Path(base) / "lafite_shifted" / "ops"
 
 

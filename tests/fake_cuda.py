@@ -67,11 +67,11 @@ def _backward(loss: Tensor) -> None:
             node.variable.grad = torch.zeros_like(node.variable)
 
 
-def _grad(result: Tensor, leaf: Tensor, create_graph: bool = False) -> tuple[Tensor]:  # noqa: FBT001, FBT002
+def _grad(result: Tensor, leaf: Tensor, create_graph: bool = False) -> tuple[Tensor]:
     return (torch.zeros_like(leaf) + result.sum(),)
 
 
-def _apply(module: nn.Module, convert, recurse: bool = True) -> nn.Module:  # noqa: FBT001, FBT002
+def _apply(module: nn.Module, convert, recurse: bool = True) -> nn.Module:
     """nn.Module's own would swap tensors in place, which fake ones do not take."""
     for part in module.modules():
         for name, parameter in part._parameters.items():

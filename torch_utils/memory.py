@@ -25,7 +25,7 @@ def keep_freed_memory() -> bool:
 
 def available_bytes(root: Path = Path("/")) -> int:
     """Main memory that this process may still take: what the machine has to give, or what is left
-    to the process's control group (version 2) where that is less.
+    to the process's control group where that is less.
     """
     info = root / "proc/meminfo"
     if not info.is_file():  # not on macOS
@@ -36,19 +36,32 @@ def available_bytes(root: Path = Path("/")) -> int:
 
 
 def _left_to_groups(root: Path) -> Iterator[int]:
-    """Bytes left to the control group of this process, and to those above it."""
-    own = re.search(r"^0::/(.*)$", _text(root / "proc/self/cgroup"), re.MULTILINE)
+    """Bytes left to the control group of this process, and to those above it, of version 2 and of
+    version 1, whose memory controller is a tree of its own.
+    """
+    own = _text(root / "proc/self/cgroup")
     top = root / "sys/fs/cgroup"
-    group = top / (own[1] if own else "")
-    while True:
-        most, used = _text(group / "memory.max").strip(), _text(group / "memory.current").strip()
-        if most.isdigit() and used.isdigit():
-            # files that were read and can be dropped at any time
-            cached = re.search(r"^inactive_file (\d+)", _text(group / "memory.stat"), re.MULTILINE)
-            yield max(int(most) - int(used) + (int(cached[1]) if cached else 0), 0)
-        if group == top:
-            return
-        group = group.parent
+    trees = (
+        (top, r"^0::/(.*)$", "memory.max", "memory.current", "inactive_file"),
+        (
+            top / "memory",
+            r"^\d+:(?:[^:]*,)?memory(?:,[^:]*)?:/(.*)$",
+            *("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ),
+    )
+    for tree, pattern, most_name, used_name, cached_name in trees:
+        found = re.search(pattern, own, re.MULTILINE)
+        group = tree / (found[1] if found else "")
+        while True:
+            most, used = _text(group / most_name).strip(), _text(group / used_name).strip()
+            if most.isdigit() and used.isdigit():
+                # files that were read and can be dropped at any time
+                stat = _text(group / "memory.stat")
+                cached = re.search(rf"^{cached_name} (\d+)", stat, re.MULTILINE)
+                yield max(int(most) - int(used) + (int(cached[1]) if cached else 0), 0)
+            if group == tree:
+                break
+            group = group.parent
 
 
 def _text(path: Path) -> str:

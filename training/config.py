@@ -6,6 +6,7 @@ pydantic does the parsing and the type errors; this file only finds the field an
 
 import dataclasses
 import difflib
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -94,7 +95,7 @@ def _none_or(text: str) -> str | None:
 def parse(kind: type[Config], values: Any) -> Config:
     """A validated dataclass tree from nested dicts (config.json, or command-line strings)."""
     try:
-        return TypeAdapter(kind).validate_python(values)
+        config = TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         reasons = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or kind.__name__}: {e['msg']}" for e in error.errors()
@@ -102,6 +103,13 @@ def parse(kind: type[Config], values: Any) -> Config:
         raise InputError(
             f"The configuration is not valid: {reasons}. Change the field or the flag."
         ) from error
+    for path in field_paths(config):
+        value = functools.reduce(getattr, path.split("."), config)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(
+                f"The configuration is not valid: {path} is {value}. Give a finite number."
+            )
+    return config
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:

@@ -74,7 +74,9 @@ class Progress:
 
 
 class _Interrupts:
-    """Remembers the first SIGINT, SIGTERM or SIGUSR1; a second SIGINT interrupts at once."""
+    """Remembers the first SIGINT, SIGTERM, SIGUSR1 or SIGHUP; a second SIGINT interrupts at once.
+    SIGHUP, of a terminal that closes, stays ignored where it is, as under nohup.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -82,7 +84,10 @@ class _Interrupts:
 
     def __enter__(self) -> "_Interrupts":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+                numbers.append(signal.SIGHUP)
+            for number in numbers:
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 

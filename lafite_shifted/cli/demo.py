@@ -14,7 +14,7 @@ from lafite_shifted.cli import options
 @click.option(
     "--kimg",
     default=None,
-    type=float,
+    type=options.Number(0, above=True),
     help="Length of the GAN's training.  [default: about 6 minutes' worth]",
 )
 @options.seed_option

@@ -103,7 +103,12 @@ def prior(
 @command.command("study")
 @click.argument("embeddings", type=options.FolderPath)
 @options.out_option("the trainings, report.json, report.md and steps.png")
-@click.option("--kimg", default=100.0, help="Length of every training.")
+@click.option(
+    "--kimg",
+    type=options.Number(0, above=True),
+    default=100.0,
+    help="Length of every training.",
+)
 @options.positive_int("--seeds", default=3, help="Trainings of each process.")
 @click.option("--steps", default="1,2,4,8,16,64", help="Numbers of sampling steps.")
 @options.positive_int("--limit", default=None, help="At most so many captions.")

@@ -34,16 +34,23 @@ if TYPE_CHECKING:
     "prior that predicts draws.",
 )
 @click.option(
-    "--eta", type=click.FloatRange(0, 1), default=0.0, help="Noise of ddim; 1 is ancestral."
+    "--eta", type=options.Number(0, 1), default=0.0, help="Noise of ddim; 1 is ancestral."
 )
-@click.option("--guidance", default=1.0, help="Of the prior; 1 is none.")
+@click.option(
+    "--guidance", type=options.Number(-100, 100), default=1.0, help="Of the prior; 1 is none."
+)
 @click.option(
     "--dynamic-threshold", is_flag=True, help="Dynamic thresholding, for guidance above 1."
 )
 @options.positive_int(
     "--best-of", default=1, help="Draws of the prior; CLIP keeps the closest to the text."
 )
-@click.option("--truncation", default=1.0, help="Pulls w towards its mean below 1.")
+@click.option(
+    "--truncation",
+    type=options.Number(-10, 10),
+    default=1.0,
+    help="Pulls w towards its mean below 1.",
+)
 @click.option("--no-prior", is_flag=True, help="Condition on the text embedding itself.")
 @click.option("--clip", help="Where the model's CLIP lies, if not where it was trained with.")
 @click.option("--text-encoder", help="Where the prior's text encoder lies, likewise.")
@@ -71,23 +78,17 @@ def command(
     """Make images of TEXTS with a trained model, such as: generate "a red apple" "a cat" --model
     M --out DIR.
     """
-    from math import isfinite
-
     from lafite_shifted.device import resolve_device
-    from lafite_shifted.errors import InputError
+    from lafite_shifted.encoders.text_features import clean_text
     from lafite_shifted.io.png import save_png, slug
     from lafite_shifted.pipeline import TextToImage
     from lafite_shifted.prior.diffusion import SamplerConfig
     from training.metrics.grids import labelled_rows
 
-    if any(not text.strip() for text in texts):
-        raise InputError(
-            'A text is empty. Give a sentence, such as: generate "a red apple" --model M --out DIR.'
-        )
-    if not isfinite(guidance):
-        raise InputError(f"--guidance {guidance}: give a number, such as 2.")
     sampling = SamplerConfig(steps, sampler, eta, guidance, dynamic_threshold, best_of)
-    texts = tuple(dict.fromkeys(texts))  # a sentence given twice makes the same images
+    texts = tuple(
+        dict.fromkeys(map(clean_text, texts))
+    )  # a sentence given twice makes the same images
     options.choose_ops(ops, resolve_device(device))
     with options.plain_warnings():
         pipeline = TextToImage.from_pretrained(

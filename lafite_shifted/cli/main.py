@@ -4,7 +4,9 @@ exit code.
 
 import errno
 import importlib
+import io
 import sys
+from contextlib import suppress
 
 import click
 
@@ -68,6 +70,9 @@ def group() -> None:
 def main() -> None:
     """Entry point of the console script. Bugs keep their traceback."""
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names and sentences that a locale cannot show
+            stream.reconfigure(errors="backslashreplace")
     try:
         group(standalone_mode=False)
     except click.exceptions.Abort:
@@ -87,5 +92,6 @@ def main() -> None:
 
 
 def _leave(message: str, code: int) -> None:
-    click.echo(f"lafite-shifted: {message}", err=True)
+    with suppress(OSError):  # a terminal that is gone
+        click.echo(f"lafite-shifted: {message}", err=True)
     sys.exit(code)

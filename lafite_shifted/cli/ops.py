@@ -24,12 +24,12 @@ def status(device: str, as_json: bool) -> None:
 def build(device: str, as_json: bool) -> None:
     """Build the library for a device, unless the cache holds it."""
     from lafite_shifted.errors import InputError
-    from ops_cuda.build import BuildError, CompilerMissingError
+    from ops_cuda.build import BuildError, CacheMissingError, CompilerMissingError
     from ops_cuda.library import Library
 
     try:
         Library.of(_target(device))
-    except CompilerMissingError as error:
+    except (CompilerMissingError, CacheMissingError) as error:
         raise InputError(f"{error}. Or go on with --ops reference.") from error
     except (BuildError, OSError) as error:
         raise InputError(f"{error}. Mend the compiler, or go on with --ops reference.") from error
@@ -40,9 +40,14 @@ def build(device: str, as_json: bool) -> None:
 @options.json_option
 def clean(as_json: bool) -> None:
     """Remove every built library from the cache."""
-    from ops_cuda.build import cache_folder
+    from lafite_shifted.errors import InputError
+    from ops_cuda.build import CacheMissingError, cache_folder
     from ops_cuda.build import clean as clean_cache
 
+    try:
+        cache_folder()
+    except CacheMissingError as error:
+        raise InputError(f"Nothing to remove: {error}.") from error
     _show({"removed": clean_cache(), "cache": str(cache_folder())}, as_json)
 
 
@@ -59,13 +64,17 @@ def _target(device: str):
 
 
 def _describe(device: str) -> dict[str, object]:
-    from ops_cuda.build import LIBRARY, CompilerMissingError, cache_folder
+    from ops_cuda.build import LIBRARY, CacheMissingError, CompilerMissingError, cache_folder
 
+    try:
+        cache = str(cache_folder())
+    except CacheMissingError as error:
+        return {"built": False, "reason": str(error), "cache": None}
     try:
         target = _target(device)
         built, failed = (target.folder / LIBRARY).is_file(), target.log.name.endswith("failed.log")
     except CompilerMissingError as error:
-        return {"built": False, "reason": str(error), "cache": str(cache_folder())}
+        return {"built": False, "reason": str(error), "cache": cache}
     return {
         "target": target.name,
         "compiler": target.compiler,
@@ -74,7 +83,7 @@ def _describe(device: str) -> dict[str, object]:
         "failed": failed and not built,
         "library": str(target.folder / LIBRARY),
         "log": str(target.log),
-        "cache": str(cache_folder()),
+        "cache": cache,
     }
 
 

@@ -1,9 +1,11 @@
 """Flags and helpers that verbs share: the same flag has the same name everywhere."""
 
+import errno
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,24 @@ if TYPE_CHECKING:
     from training.loop import Progress
 
 FolderPath = click.Path(path_type=Path, file_okay=True)
+
+
+class Number(click.FloatRange):
+    """A finite number from `least` to `most`."""
+
+    def __init__(
+        self, least: float | None = None, most: float | None = None, *, above: bool = False
+    ):
+        """`above`: `least` itself is left out."""
+        super().__init__(min=least, max=most, min_open=above)
+
+    def convert(
+        self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = super().convert(value, param, ctx)
+        if not isfinite(number):
+            self.fail(f"{value!r} is no finite number.", param, ctx)
+        return number
 
 
 class Share(click.ParamType):
@@ -61,7 +81,7 @@ max_bad_option = click.option(
 max_megapixels_option = click.option(
     "--max-megapixels",
     default=100.0,
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(0, above=True),
     help="Larger images are bad ones.",
 )
 ops_option = click.option(
@@ -87,6 +107,10 @@ set_option = click.option(
 
 def out_option(what: str) -> Callable[[Any], Any]:
     return click.option("--out", required=True, type=FolderPath, help=f"Folder for {what}.")
+
+
+def kimg_option(help: str) -> Callable[[Any], Any]:
+    return click.option("--kimg", type=Number(0, above=True), help=help)
 
 
 def positive_int(name: str, *, default: int | None, help: str) -> Callable[[Any], Any]:
@@ -196,8 +220,21 @@ def show_progress(progress: "Iterator[Progress]", description: str) -> dict[str,
             if step.logged:
                 last = step.logged
                 bar.set_postfix_str(f"{last['peak_mem_gib']:.2f} GiB", refresh=False)
-                tqdm.write(_progress_line(step, last), file=sys.stdout)
+                with _terminal_may_be_gone():
+                    tqdm.write(_progress_line(step, last), file=sys.stdout)
     return last
+
+
+@contextmanager
+def _terminal_may_be_gone() -> Iterator[None]:
+    """What is written to a terminal that was closed is lost, as the bar is; the run goes on, to the
+    end of the step if SIGHUP is not ignored.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
 
 
 def _progress_line(step: "Progress", logged: dict[str, float]) -> str:

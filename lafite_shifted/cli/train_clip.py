@@ -10,9 +10,7 @@ from lafite_shifted.cli import options
 @click.command("train-clip")
 @click.argument("folders", nargs=-1, required=True, type=options.FolderPath)
 @options.out_option("the run; RUN/clip is what --clip takes")
-@click.option(
-    "--kimg", type=float, help="Length in thousands of images, and of the decay.  [default: 600]"
-)
+@options.kimg_option("Length in thousands of images, and of the decay.  [default: 600]")
 @options.positive_int("--batch", default=None, help="Images a step.  [default: 256]")
 @options.seed_option
 @options.device_option

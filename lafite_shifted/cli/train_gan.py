@@ -14,7 +14,7 @@ from lafite_shifted.cli import options
 @options.positive_int(
     "--resolution", default=None, help="Pixels, a power of two; overrides the preset's."
 )
-@click.option("--kimg", type=float, help="Length in thousands of images.")
+@options.kimg_option("Length in thousands of images.")
 @options.positive_int("--batch", default=None, help="Images a step.")
 @click.option(
     "--augment",
@@ -33,7 +33,7 @@ from lafite_shifted.cli import options
 @options.ops_option
 @click.option(
     "--cache-gib",
-    type=click.FloatRange(min=0),
+    type=options.Number(0),
     help="Hold decoded images in memory up to this size, else decode ahead of each step. "
     "[default: half of the free memory]",
 )

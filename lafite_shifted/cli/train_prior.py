@@ -16,7 +16,7 @@ from lafite_shifted.cli import options
     type=click.Choice(["shifted", "clusters", "baseline"]),
     help="Start from N(mu, Sigma), from one for each cluster, or from N(0, I / D).",
 )
-@click.option("--kimg", type=float, help="Length in thousands of pairs.")
+@options.kimg_option("Length in thousands of pairs.")
 @options.positive_int("--batch", default=None, help="Pairs a step.")
 @click.option(
     "--clip", help="As in `embed`.  [default: starter, or the one that made the embeddings]"

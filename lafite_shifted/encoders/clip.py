@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId, weights_digest
 from lafite_shifted.encoders.preprocessing import describe_preprocessing, preprocess
-from lafite_shifted.encoders.text_features import TextFeatures
+from lafite_shifted.encoders.text_features import TextFeatures, clean_text
 from lafite_shifted.errors import InputError
 
 STARTER = "starter"
@@ -49,7 +49,13 @@ class ClipEncoder:
         height, width = to_2tuple(self.preprocess_config.size)
         self.input_size = (height, width)
         blank = torch.zeros(1, 3, *self.input_size, device=device)
-        dim = model.encode_image(blank).shape[1]
+        embedding = model.encode_image(blank)
+        if not embedding.isfinite().all():
+            raise InputError(
+                f"--clip {name}: its weights hold numbers that are not finite. Copy or download it "
+                "again."
+            )
+        dim = embedding.shape[1]
         self.id = EncoderId((_block(model, self.preprocess_config, name=name, dim=dim),))
         self._warned_about_length = False
 
@@ -135,8 +141,9 @@ class ClipEncoder:
         """Features of N texts. A text beyond the context length is cut, with one warning per
         encoder.
         """
-        if not texts or any(not isinstance(text, str) or not text.strip() for text in texts):
-            raise InputError("A text is empty. Give a sentence, such as `generate 'a red apple'`.")
+        if not texts:
+            raise InputError("No text is given. Give a sentence, such as 'a red apple'.")
+        texts = [clean_text(text) for text in texts]
         ids = self.tokenizer(list(texts), context_length=self.context_length)  # [N, L]
         ids = ids.to(self.device)
         lengths = _lengths(self.model, ids)

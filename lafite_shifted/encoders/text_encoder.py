@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.encoder_id import TextEncoderId, weights_digest
-from lafite_shifted.encoders.text_features import TextFeatures
+from lafite_shifted.encoders.text_features import TextFeatures, clean_text
 from lafite_shifted.errors import InputError
 
 LONGEST = 512  # tokens, where neither tokenizer nor model has a limit
@@ -90,6 +90,7 @@ def read_texts(
     """What a prior sees of N texts: the CLIP's features, with the token states of `encoder` if
     there is one.
     """
+    texts = [clean_text(text) for text in texts]
     features = clip.embed_texts(texts)
     if encoder is None:
         return features

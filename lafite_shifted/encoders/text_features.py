@@ -2,10 +2,28 @@
 embedding.
 """
 
+import re
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from lafite_shifted.errors import InputError
+
+
+def clean_text(text: object) -> str:
+    """The text as an encoder takes it: what is no character (bytes of another encoding on the
+    command line, halves of one in Python) becomes U+FFFD. InputError for what is no text, or empty.
+    """
+    if not isinstance(text, str):
+        raise InputError(
+            f"{text!r:.60} is no text but {type(text).__name__}. Give a sentence, such as 'a red "
+            "apple'."
+        )
+    text = re.sub("[\ud800-\udfff]", "\ufffd", text).replace("\0", "\ufffd")
+    if not text.strip():
+        raise InputError("A text is empty. Give a sentence, such as `generate 'a red apple'`.")
+    return text
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lafite_shifted.encoders.encoder_id import EncoderId
 from lafite_shifted.errors import InputError
+from lafite_shifted.io.checks import check_like
 from lafite_shifted.io.files import check_format, load_tensors, save_tensors
 from torch_utils import distributed, seeds
 
@@ -194,7 +195,9 @@ class ClusterStats:
         check_format(metadata, kind="clusters", version=FORMAT, path=path)
         encoder = EncoderId.from_json(metadata["encoder"]) if metadata["encoder"] else None
         stats = ClusterStats(encoder, tensors["centroids"], covariance_type=metadata["covariance"])
-        for name in ("counts", "sums", "squares"):
+        names = ("centroids", "counts", "sums", "squares")
+        check_like(tensors, {name: getattr(stats, name) for name in names}, path)
+        for name in names[1:]:
             setattr(stats, name, tensors[name])
         return stats
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lafite_shifted.encoders.encoder_id import EncoderId, check_same_encoder
 from lafite_shifted.errors import InputError
+from lafite_shifted.io.checks import check_like
 from lafite_shifted.io.files import check_format, load_tensors, save_tensors
 from torch_utils import distributed
 
@@ -134,8 +135,10 @@ class EmbeddingStats:
         tensors, metadata = load_tensors(path)
         check_format(metadata, kind="stats", version=FORMAT, path=path)
         encoder = EncoderId.from_json(metadata["encoder"]) if metadata["encoder"] else None
-        stats = EmbeddingStats(encoder, dim=len(tensors["mean"]))
+        stats = EmbeddingStats(encoder, dim=encoder.dim if encoder else len(tensors["mean"]))
         stats.count = metadata["count"]
+        names = ("mean", "m2", "third", "fourth")
+        check_like(tensors, {name: getattr(stats, name) for name in names}, path)
         vars(stats).update(tensors)
         return stats
 

@@ -24,3 +24,25 @@ def test_control_groups_bound_what_the_machine_has(tmp_path: Path):
     write("sys/fs/cgroup/a/memory.current", "2600\n")
     write("sys/fs/cgroup/a/memory.stat", "active_file 7\ninactive_file 100\n")
     assert available_bytes(tmp_path) == 500
+
+
+def test_control_groups_of_version_1_bound_it_too(tmp_path: Path):
+    """Their memory controller has a folder of its own; in a container the group's own path may not
+    be there, and the mount is the group.
+    """
+
+    def write(name: str, content: str) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+
+    write("proc/meminfo", "MemAvailable:   250000000 kB\n")
+    write("proc/self/cgroup", "9:cpu,cpuacct:/x\n8:memory:/docker/ab\n1:name=systemd:/y\n")
+    write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
+    write("sys/fs/cgroup/memory/memory.usage_in_bytes", "5000\n")
+    assert available_bytes(tmp_path) == 250000000 * 1024
+    write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9000\n")
+    write("sys/fs/cgroup/memory/memory.stat", "inactive_file 1\ntotal_inactive_file 100\n")
+    assert available_bytes(tmp_path) == 4100
+    write("sys/fs/cgroup/memory/docker/ab/memory.limit_in_bytes", "3000\n")
+    write("sys/fs/cgroup/memory/docker/ab/memory.usage_in_bytes", "2600\n")
+    assert available_bytes(tmp_path) == 400

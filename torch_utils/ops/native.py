@@ -168,7 +168,7 @@ def _build(device: torch.device) -> Library | None:
         if device.type == "cuda":
             _probe(library, device)
         return library
-    except (build.CompilerMissingError, build.BuildError, OSError, RuntimeError) as error:
+    except (*build.ERRORS, OSError, RuntimeError) as error:
         _choice.reasons[device] = str(error)
         return None
 

@@ -204,22 +204,21 @@ def _disk() -> Finding:
 
 
 def _shadowing() -> Finding:
-    """`training` and `torch_utils` are common names: another project's folder may come first on the
-    path.
+    """`training` and `torch_utils` are common names: commands take this project's own, but a script
+    that imports both projects gets one of them.
     """
     ours = Path(__file__).resolve().parents[2]
     for name in ("training", "torch_utils", "ops_cuda"):
         for entry in sys.path:
-            candidate = Path(entry or os.curdir).resolve()
-            if not (candidate / name).is_dir():
-                continue
-            if candidate != ours and (candidate / name / "__init__.py").is_file():
-                advice = f"run from another folder, or remove {candidate} from PYTHONPATH"
+            folder = Path(entry or os.curdir).resolve()
+            if folder == ours:
+                break
+            found = [folder / f"{name}.py", folder / name / "__init__.py"]
+            if there := [path for path in found if path.is_file()]:
                 return Finding(
                     "import path",
-                    "broken",
-                    f"{candidate / name} hides lafite-shifted's {name}",
-                    advice,
+                    "missing",
+                    f"{there[0]} has the name of a package of lafite-shifted",
+                    "commands take their own; in Python import lafite_shifted first, or rename it",
                 )
-            break
     return Finding("import path", "ok", f"no folder hides {ours}")

@@ -1,4 +1,4 @@
-"""Training a CLIP on a GPU, as far as a machine without one can tell: no operation mixes devices."""
+"""Training a CLIP on a GPU, as far as a machine without one can tell: nothing mixes devices."""
 
 from collections.abc import Callable
 
