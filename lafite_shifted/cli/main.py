@@ -44,6 +44,20 @@ _DISK_ERRORS = {
 }
 
 
+# what takes less memory, by verb
+_LESS_MEMORY = {
+    "train-gan": "Give --set micro_batch=N (N images at a time, with the same result), --set "
+    "activation_checkpointing=true (activation checkpointing), a smaller --batch or --resolution, or a smaller "
+    "--preset; --cache-gib bounds the decoded images. `--dry-run` estimates what a run needs",
+    "train-prior": "Give a smaller --batch or --preset. `--dry-run` estimates what a run needs",
+    "train-clip": "Give a smaller --batch",
+    "embed": "Give a smaller --batch, or --max-megapixels for smaller images",
+    "generate": "Give a smaller --batch, or --dtype bfloat16",
+    "evaluate": "Give --dtype bfloat16, or fewer images or captions (--count, --limit)",
+}
+_OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")
+
+
 class VerbGroup(click.Group):
     """Imports the module of a verb when it is needed."""
 
@@ -84,11 +98,26 @@ def main() -> None:
         _leave(str(error), error.exit_code)
     except KeyboardInterrupt:
         _leave("Interrupted.", 130)
+    except (MemoryError, RuntimeError) as error:
+        # a GPU's is a RuntimeError of its own type, a CPU's has none
+        if not isinstance(error, MemoryError) and not any(s in str(error) for s in _OUT_OF_MEMORY):
+            raise
+        _leave(_memory_message(error), 2)
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            _leave(_memory_message(error), 2)
         if error.errno not in _DISK_ERRORS:
             raise
         where = f"{error.filename}: " if error.filename else ""
         _leave(f"{where}{_DISK_ERRORS[error.errno]} and run the same command again.", 2)
+
+
+def _memory_message(error: BaseException) -> str:
+    verb = next((word for word in sys.argv[1:] if word in VERBS), "")
+    what = "The GPU's memory" if "CUDA" in str(error) or "CUBLAS" in str(error) else "The memory"
+    less = _LESS_MEMORY.get(verb, "Ask for less at a time")
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{what} does not suffice. {less}, or end what else takes memory. ({said[0][:200]})"
 
 
 def _leave(message: str, code: int) -> None:
