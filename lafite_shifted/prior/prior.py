@@ -91,7 +91,7 @@ class Prior(nn.Module):
 
     @property
     def times(self) -> list[int]:
-        """The timesteps that it is trained on, rising: all, or those of at most `step_budget` steps."""
+        """The timesteps of its training, rising: all, or those of at most `step_budget` steps."""
         most = self.config.step_budget
         if most is None:
             return list(range(1, self.schedule.num_steps + 1))

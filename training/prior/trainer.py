@@ -249,8 +249,8 @@ class PriorTrainer:
         predicted, again = self.sample(self.held_out, num_samples=2)
         text = self.data.text[self.held_out]
         kernel = kernel_distance(predicted, true, paired=True)
-        if kernel < best_metric(folder / "best" / "prior", "held_out_kernel"):
-            found = training | {"held_out_kernel": kernel}
+        if kernel < best_metric(folder / "best" / "prior", "held_out_kid_clip"):
+            found = training | {"held_out_kid_clip": kernel}
             save_prior(folder / "best" / "prior", self.ema_prior, training=found)
         by_clip = self.data.encoder_id.cosines(predicted, true)
         if len(by_clip) > 1:
@@ -260,7 +260,7 @@ class PriorTrainer:
             | {
                 "held_out_clip_i_sim": mean_cosine(predicted, true),
                 "held_out_fd_clip": set_distance(predicted, true),
-                "held_out_kernel": kernel,
+                "held_out_kid_clip": kernel,
                 "held_out_energy": float(
                     energy_score(torch.stack([predicted, again], 1), true).mean()
                 ),

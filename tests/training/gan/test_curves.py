@@ -22,13 +22,13 @@ def test_curves_are_those_of_the_log():
     }
     figure = curves_figure(logs)
     frechet = figure.axes[0]
-    curves = {line.get_label(): line for line in frechet.rows}
+    curves = {line.get_label(): line for line in frechet.lines}
     assert curves["a"].get_xydata().tolist() == [[1, 0.9], [3, 0.4]]
     assert curves["b"].get_xydata().tolist() == [[2, 0.7]]
-    assert len(frechet.rows) == 4  # and the same and the nearest real images
-    assert len(figure.axes[1].rows) == 2
+    assert len(frechet.lines) == 4  # and the same and the nearest real images
+    assert len(figure.axes[1].lines) == 2
     copies = figure.axes[list(CURVES).index("nearest_training_clip_i_sim")]
-    assert [len(line.get_xdata()) for line in copies.rows] == [2, 0]
+    assert [len(line.get_xdata()) for line in copies.lines] == [2, 0]
 
 
 def test_a_run_is_drawn_and_what_is_none_is_refused(gan_run: Path, tmp_path: Path):

@@ -32,16 +32,16 @@ def test_the_best_prior_is_that_of_the_smallest_held_out_distance(cone: Path, tm
     succeed("train-prior", cone, "--out", run, *options)
     logged = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     distances = {
-        line["samples"]: line["held_out_kernel"] for line in logged if "held_out_kernel" in line
+        line["samples"]: line["held_out_kid_clip"] for line in logged if "held_out_kid_clip" in line
     }
     assert len(distances) == 5
     best = load_prior(find_part(run / "best", "prior"), device=CPU)
     assert best.training["kimg"] == min(distances, key=distances.__getitem__) / 1000
-    assert best_metric(run / "best" / "prior", "held_out_kernel") == pytest.approx(
+    assert best_metric(run / "best" / "prior", "held_out_kid_clip") == pytest.approx(
         min(distances.values()), rel=1e-3
     )
     assert load_prior(find_part(run, "prior"), device=CPU).training["kimg"] == 0.32
-    assert best_metric(tmp_path, "held_out_kernel") == float("inf")
+    assert best_metric(tmp_path, "held_out_kid_clip") == float("inf")
 
 
 def test_statistics_come_from_all_images_and_pairs_from_the_captioned(
