@@ -112,8 +112,8 @@ class Schedule:
 
     def subset(self, num_steps: int, *, spacing: Spacing = "time") -> list[int]:
         """`num_steps` falling times from T on: in time evenly spaced down to 0, where nothing is
-        left to predict ("trailing", arXiv:2305.08891, table 2), or evenly in log-SNR (as far as whole
-        times allow).
+        left to predict ("trailing", arXiv:2305.08891, table 2), or evenly in log-SNR (as far as
+        whole times allow).
 
         Half the log-SNR runs up to 0.5 + n / 4, and from -1.5 - n / 8 after the first, both as far
         as T and 1 allow: few network evaluations matter most in the middle, where z_0 is

@@ -107,11 +107,11 @@ def test_benchmarks_compute_as_users_do(verb: str, model_folder: Path):
 
 
 class Calls:
-    """Texts that the text tower and the prior's network have read."""
+    """Texts that the text tower and the network of the prior have encoded."""
 
     def __init__(self, patch: pytest.MonkeyPatch):
         self.tower, self.prior = 0, 0
-        embed, read = ClipEncoder.embed_texts, PriorNetwork.read
+        embed, encode = ClipEncoder.embed_texts, PriorNetwork.encode_text
 
         def embed_texts(clip, texts):
             self.tower += len(texts)
@@ -119,14 +119,14 @@ class Calls:
 
         def counted(network, text, has_text, cluster):
             self.prior += len(text)
-            return read(network, text, has_text, cluster)
+            return encode(network, text, has_text, cluster)
 
         patch.setattr(ClipEncoder, "embed_texts", embed_texts)
-        patch.setattr(PriorNetwork, "read", counted)
+        patch.setattr(PriorNetwork, "encode_text", counted)
 
 
 @pytest.mark.parametrize(
-    ("flags", "readings"),
+    ("flags", "caches"),
     [((), 1), (("--guidance", "2"), 2), (("--best-of", "3"), 1), (("--no-prior",), 0)],
 )
 def test_a_text_is_encoded_once_for_all_its_images(
