@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torch_utils import seeds
 
-ENERGY = [seeds.normal_per_sample, seeds.uniform_per_sample]
+SAMPLERS = [seeds.normal_per_sample, seeds.uniform_per_sample]
 parts = st.lists(st.integers() | st.text(max_size=5), max_size=4)
 
 
@@ -47,15 +47,15 @@ def test_the_global_state_is_neither_used_nor_moved():
     assert seeds.normal_per_sample((3,), key=(0,), indices=range(4)).equal(first)
 
 
-@pytest.mark.parametrize("draw", ENERGY)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_row_depends_on_its_key_and_index_alone(draw):
-    rows: Tensor = draw((2, 3), key=(7, "z"), indices=[5, 0, 9])
+    rows: Tensor = sampler((2, 3), key=(7, "z"), indices=[5, 0, 9])
     assert rows.shape == (3, 2, 3)
     assert rows.dtype == torch.float32
     for row, index in zip(rows, [5, 0, 9], strict=True):
-        assert row.equal(draw((2, 3), key=(7, "z"), indices=[index])[0])
-    assert not rows.equal(draw((2, 3), key=(8, "z"), indices=[5, 0, 9]))
-    assert not rows.equal(draw((2, 3), key=(7, "w"), indices=[5, 0, 9]))
+        assert row.equal(sampler((2, 3), key=(7, "z"), indices=[index])[0])
+    assert not rows.equal(sampler((2, 3), key=(8, "z"), indices=[5, 0, 9]))
+    assert not rows.equal(sampler((2, 3), key=(7, "w"), indices=[5, 0, 9]))
     assert not rows[0].equal(rows[1])
 
 

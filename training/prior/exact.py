@@ -26,7 +26,7 @@ STEPS = (1, 2, 4, 8, 16, 64)
 class ExactResult:
     """Of the embeddings that a perfect prior samples."""
 
-    frechet: float  # to the true ones
+    fd_clip: float  # to the true ones
     spread: float  # variance within a text, over the true one
 
 
@@ -71,8 +71,8 @@ def exact_prior(
         previous = answer
     spread = found.started.square() + later
     drawn, true = found.told.square() * told + spread, told + within
-    frechet = (drawn.sqrt() - true.sqrt()).square().sum()
-    return ExactResult(float(frechet), float(spread.sum() / within.sum()))
+    distance = (drawn.sqrt() - true.sqrt()).square().sum()
+    return ExactResult(float(distance), float(spread.sum() / within.sum()))
 
 
 def table(*, steps: Sequence[int] = STEPS) -> str:
@@ -98,7 +98,7 @@ def table(*, steps: Sequence[int] = STEPS) -> str:
                 exact_prior(noise, schedule=schedule, steps=count, sampler=sampler)
                 for count in steps
             ]
-            shown = " | ".join(f"{cell.frechet:.4f} ({cell.spread:.2f})" for cell in cells)
+            shown = " | ".join(f"{cell.fd_clip:.4f} ({cell.spread:.2f})" for cell in cells)
             lines.append(f"| {label}, {name}, {sampler} | {shown} |")
     return "\n".join(lines)
 

@@ -37,7 +37,7 @@ PROCESSES = {
     "diagonal-v": ("shifted", "prior.covariance=diagonal", "prior.v_parameterisation=true"),
     "baseline-v": ("baseline", "prior.v_parameterisation=true"),
 }
-ENERGY = ("shifted", "prior.covariance=full", "prior.objective=draw")
+ENERGY = ("shifted", "prior.covariance=full", "prior.objective=energy")
 REGRESSION = (
     "shifted",
     "prior.covariance=full",

@@ -17,7 +17,7 @@ from training.prior.run import open_prior_run, prior_config
 from training.prior.transfer import PriorStart
 
 CPU = torch.device("cpu")
-ENERGY = ("--set", "prior.objective=draw", "--set", "prior.step_budget=1")
+ENERGY = ("--set", "prior.objective=energy", "--set", "prior.step_budget=1")
 SMALL = ["prior.width=32", "prior.depth=1", "prior.heads=2", "batch=8", "dtype=float32"]
 
 
@@ -26,7 +26,7 @@ def test_what_draws_begins_as_what_predicts_means(
 ):
     """In one step the mean that it comes from, whatever the inner draw, and then other weights."""
     data = EmbeddingSet(some_embeddings)
-    settings = [*SMALL, "prior.objective=draw", "prior.step_budget=1", "run.kimg=0.032"]
+    settings = [*SMALL, "prior.objective=energy", "prior.step_budget=1", "run.kimg=0.032"]
     config = prior_config(PRIOR_PRESETS["tiny"], assignments=settings)
     trainer, _ = open_prior_run(config, data, tmp_path / "run", device=CPU, init=prior_run)
     captions = torch.arange(6)
