@@ -48,7 +48,7 @@ def test_the_global_state_is_neither_used_nor_moved():
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_row_depends_on_its_key_and_index_alone(draw):
+def test_a_row_depends_on_its_key_and_index_alone(sampler):
     rows: Tensor = sampler((2, 3), key=(7, "z"), indices=[5, 0, 9])
     assert rows.shape == (3, 2, 3)
     assert rows.dtype == torch.float32
