@@ -36,5 +36,5 @@ class LossScale(nn.Module):
             self.finite_steps.zero_()
             return
         self.finite_steps += 1
-        if int(self.finite_steps) % GROWTH_STEPS == 0:
-            self.scale.mul_(2.0).clamp_(max=LARGEST)
+        grows = self.finite_steps % GROWTH_STEPS == 0  # on the device: nobody waits for it
+        self.scale.mul_(torch.where(grows, 2.0, 1.0)).clamp_(max=LARGEST)

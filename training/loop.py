@@ -215,16 +215,26 @@ def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[P
 
 def _together(values: Mapping[str, Tensor], received: int | None) -> tuple[dict[str, float], int]:
     """The means of what each process logs, and the signal that any has received (0: none)."""
-    scalars = [float(value) for value in values.values()]
+    scalars = _numbers(list(values.values()))
     parts = distributed.all_gather({"scalars": torch.tensor([*scalars, received or 0]).double()})
     rows = torch.stack([part["scalars"] for part in parts])  # [processes, values + 1]
     means = rows[:, :-1].mean(dim=0).tolist() if len(parts) > 1 else scalars
     return dict(zip(values, means, strict=True)), int(rows[:, -1].max())
 
 
+def _numbers(scalars: list[Tensor]) -> list[float]:
+    """Their values; a GPU's are waited for once, together."""
+    found = [float(scalar) if scalar.device.type == "cpu" else None for scalar in scalars]
+    there = [scalar.double() for scalar in scalars if scalar.device.type != "cpu"]
+    read = iter(torch.stack(there).tolist() if there else [])
+    return [next(read) if number is None else number for number in found]
+
+
 def _check_finite_state(tensors: Mapping[str, Tensor], samples: int) -> None:
     """A loss can be finite while a gradient was not: no such weights are saved or shown."""
-    bad = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    names = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
+    finite = _numbers([tensors[name].isfinite().all() for name in names])
+    bad = [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
     _check_finite({name: math.nan for name in bad[:3]}, samples)
 
 

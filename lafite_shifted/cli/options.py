@@ -34,7 +34,7 @@ class Number(click.FloatRange):
     def convert(
         self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        number = float(super().convert(value, param, ctx))  # type: ignore[arg-type]
+        number = super().convert(value, param, ctx)  # pyright: ignore[reportArgumentType]
         if not isfinite(number):
             self.fail(f"{value!r} is no finite number.", param, ctx)
         return number

@@ -142,14 +142,15 @@ class ClipEncoder:
         encoder.
         """
         if not texts:
-            raise InputError("No text is given. Give a sentence, such as 'a red apple'.")
+            raise InputError("The list of texts is empty. Give a sentence, such as 'a red apple'.")
         texts = [clean_text(text) for text in texts]
         ids = self.tokenizer(list(texts), context_length=self.context_length)  # [N, L]
-        ids = ids.to(self.device)
         lengths = _lengths(self.model, ids)
         self._warn_if_cut(texts, lengths)
+        ids = ids.to(self.device)
         embedding, states = _text_states(self.model, ids)
-        inside = torch.arange(states.shape[1], device=ids.device) < lengths[:, None]  # [N, L]
+        inside = torch.arange(states.shape[1]) < lengths[:, None]  # [N, L]
+        inside = inside.to(states.device)
         return TextFeatures(
             F.normalize(embedding.float(), dim=1), states.float() * inside[..., None], lengths
         )

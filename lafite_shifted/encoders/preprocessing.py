@@ -22,8 +22,11 @@ def preprocess(images: Tensor, config: PreprocessCfg) -> Tensor:
     size = (height, width)
     resized = _resize(levels, size, mode=config.resize_mode, interpolation=config.interpolation)
     unit = _centre(resized.clamp(0, 255), size, fill=float(config.fill_color)) / 255
-    mean = torch.tensor(config.mean, device=unit.device).view(3, 1, 1)
-    std = torch.tensor(config.std, device=unit.device).view(3, 1, 1)
+    # to the device without waiting for what it computes
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1).to(unit.device, non_blocking=True)
+        for values in (config.mean, config.std)
+    )
     return (unit - mean) / std
 
 

@@ -79,7 +79,7 @@ class TextEncoder:
             list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
         )
         mask = padded["attention_mask"].to(self.device)
-        lengths = mask.sum(dim=1)
+        lengths = padded["attention_mask"].sum(dim=1)  # on the CPU
         output = self.model(input_ids=padded["input_ids"].to(self.device), attention_mask=mask)
         return output.last_hidden_state.float() * mask[..., None], lengths
 

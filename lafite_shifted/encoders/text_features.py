@@ -32,7 +32,8 @@ class TextFeatures:
 
     embedding: Tensor  # [N, D] unit float32
     tokens: Tensor  # [N, L, F] float32, states after the final norm, zero behind the end of text
-    lengths: Tensor  # [N] int64, tokens up to and including end-of-text
+    # [N] int64, tokens up to and including end-of-text; on the CPU: what is computed depends on it
+    lengths: Tensor
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -41,6 +42,9 @@ class TextFeatures:
         return TextFeatures(self.embedding[index], self.tokens[index], self.lengths[index])
 
     def to(self, device: torch.device) -> "TextFeatures":
-        return TextFeatures(
-            self.embedding.to(device), self.tokens.to(device), self.lengths.to(device)
+        """`lengths` stay on the CPU; a GPU is not waited for."""
+        embedding, tokens = (
+            tensor.to(device, non_blocking=device.type == "cuda")
+            for tensor in (self.embedding, self.tokens)
         )
+        return TextFeatures(embedding, tokens, self.lengths)

@@ -105,6 +105,10 @@ class Schedule:
     def num_steps(self) -> int:
         return self.config.num_steps
 
+    def at(self, t: Tensor) -> Tensor:
+        """abar at times `t`, float64 of its shape and on its device, which is not waited for."""
+        return self.abar.to(t.device, non_blocking=t.is_cuda)[t]
+
     @property
     def half_log_snr(self) -> Tensor:
         """log(sqrt(abar) / sqrt(1 - abar)), [T + 1] float64; infinite at t = 0."""
@@ -141,7 +145,7 @@ def diffuse(
     """z_t [N, D] from z_0 in one jump: mean sqrt(abar) z_0 + (1 - sqrt(abar)) mu, covariance (1 -
     abar) Sigma.
     """
-    abar = schedule.abar.to(z0.device)[t][:, None]  # [N, 1], float64: 1 - abar starts at 1e-4
+    abar = schedule.at(t)[:, None]  # [N, 1], float64: 1 - abar starts at 1e-4
     signal, spread = abar.sqrt().to(z0.dtype), (1 - abar).sqrt().to(z0.dtype)
     return gaussian.mean + signal * (z0 - gaussian.mean) + spread * gaussian.color(noise)
 

@@ -171,20 +171,21 @@ class PriorNetwork(nn.Module):
                 nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * config.depth))  # type: ignore[arg-type]
 
     def encode_text(self, text: TextFeatures, has_text: Tensor, cluster: Tensor) -> TextCache:
-        """Texts whose tokens and embedding are dropped where `has_text` [N] is False; cluster [N],
-        zeros where there is one Gaussian.
+        """Texts whose tokens and embedding are dropped where `has_text` [N], on the CPU, is False;
+        cluster [N], zeros where there is one Gaussian.
         """
-        num_tokens = text.tokens.shape[1]
+        num_tokens, device = text.tokens.shape[1], text.tokens.device
+
+        def sent(tensor: Tensor) -> Tensor:  # a GPU is not waited for
+            return tensor.to(device, non_blocking=device.type == "cuda")
+
+        visible, places = map(sent, what_is_visible(text.lengths, has_text, num_tokens))
         embedding = self.from_text(text.embedding * math.sqrt(self.config.embed_dim))
-        embedding = torch.where(has_text[:, None], embedding, self.no_text)
+        embedding = torch.where(sent(has_text)[:, None], embedding, self.no_text)
         extra = torch.stack([embedding, self.from_cluster(cluster)], dim=1)
         x = torch.cat([self.from_token(text.tokens), extra], dim=1)  # [N, P, W]
         behind = self.position[-NUM_CONDITION_TOKENS - NUM_QUERY_TOKENS : -NUM_QUERY_TOKENS]
         x = x + torch.cat([self.position[:num_tokens], behind])
-        index = torch.arange(x.shape[1], device=x.device)
-        lengths = torch.where(has_text, text.lengths, 0)
-        visible = (index < lengths[:, None]) | (index >= num_tokens)  # [N, P]
-        places = visible.flatten().nonzero().flatten()
         x = x.flatten(0, 1)[places]  # outside attention, padding costs nothing
         mask, blocks = text_mask(visible), []
         for block in self.blocks:
@@ -217,6 +218,16 @@ class PriorNetwork(nn.Module):
         angle = t.float()[:, None] * frequency
         wave = torch.cat([angle.cos(), angle.sin()], dim=1)
         return self.from_time(F.pad(wave, (0, self.config.width - 2 * half)))
+
+
+def what_is_visible(lengths: Tensor, has_text: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
+    """Of texts of `lengths` [N], padded to `num_tokens`: what is neither dropped nor padding,
+    [N, P] bool, and the numbers of those of its N P places. On the CPU.
+    """
+    index = torch.arange(num_tokens + NUM_CONDITION_TOKENS)
+    seen = torch.where(has_text, lengths, 0)
+    visible = (index < seen[:, None]) | (index >= num_tokens)
+    return visible, visible.flatten().nonzero().flatten()
 
 
 def text_mask(visible: Tensor) -> Tensor:

@@ -118,7 +118,9 @@ class Prior(nn.Module):
         return float(np.percentile(torch.cat(parts).double().numpy(), THRESHOLD_PERCENTILE))
 
     def cache_text(self, text: TextFeatures, has_text: Tensor, cluster: Tensor) -> TextCache:
-        """Keys and values of N texts for `predict`; `has_text` [N] False: without text."""
+        """Keys and values of N texts for `predict`; `has_text` [N], on the CPU, False: without
+        text.
+        """
         with self._reduced(cluster.device):
             return self.network.encode_text(text, has_text, cluster)
 
@@ -144,7 +146,7 @@ class Prior(nn.Module):
         predicted = scaled.float() / math.sqrt(self.config.embed_dim)
         if self.linear is None:
             return predicted
-        abar = self.schedule.abar.to(y.device)[t][:, None]
+        abar = self.schedule.at(t)[:, None]
         return self.linear(z_t, abar.float()) + (1 - abar).sqrt().float() * predicted
 
     def _reduced(self, device: torch.device):
@@ -189,7 +191,7 @@ class Prior(nn.Module):
             error = (predicted - true).square().sum(dim=1)  # of sqrt(D) z_0, mean over D
         else:
             error = energy_score(predicted.unflatten(0, (-1, num_samples)), true)
-        weight = (1 - self.schedule.abar.to(z0.device)[t]).float()
+        weight = (1 - self.schedule.at(t)).float()
         return (error.view_as(t) * weight).mean(dim=1)
 
     @torch.no_grad()
@@ -198,7 +200,7 @@ class Prior(nn.Module):
         text, which guidance needs.
         """
         cluster = self.assign(text.embedding)
-        yes = torch.ones(len(text), dtype=torch.bool, device=cluster.device)
+        yes = torch.ones(len(text), dtype=torch.bool)
         caches = [self.cache_text(text, yes, cluster)]
         if guided:
             caches.append(self.cache_text(text, ~yes, cluster))

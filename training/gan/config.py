@@ -8,7 +8,7 @@ from lafite_shifted.decoder.discriminator import DiscriminatorConfig
 from lafite_shifted.decoder.generator import GeneratorConfig
 from training.config import RunConfig, positive
 from training.data.decoding import SquareConfig
-from training.gan.augment import AugmentConfig
+from training.gan.augment.config import AugmentConfig
 
 
 @dataclass(frozen=True)

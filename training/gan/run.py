@@ -20,7 +20,7 @@ from training.data.image_cache import plan_cache
 from training.data.images import ImageSource
 from training.data.remote_images import RemoteImages
 from training.data.remote_shards import embed_urls, is_remote, shard_urls
-from training.gan.augment import AugmentConfig
+from training.gan.augment.config import AugmentConfig
 from training.gan.config import GanTrainConfig
 from training.gan.cost import measure_gan
 from training.gan.data import GanData, load_gan_data

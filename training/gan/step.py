@@ -19,7 +19,7 @@ from lafite_shifted.decoder.generator import Generator
 from lafite_shifted.encoders.clip import ClipEncoder
 from torch_utils import distributed
 from torch_utils.loss_scale import LossScale
-from training.gan.augment import augment
+from training.gan.augment.augment import augment
 from training.gan.config import GanTrainConfig
 from training.gan.losses import (
     discriminator_loss,
@@ -46,8 +46,8 @@ class Batch:
     mismatch: Tensor  # [N, D] another image's condition
     keep: Tensor  # [N] bool: condition not dropped
     augment_probability: Tensor  # [N]
-    augment_real: Tensor  # [N, NUM_DRAWS]
-    augment_fake: Tensor  # [N, NUM_DRAWS]
+    augment_real: Tensor  # [N, NUM_COLUMNS]
+    augment_fake: Tensor  # [N, NUM_COLUMNS]
     augment_noise: Tensor  # [N, 2, 3, R, R] of real and generated, empty where there is none
     path_noise: Tensor  # [N, 3, R, R], empty where path lengths are off
 

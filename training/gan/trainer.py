@@ -28,7 +28,8 @@ from torch_utils.device import pick_dtype
 from torch_utils.ema import RAMP as EMA_RAMP
 from torch_utils.ema import Ema
 from torch_utils.loss_scale import LossScale
-from training.gan.augment import NUM_DRAWS, AugmentControl
+from training.gan.augment.control import AugmentControl
+from training.gan.augment.random_numbers import NUM_COLUMNS
 from training.gan.config import GanTrainConfig
 from training.gan.data import GanData
 from training.gan.evaluate import (
@@ -139,18 +140,18 @@ class GanTrainer:
 
     def sample_batch(self, samples_seen: int) -> Batch:
         """This process's part of the batch of the samples [samples_seen, samples_seen + batch)."""
-        config, device, data = self.config, self.device, self.data
+        config, data = self.config, self.data
         positions = distributed.shard(range(samples_seen, samples_seen + self.batch))
         wanted = self._rows(positions)
         rows, pixels = data.images.get_batch(wanted)
         for step in range(1, BATCHES_AHEAD + 1):
             later = range(positions.start + step * self.batch, positions.stop + step * self.batch)
             data.images.prefetch(self._rows(later))
-        h = data.embeddings[rows].to(device)
+        h = self._sent(data.embeddings[rows])
         random = self.random_numbers.get(samples_seen)
         self.random_numbers.prefetch(samples_seen + self.batch)
         z, noise, perturbation, uniform = (
-            random[name].to(device) for name in ("z", "noise", "perturbation", "uniform")
+            self._sent(random[name]) for name in ("z", "noise", "perturbation", "uniform")
         )
 
         def conditions(embeddings: Tensor) -> Tensor:
@@ -164,9 +165,11 @@ class GanTrainer:
             offsets = self._random_indices("mismatch", positions, len(data.images) - 1)
             others = torch.tensor(rows) + 1 + offsets  # never the image itself
             others %= len(data.images)
-            mismatch = self.standardiser.standardise(conditions(data.embeddings[others].to(device)))
+            mismatch = self.standardiser.standardise(
+                conditions(self._sent(data.embeddings[others]))
+            )
         keep = uniform[:, 0] >= config.condition_dropout
-        real = pixels.to(device).float() / 127.5 - 1
+        real = self._sent(pixels).float() / 127.5 - 1
         return Batch(
             real=real,
             replaced=torch.tensor([a != b for a, b in zip(wanted, rows, strict=True)]),
@@ -177,10 +180,10 @@ class GanTrainer:
             mismatch=mismatch,
             keep=keep,
             augment_probability=self.augment.probability.expand(len(real)),
-            augment_real=uniform[:, 1 : 1 + NUM_DRAWS],
-            augment_fake=uniform[:, 1 + NUM_DRAWS :],
-            augment_noise=random["augment_noise"].to(device),
-            path_noise=random["path_noise"].to(device),
+            augment_real=uniform[:, 1 : 1 + NUM_COLUMNS],
+            augment_fake=uniform[:, 1 + NUM_COLUMNS :],
+            augment_noise=self._sent(random["augment_noise"]),
+            path_noise=self._sent(random["path_noise"]),
         )
 
     def _random_numbers(self, samples_seen: int) -> dict[str, Tensor]:
@@ -195,7 +198,7 @@ class GanTrainer:
         sizes = [config.generator.z_dim, self.generator.num_noise, dim]
         z, noise, perturbation = normal("normal", sum(sizes)).split(sizes, dim=1)
         uniform = seeds.uniform_per_sample(
-            (1 + 2 * NUM_DRAWS,), key=(config.seed, "uniform"), indices=positions
+            (1 + 2 * NUM_COLUMNS,), key=(config.seed, "uniform"), indices=positions
         )
         found = {"z": z, "noise": noise, "perturbation": perturbation, "uniform": uniform}
         n = len(positions)
@@ -231,8 +234,12 @@ class GanTrainer:
         uniform = seeds.uniform_per_sample((2,), key=key, indices=positions)
         chosen = (counts > 0) & (uniform[:, 0] < self.config.caption_share)
         text = first[which] + (uniform[:, 1].double() * counts).long()
-        found = captions[text[chosen]].to(self.device)
-        return pseudo.index_copy(0, chosen.nonzero().flatten().to(self.device), found)
+        found = self._sent(captions[text[chosen]])
+        return pseudo.index_copy(0, self._sent(chosen.nonzero().flatten()), found)
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """A tensor of the CPU on the device, which is not waited for."""
+        return tensor.to(self.device, non_blocking=True)
 
     def _is_due(self, samples_seen: int, every: int) -> bool:
         return (samples_seen // self.batch) % every == 0
@@ -279,7 +286,7 @@ class GanTrainer:
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        finite = bool(norm.isfinite())
+        finite = _is_finite(norm)
         if finite:
             scale.unscale(parameters)
             optimizer.step()
@@ -358,6 +365,11 @@ class GanTrainer:
 
     def _embed_pixels(self, images: Tensor) -> Tensor:
         return embed_uint8(self.clip, images)
+
+
+def _is_finite(norm: Tensor) -> bool:
+    """The one thing that a step waits for on a GPU: an optimizer's step cannot be taken back."""
+    return bool(norm.isfinite())
 
 
 def check_captions(config: GanTrainConfig, count: int) -> None:

@@ -79,7 +79,7 @@ def _probe(
     sample_noise = (
         normal(batch, 1, config.timesteps_per_pair, dim).to(device) if is_energy else None
     )
-    has_text = torch.ones(batch, dtype=torch.bool, device=device)
+    has_text = torch.ones(batch, dtype=torch.bool)
 
     def loss() -> torch.Tensor:
         return prior.loss(

@@ -167,7 +167,7 @@ class PriorTrainer:
         order = seeds.epoch_indices(positions, size=len(self.training), key=(config.seed, "pairs"))
         captions = self.training[order]
         text = self.data.text_features(captions).to(device)
-        z0 = self.data.image[self.data.caption_image[captions]].to(device)
+        z0 = self._sent(self.data.image[self.data.caption_image[captions]])
         random_numbers = self._random_numbers(positions, dim=z0.shape[1])
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * min(
@@ -197,14 +197,18 @@ class PriorTrainer:
         found = {
             "t": self.times[(place * len(self.times)).long()],
             "noise": seeds.normal_per_sample(shape, key=(config.seed, "noise"), indices=positions),
-            "has_text": uniform[:, 1] >= config.text_dropout,
         }
         if is_energy:
             shape = (1, config.timesteps_per_pair, dim)
             found["sample_noise"] = seeds.normal_per_sample(
                 shape, key=(config.seed, "sample_noise"), indices=positions
             )
-        return {name: tensor.to(self.device) for name, tensor in found.items()}
+        sent = {name: self._sent(tensor) for name, tensor in found.items()}
+        return sent | {"has_text": uniform[:, 1] >= config.text_dropout}
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """A tensor of the CPU on the device, which is not waited for."""
+        return tensor.to(self.device, non_blocking=True)
 
     def sample(
         self, captions: Tensor, *, sampling: SamplerConfig | None = None, num_samples: int = 1

@@ -9,17 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.gan.augment import (
-    AUGMENTATIONS,
-    BAND_POWER,
-    NUM_DRAWS,
-    SYM6,
-    TRANSFORMATIONS,
-    AugmentConfig,
-    AugmentControl,
-    augment,
-    bands,
-)
+from training.gan.augment.augment import augment
+from training.gan.augment.config import AUGMENTATIONS, TRANSFORMATIONS, AugmentConfig
+from training.gan.augment.control import AugmentControl
+from training.gan.augment.corruption import BAND_POWER, bands
+from training.gan.augment.geometry import SYM6
+from training.gan.augment.random_numbers import COLUMNS, NUM_COLUMNS, AugmentNumbers
 
 SIZE = 32
 EVERYTHING = AugmentConfig(filter=1.0, noise=0.1, cutout=0.5)
@@ -36,7 +31,7 @@ def images(num: int = 6, *, size: int = SIZE, seed: int = 0) -> Tensor:
 
 def uniform(num: int = 6, *, seed: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(num, NUM_DRAWS, dtype=torch.float64, generator=generator)
+    return torch.rand(num, NUM_COLUMNS, dtype=torch.float64, generator=generator)
 
 
 def applied(
@@ -386,3 +381,26 @@ def test_a_ramp_ends_at_its_probability():
 def test_what_makes_no_sense_is_refused(bad: dict):
     with pytest.raises(ValueError, match=next(iter(bad))):
         AugmentConfig(**bad)
+
+
+def test_every_number_has_a_name_of_its_own():
+    assert len(set(COLUMNS)) == NUM_COLUMNS == 41
+    numbers = AugmentNumbers(torch.arange(NUM_COLUMNS).expand(2, -1) / NUM_COLUMNS, torch.ones(2))
+    found = [float(numbers.uniform(name)[0]) for name in COLUMNS]
+    assert sorted(found) == found
+    assert len(set(found)) == NUM_COLUMNS
+    with pytest.raises(KeyError):
+        numbers.uniform("tilt")
+
+
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+def test_no_transformation_moves_the_numbers_of_another(name: str):
+    """With only one on, other columns do not matter."""
+    own = {"rotate": ("rotate_before", "rotate_after"), "filter": ("band_",)}.get(name, (name,))
+    mine = torch.tensor([column.startswith(own) for column in COLUMNS])
+    x, u = images(), uniform()
+    strength = 0.2 if name in ("shift", "scale", "stretch", "drift", "noise") else 0.5
+    config = only(**{name: 1.0 if name in ("flip", "turn", "luma_flip") else strength})
+    others = torch.where(mine, u, uniform(seed=9))
+    assert applied(x, config, draws=u).equal(applied(x, config, draws=others))
+    assert not applied(x, config, draws=u).equal(x)

@@ -27,7 +27,8 @@ from lafite_shifted.io.files import load_tensors
 from torch_utils.autograd import saved_bytes
 from training.config import RunConfig, override
 from training.data.image_cache import ImageLoader
-from training.gan.augment import AUGMENTATIONS, AugmentConfig, augment
+from training.gan.augment.augment import augment
+from training.gan.augment.config import AUGMENTATIONS, AugmentConfig
 from training.gan.config import GanTrainConfig
 from training.gan.data import GanData
 from training.gan.losses import path_lengths
