@@ -22,6 +22,7 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent
 LIBRARY = "lafite_ops.so"
+DIGEST = "lafite_ops.sha256"  # of the library, beside it
 LOCK_SECONDS = 300.0
 BUILD_SECONDS = 600.0
 KERNELS = ("bias_act", "synthesis_epilogue", "to_rgb", "upfirdn2d")
@@ -168,7 +169,8 @@ def cuda_target(capability: tuple[int, int]) -> Target:
         sources=(*(f"{name}.cu" for name in KERNELS), "library.cu"),
         compiler=nvcc(),
         compile_flags=("-std=c++17", "-O3", "-gencode", code, "-Xcompiler", "-fPIC"),
-        link_flags=("-shared", "-cudart", "shared"),
+        # a runtime of its own: torch may bring that of another major version than nvcc's
+        link_flags=("-shared", "-cudart", "static"),
     )
 
 
@@ -187,14 +189,30 @@ def emulated_target(*, sanitize: bool = False) -> Target:
 
 def build(target: Target) -> Path:
     """The library of `target`, from the cache or built now; BuildError names the log."""
-    library = target.folder / LIBRARY
-    if library.is_file():
+    folder = target.folder
+    library = folder / LIBRARY
+    if is_whole(library):
         return library
-    library.parent.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(library.parent.parent / f"{target.folder.name}.lock"):
-        if not library.is_file():  # another process may have built it meanwhile
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(folder.parent / f"{folder.name}.lock"):
+        if not is_whole(library):  # another process may have built it meanwhile
+            shutil.rmtree(folder, ignore_errors=True)  # damaged: whoever has loaded it keeps it
             _build(target)
     return library
+
+
+def is_whole(library: Path) -> bool:
+    """Whether the library is there as it was built. One that was cut off may end the process that
+    loads it.
+    """
+    try:
+        return (library.parent / DIGEST).read_text(encoding="utf-8") == _digest(library)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _digest(library: Path) -> str:
+    return hashlib.sha256(library.read_bytes()).hexdigest()
 
 
 def _build(target: Target) -> None:
@@ -212,10 +230,11 @@ def _build(target: Target) -> None:
         (target.folder.parent / f"{target.folder.name}.failed.log").unlink(missing_ok=True)
         for file in work.glob("*.o"):
             file.unlink()
+        (work / DIGEST).write_text(_digest(work / LIBRARY), encoding="utf-8")
         try:
             work.rename(target.folder)
         except OSError:  # built by another process too, on a machine without locks
-            if not (target.folder / LIBRARY).is_file():
+            if not is_whole(target.folder / LIBRARY):
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)

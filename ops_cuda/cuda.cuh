@@ -85,14 +85,19 @@ __device__ __forceinline__ int64_t global_thread() {
 
 inline int64_t blocks_for(int64_t threads) { return (threads + THREADS - 1) / THREADS; }
 
-// Makes the place's device current while it lives.
+// Makes the place's device current while it lives. Where it is current already, nothing is set:
+// each device that is set gets a context, whose memory every process of a machine would pay for on
+// the first GPU.
 class OnDevice {
 public:
     explicit OnDevice(ls_place place) {
         error_ = cudaGetDevice(&before_);
-        if (error_ == cudaSuccess) error_ = cudaSetDevice(place.device);
+        moved_ = error_ == cudaSuccess && before_ != place.device;
+        if (moved_) error_ = cudaSetDevice(place.device);
     }
-    ~OnDevice() { cudaSetDevice(before_); }
+    ~OnDevice() {
+        if (moved_) cudaSetDevice(before_);
+    }
     OnDevice(const OnDevice&) = delete;
     OnDevice& operator=(const OnDevice&) = delete;
 
@@ -108,6 +113,7 @@ public:
 
 private:
     int before_ = 0;
+    bool moved_ = false;
     cudaError_t error_;
 };
 

@@ -1,7 +1,6 @@
 """A built library of native operators: the functions of lafite_ops.h through ctypes."""
 
 import ctypes
-import shutil
 from ctypes import POINTER, c_char_p, c_double, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 
@@ -85,13 +84,10 @@ class Library:
 
     @staticmethod
     def of(target: build.Target) -> "Library":
-        """The library of `target`, built where the cache holds none that can be loaded."""
-        path = build.build(target)
-        try:
-            return Library(path)
-        except OSError:  # damaged since
-            shutil.rmtree(path.parent)
-            return Library(build.build(target))
+        """The library of `target`, built where the cache holds none, or a damaged one. OSError
+        where it is whole but cannot be loaded: building it again would not help.
+        """
+        return Library(build.build(target))
 
     def has(self, name: str) -> bool:
         """Whether the library has the function `name`: one of CUDA lacks those of the CPU only."""

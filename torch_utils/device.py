@@ -12,7 +12,7 @@ DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 def pick_device(name: str) -> torch.device:
     """`auto` is CUDA where there is a GPU, else the CPU; under torchrun each process has a GPU of
-    its own. Raises ValueError for a device that is not there.
+    its own. A GPU becomes the process's current one. Raises ValueError for a device that is not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -22,6 +22,9 @@ def pick_device(name: str) -> torch.device:
         raise ValueError("device 'meta' computes nothing")
     try:
         device = torch.device(name)
+        if device.type == "cuda" and device.index is not None:
+            # else what names no device, as NCCL's barrier, would use the first of the machine
+            torch.cuda.set_device(device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(

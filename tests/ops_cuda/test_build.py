@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -210,6 +211,60 @@ def test_a_damaged_library_is_built_again(small: build.Target, monkeypatch: pyte
     )
     build.build(small).write_bytes(b"")
     assert Library.of(small).path.stat().st_size > 0
+
+
+@pytest.mark.usefixtures("cache")
+def test_processes_that_meet_a_damaged_library_build_it_once(small: build.Target, cache: Path):
+    """As the ranks of torchrun do: none removes what another has just built."""
+    path = build.build(small)
+    path.write_bytes(path.read_bytes()[:100])  # cut off: loading it might end the process
+    script = (
+        "import pathlib, ctypes; from ops_cuda import build\n"
+        "built = []\n"
+        "before = build._build\n"
+        "build._build = lambda target: (built.append(1), before(target))\n"
+        f"t = build.Target('small', ('one.cpp',), {small.compiler!r}, ('-fPIC',), ('-shared',), "
+        f"pathlib.Path({str(small.source_folder)!r}))\n"
+        "ctypes.CDLL(str(build.build(t)))\n"
+        "print(len(built))\n"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    counts = [int(process.communicate()[0]) for process in running]
+    assert [process.returncode for process in running] == [0] * 4
+    assert sum(counts) == 1
+    assert build.is_whole(path)
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_whole_library_that_cannot_be_loaded_stays(
+    small: build.Target, monkeypatch: pytest.MonkeyPatch
+):
+    """Something it needs is not there: building it again would not help, and take minutes."""
+    path = build.build(small)
+    inode = path.stat().st_ino
+
+    def refuse(_path: Path):
+        raise OSError("libcudart.so.12: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr("ops_cuda.library._open", refuse)
+    with pytest.raises(OSError, match="libcudart"):
+        Library.of(small)
+    assert path.stat().st_ino == inode
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+@pytest.mark.usefixtures("cache")
+def test_a_cuda_library_needs_no_runtime_beside_it():
+    """torch may bring that of another major version than nvcc's."""
+    target = replace(build.cuda_target((9, 0)), sources=("library.cu",))
+    needed = subprocess.run(
+        ["ldd", str(build.build(target))], capture_output=True, text=True, check=True
+    ).stdout
+    assert "libc.so" in needed
+    assert "cudart" not in needed
 
 
 @pytest.mark.usefixtures("cache")

@@ -124,10 +124,12 @@ def call(name: str, x: Tensor, *arguments: object) -> None:
     library = _library(x.device)
     if library is None:
         raise OperatorsMissingError(f"the compiled operators are not there for {x.device}")
-    place = _HOST
-    if x.is_cuda:
+    if not x.is_cuda:
+        library.call(name, _HOST, _DTYPES[x.dtype], *arguments)
+        return
+    with torch.cuda.device(x.device):  # PyTorch's own guard makes no context where there is none
         place = Place(x.device.index or 0, torch.cuda.current_stream(x.device).cuda_stream)
-    library.call(name, place, _DTYPES[x.dtype], *arguments)
+        library.call(name, place, _DTYPES[x.dtype], *arguments)
 
 
 @contextmanager
@@ -178,9 +180,10 @@ def _probe(library: Library, device: torch.device) -> None:
     from ops_cuda.library import ACTIVATIONS, Activation
 
     x, y = torch.full((1, 1, 4), 3.0, device=device), torch.zeros(1, 1, 4, device=device)
-    place = Place(device.index or 0, torch.cuda.current_stream(device).cuda_stream)
     shape = (x.data_ptr(), None, y.data_ptr(), 1, 1, 4)
     twice = Activation(ACTIVATIONS["linear"], 2.0, -1.0)
-    library.call("ls_bias_act", place, DTYPES["float32"], *shape, twice)
+    with torch.cuda.device(device):
+        place = Place(device.index or 0, torch.cuda.current_stream(device).cuda_stream)
+        library.call("ls_bias_act", place, DTYPES["float32"], *shape, twice)
     if y.flatten().tolist() != [6.0] * 4:
         raise RuntimeError("a probe of the CUDA operators gave a wrong result")

@@ -1,0 +1,69 @@
+"""The device that a process computes on."""
+
+import pytest
+import torch
+
+from ops_cuda import library
+from torch_utils.device import pick_device
+from torch_utils.ops import native
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "expected"),
+    [("auto", "3", 3), ("cuda", "1", 1), ("cuda:2", "0", 2), ("auto", None, None)],
+)
+def test_a_gpu_becomes_the_current_one_of_its_process(
+    name: str, rank: str | None, expected: int | None, monkeypatch: pytest.MonkeyPatch
+):
+    """Else every process would make a context on the first GPU too."""
+    done: list[tuple[str, torch.device]] = []
+    if rank is None:
+        monkeypatch.delenv("LOCAL_RANK", raising=False)
+    else:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: done.append(("set", device)))
+    monkeypatch.setattr(torch, "empty", lambda *_, device: done.append(("touched", device)))
+    device = torch.device("cuda") if expected is None else torch.device("cuda", expected)
+    assert pick_device(name) == device
+    assert done == [("set", device)] * (expected is not None) + [("touched", device)]
+
+
+def test_the_cpu_sets_no_gpu(monkeypatch: pytest.MonkeyPatch):
+    def refuse(_device: torch.device) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(torch.cuda, "set_device", refuse)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
+
+
+def test_an_operator_runs_under_the_guard_of_its_gpu(monkeypatch: pytest.MonkeyPatch):
+    """PyTorch's own guard: it brings the former device back without a context on it."""
+    done: list[object] = []
+
+    class Guard:
+        def __init__(self, device: torch.device):
+            self.device = device
+
+        def __enter__(self) -> None:
+            done.append(self.device)
+
+        def __exit__(self, *_: object) -> None:
+            done.append("left")
+
+    class Stream:
+        cuda_stream = 7
+
+    class Recorder:
+        def call(self, name: str, place: library.Place, *_: object) -> None:
+            done.append((name, place.device, place.stream))
+
+    class OnGpu:
+        device, dtype, is_cuda = torch.device("cuda", 2), torch.float32, True
+
+    monkeypatch.setattr(torch.cuda, "device", Guard)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: Stream)
+    monkeypatch.setattr(native, "_library", lambda _: Recorder())
+    native.call("ls_to_rgb", OnGpu())  # type: ignore[arg-type]
+    assert done == [torch.device("cuda", 2), ("ls_to_rgb", 2, 7), "left"]
