@@ -12,7 +12,8 @@ DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 def pick_device(name: str) -> torch.device:
     """`auto` is CUDA where there is a GPU, else the CPU; under torchrun each process has a GPU of
-    its own. A GPU becomes the process's current one. Raises ValueError for a device that is not there.
+    its own. A GPU becomes the process's current one. Raises ValueError for a device that is not
+    there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

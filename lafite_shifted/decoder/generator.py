@@ -203,7 +203,7 @@ class Generator(nn.Module):
         rgb_style: Tensor,
         noises: list[Tensor | None],
     ) -> tuple[Tensor, Tensor]:
-        """Both layers of a resolution, and its image [N, 3, R, R] on top of the lower one, `rgb`."""
+        """Both layers of a resolution; its image [N, 3, R, R] on top of the lower one, `rgb`."""
         x = self.layers[2 * number - 1](x, styles[0], noises[0])
         x = self.layers[2 * number](x, styles[1], noises[1])
         return x, upsample(rgb, add=self.to_rgbs[number](x, rgb_style))
