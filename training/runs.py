@@ -1,18 +1,12 @@
 """What opening a run of any kind needs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from lafite_shifted.errors import InputError
 from torch_utils.device import DtypeName, pick_dtype
 from training.config import RunConfig
-
-Progress = Callable[[int, int], None]
-
-
-def silent(_done: int, _total: int) -> None:
-    pass
 
 
 def refuse_derived(assignments: Sequence[str], *fields: str) -> None:

@@ -9,7 +9,7 @@ from lafite_shifted.cli import options
 
 
 @click.command("embed")
-@click.argument("images")
+@click.argument("images", type=options.PathOrUrl())
 @options.out_option("shards, index.jsonl and report.jsonl")
 @options.clip_option
 @options.text_encoder_option
@@ -38,6 +38,8 @@ def command(
     torchrun share them.
     What is done already is skipped; every unreadable image is listed in report.jsonl.
     """
+    from training.data.cache import ReadOptions
+
     from lafite_shifted.device import resolve_device
     from lafite_shifted.encoders.ensemble import load_clip
     from lafite_shifted.encoders.text_encoder import TextEncoder
@@ -45,7 +47,7 @@ def command(
     from torch_utils import distributed
     from training.config import parse
     from training.data.decoding import SquareConfig
-    from training.data.embeddings import embed_folder
+    from training.data.embed import embed_folder
     from training.data.images import ImageSource
     from training.data.remote_shards import embed_urls, is_remote, shard_urls
 
@@ -72,9 +74,7 @@ def command(
             text_encoder=tower,
             squares=squares,
             batch=batch,
-            max_bad=max_bad,
-            max_megapixels=max_megapixels,
-            progress=progress,
+            options=ReadOptions(max_bad, max_megapixels, progress),
         )
     if distributed.is_main_process():
         options.report_embedding(report, out)

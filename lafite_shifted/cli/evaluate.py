@@ -215,6 +215,8 @@ def gan(
     import json
     from dataclasses import asdict
 
+    from training.data.cache import ReadOptions
+
     from lafite_shifted.device import resolve_device
     from lafite_shifted.encoders.ensemble import load_clip
     from lafite_shifted.model_folder import find_part, load_generator
@@ -244,9 +246,7 @@ def gan(
             images,
             out,
             embeddings,
-            max_bad=max_bad,
-            max_megapixels=max_megapixels,
-            progress=progress,
+            options=ReadOptions(max_bad, max_megapixels, progress),
         )
     if report:
         options.report_embedding(report, out / "embeddings")

@@ -1,6 +1,7 @@
 """Flags and helpers that verbs share: the same flag has the same name everywhere."""
 
 import errno
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,14 +13,47 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lafite_shifted.errors import DEFAULT_MAX_BAD, InputError
+from lafite_shifted.io.shell import absolute, expanded
 
 if TYPE_CHECKING:
     import torch
 
-    from training.data.embeddings import EmbedReport
+    from training.data.embed import EmbedReport
+    from training.data.report_file import LeftOut
     from training.loop import Progress
 
-FolderPath = click.Path(path_type=Path, file_okay=True)
+
+class ShellPath(click.Path):
+    """A path that means what it means in a shell: `--out=~/runs`, which bash hands on as it is,
+    lies in the home folder. `absolute`: what is recorded, and used from another folder later.
+    """
+
+    def __init__(self, *, absolute: bool = False):
+        super().__init__(path_type=Path, file_okay=True)
+        self._absolute = absolute
+
+    def convert(
+        self,
+        value: "str | os.PathLike[str]",
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        name = os.fspath(value)
+        path = absolute(name) if self._absolute else expanded(name)
+        return super().convert(path, param, ctx)
+
+
+FolderPath = ShellPath()
+RecordedPath = ShellPath(absolute=True)
+
+
+class PathOrUrl(click.ParamType):
+    """A path as in `ShellPath`, or the name of something elsewhere, as a string."""
+
+    name = "path"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return expanded(value)
 
 
 class Number(click.FloatRange):
@@ -184,10 +218,28 @@ def report_embedding(report: "EmbedReport", out: Path) -> None:
     if report.conversions:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(report.conversions.items()))
         click.echo(f"converted to RGB: {counts}", err=True)
-    if report.bad:
-        click.echo(f"{len(report.bad)} images left out (all in {out / 'report.jsonl'}):", err=True)
-        for name, reason in report.bad[:10]:
+    report_left_out(report.left_out, out / "report.jsonl")
+    total = report.num_embedded + report.num_reused
+    if total and not report.num_held_out:
+        click.echo(
+            "none of them is held out for evaluation: the split goes by name, caption or content, "
+            "and all fall on the side of training",
+            err=True,
+        )
+
+
+def report_left_out(left_out: "LeftOut", report: Path) -> None:
+    """Say what was not used, by reason and count, and what cannot be read, by name."""
+    for bad, what in (
+        (left_out.bad, "images left out"),
+        (left_out.captions, "captions not used"),
+    ):
+        if bad:
+            click.echo(f"{len(bad)} {what} (all in {report}):", err=True)
+        for name, reason in bad[:10]:
             click.echo(f"  {name}: {reason}", err=True)
+    if left_out.not_used:
+        click.echo(f"not used (all in {report}): {'; '.join(left_out.summary())}", err=True)
 
 
 def show_progress(progress: "Iterator[Progress]", description: str) -> dict[str, float]:

@@ -35,12 +35,13 @@ def command(
     """
     import dataclasses
 
+    from training.data.cache import ReadOptions
+
     from lafite_shifted.device import resolve_device
-    from lafite_shifted.io.files import write_json_lines
     from training.clip.data import describe, load_captioned_set
     from training.clip.trainer import ClipTrainConfig, ClipTrainer
     from training.config import override
-    from training.data.images import bad_image_rows
+    from training.data.report_file import check_own_report, write_report
     from training.loop import run_loop
     from training.run_folder import RunFolder
     from training.runs import compute_record
@@ -58,11 +59,10 @@ def command(
     data = load_captioned_set(
         folders,
         resolution=config.model.image_size,
-        max_bad=max_bad,
-        max_megapixels=max_megapixels,
+        options=ReadOptions(max_bad, max_megapixels),
     )
-    for name, reason in data.bad:
-        click.echo(f"left out {name}: {reason}", err=True)
+    check_own_report(out / "report.jsonl")
+    options.report_left_out(data.left_out, out / "report.jsonl")
     trainer = ClipTrainer(config, data, device=chosen)  # first: it may refuse the data
     run = RunFolder(
         out,
@@ -73,6 +73,6 @@ def command(
             "compute": compute_record(config.dtype, chosen),
         },
     )
-    write_json_lines(out / "report.jsonl", bad_image_rows(data.bad))
+    write_report(out / "report.jsonl", data.left_out)
     options.show_progress(run_loop(trainer, config.run, run), "train-clip")
     click.echo(f"CLIP in {out / 'clip'}. Use it with --clip {out / 'clip'}")

@@ -8,7 +8,7 @@ from lafite_shifted.cli import options
 
 
 @click.command("train-gan")
-@click.argument("images")
+@click.argument("images", type=options.PathOrUrl())
 @options.out_option("the run")
 @click.option("--preset", default="small", help="tiny (32 px), small (64 px), 256, 512 or 1024.")
 @options.positive_int(
@@ -24,7 +24,7 @@ from lafite_shifted.cli import options
 @options.clip_option
 @click.option(
     "--init",
-    type=options.FolderPath,
+    type=options.RecordedPath,
     metavar="MODEL",
     help="Start from the generator in a run or model folder, and a run's discriminator.",
 )
@@ -71,6 +71,8 @@ def command(
     on where it stopped. Several processes, started by torchrun -m lafite_shifted.cli, share every
     batch; they need OUT/embeddings beforehand, but for shards at a URL.
     """
+    from training.data.cache import ReadOptions
+
     from lafite_shifted.device import resolve_device
     from lafite_shifted.encoders.ensemble import load_clip
     from torch_utils import distributed
@@ -106,10 +108,8 @@ def command(
                 encoder,
                 device=chosen,
                 cache_gib=cache_gib,
-                max_bad=max_bad,
-                max_megapixels=max_megapixels,
+                options=ReadOptions(max_bad, max_megapixels, progress),
                 init=init,
-                progress=progress,
             )
         if distributed.is_main_process():
             options.report_embedding(report, out / "embeddings")

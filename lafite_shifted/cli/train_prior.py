@@ -24,7 +24,7 @@ from lafite_shifted.cli import options
 @options.text_encoder_option
 @click.option(
     "--init",
-    type=options.FolderPath,
+    type=options.RecordedPath,
     metavar="PRIOR",
     help="Start from the prior in a run or model folder, such as one of means that is to draw.",
 )
@@ -62,6 +62,8 @@ def command(
     The same command again goes on where it stopped. Several processes, started by torchrun -m
     lafite_shifted.cli, share every batch; they need embeddings.
     """
+    from training.data.cache import ReadOptions
+
     from lafite_shifted.device import resolve_device
     from torch_utils import distributed
     from training.config import choose
@@ -90,9 +92,7 @@ def command(
             clip,
             text_encoder=text_encoder,
             device=chosen,
-            max_bad=max_bad,
-            max_megapixels=max_megapixels,
-            progress=progress,
+            options=ReadOptions(max_bad, max_megapixels, progress),
         )
     if report:
         options.note_starter(clip)

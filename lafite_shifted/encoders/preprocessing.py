@@ -13,21 +13,49 @@ from open_clip.utils import to_2tuple
 from torch import Tensor
 
 PILLOW_CHOOSES_ORDER = int(PIL.__version__.partition(".")[0]) >= 13  # before: columns first, always
+LONGEST_RATIO = 8  # of an image to its crop: of longer ones only the middle is resized
+LARGE_PIXELS = 2**23  # that are resized one channel at a time
 
 
 def preprocess(images: Tensor, config: PreprocessCfg) -> Tensor:
     """Images [N, 3, H, W], uint8 or float in [-1, 1] -> the model's input [N, 3, S, S]."""
-    levels = images.float() if images.dtype == torch.uint8 else (images.float() + 1) * 127.5
     height, width = to_2tuple(config.size)
     size = (height, width)
-    resized = _resize(levels, size, mode=config.resize_mode, interpolation=config.interpolation)
-    unit = _centre(resized.clamp(0, 255), size, fill=float(config.fill_color)) / 255
+    if config.resize_mode == "shortest":
+        images = _without_far_ends(images, size)
+    # a large one channel by channel: as floats it takes four times its memory
+    large = images.shape[-2] * images.shape[-1] > LARGE_PIXELS
+    channels = [_centred(part, size, config) for part in images.split(1 if large else 3, dim=1)]
+    unit = torch.cat(channels, dim=1) / 255
     # to the device without waiting for what it computes
     mean, std = (
         torch.tensor(values).view(3, 1, 1).to(unit.device, non_blocking=True)
         for values in (config.mean, config.std)
     )
     return (unit - mean) / std
+
+
+def _without_far_ends(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """The middle of images [N, 3, H, W] far longer than the crop: cut before they are enlarged,
+    not after.
+
+    What the filter takes from beyond the crop stays, and the middle stays where it is, so that the
+    sampling points are the same to a fraction of a pixel.
+    """
+    for dim, along, across in ((-2, size[0], size[1]), (-1, size[1], size[0])):
+        length, other = images.shape[dim], images.shape[-3 - dim]
+        kept = max(LONGEST_RATIO * -(-other * along // across), other + 16)
+        kept += (length - kept) % 2  # an equal number goes at both ends
+        if kept < length:
+            images = images.narrow(dim, (length - kept) // 2, kept)
+    return images
+
+
+def _centred(images: Tensor, size: tuple[int, int], config: PreprocessCfg) -> Tensor:
+    """Levels [N, C, S, S] of images [N, C, H, W]."""
+    levels = images.float() if images.dtype == torch.uint8 else (images.float() + 1) * 127.5
+    resized = _resize(levels, size, mode=config.resize_mode, interpolation=config.interpolation)
+    return _centre(resized.clamp(0, 255), size, fill=float(config.fill_color))
 
 
 def describe_preprocessing(config: PreprocessCfg) -> dict[str, Any]:
@@ -53,7 +81,7 @@ def _resize(levels: Tensor, size: tuple[int, int], *, mode: str, interpolation: 
     elif mode in ("shortest", "longest"):
         choose = min if mode == "shortest" else max
         ratio = choose(height / size[0], width / size[1])
-        target = (round(height / ratio), round(width / ratio))
+        target = (max(1, round(height / ratio)), max(1, round(width / ratio)))
     else:
         target = size
     return _resample(levels, target, mode="bilinear" if interpolation == "bilinear" else "bicubic")

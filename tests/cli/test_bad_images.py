@@ -123,8 +123,10 @@ def test_unusual_images_are_converted_and_counted(tmp_path: Path):
 def test_bad_line_of_metadata(tmp_path: Path):
     folder = image_folder(tmp_path / "images", "a.png")
     (folder / "metadata.jsonl").write_text('{"file_name": "a.png"}\n{"text": 1}', encoding="utf-8")
-    outcome = run_command("embed", folder, "--out", tmp_path / "out")
-    assert_refused(outcome, "metadata.jsonl, line 2", 'needs "file_name"')
+    outcome = succeed("embed", folder, "--out", tmp_path / "out")
+    assert 'metadata.jsonl, line 2: lacks "file_name"' in outcome.err
+    outcome = run_command("train-prior", folder, "--out", tmp_path / "run", *TINY_PRIOR)
+    assert_refused(outcome, "has no captions", "metadata.jsonl, line 2")
 
 
 @pytest.mark.parametrize("num", [1, 2])

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lafite_shifted.errors import DEFAULT_MAX_BAD, InputError
+from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import sha256_of
 from torch_utils import seeds
-from training.data.decoding import DEFAULT_MAX_MEGAPIXELS, to_square
+from training.data.decoding import to_square
+from training.data.image_files import UnreadableImageError
 from training.data.images import ImageSource, check_share_of_bad
-from training.data.sources import UnreadableImageError
-from training.data.split import is_held_out, normalised_name, split_key
+from training.data.reading import DEFAULT_READING, ReadOptions, open_image
+from training.data.report_file import LeftOut
+from training.data.split import SplitItem, is_held_out, normalised_name, split_keys
 
 STYLE_PHRASES = {
     "flat": ("flat {}", "flat emoji of {}", "{}, flat emoji", "{} emoji"),
@@ -51,7 +53,7 @@ class CaptionedSet:
     pixels: np.ndarray
     training: list[CaptionedImage]
     held_out: list[CaptionedImage]
-    bad: list[tuple[str, str]] = field(default_factory=list)  # (file, reason) of unreadable ones
+    left_out: LeftOut = field(default_factory=LeftOut)  # names with their folders
 
     def evaluation_images(self, limit: int) -> list[CaptionedImage]:
         """Up to `limit` held-out images, one a name, of names that training never sees."""
@@ -81,57 +83,61 @@ def load_captioned_set(
     folders: Sequence[Path],
     *,
     resolution: int,
-    max_bad: float = DEFAULT_MAX_BAD,
-    max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
+    options: ReadOptions = DEFAULT_READING,
 ) -> CaptionedSet:
     """Decode every captioned image of `folders`; InputError if fewer than 100 have captions,
-    TooManyBadImagesError if more than a share `max_bad` cannot be read.
+    TooManyBadImagesError if more than a share `options.max_bad` cannot be read.
     """
-    images: list[CaptionedImage] = []
-    held_out: list[bool] = []
+    found: list[tuple[CaptionedImage, SplitItem]] = []
     pixels: list[np.ndarray] = []
+    left_out = LeftOut()
 
-    bad: list[tuple[str, str]] = []
-
-    def read(source: ImageSource, name: str) -> np.ndarray | str:
+    def read(source: ImageSource, name: str) -> tuple[np.ndarray, str] | str:
         try:
-            return to_square(source.decode(name, max_megapixels=max_megapixels).image, resolution)
+            with open_image(source, name, options) as opened:
+                return to_square(opened.decoded.image, resolution), sha256_of(opened.content)
         except UnreadableImageError as error:
             return str(error)
 
     for folder in folders:
-        source = ImageSource(folder)
+        source, bad = ImageSource(folder), list[tuple[str, str]]()
         names = [name for name in source.names if name in source.captions]
         with ThreadPoolExecutor(max_workers=2) as pool:
             decoded = list(pool.map(partial(read, source), names))
         for name, result in zip(names, decoded, strict=True):
             if isinstance(result, str):
-                bad.append((str(source.where / name), result))
+                bad.append((name, result))
                 continue
-            digest = sha256_of(source.read(name))
-            metadata = source.metadata.get(name, {})
-            text = _tidy(source.captions[name][0])
-            key = split_key(name, caption=text, content_sha256=digest)
-            tags = tuple(
-                dict.fromkeys(
-                    _tidy(tag).lower() for tag in metadata.get("tags", []) if tag != "hash"
-                )
-            )
-            images.append(CaptionedImage(text, tags, metadata.get("style", ""), key, len(pixels)))
-            held_out.append(is_held_out(key))
-            pixels.append(result)
-    if bad:
-        check_share_of_bad(bad, len(images) + len(bad), max_share=max_bad)
-    if len(images) < 100:
+            image = _captioned(source, name, row=len(pixels))
+            found.append((image, SplitItem(name, image.name, result[1])))
+            pixels.append(result[0])
+        part = LeftOut(bad, source.caption_problems, source.not_used)
+        left_out = left_out.joined(part.below(str(folder)))
+    if left_out.bad:
+        total = len(found) + len(left_out.bad)
+        check_share_of_bad(left_out.bad, total, max_share=options.max_bad)
+    if len(found) < 100:
         raise InputError(
-            f"Only {len(images)} images with captions in {', '.join(map(str, folders))}; "
+            f"Only {len(found)} images with captions in {', '.join(map(str, folders))}; "
             "training a CLIP needs "
             "thousands. Build sets with `lafite-shifted dataset emoji --out DIR` and `dataset "
             "clipart`."
         )
-    training = [p for p, out in zip(images, held_out, strict=True) if not out]
-    others = [p for p, out in zip(images, held_out, strict=True) if out]
-    return CaptionedSet(np.stack(pixels), training, others, bad)
+    keys = split_keys([item for _, item in found])
+    images = [replace(one, key=key) for (one, _), key in zip(found, keys, strict=True)]
+    training = [image for image in images if not is_held_out(image.key)]
+    others = [image for image in images if is_held_out(image.key)]
+    return CaptionedSet(np.stack(pixels), training, others, left_out)
+
+
+def _captioned(source: ImageSource, name: str, *, row: int) -> CaptionedImage:
+    """With the words that the set has for it; the key is that of the whole set, and comes later."""
+    metadata = source.metadata.get(name, {})
+    tags, style = metadata.get("tags"), metadata.get("style")
+    words = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
+    tidy = dict.fromkeys(_tidy(tag).lower() for tag in words if tag != "hash")
+    text = _tidy(source.captions[name][0])
+    return CaptionedImage(text, tuple(tidy), style if isinstance(style, str) else "", "", row)
 
 
 def draw_caption(image: CaptionedImage, rng: np.random.Generator) -> str:

@@ -31,8 +31,8 @@ from lafite_shifted.io.files import (
     write_json_lines,
 )
 from training.data.decoding import decode
+from training.data.image_files import UnreadableImageError
 from training.data.images import bad_image_rows
-from training.data.sources import UnreadableImageError
 from training.data.split import is_held_out, split_key
 
 NPM_PACKAGES = {  # pinned: what ships was made from these versions

@@ -1,10 +1,13 @@
-"""One image: decoding whatever is legal to 8-bit RGB, and squaring it.
+"""One image: decoding whatever is legal to 8-bit sRGB, and squaring it.
 
-Every legal image becomes 8-bit RGB (16-bit, CMYK, palette, grey, transparent and animated ones
-are converted and counted); every other one raises `UnreadableImageError` with a reason.
+Every legal image becomes 8-bit sRGB (16-bit, CMYK, palette, grey, transparent and animated ones,
+and those with another colour profile, are converted and counted); every other one raises
+`UnreadableImageError` with a reason.
 """
 
+import io
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -12,10 +15,13 @@ from typing import BinaryIO, Literal
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
-from training.data.sources import UnreadableImageError
+from training.data.colour import has_transparency, to_rgb
+from training.data.image_files import UnreadableImageError
+from training.data.png_chunks import without_what_pixels_do_not_need
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # the only decoders that Pillow may use
 DEFAULT_MAX_MEGAPIXELS = 100.0
+MAX_PASS_PIXELS = 2**24  # of what lies between the two passes of a resampling
 ORIENTATION_TAG = 0x0112
 # what Pillow's decoders raise on broken files
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
@@ -55,7 +61,7 @@ DEFAULT_SQUARES = SquareConfig()
 
 @dataclass(frozen=True)
 class Decoded:
-    """An 8-bit RGB image, and what had to be converted to get it."""
+    """An 8-bit sRGB image, and what had to be converted to get it."""
 
     image: Image.Image
     conversions: tuple[str, ...]
@@ -67,15 +73,19 @@ def decode(
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
     background: tuple[int, int, int] = DEFAULT_SQUARES.colour,
     shrink_to: int | None = None,
+    reserve: Callable[[int], None] = lambda size: None,
 ) -> Decoded:
-    """Read an image as upright RGB, transparency shown on `background`, the first frame of an
+    """Read an image as upright sRGB, transparency shown on `background`, the first frame of an
     animation.
 
     `shrink_to` bounds the longer side before the conversions, which saves copies of huge images.
+    `reserve` is told how many bytes the pixels will take before there are any, and may wait.
     Raises UnreadableImageError (broken, not an image, or above `max_megapixels`).
     """
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        content = file.read_bytes() if isinstance(file, Path) else file.read()
+        needed = io.BytesIO(without_what_pixels_do_not_need(content))
+        with Image.open(needed, formats=FORMATS) as image:
             megapixels = image.width * image.height / 1e6
             if megapixels > max_megapixels:
                 raise UnreadableImageError(
@@ -83,16 +93,7 @@ def decode(
                     f"{max_megapixels:g} "
                     f"(--max-megapixels)"
                 )
-            conversions = _conversions(image)
-            image.load()
-            if shrink_to and image.mode in ("RGB", "RGBA", "L"):
-                image.thumbnail((shrink_to, shrink_to))
-            upright = _upright(image)
-            rgb = _to_rgb(upright, background)
-            if shrink_to:
-                rgb.thumbnail((shrink_to, shrink_to))
-            # asked last: it reads the second frame, which may be broken
-            return Decoded(rgb, (*conversions, "animated") if _is_animated(image) else conversions)
+            return _loaded(image, background, shrink_to, reserve)
     except UnidentifiedImageError:
         raise UnreadableImageError(
             f"not an image in a supported format ({', '.join(FORMATS)})"
@@ -101,6 +102,35 @@ def decode(
         raise UnreadableImageError("the file does not exist") from None
     except BROKEN as error:
         raise UnreadableImageError(f"broken: {error}") from error
+
+
+def _loaded(
+    image: Image.Image,
+    background: tuple[int, int, int],
+    shrink_to: int | None,
+    reserve: Callable[[int], None],
+) -> Decoded:
+    conversions, raw_mode = _conversions(image), _raw_mode(image)
+    reserve(image.width * image.height * _bytes_of_a_pixel(image))
+    image.load()
+    transparency = image.info.get("transparency")
+    if shrink_to and image.mode in ("RGB", "RGBA", "L") and transparency is None:
+        image.thumbnail((shrink_to, shrink_to))
+    rgb, has_profile = to_rgb(
+        _upright(image), background, raw_mode=raw_mode, transparency=transparency
+    )
+    if shrink_to:
+        rgb.thumbnail((shrink_to, shrink_to))
+    if has_profile:
+        conversions = (*conversions, "colour profile")
+    # asked last: it reads the second frame, which may be broken
+    return Decoded(rgb, (*conversions, "animated") if _is_animated(image) else conversions)
+
+
+def _bytes_of_a_pixel(image: Image.Image) -> int:
+    """At most, of all copies that exist at one time while it becomes upright sRGB."""
+    clear = 12 if has_transparency(image) else 0
+    return 8 + 4 * (image.mode != "RGB") + 4 * ("icc_profile" in image.info) + clear
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -121,8 +151,15 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+def _raw_mode(image: Image.Image) -> str:
+    """How samples lie in the file, such as RGB;16B; it is known before they are loaded."""
+    tiles = getattr(image, "tile", ())
+    arguments = tiles[0][3] if tiles else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
 def _conversions(image: Image.Image) -> tuple[str, ...]:
-    """Names of the conversions that `_to_rgb` is about to make; must be asked before the pixels are
+    """Names of the conversions that `to_rgb` is about to make; must be asked before the pixels are
     loaded.
     """
     raw_modes = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
@@ -131,7 +168,7 @@ def _conversions(image: Image.Image) -> tuple[str, ...]:
         "CMYK": image.mode == "CMYK",
         "palette": image.mode in ("P", "PA"),
         "grey": image.mode in ("1", "L", "LA", "La"),
-        "transparent": image.has_transparency_data,
+        "transparent": has_transparency(image),
     }
     return tuple(name for name, present in found.items() if present)
 
@@ -143,26 +180,29 @@ def _is_animated(image: Image.Image) -> bool:
         return True  # it has more frames, though not whole ones
 
 
-def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    if image.mode.startswith(("I", "F")):  # 16 bits a sample: keep the upper eight
-        samples = np.asarray(image).astype(np.float64)
-        image = Image.fromarray(np.clip(np.rint(samples / 257), 0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        canvas = Image.new("RGBA", image.size, (*background, 255))
-        canvas.alpha_composite(image.convert("RGBA"))
-        image = canvas
-    return image.convert("RGB")
-
-
 def to_square(
     image: Image.Image, resolution: int, how: SquareConfig = DEFAULT_SQUARES
 ) -> np.ndarray:
     """[resolution, resolution, 3] uint8 of an RGB image."""
     size, method = (resolution, resolution), RESAMPLING[how.resize]
     if how.crop == "stretch":
+        if image.height * resolution > MAX_PASS_PIXELS:  # the columns come first in Pillow
+            image = image.resize((image.width, resolution), method)
         square = image.resize(size, method)
     elif how.crop == "pad":
-        square = ImageOps.pad(image, size, method=method, color=how.colour)
+        square = _padded(image, resolution, how)
     else:
         square = ImageOps.fit(image, size, method=method)
     return np.asarray(square)
+
+
+def _padded(image: Image.Image, resolution: int, how: SquareConfig) -> Image.Image:
+    size, method = (resolution, resolution), RESAMPLING[how.resize]
+    if min(image.size) / max(image.size) * resolution > 0.5:
+        return ImageOps.pad(image, size, method=method, color=how.colour)
+    # a line of one pixel, where proportions would leave none
+    width, height = (resolution, 1) if image.width > image.height else (1, resolution)
+    square = Image.new("RGB", size, how.colour)
+    place = (resolution - width) // 2, (resolution - height) // 2
+    square.paste(image.resize((width, height), method), place)
+    return square

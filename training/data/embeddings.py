@@ -5,75 +5,73 @@ verb.
                               text_tokens [sum of lengths, F], text_offsets [m + 1]
     index.jsonl               {"file_name", "size", "mtime_ns", "sha256", "shard", "row",
                               "captions", "split_key"}
-    report.jsonl              {"file_name", "reason"} for every image that cannot be read
+    report.jsonl              what cannot be read or is not used, see `report_file`
 
 Shards carry the format number of the whole, the encoder's id, that of the text encoder whose token
-states they hold (none: the CLIP's own text tower), and the background of transparent images.
+states they hold (none: the CLIP's own text tower), and the background of transparent images. An
+index.jsonl with other fields is another program's.
 
 Shape letters: n images, m captions, D embedding, L tokens, F width of the text tower.
 """
 
-import io
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+import json
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.encoder_id import (
     EncoderId,
     TextEncoderId,
     check_same_encoder,
     check_same_text_encoder,
 )
-from lafite_shifted.encoders.text_encoder import TextEncoder, read_texts
 from lafite_shifted.encoders.text_features import TextFeatures
-from lafite_shifted.errors import DEFAULT_MAX_BAD, InputError
+from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian.stats import EmbeddingStats
-from lafite_shifted.io.files import (
-    check_format,
-    load_tensors,
-    read_json_lines,
-    save_tensors,
-    sha256_of,
-    write_json_lines,
-)
+from lafite_shifted.io.files import check_format, load_tensors, read_json_lines
 from torch_utils import seeds
-from training.data.decoding import DEFAULT_MAX_MEGAPIXELS, DEFAULT_SQUARES, SquareConfig, decode
-from training.data.images import ImageSource, bad_image_rows, check_share_of_bad
-from training.data.sources import UnreadableImageError
-from training.data.split import is_held_out, split_key
+from training.data.split import is_held_out
 
 FORMAT = 1
-SHARD_SIZE = 2048  # images
+_FIELDS = {"file_name": str, "sha256": str, "shard": str, "row": int, "captions": list}
 
 
-@dataclass(frozen=True)
-class EmbedReport:
-    """What `embed_folder` found and did."""
-
-    num_embedded: int
-    num_reused: int
-    bad: list[tuple[str, str]]  # (file name, reason)
-    conversions: Counter[str]  # of the images embedded now
-
-    @staticmethod
-    def nothing() -> "EmbedReport":
-        """Of a process that has embedded nothing."""
-        return EmbedReport(0, 0, [], Counter())
+def holds_embeddings(folder: Path) -> bool:
+    """Whether index.jsonl there is one of ours, by its first row; an empty one is."""
+    path = folder / "index.jsonl"
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        first = next((line for line in file if line.strip()), b"")
+    try:
+        return not first or _is_row(json.loads(first))
+    except (ValueError, RecursionError):
+        return False
 
 
-@dataclass(frozen=True)
-class _Item:
-    row: dict
-    prepared: Tensor  # [3, S, S], preprocessed for the CLIP: small, whatever the image's size
+def read_index(folder: Path) -> list[dict[str, Any]]:
+    """The rows of index.jsonl, none where there is no such file; InputError where it is another
+    program's.
+    """
+    path = folder / "index.jsonl"
+    if not path.is_file():
+        return []
+    rows: list[Any] = read_json_lines(path) if holds_embeddings(folder) else [None]
+    if not all(map(_is_row, rows)):
+        raise InputError(
+            f"{path} was not written by lafite-shifted, and stays as it is. Choose another --out."
+        )
+    return rows
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, dict) and all(
+        isinstance(row.get(name), kind) for name, kind in _FIELDS.items()
+    )
 
 
 class EmbeddingSet:
@@ -81,13 +79,12 @@ class EmbeddingSet:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        index_path = folder / "index.jsonl"
-        if not index_path.is_file():
+        if not holds_embeddings(folder):
             raise InputError(
                 f"{folder} holds no embeddings. Make them with `lafite-shifted embed IMAGES "
                 f"--out {folder}`."
             )
-        self.rows = read_json_lines(index_path)
+        self.rows = read_index(folder)
         shards = {
             name: load_shard(folder / name) for name in sorted({row["shard"] for row in self.rows})
         }
@@ -177,233 +174,3 @@ def load_shard(path: Path) -> tuple[dict[str, Tensor], dict]:
     tensors, metadata = load_tensors(path, remedy=remedy)
     check_format(metadata, kind="embeddings", version=FORMAT, path=path)
     return tensors, metadata
-
-
-def embed_folder(
-    source: ImageSource,
-    out: Path,
-    clip: ClipEncoder,
-    *,
-    text_encoder: TextEncoder | None = None,
-    squares: SquareConfig = DEFAULT_SQUARES,
-    keep_unreadable: bool = False,
-    batch: int = 64,
-    max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
-    max_bad: float = DEFAULT_MAX_BAD,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> EmbedReport:
-    """Embed every image of `source` (and its captions) that `out` does not hold already.
-
-    Whole shards and the index are written as it goes, so a stopped run loses at most one shard.
-    Of `squares` the background counts: the crop is the CLIP's own. Every unreadable image is
-    listed in report.jsonl; `keep_unreadable` keeps the embedding of one that was readable before.
-    Raises InputError (embeddings in `out` of another encoder, or on another background) and
-    TooManyBadImagesError (share above `max_bad`, after the report is written).
-    """
-    reader = text_encoder.id if text_encoder else None
-    known = _reusable_rows(out, source, clip.id, reader, squares.background)
-    fresh = [name for name in source.names if name not in known]
-    bad = source.unusable()
-    lost = _rows_of(out) if keep_unreadable else {}
-    gone = lost.keys() - set(source.names)
-    bad += [(name, "the file does not exist") for name in sorted(gone - {name for name, _ in bad})]
-    total = len(source) + len(bad)
-    conversions: Counter[str] = Counter()
-    rows = [*known.values(), *(lost[name] for name in sorted(gone))]
-    number = 1 + max(
-        (int(path.stem.split("-")[1]) for path in out.glob("shard-*.safetensors")), default=-1
-    )
-    shard, waiting = _Shard(clip, text_encoder, squares.background), list[_Item]()
-    num_embedded = 0
-    for done, (name, item, converted) in enumerate(
-        _decoded(source, fresh, clip, max_megapixels, squares), start=1
-    ):
-        if isinstance(item, str):
-            bad.append((name, item))
-            rows += [lost[name]] if name in lost else []
-        else:
-            waiting.append(item)
-            num_embedded += 1
-            conversions.update(converted)
-        last = done == len(fresh)
-        if len(waiting) == batch or (last and waiting):
-            shard.add(waiting)
-            waiting = []
-        if len(shard.rows) >= SHARD_SIZE or (last and shard.rows):
-            rows += shard.write(out, number)
-            write_json_lines(out / "index.jsonl", sorted(rows, key=lambda row: row["file_name"]))
-            shard, number = _Shard(clip, text_encoder, squares.background), number + 1
-        progress(done, len(fresh))
-    write_json_lines(out / "index.jsonl", sorted(rows, key=lambda row: row["file_name"]))
-    write_json_lines(out / "report.jsonl", bad_image_rows(bad))
-    _remove_unused_shards(out, {row["shard"] for row in rows})
-    check_share_of_bad(bad, total, max_share=max_bad)
-    return EmbedReport(num_embedded, len(known), bad, conversions)
-
-
-def _rows_of(out: Path) -> dict[str, dict]:
-    """Index rows by file name."""
-    index = out / "index.jsonl"
-    found = read_json_lines(index) if index.is_file() else []
-    return {row["file_name"]: row for row in found}
-
-
-def _remove_unused_shards(out: Path, used: set[str]) -> None:
-    """Shards that hold only images which are gone, or which were embedded again."""
-    for path in out.glob("shard-*.safetensors"):
-        if path.name not in used:
-            path.unlink()
-
-
-def _reusable_rows(
-    out: Path,
-    source: ImageSource,
-    encoder_id: EncoderId,
-    text_encoder: TextEncoderId | None,
-    background: str,
-) -> dict[str, dict]:
-    """Index rows whose image and captions have not changed since."""
-    rows = list(_rows_of(out).values())
-    for shard in sorted({row["shard"] for row in rows}):
-        metadata, remedy = (
-            load_shard(out / shard)[1],
-            "Choose another --out, or delete that folder.",
-        )
-        found = EncoderId.from_json(metadata["encoder"])
-        check_same_encoder(found, encoder_id, what=f"{out}", remedy=remedy)
-        reader = text_encoder_of(metadata)
-        check_same_text_encoder(reader, text_encoder, what=f"{out}", remedy=remedy)
-        if (before := metadata.get("background", DEFAULT_SQUARES.background)) != background:
-            raise InputError(
-                f"{out} holds embeddings of images on {before}, not on {background}. {remedy}"
-            )
-    names = set(source.names)
-    if rows and names.isdisjoint(row["file_name"] for row in rows):
-        raise InputError(
-            f"{out} holds embeddings of another folder (such as {rows[0]['file_name']!r}), none of "
-            f"whose images are in {source.where}. Choose another --out, or delete it first."
-        )
-    kept = {}
-    for row in rows:
-        name = row["file_name"]
-        if name not in names or row["captions"] != source.captions.get(name, []):
-            continue
-        if not _is_unchanged(source, name, row):
-            continue
-        kept[name] = row | {"mtime_ns": source.stamp(name)[1]}
-    return kept
-
-
-def _is_unchanged(source: ImageSource, name: str, row: dict) -> bool:
-    try:
-        size, time = source.stamp(name)
-        if size != row["size"]:
-            return False
-        return time == row["mtime_ns"] or sha256_of(source.read(name)) == row["sha256"]
-    except (UnreadableImageError, FileNotFoundError):
-        return False
-
-
-def _decoded(
-    source: ImageSource,
-    names: list[str],
-    clip: ClipEncoder,
-    max_megapixels: float,
-    squares: SquareConfig,
-) -> Iterator[tuple[str, _Item | str, tuple[str, ...]]]:
-    """Each name with its decoded image, or the reason why there is none; decoding runs ahead in
-    threads.
-    """
-
-    def read(name: str) -> tuple[str, _Item | str, tuple[str, ...]]:
-        try:
-            content = source.read(name)
-            decoded = decode(
-                io.BytesIO(content), max_megapixels=max_megapixels, background=squares.colour
-            )
-        except UnreadableImageError as error:
-            return name, str(error), ()
-        captions = source.captions.get(name, [])
-        (size, time), digest = source.stamp(name), sha256_of(content)
-        key = split_key(name, caption=captions[0] if captions else "", content_sha256=digest)
-        row = {
-            "file_name": name,
-            "size": size,
-            "mtime_ns": time,
-            "sha256": digest,
-            "captions": captions,
-            "split_key": key,
-        }
-        pixels = torch.from_numpy(np.asarray(decoded.image).copy()).permute(2, 0, 1)
-        with torch.no_grad():
-            return name, _Item(row, clip.preprocess(pixels[None])[0]), decoded.conversions
-
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        ahead = 16  # images in flight: enough to hide decoding, few enough for 100-megapixel ones
-        waiting = [pool.submit(read, name) for name in names[:ahead]]
-        for position in range(len(names)):
-            result = waiting.pop(0).result()
-            if position + ahead < len(names):
-                waiting.append(pool.submit(read, names[position + ahead]))
-            yield result
-
-
-class _Shard:
-    """Embeddings that wait to be written as one file."""
-
-    def __init__(self, clip: ClipEncoder, text_encoder: TextEncoder | None, background: str):
-        self.clip, self.text_encoder, self.background = clip, text_encoder, background
-        self.rows: list[dict] = []
-        self.image: list[Tensor] = []
-        self.text: list[Tensor] = []
-        self.states: list[Tensor] = []  # of each caption, [L, F] float16
-        self.caption_image: list[int] = []
-
-    @torch.no_grad()
-    def add(self, items: list[_Item]) -> None:
-        """Embed a batch of images and their captions."""
-        captions = [
-            (len(self.rows) + i, text)
-            for i, item in enumerate(items)
-            for text in item.row["captions"]
-        ]
-        self.rows += [item.row for item in items]
-        self.image.append(
-            self.clip.embed_prepared(torch.stack([item.prepared for item in items])).cpu().half()
-        )
-        for start in range(0, len(captions), 256):
-            part = captions[start : start + 256]
-            features = read_texts([text for _, text in part], self.clip, self.text_encoder)
-            self.text.append(features.embedding.cpu().half())
-            lengths = features.lengths.tolist()
-            self.states += [
-                state[:n].cpu().half() for state, n in zip(features.tokens, lengths, strict=True)
-            ]
-            self.caption_image += [image for image, _ in part]
-
-    def write(self, out: Path, number: int) -> list[dict]:
-        """Write the shard; the index rows of its images."""
-        tensors = {"image": torch.cat(self.image)}
-        if self.caption_image:
-            tensors |= {
-                "text": torch.cat(self.text),
-                "caption_image": torch.tensor(self.caption_image),
-                "text_tokens": torch.cat(self.states),
-                "text_offsets": torch.tensor(
-                    [0, *np.cumsum([len(state) for state in self.states]).tolist()]
-                ),
-            }
-        name = f"shard-{number:05d}.safetensors"
-        save_tensors(
-            out / name,
-            tensors,
-            {
-                "kind": "embeddings",
-                "format": FORMAT,
-                "encoder": self.clip.id.to_json(),
-                "context_length": (self.text_encoder or self.clip).context_length,
-                "text_encoder": self.text_encoder and asdict(self.text_encoder.id),
-                "background": self.background,
-            },
-        )
-        return [item | {"shard": name, "row": row} for row, item in enumerate(self.rows)]

@@ -1,56 +1,49 @@
 """Images in a folder or an archive, captions optional: listing, and an honest account of what is
-broken, which callers collect into `report.jsonl`.
+broken or not used, which callers collect into `report.jsonl`.
 """
 
 import io
-import json
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lafite_shifted.errors import InputError, TooManyBadImagesError
-from lafite_shifted.io.files import numbered_json_lines
+from training.data import metadata_tables
+from training.data.archives import ARCHIVES, TarFiles
+from training.data.captions import SIDECAR_SUFFIXES, read_captions
 from training.data.decoding import DEFAULT_MAX_MEGAPIXELS, DEFAULT_SQUARES, Decoded, decode
-from training.data.sources import UnreadableImageError, open_files
+from training.data.image_files import IMAGE_SUFFIXES, NotUsed
+from training.data.listing import list_images, suffix_of
+from training.data.sources import open_files
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
-UNSUPPORTED = frozenset(  # images that we do not read, but do not pass over in silence either
-    {".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".svg", ".tga", ".ppm"}
-)
+TABLE_SUFFIXES = metadata_tables.SUFFIXES
+TEXT_SUFFIXES = (*SIDECAR_SUFFIXES, *TABLE_SUFFIXES)
 
 
 class ImageSource:
     """The images of a folder (nested ones included), of a zip archive or of tar shards, in sorted
-    order, with captions where there are any.
+    order, with captions where there are any (see `captions`).
 
-    Captions come from `metadata.jsonl` ({"file_name", "text"}; "text" may be a list), from a .txt
-    of the same name, one caption a line, or from a .json of the same name ("caption" or "text").
-    Raises InputError when there is nothing usable.
+    What is no image to train on is listed in `not_used`, and what of the captions cannot be used in
+    `caption_problems`. Raises InputError when there is nothing usable.
     """
 
     def __init__(self, where: Path, *, exclude: Path | None = None):
         """`exclude` is a folder whose images do not count, such as a run inside `where`."""
         self.where = where
         self._files = open_files(where, exclude=exclude)
-        found = self._files.names()  # a link to nothing is an image that cannot be read
-        files = [name for name in found if name == printable(name)]
-        self._misnamed = [
-            printable(name)
-            for name in found
-            if name != printable(name) and _suffix(name) in SUFFIXES | UNSUPPORTED
-        ]
-        self.names = [name for name in files if _suffix(name) in SUFFIXES]
-        if not self.names and not self._misnamed:
-            kinds = sorted({_suffix(name) or posixpath.basename(name) for name in files})[:5]
-            holds = f"only {len(files)} other files ({', '.join(kinds)})" if files else "nothing"
-            raise InputError(
-                f"{where} holds no images: {holds}. Give a folder with images "
-                f"({', '.join(sorted(SUFFIXES))})."
-            )
-        self.unsupported = [name for name in files if _suffix(name) in UNSUPPORTED]
-        self._others = set(files) - set(self.names)
-        self.metadata = self._read_metadata()
-        self.captions = self._read_captions()
+        listing = list_images(self._files)
+        self.names = listing.images
+        self._unsupported = listing.unsupported
+        self.not_used = listing.not_used
+        if not self.names and not self._unsupported:
+            raise _no_images(where, listing.others, self.not_used)
+        keyed = isinstance(self._files, TarFiles)
+        found = read_captions(self._files, self.names, listing.others, keyed=keyed)
+        self.captions, self.metadata = found.texts, found.records
+        self.caption_problems = found.problems
+        self._missing = found.missing
+        self.not_used += [NotUsed(n, _no_image(n)) for n in listing.others if n not in found.used]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -71,87 +64,52 @@ class ImageSource:
         return decode(file, max_megapixels=max_megapixels, background=background)
 
     def stamp(self, name: str) -> tuple[int, int]:
-        """Size and time of change."""
+        """Size and time of change; UnreadableImageError where the file is gone."""
         return self._files.stamp(name)
 
+    def unused_texts(self) -> list[NotUsed]:
+        """Files that look like captions, and are none of any image."""
+        return [one for one in self.not_used if suffix_of(one.file_name) in TEXT_SUFFIXES]
+
     def missing(self) -> list[str]:
-        """Names that metadata.jsonl lists and the folder lacks, in a form that can be printed."""
-        return sorted(map(printable, set(self.metadata) - set(self.names) - set(self.unsupported)))
+        """Names that a table of captions lists and the folder lacks, in a form that can be
+        printed.
+        """
+        return sorted(self._missing)
 
     def unusable(self) -> list[tuple[str, str]]:
         """(name, reason) of every image that the listing alone shows to be of no use."""
-        reasons = {
-            "listed in metadata.jsonl, but the file does not exist": self.missing(),
-            "this format is not supported: convert it": self.unsupported,
-            "its name is not UTF-8: rename it": self._misnamed,
-        }
-        return [(name, reason) for reason, names in reasons.items() for name in names]
-
-    def _read_metadata(self) -> dict[str, dict]:
-        if "metadata.jsonl" not in self._others:
-            return {}
-        rows, what = {}, f"{self.where / 'metadata.jsonl'}"
-        for number, row in numbered_json_lines(self._content("metadata.jsonl"), what=what):
-            if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-                raise InputError(
-                    f'{what}, line {number}, lacks "file_name". Each line needs "file_name" and '
-                    '"text".'
-                )
-            if not isinstance(row.get("text"), str | list | None):
-                raise InputError(
-                    f'{what}, line {number}: "text" is neither a caption nor a list of captions. '
-                    "Mend that line."
-                )
-            rows[posixpath.normpath(row["file_name"])] = row  # "./a.png" is "a.png"
-        return rows
-
-    def _content(self, name: str) -> bytes:
-        try:
-            return self.read(name)
-        except UnreadableImageError as error:
-            raise InputError(f"{self.where / name}: {error}. Mend or remove it.") from error
-
-    def _read_captions(self) -> dict[str, list[str]]:
-        captions = {}
-        for name in self.names:
-            text = self.metadata.get(name, {}).get("text")
-            stem = posixpath.splitext(name)[0]
-            if text is None and f"{stem}.txt" in self._others:
-                text = self._content(f"{stem}.txt").decode("utf-8", errors="replace").splitlines()
-            if text is None and f"{stem}.json" in self._others:
-                text = self._caption_of_record(f"{stem}.json")
-            lines = [text] if isinstance(text, str) else list(text or [])
-            # a lone surrogate, which JSON can hold, is no text that can be written again
-            lines = [line.encode("utf-8", "replace").decode() for line in lines if _is_text(line)]
-            lines = [line.strip() for line in lines]
-            if lines:
-                captions[name] = lines
-        return captions
-
-    def _caption_of_record(self, name: str) -> str | list | None:
-        try:
-            record = json.loads(self._content(name))
-        except (ValueError, RecursionError) as error:
-            raise InputError(
-                f"{self.where / name} is no JSON ({error}). Mend or remove it."
-            ) from error
-        found = [record.get(key) for key in ("caption", "text")] if isinstance(record, dict) else []
-        return next((text for text in found if isinstance(text, str | list)), None)
+        missing = [
+            (name, f"listed in {self._missing[name]}, but the file does not exist")
+            for name in self.missing()
+        ]
+        return missing + self._unsupported
 
 
-def printable(name: str) -> str:
-    """`name` as text that can be written: bytes that are not UTF-8, which file systems and JSON
-    allow, as escapes.
-    """
-    return name.encode("utf-8", "backslashreplace").decode()
+def _no_image(name: str) -> str:
+    """Why a file that is no image is not used."""
+    if suffix_of(name) in SIDECAR_SUFFIXES:
+        return "no image of its name lies beside it"
+    if suffix_of(name) in ARCHIVES:
+        return "an archive: give it by itself, or unpack it"
+    if suffix_of(name) in TABLE_SUFFIXES:
+        return "no image; captions are read from metadata.jsonl, metadata.csv or metadata.parquet"
+    return "no image"
 
 
-def _is_text(line: object) -> bool:
-    return isinstance(line, str) and bool(line.strip())
-
-
-def _suffix(name: str) -> str:
-    return posixpath.splitext(name)[1].lower()
+def _no_images(where: Path, others: list[str], not_used: list[NotUsed]) -> InputError:
+    kinds = sorted({suffix_of(name) or posixpath.basename(name) for name in others})[:5]
+    holds = f"only {len(others)} other files ({', '.join(kinds)})" if others else "nothing"
+    passed = sum(one.count for one in not_used)
+    reasons = ", ".join(sorted({one.reason for one in not_used})[:3])
+    also = f", and {passed} that do not count ({reasons})" if passed else ""
+    archives = " Unpack archives, or give one .zip or .tar by itself." * any(
+        suffix_of(name) in ARCHIVES for name in others
+    )
+    return InputError(
+        f"{where} holds no images: {holds}{also}. Give a folder with images "
+        f"({', '.join(sorted(IMAGE_SUFFIXES))}).{archives}"
+    )
 
 
 def bad_image_rows(bad: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
@@ -160,7 +118,7 @@ def bad_image_rows(bad: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
 
 
 def check_share_of_bad(
-    bad: list[tuple[str, str]],
+    bad: Sequence[tuple[str, str]],
     total: int,
     *,
     max_share: float,

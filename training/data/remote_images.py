@@ -6,7 +6,6 @@ time, and fetches the next ones meanwhile. So the order follows from the seed, t
 number of processes: a run that goes on with as many is exact.
 """
 
-import io
 import shutil
 import tempfile
 import threading
@@ -23,9 +22,9 @@ from torch import Tensor
 
 from lafite_shifted.errors import InputError
 from torch_utils import distributed, seeds
-from training.data.decoding import DEFAULT_MAX_MEGAPIXELS, DEFAULT_SQUARES, Decoded, decode
+from training.data.image_files import ImageFiles
 from training.data.remote_shards import PREFIX, fetch_shard, shard_name
-from training.data.sources import ImageFiles, open_files
+from training.data.sources import open_files
 
 WINDOW = 4  # shards whose images are mixed
 KEPT = 3 * WINDOW  # on disk: this window's, the next one's, and what is still being read
@@ -55,20 +54,13 @@ class RemoteImages:
         self._pool = ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch")
         self._shards: OrderedDict[str, Future[FetchedShard]] = OrderedDict()  # the latest last
 
-    def decode(
-        self,
-        name: str,
-        *,
-        max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
-        background: tuple[int, int, int] = DEFAULT_SQUARES.colour,
-    ) -> Decoded:
-        """The image; UnreadableImageError as in `decode`, InputError where its shard cannot be
-        had.
+    def read(self, name: str) -> bytes:
+        """The file; UnreadableImageError where it cannot be read, InputError where its shard
+        cannot be had.
         """
         shard, _, member = name.partition("/")
         fetched = self._shard(shard).result()  # stays while it is read
-        file = io.BytesIO(fetched.files.read(member))
-        return decode(file, max_megapixels=max_megapixels, background=background)
+        return fetched.files.read(member)
 
     def prefetch(self, shards: Sequence[str]) -> None:
         """Begin to fetch what will be asked for soon."""

@@ -8,23 +8,28 @@ them. The processes of torchrun share the shards.
 
 import re
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.text_encoder import TextEncoder
-from lafite_shifted.errors import DEFAULT_MAX_BAD, InputError
-from lafite_shifted.io.files import read_json, read_json_lines, write_json, write_json_lines
+from lafite_shifted.errors import InputError
+from lafite_shifted.io.files import read_json, write_json, write_json_lines
 from torch_utils import distributed
 from training.config import differences
-from training.data.decoding import DEFAULT_MAX_MEGAPIXELS, DEFAULT_SQUARES, SquareConfig
-from training.data.embeddings import EmbedReport, embed_folder
-from training.data.images import ImageSource, bad_image_rows, check_share_of_bad
+from training.data.decoding import DEFAULT_SQUARES, SquareConfig
+from training.data.embed import EmbedReport, embed_folder, with_split_keys
+from training.data.embeddings import read_index
+from training.data.images import ImageSource, check_share_of_bad
+from training.data.reading import DEFAULT_READING, ReadOptions, silent
+from training.data.report_file import LeftOut, check_own_report, read_report, write_report
+from training.data.split import is_held_out
 
 MAX_BYTES = 64 * 2**30  # of one shard
 CHUNK = 2**20
@@ -67,12 +72,10 @@ def embed_urls(
     text_encoder: TextEncoder | None = None,
     squares: SquareConfig = DEFAULT_SQUARES,
     batch: int = 64,
-    max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
-    max_bad: float = DEFAULT_MAX_BAD,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    options: ReadOptions = DEFAULT_READING,
 ) -> EmbedReport:
     """Embed the images of all shards that `out` does not hold already, as `embed_folder` does;
-    `progress` counts this process's shards.
+    progress counts this process's shards.
 
     InputError where a shard cannot be had, or is no tar to be read; what was done stays.
     """
@@ -81,6 +84,8 @@ def embed_urls(
         "text_encoder": text_encoder and asdict(text_encoder.id),
         "background": squares.background,
     }
+    check_own_report(out / "report.jsonl")
+    read_index(out)  # another program's is refused
     for number, url in enumerate(urls):
         _check_same(_part(out, number), {"url": url, **made_by})
     numbers = range(distributed.rank(), len(urls), distributed.world_size())
@@ -97,20 +102,51 @@ def embed_urls(
                 text_encoder=text_encoder,
                 squares=squares,
                 batch=batch,
-                max_megapixels=max_megapixels,
-                max_bad=1.0,  # the share of all shards counts
+                # the share of all shards counts, and their progress
+                options=replace(options, max_bad=1.0, progress=silent),
             )
         write_json(part / "done.json", {"url": urls[number], **made_by})
         num_embedded += report.num_embedded
         conversions += report.conversions
-        progress(done, len(open_numbers))
+        options.progress(done, len(open_numbers))
+    wait_for_all(out, len(urls))
     distributed.barrier()
-    rows, bad = _joined(out, urls)
+    rows, left_out = _joined(out, urls)
     if distributed.is_main_process():
         write_json_lines(out / "index.jsonl", rows)
-        write_json_lines(out / "report.jsonl", bad_image_rows(bad))
-    check_share_of_bad(bad, len(rows) + len(bad), max_share=max_bad)
-    return EmbedReport(num_embedded, len(rows) - num_embedded, bad, conversions)
+        write_report(out / "report.jsonl", left_out)
+    check_share_of_bad(left_out.bad, len(rows) + len(left_out.bad), max_share=options.max_bad)
+    held_out = sum(is_held_out(row["split_key"]) for row in rows)
+    return EmbedReport(num_embedded, len(rows) - num_embedded, left_out, conversions, held_out)
+
+
+def wait_for_all(
+    out: Path,
+    count: int,
+    *,
+    quiet_s: float = distributed.TIME_LIMIT_S,
+    longest_pause_s: float = 10.0,
+) -> None:
+    """Until all parts are done, by whichever process: a slow one may take as long as it goes on.
+
+    InputError where nothing has been written for `quiet_s` seconds. Of one process there is nobody
+    to wait for.
+    """
+    if distributed.world_size() == 1:
+        return
+    seen, since, pause_s = set[Path](), time.monotonic(), 0.1
+    while not all((_part(out, number) / "done.json").is_file() for number in range(count)):
+        found = {*out.glob("parts/*/*")}  # shards of embeddings count too
+        if found != seen:
+            seen, since = found, time.monotonic()
+        if time.monotonic() - since > quiet_s:
+            raise InputError(
+                f"{out / 'parts'} has not grown for {quiet_s:g} s: another process hangs, or "
+                "writes to another disk. Look at the other processes, and run the same command "
+                "again: what was done stays."
+            )
+        time.sleep(pause_s)
+        pause_s = min(1.5 * pause_s, longest_pause_s)
 
 
 def _webdataset() -> tuple[Callable[[str], Sequence[str]], Callable[[str], Any]]:
@@ -184,15 +220,14 @@ def fetch_shard(url: str, folder: Path) -> Path:
     return path
 
 
-def _joined(out: Path, urls: Sequence[str]) -> tuple[list[dict], list[tuple[str, str]]]:
-    """Rows and bad images of all parts, under their shards' names."""
-    rows, bad = list[dict](), list[tuple[str, str]]()
+def _joined(out: Path, urls: Sequence[str]) -> tuple[list[dict], LeftOut]:
+    """Rows of all parts and what they left out, under their shards' names."""
+    rows, left_out = list[dict](), LeftOut()
     for number, url in enumerate(urls):
         part = _part(out, number)
-        for row in read_json_lines(part / "index.jsonl"):
+        for row in read_index(part):
             shard = part.relative_to(out) / row["shard"]
             name = f"{shard_name(url)}/{row['file_name']}"
             rows.append(row | {"file_name": name, "shard": shard.as_posix()})
-        for row in read_json_lines(part / "report.jsonl"):
-            bad.append((f"{shard_name(url)}/{row['file_name']}", row["reason"]))
-    return rows, bad
+        left_out = left_out.joined(read_report(part / "report.jsonl").below(shard_name(url)))
+    return with_split_keys(rows), left_out

@@ -3,14 +3,19 @@
 An image is held out when the SHA-256 of its normalised name falls below one sixth. Variants of one
 thing (skin tones, drawing styles, numbered takes) share a name and so a side. A name that says
 nothing ("IMG_0412", a hexadecimal id) gives way to the caption, and a missing caption to the
-content of the file.
+content of the file. Where every thing has a folder of its own (products/0001/cover.jpg), it is the
+folder that says which thing. Copies of one file are on one side, whatever they are called.
 """
 
 import hashlib
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 HELD_OUT_FRACTION = 1 / 6
+MIN_FOLDERS = 3  # of things in folders of their own
 
 _SKIN_TONE = re.compile(r"\b(?:medium-light|medium-dark|light|medium|dark) skin tone\b")
 _EMPTY_WORDS = frozenset(
@@ -58,6 +63,50 @@ def split_key(file_name: str, *, caption: str, content_sha256: str) -> str:
     return (
         normalised_name(PurePosixPath(file_name).stem) or normalised_name(caption) or content_sha256
     )
+
+
+class SplitItem(NamedTuple):
+    """What of an image decides its side."""
+
+    file_name: str
+    caption: str
+    content_sha256: str
+
+
+def split_keys(items: Sequence[SplitItem]) -> list[str]:
+    """The keys of a whole set: what `split_key` gives, but for names that are the same in most
+    folders, and for copies.
+    """
+    repeated = _repeated_stems(items)
+    keys = [_key_by_folder(item, repeated) or split_key(item[0], **_rest(item)) for item in items]
+    first: dict[str, str] = {}  # of all keys of one content
+    for item, key in zip(items, keys, strict=True):
+        first[item.content_sha256] = min(key, first.get(item.content_sha256, key))
+    return [first[item.content_sha256] for item in items]
+
+
+def _rest(item: SplitItem) -> dict[str, str]:
+    return {"caption": item.caption, "content_sha256": item.content_sha256}
+
+
+def _repeated_stems(items: Sequence[SplitItem]) -> frozenset[str]:
+    """Telling names that most folders have: they say which view it is, or which file of a page, but
+    not of what. None where there are as many names as folders: those are of styles or classes.
+    """
+    places = {(path.parent, path.stem) for path in (PurePosixPath(i.file_name) for i in items)}
+    folders, stems = Counter(folder for folder, _ in places), Counter(stem for _, stem in places)
+    if len(folders) < MIN_FOLDERS or len(stems) >= len(folders):
+        return frozenset()
+    return frozenset(
+        stem for stem, count in stems.items() if normalised_name(stem) and count > len(folders) / 2
+    )
+
+
+def _key_by_folder(item: SplitItem, repeated: frozenset[str]) -> str | None:
+    path = PurePosixPath(item.file_name)
+    if path.stem not in repeated:
+        return None
+    return normalised_name(path.parent.name) or normalised_name(item.caption) or str(path.parent)
 
 
 def is_held_out(key: str) -> bool:

@@ -9,12 +9,8 @@ from torch import Tensor
 
 from lafite_shifted.encoders.encoder_id import EncoderId
 from lafite_shifted.errors import InputError
-from training.data.decoding import (
-    DEFAULT_MAX_MEGAPIXELS,
-    DEFAULT_SQUARES,
-    SquareConfig,
-    to_square,
-)
+from training.data.cache import DEFAULT_READING, ReadOptions, open_image
+from training.data.decoding import DEFAULT_SQUARES, SquareConfig, to_square
 from training.data.embeddings import EmbeddingSet
 from training.data.image_cache import ImageLoader, plan_cache
 from training.data.images import ImageSource
@@ -56,15 +52,14 @@ def load_gan_data(
     seed: int = 0,
     squares: SquareConfig = DEFAULT_SQUARES,
     cache_gib: float | None = None,
-    max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
-    max_bad: float = 0.0,
+    options: ReadOptions = DEFAULT_READING,
 ) -> GanData:
     """The embedded images, divided by the split; InputError if fewer than two are left to train
     on. Decoded now where all fit into `cache_gib` (see `plan_cache`). `seed` is that of the order
     of remote ones.
 
     An image that cannot be read any more is replaced, and listed in the embeddings' report;
-    TooManyBadImagesError above a share `max_bad`.
+    TooManyBadImagesError above a share `options.max_bad`.
     """
     held_out = embeddings.held_out
     if not hold_out:
@@ -85,12 +80,12 @@ def load_gan_data(
         names = [embeddings.names[row] for row in mask.nonzero().flatten().tolist()]
 
         def read(row: int) -> Tensor:
-            decoded = source.decode(
-                names[row], max_megapixels=max_megapixels, background=squares.colour
-            ).image
-            return torch.from_numpy(to_square(decoded, resolution, squares).copy()).permute(2, 0, 1)
+            with open_image(source, names[row], options, squares.colour) as opened:
+                square = to_square(opened.decoded.image, resolution, squares)
+            return torch.from_numpy(square.copy()).permute(2, 0, 1)
 
-        return ImageLoader(names, read, max_bad=max_bad, report=embeddings.folder / "report.jsonl")
+        report = embeddings.folder / "report.jsonl"
+        return ImageLoader(names, read, max_bad=options.max_bad, report=report)
 
     training, order = images(~held_out), None
     cache = plan_cache(len(training), resolution=resolution, limit_gib=cache_gib)

@@ -9,13 +9,15 @@ import torch
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.encoder_id import check_same_encoder
-from lafite_shifted.errors import DEFAULT_MAX_BAD, InputError
+from lafite_shifted.errors import InputError
 from lafite_shifted.pipeline import TextToImage
 from torch_utils import distributed
 from torch_utils.ops import native
 from training.config import override
+from training.data.cache import DEFAULT_READING, ReadOptions
 from training.data.decoding import SquareConfig
-from training.data.embeddings import EmbeddingSet, EmbedReport, embed_folder
+from training.data.embed import EmbedReport, embed_folder
+from training.data.embeddings import EmbeddingSet
 from training.data.image_cache import plan_cache
 from training.data.images import ImageSource
 from training.data.remote_images import RemoteImages
@@ -27,7 +29,7 @@ from training.gan.data import GanData, load_gan_data
 from training.gan.trainer import GanTrainer, check_captions
 from training.gan.transfer import Start, check_freezing
 from training.run_folder import RunFolder, RunLock, check_usable
-from training.runs import Progress, compute_record, length_fields, refuse_derived, silent
+from training.runs import compute_record, length_fields, refuse_derived
 
 
 def gan_config(
@@ -64,10 +66,8 @@ def open_gan_run(
     *,
     device: torch.device,
     cache_gib: float | None = None,
-    max_bad: float = DEFAULT_MAX_BAD,
-    max_megapixels: float = 100.0,
+    options: ReadOptions = DEFAULT_READING,
     init: Path | None = None,
-    progress: Progress = silent,
 ) -> tuple[GanTrainer, RunFolder, EmbedReport]:
     """Embed `images`, at a path or the URL of shards, into `out`/embeddings where that is not
     done (in the first process, shards in all), and open trainer and run folder; a new run starts
@@ -93,17 +93,15 @@ def open_gan_run(
         if distributed.is_main_process():
             lock = RunLock(out)  # before anything is written: another run may be using it
             undo.callback(lock.release)
-        how = {
-            "squares": config.images,
-            "max_bad": max_bad,
-            "max_megapixels": max_megapixels,
-            "progress": progress,
-        }
+        squares = config.images
         if isinstance(source, RemoteImages):  # the processes share the shards
-            report = embed_urls(list(source.urls.values()), folder, encoder, **how)
+            urls = list(source.urls.values())
+            report = embed_urls(urls, folder, encoder, squares=squares, options=options)
         elif distributed.is_main_process():  # with several, only what has changed since
             going_on = (out / "config.json").is_file()
-            report = embed_folder(source, folder, encoder, keep_unreadable=going_on, **how)
+            report = embed_folder(
+                source, folder, encoder, squares=squares, keep_unreadable=going_on, options=options
+            )
         distributed.barrier()
         data = load_gan_data(
             source,
@@ -111,10 +109,9 @@ def open_gan_run(
             resolution=config.generator.resolution,
             hold_out=config.hold_out,
             seed=config.seed,
-            squares=config.images,
+            squares=squares,
             cache_gib=cache_gib,
-            max_megapixels=max_megapixels,
-            max_bad=max_bad,
+            options=options,
         )
         config = _for_encoder(config, encoder)
         # compiled or reference: they round differently
@@ -139,9 +136,7 @@ def gan_data_for(
     out: Path,
     embeddings: Path | None,
     *,
-    max_bad: float,
-    max_megapixels: float,
-    progress: Progress = silent,
+    options: ReadOptions = DEFAULT_READING,
 ) -> tuple[GanData, EmbedReport | None]:
     """What a model is evaluated on: `images`, with ready `embeddings` or those made or reused in
     `out`/embeddings. A model that was trained on all images has none held out.
@@ -156,9 +151,7 @@ def gan_data_for(
             out / "embeddings",
             model.clip,
             squares=squares,
-            max_bad=max_bad,
-            max_megapixels=max_megapixels,
-            progress=progress,
+            options=options,
         )
     found = EmbeddingSet(embeddings or out / "embeddings")
     check_same_encoder(
@@ -173,8 +166,7 @@ def gan_data_for(
         resolution=model.generator.network.config.resolution,
         hold_out=training.get("hold_out", True),
         squares=squares,
-        max_megapixels=max_megapixels,
-        max_bad=max_bad,
+        options=options,
     )
     return data, report
 

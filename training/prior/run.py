@@ -17,13 +17,15 @@ from lafite_shifted.encoders.text_encoder import TextEncoder, read_texts
 from lafite_shifted.errors import InputError
 from torch_utils import distributed
 from training.config import override
-from training.data.embeddings import EmbeddingSet, EmbedReport, embed_folder
+from training.data.cache import DEFAULT_READING, ReadOptions
+from training.data.embed import EmbedReport, embed_folder
+from training.data.embeddings import EmbeddingSet, holds_embeddings
 from training.data.images import ImageSource
 from training.prior.cost import measure_prior
 from training.prior.trainer import PriorTrainConfig, PriorTrainer
 from training.prior.transfer import PriorStart
 from training.run_folder import RunFolder, RunLock, check_usable
-from training.runs import Progress, compute_record, length_fields, refuse_derived, silent
+from training.runs import compute_record, length_fields, refuse_derived
 
 
 def prior_config(
@@ -57,14 +59,12 @@ def embeddings_for(
     *,
     text_encoder: str | None = None,
     device: torch.device,
-    max_bad: float,
-    max_megapixels: float,
-    progress: Progress = silent,
+    options: ReadOptions = DEFAULT_READING,
 ) -> tuple[EmbeddingSet, EmbedReport | None]:
     """Embeddings of a folder of images, made or reused in `out`/embeddings; or those that
     `images` already holds, which must be of `clip` and `text_encoder` if those are given.
     """
-    if (images / "index.jsonl").is_file():
+    if holds_embeddings(images):
         data = EmbeddingSet(images)
         if not data.captions:
             raise no_captions(images)
@@ -80,7 +80,7 @@ def embeddings_for(
         return data, None
     source = ImageSource(images, exclude=out)
     if not source.captions:
-        raise no_captions(images)
+        raise no_captions(images, source)
     check_usable(out, kind="prior")
     if distributed.world_size() > 1:
         raise InputError(
@@ -97,20 +97,24 @@ def embeddings_for(
             folder,
             encoder,
             text_encoder=tower,
-            max_bad=max_bad,
-            max_megapixels=max_megapixels,
-            progress=progress,
+            options=options,
         )
     finally:
         lock.release()
     return EmbeddingSet(folder), report
 
 
-def no_captions(images: Path) -> InputError:
+def no_captions(images: Path, source: ImageSource | None = None) -> InputError:
+    """With what in `source` looks like captions and cannot be used."""
+    found = source.caption_problems[:5] if source else []
+    found += [(one.file_name, one.reason) for one in source.unused_texts()[:5]] if source else []
+    if source and source.missing():
+        found.append((source.missing()[0], "listed with a caption, but no such file"))
+    listed = "".join(f"\n  {name}: {reason}" for name, reason in found)
     return InputError(
         f"{images} has no captions, which a prior learns from. Add metadata.jsonl with "
         f'{{"file_name", "text"}} lines, or a .txt beside each image; or train only a GAN '
-        "and use --no-prior."
+        f"and use --no-prior.{listed and ' What was found:'}{listed}"
     )
 
 
@@ -157,7 +161,7 @@ def prior_cost(
     device: torch.device,
 ) -> list[str]:
     """Lines for --dry-run; nothing is embedded or written."""
-    if (images / "index.jsonl").is_file():
+    if holds_embeddings(images):
         data = EmbeddingSet(images)
         num_captions, encoder_id = len(data.captions), data.encoder_id
         token_width, length, reader = data.token_width, data.context_length, data.text_encoder

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from training.data.cache import DEFAULT_READING, Progress, ReadOptions, silent
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import InputError, TooManyBadImagesError
 from lafite_shifted.io.files import load_tensors, read_json_lines, save_tensors
 from tests.commands import half_written
-from training.data import embeddings
+from training.data import embed as embed_module
 from training.data.decoding import SquareConfig
-from training.data.embeddings import EmbeddingSet, EmbedReport, embed_folder, load_shard
+from training.data.embed import EmbedReport, embed_folder
+from training.data.embeddings import EmbeddingSet, load_shard
 from training.data.images import ImageSource
 from training.data.split import is_held_out
 
@@ -43,8 +45,17 @@ def write_captions(folder: Path, captions: dict[str, list[str]]) -> None:
     (folder / "metadata.jsonl").write_text("\n".join(rows), encoding="utf-8")
 
 
-def embed(images: Path, clip: ClipEncoder, **options) -> EmbedReport:
-    return embed_folder(ImageSource(images), images.parent / "out", clip, **options)
+def embed(
+    images: Path,
+    clip: ClipEncoder,
+    *,
+    max_bad: float = DEFAULT_READING.max_bad,
+    progress: Progress = silent,
+    **options,
+) -> EmbedReport:
+    cache = ReadOptions(max_bad=max_bad, progress=progress)
+    out = images.parent / "out"
+    return embed_folder(ImageSource(images), out, clip, options=cache, **options)
 
 
 def open_set(images: Path) -> EmbeddingSet:
@@ -244,7 +255,7 @@ def test_images_of_any_shape_share_a_batch(images: Path, clip: ClipEncoder):
 def test_stopped_embedding_loses_one_shard_at_most(
     images: Path, clip: ClipEncoder, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(embeddings, "SHARD_SIZE", 2)
+    monkeypatch.setattr(embed_module, "SHARD_SIZE", 2)
 
     def stop_at_the_fifth(done: int, _total: int) -> None:
         if done == 5:
@@ -299,7 +310,7 @@ def test_background_is_what_clip_sees(images: Path, clip: ClipEncoder):
 
 
 def test_shards_of_two_clips_are_refused(images: Path, clip: ClipEncoder, monkeypatch):
-    monkeypatch.setattr(embeddings, "SHARD_SIZE", 3)
+    monkeypatch.setattr(embed_module, "SHARD_SIZE", 3)
     embed(images, clip, batch=1)
     path = images.parent / "out" / "shard-00001.safetensors"
     tensors, metadata = load_tensors(path)

@@ -11,8 +11,8 @@ from PIL import Image
 from lafite_shifted.errors import InputError, TooManyBadImagesError
 from lafite_shifted.io.files import read_json_lines
 from tests.commands import run_command, succeed
+from training.data.image_files import UnreadableImageError
 from training.data.images import ImageSource, check_share_of_bad
-from training.data.sources import UnreadableImageError
 
 # --- folders and captions
 
@@ -76,8 +76,9 @@ def test_bad_line_of_metadata_is_named(tmp_path: Path, line: str):
     folder = folder_with(tmp_path, "a.png")
     good = '{"file_name": "a.png", "text": "x"}'
     (folder / "metadata.jsonl").write_text(f"{good}\n\n{line}\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"metadata\.jsonl, line 3"):
-        ImageSource(folder)
+    source = ImageSource(folder)
+    assert [place for place, _ in source.caption_problems] == ["metadata.jsonl, line 3"]
+    assert source.captions == {"a.png": ["x"]}
 
 
 def test_missing_empty_and_foreign_folders_say_what_to_give(tmp_path: Path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from training.data.cache import ReadOptions
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import TooManyBadImagesError
@@ -28,8 +29,8 @@ from tests.training.test_loop import (
 from training.data.decoding import decode, to_square
 from training.data.embeddings import EmbeddingSet
 from training.data.image_cache import ImageLoader, plan_cache
+from training.data.image_files import UnreadableImageError
 from training.data.images import ImageSource
-from training.data.sources import UnreadableImageError
 from training.gan.data import GanData, load_gan_data
 from training.gan.presets import GAN_PRESETS
 from training.gan.run import gan_config, open_gan_run
@@ -52,7 +53,7 @@ def load(images: Path, *, cache_gib: float | None, max_bad: float = 0.1) -> GanD
         resolution=16,
         hold_out=True,
         cache_gib=cache_gib,
-        max_bad=max_bad,
+        options=ReadOptions(max_bad=max_bad),
     )
 
 

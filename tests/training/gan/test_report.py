@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from training.data.cache import ReadOptions
 
 from lafite_shifted.decoder.discriminator import (
     Discriminator,
@@ -282,7 +283,7 @@ def test_images_that_were_trained_on_are_not_called_held_out(
     for hold_out, where in ((True, "held_out"), (False, "training")):
         told = replace(generator, training={"hold_out": hold_out})
         model = TextToImage(clip, told, None)
-        limits = {"max_bad": 0.0, "max_megapixels": 1.0}
+        limits = {"options": ReadOptions(max_bad=0.0, max_megapixels=1.0)}
         found, _ = gan_data_for(model, tmp_path / "images", tmp_path / "out", None, **limits)
         assert EvalSet.of(found).where == where
 

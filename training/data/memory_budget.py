@@ -1,0 +1,53 @@
+"""How much memory the threads that decode images may use together: whoever needs more than is left
+waits, so that many large images at once take no more than a few do.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+DEFAULT_BYTES = 2**30
+
+
+class Ticket:
+    """What one thread holds. It may take more and more; the one that came first always gets it, so
+    that no two wait for each other.
+    """
+
+    def __init__(self, budget: "MemoryBudget"):
+        self._budget, self.size = budget, 0
+
+    def reserve(self, size: int) -> None:
+        """Wait until `size` more bytes are free."""
+        self._budget.reserve(self, size)
+
+
+class MemoryBudget:
+    """`limit` bytes for all threads together; beyond it goes one thread at a time."""
+
+    def __init__(self, limit: int = DEFAULT_BYTES):
+        self.limit = limit
+        self._tickets: list[Ticket] = []  # the first came first
+        self._free = threading.Condition()
+
+    @contextmanager
+    def ticket(self) -> Iterator[Ticket]:
+        """One thread's part; all that it holds is free again when the block ends."""
+        ticket = Ticket(self)
+        with self._free:
+            self._tickets.append(ticket)
+        try:
+            yield ticket
+        finally:
+            with self._free:
+                self._tickets.remove(ticket)
+                self._free.notify_all()
+
+    def reserve(self, ticket: Ticket, size: int) -> None:
+        """See `Ticket.reserve`."""
+        with self._free:
+            self._free.wait_for(lambda: self._fits(size) or ticket is self._tickets[0])
+            ticket.size += size
+
+    def _fits(self, size: int) -> bool:
+        return sum(ticket.size for ticket in self._tickets) + size <= self.limit
