@@ -247,6 +247,7 @@ def check_usable(path: Path, *, kind: str) -> None:
                 f"{path} is no run folder of this kind: its config.json is not that of a {kind} "
                 "run. Choose another --out."
             )
+        check_format(record, kind=kind, version=FORMAT, path=path / "config.json")
         return
     if any(
         entry.name != "embeddings" and not entry.name.startswith(".") for entry in path.iterdir()

@@ -11,10 +11,17 @@ if TYPE_CHECKING:
     from lafite_shifted.prior.diffusion import Sampler
     from torch_utils.device import DtypeName
 
+LEGEND = "labels of grid.png, by lafite-shifted"  # the first line of grid.txt
+
 
 @click.command("generate")
 @click.argument("texts", nargs=-1, required=True)
-@click.option("--model", required=True, help="Model folder (see `pack`), or a Hugging Face Hub id.")
+@click.option(
+    "--model",
+    required=True,
+    type=options.PathOrUrl(),
+    help="Model folder (see `pack`), or a Hugging Face Hub id.",
+)
 @options.out_option("the images and grid.png")
 @options.positive_int("--num-images", default=4, help="Images a sentence; image i uses seed + i.")
 @options.seed_option
@@ -80,15 +87,19 @@ def command(
     """
     from lafite_shifted.device import resolve_device
     from lafite_shifted.encoders.text_features import clean_text
-    from lafite_shifted.io.png import save_png, slug
+    from lafite_shifted.io.files import check_own_text, write_text
+    from lafite_shifted.io.png import check_own_png, save_png, slug
     from lafite_shifted.pipeline import TextToImage
     from lafite_shifted.prior.diffusion import SamplerConfig
-    from training.metrics.grids import labelled_rows
+    from training.metrics.grids import labelled_grid
 
     sampling = SamplerConfig(steps, sampler, eta, guidance, dynamic_threshold, best_of)
-    texts = tuple(
-        dict.fromkeys(map(clean_text, texts))
-    )  # a sentence given twice makes the same images
+    # a sentence given twice makes the same images
+    texts = tuple(dict.fromkeys(map(clean_text, texts)))
+    names = [f"{slug(text)}-{number:04d}" for text in texts for number in range(seed, seed + num_images)]
+    for name in (*names, "grid"):  # before the first image is made
+        check_own_png(out / f"{name}.png")
+    check_own_text(out / "grid.txt", LEGEND)
     options.choose_ops(ops, resolve_device(device))
     with options.plain_warnings():
         pipeline = TextToImage.from_pretrained(
@@ -120,5 +131,9 @@ def command(
                 images.append(image)
             rows.append((text, images))
         scale = max(1, 96 // rows[0][1][0].width)
-        save_png(out / "grid.png", labelled_rows(rows, scale=scale), {"model": pipeline.hash})
-    click.echo(f"{num_images * len(texts)} images and grid.png in {out}")
+        grid = labelled_grid(rows, scale=scale)
+        save_png(out / "grid.png", grid.image, {"model": pipeline.hash})
+        if grid.legend:
+            write_text(out / "grid.txt", LEGEND, "\n".join(grid.legend))
+    also = ", grid.txt (labels that it cannot show)" if grid.legend else ""
+    click.echo(f"{num_images * len(texts)} images and grid.png{also} in {out}")

@@ -40,6 +40,12 @@ _DISK_ERRORS = {
     errno.EPERM: "permission denied. Choose another folder, or change its permissions",
     errno.ENOTDIR: "a part of the path is a file, not a folder. Choose another path",
     errno.EEXIST: "it is a file, not a folder. Choose another path",
+    errno.ENAMETOOLONG: "the name is too long for the file system. Choose a shorter one",
+    errno.ELOOP: "links lead round in a circle. Choose another path, or mend them",
+    errno.EMFILE: "too many open files. Raise the limit (`ulimit -n 4096`)",
+    errno.ENFILE: "the machine has too many open files. Close some programs",
+    errno.ENOENT: "it is gone, or a folder on the way to it is missing. Check the path",
+    errno.ESTALE: "the network disk has lost it. Mount the disk again",
     errno.EISDIR: "it is a folder, not a file. Choose another path",
 }
 

@@ -28,6 +28,7 @@ from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId, weights_
 from lafite_shifted.encoders.preprocessing import describe_preprocessing, preprocess
 from lafite_shifted.encoders.text_features import TextFeatures, clean_text
 from lafite_shifted.errors import InputError
+from lafite_shifted.io.shell import absolute, expanded
 
 STARTER = "starter"
 
@@ -64,6 +65,7 @@ class ClipEncoder:
         """Load the CLIP called `name`; InputError says what is wrong with the name, the file or the
         network.
         """
+        name = recorded_name(name)
         model_name, pretrained = _resolve(name)
         for file in _weights_files(model_name, pretrained):
             _refuse_torchscript(file)
@@ -177,6 +179,21 @@ class ClipEncoder:
 def starter_folder() -> Path:
     """Where the shipped CLIP lies."""
     return Path(str(resources.files("lafite_shifted") / "assets" / "starter-clip"))
+
+
+def recorded_name(name: str) -> str:
+    """A --clip value that means the same in another folder: paths become absolute, ~ the home
+    folder.
+    """
+    if name == STARTER or name.startswith("hf-hub:"):
+        return name
+    folder = name.removeprefix("local-dir:")
+    if (Path(expanded(folder)) / "open_clip_config.json").is_file():
+        return name.removesuffix(folder) + absolute(folder)
+    model, slash, pretrained = name.partition("/")
+    if slash and model in open_clip.list_models() and Path(expanded(pretrained)).is_file():
+        return f"{model}/{absolute(pretrained)}"
+    return name
 
 
 def _resolve(name: str) -> tuple[str, str | None]:

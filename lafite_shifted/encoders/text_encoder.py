@@ -8,6 +8,7 @@ Shape letters: N texts, L tokens, F width of the encoder.
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.encoder_id import TextEncoderId, weights_digest
 from lafite_shifted.encoders.text_features import TextFeatures, clean_text
 from lafite_shifted.errors import InputError
+from lafite_shifted.io.shell import absolute, expanded
 
 LONGEST = 512  # tokens, where neither tokenizer nor model has a limit
 
@@ -36,6 +38,8 @@ class TextEncoder:
         """A folder, or a Hub id such as google/flan-t5-base; safetensors weights only. InputError
         says what is wrong.
         """
+        if Path(expanded(name)).is_dir():
+            name = absolute(name)  # it is recorded, and used from another folder later
         try:
             from transformers import AutoModelForTextEncoding, AutoTokenizer
             from transformers.utils import logging

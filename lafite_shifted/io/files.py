@@ -116,6 +116,25 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def check_own_text(path: Path, title: str) -> None:
+    """InputError where `path` is there, and does not begin with `title`, the mark of ours."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        if file.read(len(title.encode()) + 1) == f"{title}\n".encode():
+            return
+    raise InputError(
+        f"{path} was not written by lafite-shifted, and stays as it is. Choose another --out, or "
+        "move it away."
+    )
+
+
+def write_text(path: Path, title: str, text: str) -> None:
+    """Write `title` and `text`, atomically, but not over another program's file."""
+    check_own_text(path, title)
+    write_bytes(path, f"{title}\n\n{text}\n".encode())
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())

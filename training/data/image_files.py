@@ -16,9 +16,7 @@ OTHER_IMAGE_SUFFIXES = frozenset(
     {".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".svg", ".tga", ".ppm"}
 )
 HIDDEN = "hidden"
-SYSTEM = "of a system or a NAS, such as thumbnails and deleted files"
-MARK = "lafite-shifted"  # the text chunk "Software" of PNGs that we write
-GRID = "grid"  # the text chunk "Comment" of those that are several images in one
+SYSTEM = "of a system or a NAS (thumbnails, deleted files)"
 
 _SYSTEM_FOLDERS = frozenset(  # of NAS, operating systems and programs; in lower case
     {
@@ -118,11 +116,6 @@ def other_image_format(head: bytes) -> str | None:
     ):
         return "SVG"
     return None
-
-
-def is_own_grid(head: bytes) -> bool:
-    """Whether this is the beginning of a PNG in which we have set several images side by side."""
-    return b"Software\0" in head and MARK.encode() in head and f"Comment\0{GRID}".encode() in head
 
 
 def is_hidden(name: str) -> bool:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from lafite_shifted.io.png import is_own_grid
 from training.data.captions import printable
 from training.data.image_files import (
     IMAGE_SUFFIXES,
@@ -14,7 +15,6 @@ from training.data.image_files import (
     ImageFiles,
     NotUsed,
     image_format,
-    is_own_grid,
     other_image_format,
 )
 

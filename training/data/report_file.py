@@ -52,7 +52,7 @@ class LeftOut:
         for one in self.not_used:
             counts[one.reason] += one.count
             first.setdefault(one.reason, one.file_name)
-        return [f"{count} {why}, such as {first[why]}" for why, count in counts.most_common()]
+        return [f"{count} {why}, first {first[why]}" for why, count in counts.most_common()]
 
 
 def check_own_report(path: Path) -> None:

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from lafite_shifted.errors import InputError
-from lafite_shifted.io.files import atomic_file, read_json, write_bytes, write_json
+from lafite_shifted.io.files import read_json, write_bytes, write_json
+from lafite_shifted.io.png import save_png
 from lafite_shifted.pipeline import TextToImage
 from training.config import differences
 from training.gan.evaluate import (
@@ -148,8 +149,7 @@ def write_gan_report(
     """report.json, report.md and grid.png in `folder`."""
     write_json(folder / "report.json", asdict(report))
     write_bytes(folder / "report.md", markdown(report, against=against).encode())
-    with atomic_file(folder / "grid.png") as file:
-        image.save(file, format="PNG")
+    save_png(folder / "grid.png", image, {"model": report.model})
 
 
 def markdown(report: GanReport, *, against: Mapping[str, Metrics]) -> str:

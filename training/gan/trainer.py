@@ -20,7 +20,7 @@ from lafite_shifted.decoder.pseudo_text import pseudo_text
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import DivergedError, InputError
 from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian
-from lafite_shifted.io.files import atomic_file
+from lafite_shifted.io.png import save_png
 from lafite_shifted.model_folder import best_metric, save_generator
 from lafite_shifted.pipeline import latents
 from torch_utils import distributed, seeds
@@ -336,8 +336,7 @@ class GanTrainer:
         save_generator(folder / "generator", self.ema.network, self.stats, training=training)
         image = grid(eval_set, self.render, self._embed_pixels)
         path = folder / "grids" / f"samples-{samples_seen:010d}.png"
-        with atomic_file(path) as file:
-            image.save(file, format="PNG")
+        save_png(path, image, {"kimg": f"{samples_seen / 1000:g}"})
         made = self.render(eval_set.embeddings)
         seen = self._embed_pixels(made)
         found = gan_metrics(eval_set, seen)

@@ -1,23 +1,67 @@
 """Grids of images. Shape letters: N images, R resolution."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
+
+from lafite_shifted.io.png import as_grid
+from training.metrics.labels import label_of
+
+MAX_SIDE = 2**14  # pixels of a grid
+MAX_PIXELS = 2**25
+SMALLEST = 32  # pixels: images are not made smaller to fit, there are fewer of them
+GAP = 2
+MARGIN = 4
+LABEL_WIDTH = 320  # pixels that a label may take, however narrow the images are
+
+
+@dataclass(frozen=True)
+class LabelledGrid:
+    """A grid, and what it could not show: the whole of labels by their numbers, rows left out."""
+
+    image: Image.Image
+    legend: list[str]
 
 
 def image_grid(
-    images: Sequence[Image.Image], *, columns: int, scale: int = 1, gap: int = 2
+    images: Sequence[Image.Image], *, columns: int, scale: int = 1, gap: int = GAP
 ) -> Image.Image:
-    """Images of one size in rows of `columns`, enlarged `scale` times, on white."""
-    width, height = images[0].width * scale, images[0].height * scale
-    rows = -(-len(images) // columns)
+    """Images of one size in rows of `columns`, enlarged `scale` times, on white; smaller, and at
+    last fewer, where the grid would be larger than MAX_SIDE and MAX_PIXELS allow.
+    """
+    width, height = _cell(images[0].size, scale, columns=columns, count=len(images), gap=gap)
+    columns = min(columns, max(1, MAX_SIDE // (width + gap)))
+    most = max(1, min(MAX_SIDE // (height + gap), MAX_PIXELS // (columns * width * height)))
+    shown = images[: columns * most]
+    rows = -(-len(shown) // columns)
     canvas = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
-    for index, image in enumerate(images):
+    for index, image in enumerate(shown):
         place = (index % columns * (width + gap), index // columns * (height + gap))
-        canvas.paste(image.resize((width, height), Image.Resampling.NEAREST), place)
-    return canvas
+        smaller = width < image.width
+        method = Image.Resampling.LANCZOS if smaller else Image.Resampling.NEAREST
+        canvas.paste(image.resize((width, height), method), place)
+    return as_grid(canvas)
+
+
+def _cell(
+    size: tuple[int, int], scale: int, *, columns: int, count: int, gap: int
+) -> tuple[int, int]:
+    """Width and height of each of `count` images, with which they fit if that can be had."""
+    rows = -(-count // columns)
+    width, height = size[0] * scale, size[1] * scale
+    shrink = min(
+        1.0,
+        (MAX_SIDE / columns - gap) / width,
+        (MAX_SIDE / rows - gap) / height,
+        math.sqrt(MAX_PIXELS / (columns * rows * (width + gap) * (height + gap))),
+    )
+    least = min(1.0, SMALLEST / min(width, height))
+    shrink = max(shrink, least)
+    return max(1, int(width * shrink)), max(1, int(height * shrink))
 
 
 def conditions_grid(conditions: Tensor, samples: Sequence[Tensor]) -> Image.Image:
@@ -28,23 +72,37 @@ def conditions_grid(conditions: Tensor, samples: Sequence[Tensor]) -> Image.Imag
     return image_grid(rows, columns=len(conditions), scale=max(1, 64 // conditions.shape[1]))
 
 
-def labelled_rows(
+def labelled_grid(
     rows: Sequence[tuple[str, Sequence[Image.Image]]], *, scale: int = 1
-) -> Image.Image:
-    """A grid with a line of text above each row of images."""
-    strips = [
-        (label, image_grid(list(images), columns=len(images), scale=scale))
-        for label, images in rows
-    ]
-    text_height = 18
-    width = max(strip.width for _, strip in strips)
-    canvas = Image.new(
-        "RGB", (width + 8, sum(strip.height + text_height + 4 for _, strip in strips) + 4), "white"
-    )
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
-    y = 2
-    for label, strip in strips:
-        draw.text((4, y), label, fill="black", font=font)
-        canvas.paste(strip, (4, y + text_height))
-        y += strip.height + text_height + 4
-    return canvas
+) -> LabelledGrid:
+    """A grid with a label above each row of images."""
+    columns, first = max(len(images) for _, images in rows), rows[0][1][0]
+    cell = _cell(first.size, scale, columns=columns, count=columns * len(rows), gap=GAP)
+    columns = min(columns, max(1, (MAX_SIDE - 2 * MARGIN) // (cell[0] + GAP)))
+    width = max(columns * (cell[0] + GAP) - GAP, LABEL_WIDTH)
+    labels, legend, height = [], list[str](), MARGIN
+    for number, (text, images) in enumerate(rows, start=1):
+        label = label_of(text, width=width)
+        if not label.complete:
+            label = label_of(f"{number}: {text}", width=width)
+            legend.append(f"{number}: {text}")
+        lines = -(-len(images) // columns)
+        below = height + label.height + lines * (cell[1] + GAP) + MARGIN
+        if labels and (below > MAX_SIDE or below * width > MAX_PIXELS):
+            legend.append(f"{number} to {len(rows)}: not shown, the grid has its largest size")
+            break
+        labels.append((label, height, images))
+        height = below
+    canvas = Image.new("RGB", (width + 2 * MARGIN, height), "white")
+    for label, y, images in labels:
+        label.draw(canvas, (MARGIN, y - MARGIN // 2))
+        strip = _strip(images, cell, columns)
+        canvas.paste(strip, (MARGIN, y + label.height))
+    return LabelledGrid(as_grid(canvas), legend)
+
+
+def _strip(images: Sequence[Image.Image], cell: tuple[int, int], columns: int) -> Image.Image:
+    smaller = cell[0] < images[0].width
+    method = Image.Resampling.LANCZOS if smaller else Image.Resampling.NEAREST
+    shown = [image.resize(cell, method) for image in images]
+    return image_grid(shown, columns=min(columns, len(shown)))

@@ -23,7 +23,7 @@ from training.gan.presets import GAN_PRESETS
 from training.gan.run import gan_config, open_gan_run
 from training.loop import Progress, run_loop
 from training.metrics.distances import retrieval_of_sentence, set_distance
-from training.metrics.grids import labelled_rows
+from training.metrics.grids import labelled_grid
 from training.prior.presets import PRIOR_PRESETS
 from training.prior.run import open_prior_run, prior_config
 
@@ -121,7 +121,7 @@ def run_demo(
         for name in ("shifted", "no prior")
     ]
     grid = out / "grid.png"
-    save_png(grid, labelled_rows(drawn, scale=2), {"model": models["shifted"].hash})
+    save_png(grid, labelled_grid(drawn, scale=2).image, {"model": models["shifted"].hash})
     write_json(out / "figures.json", metrics)
     return DemoResult(grid, _table(metrics, len(captions)), _next_commands(), metrics)
 
