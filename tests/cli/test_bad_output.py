@@ -21,7 +21,7 @@ from tests.commands import (
     succeed,
 )
 from training import run_folder
-from training.data import embeddings
+from training.data import embed as embed_module
 
 
 @pytest.mark.parametrize("verb", OUT_VERBS)
@@ -153,6 +153,6 @@ def test_control_c_while_embedding(some_images: Path, tmp_path: Path, monkeypatc
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(embeddings, "check_share_of_bad", interrupted)
+    monkeypatch.setattr(embed_module, "check_share_of_bad", interrupted)
     outcome = run_command("embed", some_images, "--out", tmp_path / "out")
     assert_refused(outcome, "Interrupted.", code=130)

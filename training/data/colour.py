@@ -3,27 +3,51 @@ bits, colour profiles.
 """
 
 import io
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops, ImageCms
 
+STRIP_PIXELS = 2**20  # converted at a time
 MAX_PROFILE = 4 * 2**20  # bytes of a colour profile; a press's has 3 MB
 SAME_LEVELS = 3  # a profile that moves no colour by more is sRGB itself, but for rounding
 _GREY_SCALE = {"1": 255, "L;2": 85, "L;4": 17}  # a sample of fewer bits, to eight
 _SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}  # Pillow's mode -> name in a profile's head
 
 
+@dataclass(frozen=True)
+class Stored:
+    """How a file says that its samples are to be read, before they are loaded."""
+
+    raw_mode: str  # such as RGB;16B
+    transparency: Any  # a colour that is clear, or the palette's alpha
+
+
 def to_rgb(
-    image: Image.Image, background: tuple[int, int, int], *, raw_mode: str, transparency: Any
+    image: Image.Image, background: tuple[int, int, int], stored: Stored
 ) -> tuple[Image.Image, bool]:
-    """8-bit sRGB of an image on `background`, and whether a colour profile changed it. `raw_mode`
-    and `transparency` (a colour of the palette, or one that is clear) are the file's, before it was
-    loaded.
+    """8-bit sRGB of an image on `background`, and whether a colour profile changed it; strip by
+    strip, so that only one strip exists in several copies.
     """
+    if image.mode == "RGB" and stored.transparency is None and "icc_profile" not in image.info:
+        return image, False
+    rgb, converted = Image.new("RGB", image.size), False
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        part, by_profile = _strip_to_rgb(strip, background, stored)
+        rgb.paste(part, (0, top))
+        converted = converted or by_profile
+    return rgb, converted
+
+
+def _strip_to_rgb(
+    image: Image.Image, background: tuple[int, int, int], stored: Stored
+) -> tuple[Image.Image, bool]:
     profile = image.info.get("icc_profile")
-    alpha = _alpha(image, raw_mode, transparency)
+    alpha = _alpha(image, stored.raw_mode, stored.transparency)
     if image.mode.startswith(("I", "F")):
         image = _upper_byte(image)
     converted = _to_srgb(image, profile) if profile else None

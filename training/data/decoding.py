@@ -15,7 +15,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
-from training.data.colour import has_transparency, to_rgb
+from training.data.colour import Stored, has_transparency, to_rgb
 from training.data.image_files import UnreadableImageError
 from training.data.png_chunks import without_what_pixels_do_not_need
 
@@ -116,9 +116,7 @@ def _loaded(
     transparency = image.info.get("transparency")
     if shrink_to and image.mode in ("RGB", "RGBA", "L") and transparency is None:
         image.thumbnail((shrink_to, shrink_to))
-    rgb, has_profile = to_rgb(
-        _upright(image), background, raw_mode=raw_mode, transparency=transparency
-    )
+    rgb, has_profile = to_rgb(_upright(image), background, Stored(raw_mode, transparency))
     if shrink_to:
         rgb.thumbnail((shrink_to, shrink_to))
     if has_profile:
@@ -128,9 +126,9 @@ def _loaded(
 
 
 def _bytes_of_a_pixel(image: Image.Image) -> int:
-    """At most, of all copies that exist at one time while it becomes upright sRGB."""
-    clear = 12 if has_transparency(image) else 0
-    return 8 + 4 * (image.mode != "RGB") + 4 * ("icc_profile" in image.info) + clear
+    """At most, of all copies that exist at one time: as stored, turned, in sRGB."""
+    plain = image.mode == "RGB" and "icc_profile" not in image.info
+    return 8 if plain and not has_transparency(image) else 12
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -178,6 +176,16 @@ def _is_animated(image: Image.Image) -> bool:
         return getattr(image, "is_animated", False)
     except BROKEN:
         return True  # it has more frames, though not whole ones
+
+
+def levels_of(image: Image.Image) -> np.ndarray:
+    """[3, H, W] uint8 of an RGB image, without a second copy of all of it on the way."""
+    levels = np.empty((3, image.height, image.width), np.uint8)
+    rows = max(1, MAX_PASS_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        levels[:, top : top + rows] = np.asarray(strip).transpose(2, 0, 1)
+    return levels
 
 
 def to_square(

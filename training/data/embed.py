@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from lafite_shifted.encoders.clip import ClipEncoder
@@ -22,7 +21,7 @@ from lafite_shifted.encoders.encoder_id import (
 from lafite_shifted.encoders.text_encoder import TextEncoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import load_tensors, sha256_of, write_json_lines
-from training.data.decoding import DEFAULT_SQUARES, SquareConfig
+from training.data.decoding import DEFAULT_SQUARES, SquareConfig, levels_of
 from training.data.embeddings import load_shard, read_index, text_encoder_of
 from training.data.image_files import UnreadableImageError
 from training.data.images import ImageSource, check_share_of_bad
@@ -33,7 +32,7 @@ from training.data.split import SplitItem, is_held_out, split_key, split_keys
 
 SHARD_SIZE = 2048  # images
 AHEAD = 16  # images in flight: enough to hide decoding
-PREPARING_BYTES = 14  # a pixel: 8-bit levels twice, and one channel as floats before and after
+PREPARING_BYTES = 11  # a pixel: 8-bit levels, and one channel as floats before and after
 
 
 @dataclass(frozen=True)
@@ -231,9 +230,9 @@ def _decoded(
                 image = opened.decoded.image
                 opened.ticket.reserve(image.width * image.height * PREPARING_BYTES)
                 row = _row(source, name, opened.content)
-                pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # [3, H, W]
+                levels = torch.from_numpy(levels_of(image))  # [3, H, W]
                 with torch.no_grad():
-                    prepared = clip.preprocess(pixels[None])[0]
+                    prepared = clip.preprocess(levels[None])[0]
         except UnreadableImageError as error:
             return _Result(name, None, str(error))
         return _Result(name, PreparedImage(row, prepared), "", opened.decoded.conversions)
