@@ -24,7 +24,7 @@ from torch_utils import seeds
 from training.data.decoding import to_square
 from training.data.image_files import UnreadableImageError
 from training.data.images import ImageSource, check_share_of_bad
-from training.data.reading import DEFAULT_READING, ReadOptions, open_image
+from training.data.reading import DEFAULT_READING, OpenImage, ReadOptions, read_image
 from training.data.report_file import LeftOut
 from training.data.split import SplitItem, is_held_out, normalised_name, split_keys
 
@@ -92,10 +92,12 @@ def load_captioned_set(
     pixels: list[np.ndarray] = []
     left_out = LeftOut()
 
+    def square(opened: OpenImage) -> tuple[np.ndarray, str]:
+        return to_square(opened.decoded.image, resolution), sha256_of(opened.content)
+
     def read(source: ImageSource, name: str) -> tuple[np.ndarray, str] | str:
         try:
-            with open_image(source, name, options) as opened:
-                return to_square(opened.decoded.image, resolution), sha256_of(opened.content)
+            return read_image(source, name, square, options=options)
         except UnreadableImageError as error:
             return str(error)
 

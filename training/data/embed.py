@@ -25,7 +25,7 @@ from training.data.decoding import DEFAULT_SQUARES, SquareConfig, levels_of
 from training.data.embeddings import load_shard, read_index, text_encoder_of
 from training.data.image_files import UnreadableImageError
 from training.data.images import ImageSource, check_share_of_bad
-from training.data.reading import DEFAULT_READING, ReadOptions, open_image
+from training.data.reading import DEFAULT_READING, OpenImage, ReadOptions, read_image
 from training.data.report_file import LeftOut, check_own_report, write_report
 from training.data.shard_writer import PreparedImage, ShardWriter
 from training.data.split import SplitItem, is_held_out, split_key, split_keys
@@ -225,17 +225,19 @@ def _decoded(
     """
 
     def read(name: str) -> _Result:
+        def prepare(opened: OpenImage) -> _Result:
+            image = opened.decoded.image
+            opened.ticket.reserve(image.width * image.height * PREPARING_BYTES)
+            row = _row(source, name, opened.content)
+            levels = torch.from_numpy(levels_of(image))  # [3, H, W]
+            with torch.no_grad():
+                prepared = clip.preprocess(levels[None])[0]
+            return _Result(name, PreparedImage(row, prepared), "", opened.decoded.conversions)
+
         try:
-            with open_image(source, name, options, squares.colour) as opened:
-                image = opened.decoded.image
-                opened.ticket.reserve(image.width * image.height * PREPARING_BYTES)
-                row = _row(source, name, opened.content)
-                levels = torch.from_numpy(levels_of(image))  # [3, H, W]
-                with torch.no_grad():
-                    prepared = clip.preprocess(levels[None])[0]
+            return read_image(source, name, prepare, options=options, background=squares.colour)
         except UnreadableImageError as error:
             return _Result(name, None, str(error))
-        return _Result(name, PreparedImage(row, prepared), "", opened.decoded.conversions)
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         waiting = [pool.submit(read, name) for name in names[:AHEAD]]

@@ -3,10 +3,9 @@ name to an image whose memory is accounted for.
 """
 
 import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from lafite_shifted.errors import DEFAULT_MAX_BAD
 from training.data.decoding import DEFAULT_MAX_MEGAPIXELS, DEFAULT_SQUARES, Decoded, decode
@@ -48,23 +47,39 @@ class OpenImage:
     ticket: Ticket
 
 
-@contextmanager
-def open_image(
+Result = TypeVar("Result")
+
+
+def read_image(
     source: Readable,
     name: str,
-    options: ReadOptions,
+    use: Callable[[OpenImage], Result],
+    *,
+    options: ReadOptions = DEFAULT_READING,
     background: tuple[int, int, int] = DEFAULT_SQUARES.colour,
-) -> Iterator[OpenImage]:
-    """Read and decode; the memory counts as used until the block ends. UnreadableImageError as in
-    `decode`.
+) -> Result:
+    """What `use` makes of an image, whose memory counts as used until then. UnreadableImageError
+    as in `decode`.
     """
     with options.memory.ticket() as ticket:
-        content = source.read(name)
-        ticket.reserve(len(content))
-        decoded = decode(
-            io.BytesIO(content),
-            max_megapixels=options.max_megapixels,
-            background=background,
-            reserve=ticket.reserve,
-        )
-        yield OpenImage(decoded, content, ticket)
+        # in a call of its own, with which the image goes before its memory counts as free
+        return _used(source, name, use, options.max_megapixels, background, ticket)
+
+
+def _used(
+    source: Readable,
+    name: str,
+    use: Callable[[OpenImage], Result],
+    max_megapixels: float,
+    background: tuple[int, int, int],
+    ticket: Ticket,
+) -> Result:
+    content = source.read(name)
+    ticket.reserve(len(content))
+    decoded = decode(
+        io.BytesIO(content),
+        max_megapixels=max_megapixels,
+        background=background,
+        reserve=ticket.reserve,
+    )
+    return use(OpenImage(decoded, content, ticket))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lafite_shifted.encoders.encoder_id import EncoderId
 from lafite_shifted.errors import InputError
-from training.data.cache import DEFAULT_READING, ReadOptions, open_image
+from training.data.cache import DEFAULT_READING, OpenImage, ReadOptions, read_image
 from training.data.decoding import DEFAULT_SQUARES, SquareConfig, to_square
 from training.data.embeddings import EmbeddingSet
 from training.data.image_cache import ImageLoader, plan_cache
@@ -76,13 +76,16 @@ def load_gan_data(
             f"on. {remedy}"
         )
 
+    def square(opened: OpenImage) -> Tensor:
+        levels = to_square(opened.decoded.image, resolution, squares)
+        return torch.from_numpy(levels.copy()).permute(2, 0, 1)
+
     def images(mask: Tensor) -> ImageLoader:
         names = [embeddings.names[row] for row in mask.nonzero().flatten().tolist()]
 
         def read(row: int) -> Tensor:
-            with open_image(source, names[row], options, squares.colour) as opened:
-                square = to_square(opened.decoded.image, resolution, squares)
-            return torch.from_numpy(square.copy()).permute(2, 0, 1)
+            name, background = names[row], squares.colour
+            return read_image(source, name, square, options=options, background=background)
 
         report = embeddings.folder / "report.jsonl"
         return ImageLoader(names, read, max_bad=options.max_bad, report=report)

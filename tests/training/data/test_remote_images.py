@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training.data.cache import DEFAULT_READING, open_image
+from training.data.cache import read_image
 
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import read_json_lines
@@ -123,8 +123,8 @@ def test_few_shards_are_kept_and_none_is_left(many: Server, tmp_path: Path, monk
     images = RemoteImages(urls, where="there")
     eval_set = [*range(14), 13, 0]
     for number in eval_set:
-        with open_image(images, f"s-{number:03d}.tar/0001.png", DEFAULT_READING) as opened:
-            assert opened.decoded.image.size == (64, 64)
+        name = f"s-{number:03d}.tar/0001.png"
+        assert read_image(images, name, lambda opened: opened.decoded.image.size) == (64, 64)
         assert len(list(work.glob("*/*.tar"))) <= KEPT
     assert len(list(work.glob("*/*.tar"))) == KEPT < 14
     assert many.eval_set == [f"/s-{number:03d}.tar" for number in [*range(14), 0]]

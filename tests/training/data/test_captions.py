@@ -1,0 +1,219 @@
+"""Captions in every layout and encoding in use are read; what cannot be is named, and fails nothing."""
+
+import io
+import json
+import sys
+import tarfile
+import types
+import unicodedata
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.commands import TINY_GAN, TINY_PRIOR, assert_refused, image_folder, run_command, succeed
+from training.data.images import ImageSource
+from training.data.text_encoding import UndecodableTextError, decode_text
+
+SENTENCE = "the painter\N{RIGHT SINGLE QUOTATION MARK}s café"
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"]
+)
+def test_encodings(encoding: str):
+    assert decode_text(SENTENCE.encode(encoding)) == SENTENCE
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("красная кошка", "cp1251"),
+        ("красная кошка", "koi8-r"),
+        ("赤い猫と青い犬", "shift-jis"),
+        ("红色的猫", "gbk"),
+        ("κόκκινη γάτα", "iso8859-7"),
+    ],
+)
+def test_other_alphabets_are_refused_not_guessed(text: str, encoding: str):
+    with pytest.raises(UndecodableTextError, match="save it as UTF-8"):
+        decode_text(text.encode(encoding))
+
+
+@pytest.mark.parametrize("content", [b"\xff\xd8\xff\xe0\0\x10JFIF", bytes(range(256)), b"a\x01b"])
+def test_what_is_no_text_is_refused(content: bytes):
+    with pytest.raises(UndecodableTextError):
+        decode_text(content)
+
+
+def test_spoilt_captions_are_named_and_not_learnt(tmp_path: Path):
+    folder = image_folder(tmp_path, "a.png", "b.png", "c.png")
+    (folder / "a.txt").write_bytes("красная кошка".encode("cp1251"))
+    (folder / "b.txt").write_text("caf\ufffd", encoding="utf-8")
+    (folder / "c.txt").write_bytes(SENTENCE.encode("utf-16"))
+    source = ImageSource(folder)
+    assert source.captions == {"c.png": [SENTENCE]}
+    reasons = dict(source.caption_problems)
+    assert reasons.keys() == {"a.txt", "b.txt"}
+    assert "UTF-8" in reasons["a.txt"]
+    assert "restore it" in reasons["b.txt"]
+
+
+# --- tables
+
+
+@pytest.mark.parametrize("caption", ["text", "caption", "prompt"])
+@pytest.mark.parametrize("name", ["file_name", "image", "path"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv"])
+def test_tables_under_any_of_their_names(suffix: str, name: str, caption: str, tmp_path: Path):
+    """Several rows an image, in every split's own folder."""
+    for split in ("train", "test"):
+        folder = image_folder(tmp_path / split, "a.png", "b.png")
+        rows = [("a.png", f"a cat, of {split}"), ("a.png", "a tabby"), ("b.png", 'a "dog"')]
+        fields = [{name: file, "width": 3, caption: text} for file, text in rows]
+        lines = [json.dumps(row) for row in fields]
+        if suffix != ".jsonl":
+            mark = "," if suffix == ".csv" else "\t"
+            quoted = [(file, text.replace('"', '""')) for file, text in rows]
+            lines = [f"{name}{mark}width{mark}{caption}"]
+            lines += [f'{file}{mark}3{mark}"{text}"' for file, text in quoted]
+        (folder / f"metadata{suffix}").write_text("\r\n".join(lines), encoding="utf-8-sig")
+    source = ImageSource(tmp_path)
+    assert source.captions == {
+        **{f"{split}/a.png": [f"a cat, of {split}", "a tabby"] for split in ("train", "test")},
+        **{f"{split}/b.png": ['a "dog"'] for split in ("train", "test")},
+    }
+    assert source.caption_problems == []
+    assert source.not_used == []
+
+
+def test_a_parquet_table_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    folder = image_folder(tmp_path / "images", *(f"{c}x.png" for c in "abcdefgh"))
+    (folder / "metadata.parquet").write_bytes(b"PAR1")
+    outcome = succeed("embed", folder, "--out", tmp_path / "out")
+    assert "metadata.parquet: needs pyarrow: pip install" in outcome.err
+    outcome = run_command("train-prior", folder, "--out", tmp_path / "run", *TINY_PRIOR)
+    assert_refused(outcome, "has no captions", "metadata.parquet: needs pyarrow")
+
+
+def test_a_parquet_table_is_read_by_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By its interface: pyarrow is an extra that tests do without."""
+    rows = [{"image": {"path": "a.png", "bytes": None}, "text": "a cat"}]
+    batch = types.SimpleNamespace(to_pylist=lambda: rows)
+    table = types.SimpleNamespace(
+        schema_arrow=types.SimpleNamespace(names=["image", "text", "embedding"]),
+        iter_batches=lambda columns: [batch] if columns == ["image", "text"] else [],
+    )
+    parquet = types.SimpleNamespace(ParquetFile=lambda _file: table)
+    monkeypatch.setitem(
+        sys.modules, "pyarrow", types.SimpleNamespace(parquet=parquet, ArrowException=ValueError)
+    )
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", parquet)
+    folder = image_folder(tmp_path, "a.png")
+    (folder / "metadata.parquet").write_bytes(b"PAR1")
+    assert ImageSource(folder).captions == {"a.png": ["a cat"]}
+
+
+@pytest.mark.parametrize("listed", ["sub\\café.png", "./sub/café.png", "sub/CAFÉ.PNG"])
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_meet_however_they_are_spelt(form: str, listed: str, tmp_path: Path):
+    name = unicodedata.normalize(form, "café.png")
+    image_folder(tmp_path / "sub", name)
+    row = json.dumps({"file_name": listed, "text": "a house"})
+    (tmp_path / "metadata.jsonl").write_text(row, encoding="utf-8")
+    source = ImageSource(tmp_path)
+    assert source.captions == {f"sub/{name}": ["a house"]}
+    assert source.missing() == []
+
+
+def test_names_that_differ_in_case_alone_are_not_mixed_up(tmp_path: Path):
+    image_folder(tmp_path, "a.png", "A.png")
+    rows = [{"file_name": name, "text": name} for name in ("a.png", "A.png", "a.PNG")]
+    text = "\n".join(map(json.dumps, rows))
+    (tmp_path / "metadata.jsonl").write_text(text, encoding="utf-8")
+    source = ImageSource(tmp_path)
+    assert source.captions == {"a.png": ["a.png"], "A.png": ["A.png"]}
+    assert source.missing() == ["a.PNG"]
+
+
+def test_a_table_without_captions_says_which_columns_it_has(tmp_path: Path):
+    image_folder(tmp_path, "a.png")
+    (tmp_path / "metadata.csv").write_text("file_name,label\na.png,3\n", encoding="utf-8")
+    source = ImageSource(tmp_path)
+    assert source.captions == {}
+    ((place, reason),) = source.caption_problems
+    assert place == "metadata.csv"
+    assert "but file_name, label" in reason
+
+
+def test_a_folder_that_was_zipped_whole(tmp_path: Path):
+    image_folder(tmp_path / "photos", "a.png")
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        archive.write(tmp_path / "photos" / "a.png", "photos\\a.png")
+        archive.writestr("photos/metadata.jsonl", '{"file_name": "a.png", "text": "a house"}')
+    assert ImageSource(tmp_path / "p.zip").captions == {"photos/a.png": ["a house"]}
+
+
+# --- beside an image
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "a cat\n\nan animal\n"),
+        ("a.TXT", "a cat\nan animal"),
+        ("a.png.txt", "a cat\nan animal"),
+        ("a.caption", "a cat\r\nan animal"),
+        ("a.json", '{"prompt": ["a cat", "an animal"]}'),
+    ],
+)
+def test_files_of_the_same_name(name: str, content: str, tmp_path: Path):
+    image_folder(tmp_path, "a.png")
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert ImageSource(tmp_path).captions == {"a.png": ["a cat", "an animal"]}
+
+
+def tar_of(path: Path, entries: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in entries.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_names_of_several_parts_in_a_tar(tmp_path: Path):
+    """What has one name up to its first dot is one sample."""
+    png = (image_folder(tmp_path, "x.png") / "x.png").read_bytes()
+    entries = {
+        **{"./s/0001.image.png": png, "./s/0001.tags.txt": b"red", "./s/0001.caption.txt": b"one"},
+        **{"0002.JPG": png, "0002.TXT": b"two", "0002.seg.png": png},
+        **{"0003.v1.png": png, "0003.meta.json": b'{"caption": "three"}'},
+    }
+    source = ImageSource(tar_of(tmp_path / "p.tar", entries))
+    assert source.captions == {
+        "s/0001.image.png": ["one"],
+        "0002.JPG": ["two"],
+        "0003.v1.png": ["three"],
+    }
+
+
+# --- what needs none
+
+
+def test_nothing_that_needs_no_captions_fails_for_them(tmp_path: Path):
+    folder = image_folder(tmp_path / "images", *(f"{c}x{d}.png" for c in "abcd" for d in "ab"))
+    (folder / "metadata.jsonl").write_text('{"file_name": "axa.png"}\nno json', encoding="utf-8")
+    (folder / "axb.json").write_text("{", encoding="utf-8")
+    (folder / "bxa.txt").write_bytes(b"\xff\xfe\xff")
+    out = tmp_path / "run"
+    outcome = succeed("train-gan", folder, "--out", out, *TINY_GAN, "--set", "hold_out=false")
+    for name in (
+        "metadata.jsonl, line 2: not valid JSON",
+        "axb.json: not valid",
+        "bxa.txt: no UTF-16",
+    ):
+        assert name in outcome.err
+    report = (out / "embeddings" / "report.jsonl").read_text(encoding="utf-8")
+    assert "metadata.jsonl, line 2" in report
