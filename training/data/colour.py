@@ -13,7 +13,7 @@ from PIL import Image, ImageChops, ImageCms
 STRIP_PIXELS = 2**20  # converted at a time
 MAX_PROFILE = 4 * 2**20  # bytes of a colour profile; a press's has 3 MB
 SAME_LEVELS = 3  # a profile that moves no colour by more is sRGB itself, but for rounding
-_GREY_SCALE = {"1": 255, "L;2": 85, "L;4": 17}  # a sample of fewer bits, to eight
+_GREY_SCALE = {"1": 255, "1;I": 255, "L;2": 85, "L;4": 17}  # a sample of fewer bits, to eight
 _SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}  # Pillow's mode -> name in a profile's head
 
 
@@ -88,15 +88,15 @@ def _alpha(image: Image.Image, raw_mode: str, transparency: Any) -> Image.Image 
         bands = [_differs(band, level) for band, level in zip(image.split(), levels, strict=True)]
         return ImageChops.lighter(ImageChops.lighter(bands[0], bands[1]), bands[2])
     if isinstance(transparency, int):
-        return _differs(image, transparency * _GREY_SCALE.get(raw_mode, 1))
+        level = min(transparency, 1) if image.mode == "1" else transparency  # Pillow: 0 or 255
+        return _differs(image, level * _GREY_SCALE.get(raw_mode, 1))
     return None
 
 
 def _differs(band: Image.Image, level: int) -> Image.Image:
     """255 where the samples are not `level`, else 0."""
-    return Image.fromarray(
-        np.where(np.asarray(band).astype(np.int32) != level, 255, 0).astype(np.uint8)
-    )
+    samples = np.asarray(band.convert("L") if band.mode == "1" else band)
+    return Image.fromarray(np.where(samples.astype(np.int32) != level, 255, 0).astype(np.uint8))
 
 
 def _upper_byte(image: Image.Image) -> Image.Image:

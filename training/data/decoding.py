@@ -211,6 +211,6 @@ def _padded(image: Image.Image, resolution: int, how: SquareConfig) -> Image.Ima
     # a line of one pixel, where proportions would leave none
     width, height = (resolution, 1) if image.width > image.height else (1, resolution)
     square = Image.new("RGB", size, how.colour)
-    place = (resolution - width) // 2, (resolution - height) // 2
+    place = (resolution - width + 1) // 2, (resolution - height + 1) // 2
     square.paste(image.resize((width, height), method), place)
     return square

@@ -21,12 +21,12 @@ def _give_back_freed_memory() -> None:
 
 
 class Ticket:
-    """What one thread holds. It may take more and more; the one that came first always gets it, so
-    that no two wait for each other.
+    """What one thread holds. It may take more and more; where all wait for each other, the one that
+    came first goes on.
     """
 
     def __init__(self, budget: "MemoryBudget"):
-        self._budget, self.size = budget, 0
+        self._budget, self.size, self.waits = budget, 0, False
 
     def reserve(self, size: int) -> None:
         """Wait until `size` more bytes are free."""
@@ -59,8 +59,16 @@ class MemoryBudget:
     def reserve(self, ticket: Ticket, size: int) -> None:
         """See `Ticket.reserve`."""
         with self._free:
-            self._free.wait_for(lambda: self._fits(size) or ticket is self._tickets[0])
+            ticket.waits = True
+            self._free.notify_all()
+            self._free.wait_for(lambda: self._fits(size) or self._must_go_on(ticket))
+            ticket.waits = False
             ticket.size += size
+
+    def _must_go_on(self, ticket: Ticket) -> bool:
+        """Whether all that hold memory wait for more, and this is the first of them."""
+        others = (other for other in self._tickets if other is not ticket and other.size)
+        return ticket is self._tickets[0] and all(other.waits for other in others)
 
     def _fits(self, size: int) -> bool:
         return sum(ticket.size for ticket in self._tickets) + size <= self.limit

@@ -1,4 +1,6 @@
-"""Captions in every layout and encoding in use are read; what cannot be is named, and fails nothing."""
+"""Captions in every layout and encoding in use are read; what cannot be is named, and fails
+nothing.
+"""
 
 import io
 import json
@@ -11,7 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import TINY_GAN, TINY_PRIOR, assert_refused, image_folder, run_command, succeed
+from tests.commands import (
+    TINY_GAN,
+    TINY_PRIOR,
+    assert_refused,
+    image_folder,
+    run_command,
+    succeed,
+)
 from training.data.images import ImageSource
 from training.data.text_encoding import UndecodableTextError, decode_text
 
