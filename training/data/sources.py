@@ -78,7 +78,7 @@ class FolderFiles:
     def __init__(self, where: Path, *, exclude: Path | None = None):
         self.where = where
         self.passed_over = list[NotUsed]()
-        self._exclude = exclude.resolve() if exclude else None
+        self._exclude = _real(exclude) if exclude else None
         self._names = sorted(path.relative_to(where).as_posix() for path in self._below(where))
 
     def names(self) -> list[str]:
@@ -86,7 +86,7 @@ class FolderFiles:
 
     def _below(self, folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
         """Files below; `above` are the real folders that lead here: a link back would go round."""
-        target = folder.resolve()
+        target = _real(folder)
         if target in above or target == self._exclude:
             return
         try:
@@ -149,6 +149,14 @@ def _unreadable(error: OSError) -> UnreadableImageError:
     if isinstance(error, FileNotFoundError):
         return UnreadableImageError("the file does not exist")
     return UnreadableImageError(f"cannot be read: {error.strerror}")
+
+
+def _real(path: Path) -> Path:
+    """With its links followed, as far as they lead anywhere."""
+    try:
+        return path.resolve()
+    except RuntimeError:  # round in a circle, before Python 3.13
+        return path.absolute()
 
 
 def _is_folder(path: Path) -> bool:

@@ -35,8 +35,8 @@ def image_grid(
     """
     width, height = _cell(images[0].size, scale, columns=columns, count=len(images), gap=gap)
     columns = min(columns, max(1, MAX_SIDE // (width + gap)))
-    most = max(1, min(MAX_SIDE // (height + gap), MAX_PIXELS // (columns * width * height)))
-    shown = images[: columns * most]
+    most = min(MAX_SIDE, MAX_PIXELS // (columns * (width + gap))) // (height + gap)
+    shown = images[: columns * max(1, most)]
     rows = -(-len(shown) // columns)
     canvas = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
     for index, image in enumerate(shown):
@@ -80,6 +80,7 @@ def labelled_grid(
     cell = _cell(first.size, scale, columns=columns, count=columns * len(rows), gap=GAP)
     columns = min(columns, max(1, (MAX_SIDE - 2 * MARGIN) // (cell[0] + GAP)))
     width = max(columns * (cell[0] + GAP) - GAP, LABEL_WIDTH)
+    most = min(MAX_SIDE, MAX_PIXELS // (width + 2 * MARGIN))  # pixels downwards
     labels, legend, height = [], list[str](), MARGIN
     for number, (text, images) in enumerate(rows, start=1):
         label = label_of(text, width=width)
@@ -87,10 +88,15 @@ def labelled_grid(
             label = label_of(f"{number}: {text}", width=width)
             legend.append(f"{number}: {text}")
         lines = -(-len(images) // columns)
-        below = height + label.height + lines * (cell[1] + GAP) + MARGIN
-        if labels and (below > MAX_SIDE or below * width > MAX_PIXELS):
+        room = (most - height - label.height - MARGIN) // (cell[1] + GAP)
+        if labels and lines > room:
             legend.append(f"{number} to {len(rows)}: not shown, the grid has its largest size")
             break
+        if lines > room:  # one row that is too much by itself
+            lines = max(1, room)
+            shown, images = len(images), images[: columns * lines]
+            legend.append(f"{number}: the first {len(images)} of {shown}, in the largest size")
+        below = height + label.height + lines * (cell[1] + GAP) + MARGIN
         labels.append((label, height, images))
         height = below
     canvas = Image.new("RGB", (width + 2 * MARGIN, height), "white")

@@ -5,6 +5,8 @@ shards on disk, and they are refused for the same reasons.
 import shutil
 import sys
 import tarfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from tests.commands import run_command, succeed
 from tests.shard_server import Server, write_shard
 from tests.training.test_several_processes import finished, launch
 from training.data.embeddings import EmbeddingSet
-from training.data.remote_shards import shard_urls
+from training.data.remote_shards import shard_urls, wait_for_all
 
 
 def test_shards_at_a_url_are_those_on_disk(shards: Server, tmp_path: Path):
@@ -122,3 +124,28 @@ def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "webdataset.gopen", None)
     with pytest.raises(InputError, match=r'pip install "lafite_shifted\[webdataset\]"'):
         shard_urls("http://127.0.0.1/a.tar")
+
+
+def test_a_slow_process_is_waited_for_while_it_goes_on(tmp_path: Path, monkeypatch):
+    """However long, as long as something is written now and then."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def write_slowly() -> None:
+        for name in (
+            "00000/shard-00000.x",
+            "00000/done.json",
+            "00001/shard-00000.x",
+            "00001/done.json",
+        ):
+            time.sleep(0.3)
+            (tmp_path / "parts" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "parts" / name).write_text("{}", encoding="utf-8")
+
+    writer = threading.Thread(target=write_slowly)
+    writer.start()
+    wait_for_all(tmp_path, 2, quiet_s=0.8, longest_pause_s=0.05)
+    writer.join()
+    with pytest.raises(InputError, match=r"has not grown for 0\.2 s.* run the same command again"):
+        wait_for_all(tmp_path, 3, quiet_s=0.2, longest_pause_s=0.05)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    wait_for_all(tmp_path, 3)

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from training.data.split import is_held_out, normalised_name, split_key
+from training.data.split import (
+    SplitItem,
+    is_held_out,
+    normalised_name,
+    split_key,
+    split_keys,
+)
 
 
 @pytest.mark.parametrize(
@@ -67,3 +73,45 @@ def test_no_shipped_image_is_held_out(shipped_images: Path):
         key = split_key(row["file_name"], caption=row["text"], content_sha256="")
         assert key, row
         assert not is_held_out(key), row
+
+
+# --- of a whole set
+
+
+def keys_of(*names: str, captions: dict[str, str] | None = None, content: str = "") -> list[str]:
+    caption = captions or {}
+    return split_keys([SplitItem(name, caption.get(name, ""), content or name) for name in names])
+
+
+def test_a_set_of_single_names_has_the_keys_of_each():
+    names = ["animals/dog_07.png", "animals/IMG_1.jpg", "cat.png"]
+    assert keys_of(*names) == ["dog", "animals/IMG_1.jpg", "cat"]
+
+
+def test_copies_are_on_one_side_whatever_they_are_called():
+    """And so is a copy that says nothing by its name."""
+    assert len(set(keys_of("cat.jpg", "katze copy.jpg", "x/IMG_1.jpg", content="same"))) == 1
+
+
+def test_a_folder_for_each_thing():
+    """All views of a thing are on one side, and the things on both."""
+    things = [f"products/{number:04}" for number in range(40)]
+    for views in (["cover"], ["front", "back", "left side"]):
+        names = [f"{thing}/{view}.jpg" for thing in things for view in views]
+        keys = keys_of(*names)
+        by_thing = {name.rpartition("/")[0]: set() for name in names}
+        for name, key in zip(names, keys, strict=True):
+            by_thing[name.rpartition("/")[0]].add(key)
+        assert all(len(found) == 1 for found in by_thing.values())
+        assert 0 < sum(map(is_held_out, keys)) < len(keys) / 2
+    named = keys_of(*(f"{thing}/image.main.jpg" for thing in ("red apple", "pear", "plum", "fig")))
+    assert named == ["red apple", "pear", "plum", "fig"]
+
+
+def test_a_folder_for_each_style_is_none_for_each_thing():
+    """Variants of one thing share a side, in however many folders of styles."""
+    things = ["apple", "pear", "plum", "fig", "cherry"]
+    names = [
+        f"{style}/{thing}.png" for style in ("flat", "ink", "oil", "chalk") for thing in things
+    ]
+    assert keys_of(*names) == things * 4
