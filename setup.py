@@ -42,6 +42,7 @@ setup(
         "text": ["transformers>=4.45", "sentencepiece"],  # --text-encoder
         "fid": ["torch-fidelity>=0.4"],  # evaluate gan --inception
         "webdataset": ["webdataset>=1.0"],  # `embed` of shards at a URL
+        "parquet": ["pyarrow>=14"],  # captions in metadata.parquet
         "test": [
             "pytest>=8",
             "hypothesis>=6",

@@ -3,6 +3,7 @@
 import shlex
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from lafite_shifted.cli import options
 if TYPE_CHECKING:
     from lafite_shifted.prior.diffusion import Sampler
     from torch_utils.device import DtypeName
+
+REPORT_FILES = ("report.json", "report.md", "grid.png", "steps.png")
 
 
 @click.group("evaluate", context_settings={"help_option_names": ["-h", "--help"]})
@@ -87,6 +90,7 @@ def prior(
     data = EmbeddingSet(embeddings)
     eval_set = EvalSet.of(data, limit=limit)
     chosen, decode = resolve_device(device), unchanged
+    _check_own_report(out)
     options.choose_ops(ops, chosen, used=gan is not None)
     priors = load_priors(runs, data, chosen, dtype=dtype)
     if gan:
@@ -144,6 +148,7 @@ def study(
 
     counts = tuple(int(n) for n in _numbers("--steps", steps, least=1))
     chosen = resolve_device(device)
+    _check_own_report(out)
     options.choose_ops(ops, chosen, used=False)
     with options.progress_bar("sampling", "run") as progress:
         run_study(
@@ -232,6 +237,7 @@ def gan(
     from training.metrics.inception import Inception
 
     chosen = resolve_device(device)
+    _check_own_report(out)
     options.choose_ops(ops, chosen)
     judge = Inception.load(inception, device=chosen) if inception else None
     generator = load_generator(
@@ -285,6 +291,23 @@ def curves(runs: tuple[Path, ...], out: Path) -> None:
         logs[str(run)] = rows
     save_figure(out, curves_figure(logs))
     click.echo(f"{out}")
+
+
+def _check_own_report(out: Path) -> None:
+    """InputError where what a report would be written over is another program's."""
+    from lafite_shifted.errors import InputError
+    from lafite_shifted.io.files import read_json
+
+    found = [path for name in REPORT_FILES if (path := out / name).exists()]
+    record = None
+    with suppress(InputError):  # no JSON, or none at all
+        record = read_json(out / "report.json")
+    ours = isinstance(record, dict) and {"lines", "command"} <= record.keys()
+    if found and not ours:
+        raise InputError(
+            f"{found[0]} was not written by lafite-shifted, and stays as it is. Choose another "
+            "--out, or move it away."
+        )
 
 
 def _typed() -> str:

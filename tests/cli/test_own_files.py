@@ -151,3 +151,14 @@ def test_a_set_of_which_nothing_is_held_out_says_so(tmp_path: Path):
     folder = image_folder(tmp_path / "images", *(f"{thing} {number}.png" for number in range(8)))
     outcome = succeed("embed", folder, "--out", tmp_path / "out")
     assert "none of them is held out" in outcome.err
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.md", "grid.png"])
+def test_evaluate_writes_over_nothing_but_its_own(
+    name: str, gan_run: Path, some_images: Path, tmp_path: Path
+):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text('{"mine": 1}', encoding="utf-8")
+    outcome = run_command("evaluate", "gan", gan_run, some_images, "--out", tmp_path / "out")
+    assert_refused(outcome, f"{name} was not written by lafite-shifted")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
