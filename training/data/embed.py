@@ -3,13 +3,14 @@ changed is decoded by threads, embedded in batches and written in shards.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.encoder_id import (
@@ -73,12 +74,14 @@ def embed_folder(
     keep_unreadable: bool = False,
     batch: int = 64,
     options: ReadOptions = DEFAULT_READING,
+    also: Callable[[str, Image.Image], None] | None = None,
 ) -> EmbedReport:
     """Embed every image of `source` (and its captions) that `out` does not hold already.
 
     Whole shards and the index are written as it goes, so a stopped run loses at most one shard.
     Of `squares` the background counts: the crop is the CLIP's own. Every unreadable image is
     listed in report.jsonl; `keep_unreadable` keeps the embedding of one that was readable before.
+    `also` gets each image that is decoded for this, in a thread.
     Raises InputError (embeddings in `out` of another encoder, or on another background; another
     program's files) and TooManyBadImagesError (share above `options.max_bad`, after the report is
     written).
@@ -96,7 +99,7 @@ def embed_folder(
     number = 1 + max((_number(path) for path in out.glob("shard-*.safetensors")), default=-1)
     shard, waiting = ShardWriter(clip, text_encoder, squares.background), list[PreparedImage]()
     num_embedded = 0
-    for done, result in enumerate(_decoded(source, fresh, clip, options, squares), start=1):
+    for done, result in enumerate(_decoded(source, fresh, clip, options, squares, also), start=1):
         if result.item is None:
             bad.append((result.name, result.reason))
             rows += [lost[result.name]] if result.name in lost else []
@@ -219,6 +222,7 @@ def _decoded(
     clip: ClipEncoder,
     options: ReadOptions,
     squares: SquareConfig,
+    also: Callable[[str, Image.Image], None] | None,
 ) -> Iterator[_Result]:
     """Each name with its decoded image, or the reason why there is none; decoding runs ahead in
     threads.
@@ -229,6 +233,8 @@ def _decoded(
             image = opened.decoded.image
             opened.ticket.reserve(image.width * image.height * PREPARING_BYTES)
             row = _row(source, name, opened.content)
+            if also is not None:
+                also(name, image)
             levels = torch.from_numpy(levels_of(image))  # [3, H, W]
             with torch.no_grad():
                 prepared = clip.preprocess(levels[None])[0]

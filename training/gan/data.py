@@ -10,10 +10,11 @@ from torch import Tensor
 from lafite_shifted.encoders.encoder_id import EncoderId
 from lafite_shifted.errors import InputError
 from training.data.cache import DEFAULT_READING, OpenImage, ReadOptions, read_image
-from training.data.decoding import DEFAULT_SQUARES, SquareConfig, to_square
+from training.data.decoding import DEFAULT_SQUARES, SquareConfig
 from training.data.embeddings import EmbeddingSet
 from training.data.image_cache import ImageLoader, plan_cache
 from training.data.images import ImageSource
+from training.data.ready_squares import ReadySquares, square_of
 from training.data.remote_images import RemoteImages, ShardOrder, in_first_shards
 
 EVAL_SET_SIZE = 512  # images at most that a generator is measured on while it trains
@@ -53,10 +54,11 @@ def load_gan_data(
     squares: SquareConfig = DEFAULT_SQUARES,
     cache_gib: float | None = None,
     options: ReadOptions = DEFAULT_READING,
+    ready: ReadySquares | None = None,
 ) -> GanData:
     """The embedded images, divided by the split; InputError if fewer than two are left to train
     on. Decoded now where all fit into `cache_gib` (see `plan_cache`). `seed` is that of the order
-    of remote ones.
+    of remote ones; `ready` has squares of this kind that were made while embedding.
 
     An image that cannot be read any more is replaced, and listed in the embeddings' report;
     TooManyBadImagesError above a share `options.max_bad`.
@@ -77,14 +79,15 @@ def load_gan_data(
         )
 
     def square(opened: OpenImage) -> Tensor:
-        levels = to_square(opened.decoded.image, resolution, squares)
-        return torch.from_numpy(levels.copy()).permute(2, 0, 1)
+        return square_of(opened.decoded.image, resolution, squares)
 
     def images(mask: Tensor) -> ImageLoader:
         names = [embeddings.names[row] for row in mask.nonzero().flatten().tolist()]
 
         def read(row: int) -> Tensor:
             name, background = names[row], squares.colour
+            if ready is not None and (made := ready.get_batch(name)) is not None:
+                return made
             return read_image(source, name, square, options=options, background=background)
 
         report = embeddings.folder / "report.jsonl"

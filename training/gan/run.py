@@ -20,6 +20,7 @@ from training.data.embed import EmbedReport, embed_folder
 from training.data.embeddings import EmbeddingSet
 from training.data.image_cache import plan_cache
 from training.data.images import ImageSource
+from training.data.ready_squares import ReadySquares
 from training.data.remote_images import RemoteImages
 from training.data.remote_shards import embed_urls, is_remote, shard_urls
 from training.gan.augment.config import AugmentConfig
@@ -93,25 +94,35 @@ def open_gan_run(
         if distributed.is_main_process():
             lock = RunLock(out)  # before anything is written: another run may be using it
             undo.callback(lock.release)
-        squares = config.images
+        squares, resolution = config.images, config.generator.resolution
+        ready = None
         if isinstance(source, RemoteImages):  # the processes share the shards
             urls = list(source.urls.values())
             report = embed_urls(urls, folder, encoder, squares=squares, options=options)
         elif distributed.is_main_process():  # with several, only what has changed since
             going_on = (out / "config.json").is_file()
+            if plan_cache(len(source), resolution=resolution, limit_gib=cache_gib).holds:
+                ready = ReadySquares(resolution, squares)
             report = embed_folder(
-                source, folder, encoder, squares=squares, keep_unreadable=going_on, options=options
+                source,
+                folder,
+                encoder,
+                squares=squares,
+                keep_unreadable=going_on,
+                options=options,
+                also=ready.add if ready else None,
             )
         distributed.barrier()
         data = load_gan_data(
             source,
             EmbeddingSet(folder),
-            resolution=config.generator.resolution,
+            resolution=resolution,
             hold_out=config.hold_out,
             seed=config.seed,
             squares=squares,
             cache_gib=cache_gib,
             options=options,
+            ready=ready,
         )
         config = _for_encoder(config, encoder)
         # compiled or reference: they round differently
