@@ -38,8 +38,6 @@ def command(
     torchrun share them.
     What is done already is skipped; every unreadable image is listed in report.jsonl.
     """
-    from training.data.cache import ReadOptions
-
     from lafite_shifted.device import resolve_device
     from lafite_shifted.encoders.ensemble import load_clip
     from lafite_shifted.encoders.text_encoder import TextEncoder
@@ -49,6 +47,7 @@ def command(
     from training.data.decoding import SquareConfig
     from training.data.embed import embed_folder
     from training.data.images import ImageSource
+    from training.data.read_image import ReadOptions
     from training.data.remote_shards import embed_urls, is_remote, shard_urls
 
     chosen = resolve_device(device)

@@ -220,12 +220,11 @@ def gan(
     import json
     from dataclasses import asdict
 
-    from training.data.cache import ReadOptions
-
     from lafite_shifted.device import resolve_device
     from lafite_shifted.encoders.ensemble import load_clip
     from lafite_shifted.model_folder import find_part, load_generator
     from lafite_shifted.pipeline import TextToImage
+    from training.data.read_image import ReadOptions
     from training.gan.evaluate import EvalSet
     from training.gan.report import (
         evaluate_gan,

@@ -96,7 +96,9 @@ def command(
     sampling = SamplerConfig(steps, sampler, eta, guidance, dynamic_threshold, best_of)
     # a sentence given twice makes the same images
     texts = tuple(dict.fromkeys(map(clean_text, texts)))
-    names = [f"{slug(text)}-{number:04d}" for text in texts for number in range(seed, seed + num_images)]
+    names = [
+        f"{slug(text)}-{number:04d}" for text in texts for number in range(seed, seed + num_images)
+    ]
     for name in (*names, "grid"):  # before the first image is made
         check_own_png(out / f"{name}.png")
     check_own_text(out / "grid.txt", LEGEND)

@@ -71,12 +71,11 @@ def command(
     on where it stopped. Several processes, started by torchrun -m lafite_shifted.cli, share every
     batch; they need OUT/embeddings beforehand, but for shards at a URL.
     """
-    from training.data.cache import ReadOptions
-
     from lafite_shifted.device import resolve_device
     from lafite_shifted.encoders.ensemble import load_clip
     from torch_utils import distributed
     from training.config import choose
+    from training.data.read_image import ReadOptions
     from training.gan.augment.config import AUGMENTATIONS
     from training.gan.presets import GAN_PRESETS
     from training.gan.run import gan_config, gan_cost, open_gan_run

@@ -24,7 +24,7 @@ from torch_utils import seeds
 from training.data.decoding import to_square
 from training.data.image_files import UnreadableImageError
 from training.data.images import ImageSource, check_share_of_bad
-from training.data.reading import DEFAULT_READING, OpenImage, ReadOptions, read_image
+from training.data.read_image import DEFAULT_READ_OPTIONS, OpenImage, ReadOptions, read_image
 from training.data.report_file import LeftOut
 from training.data.split import SplitItem, is_held_out, normalised_name, split_keys
 
@@ -83,7 +83,7 @@ def load_captioned_set(
     folders: Sequence[Path],
     *,
     resolution: int,
-    options: ReadOptions = DEFAULT_READING,
+    options: ReadOptions = DEFAULT_READ_OPTIONS,
 ) -> CaptionedSet:
     """Decode every captioned image of `folders`; InputError if fewer than 100 have captions,
     TooManyBadImagesError if more than a share `options.max_bad` cannot be read.

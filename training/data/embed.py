@@ -26,7 +26,7 @@ from training.data.decoding import DEFAULT_SQUARES, SquareConfig, levels_of
 from training.data.embeddings import load_shard, read_index, text_encoder_of
 from training.data.image_files import UnreadableImageError
 from training.data.images import ImageSource, check_share_of_bad
-from training.data.reading import DEFAULT_READING, OpenImage, ReadOptions, read_image
+from training.data.read_image import DEFAULT_READ_OPTIONS, OpenImage, ReadOptions, read_image
 from training.data.report_file import LeftOut, check_own_report, write_report
 from training.data.shard_writer import PreparedImage, ShardWriter
 from training.data.split import SplitItem, is_held_out, split_key, split_keys
@@ -73,7 +73,7 @@ def embed_folder(
     squares: SquareConfig = DEFAULT_SQUARES,
     keep_unreadable: bool = False,
     batch: int = 64,
-    options: ReadOptions = DEFAULT_READING,
+    options: ReadOptions = DEFAULT_READ_OPTIONS,
     also: Callable[[str, Image.Image], None] | None = None,
 ) -> EmbedReport:
     """Embed every image of `source` (and its captions) that `out` does not hold already.

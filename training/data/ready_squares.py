@@ -1,5 +1,5 @@
-"""ImageLoader that were made while their images were embedded, so that each file is read and decoded
-once for both.
+"""Squares that were made while their images were embedded: each file is read and decoded once for
+both.
 """
 
 from PIL import Image

@@ -27,7 +27,7 @@ from training.data.decoding import DEFAULT_SQUARES, SquareConfig
 from training.data.embed import EmbedReport, embed_folder, with_split_keys
 from training.data.embeddings import read_index
 from training.data.images import ImageSource, check_share_of_bad
-from training.data.reading import DEFAULT_READING, ReadOptions, silent
+from training.data.read_image import DEFAULT_READ_OPTIONS, ReadOptions, silent
 from training.data.report_file import LeftOut, check_own_report, read_report, write_report
 from training.data.split import is_held_out
 
@@ -72,7 +72,7 @@ def embed_urls(
     text_encoder: TextEncoder | None = None,
     squares: SquareConfig = DEFAULT_SQUARES,
     batch: int = 64,
-    options: ReadOptions = DEFAULT_READING,
+    options: ReadOptions = DEFAULT_READ_OPTIONS,
 ) -> EmbedReport:
     """Embed the images of all shards that `out` does not hold already, as `embed_folder` does;
     progress counts this process's shards.

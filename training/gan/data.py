@@ -9,11 +9,11 @@ from torch import Tensor
 
 from lafite_shifted.encoders.encoder_id import EncoderId
 from lafite_shifted.errors import InputError
-from training.data.cache import DEFAULT_READING, OpenImage, ReadOptions, read_image
 from training.data.decoding import DEFAULT_SQUARES, SquareConfig
 from training.data.embeddings import EmbeddingSet
 from training.data.image_cache import ImageLoader, plan_cache
 from training.data.images import ImageSource
+from training.data.read_image import DEFAULT_READ_OPTIONS, OpenImage, ReadOptions, read_image
 from training.data.ready_squares import ReadySquares, square_of
 from training.data.remote_images import RemoteImages, ShardOrder, in_first_shards
 
@@ -53,7 +53,7 @@ def load_gan_data(
     seed: int = 0,
     squares: SquareConfig = DEFAULT_SQUARES,
     cache_gib: float | None = None,
-    options: ReadOptions = DEFAULT_READING,
+    options: ReadOptions = DEFAULT_READ_OPTIONS,
     ready: ReadySquares | None = None,
 ) -> GanData:
     """The embedded images, divided by the split; InputError if fewer than two are left to train

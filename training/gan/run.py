@@ -14,12 +14,12 @@ from lafite_shifted.pipeline import TextToImage
 from torch_utils import distributed
 from torch_utils.ops import native
 from training.config import override
-from training.data.cache import DEFAULT_READING, ReadOptions
 from training.data.decoding import SquareConfig
 from training.data.embed import EmbedReport, embed_folder
 from training.data.embeddings import EmbeddingSet
 from training.data.image_cache import plan_cache
 from training.data.images import ImageSource
+from training.data.read_image import DEFAULT_READ_OPTIONS, ReadOptions
 from training.data.ready_squares import ReadySquares
 from training.data.remote_images import RemoteImages
 from training.data.remote_shards import embed_urls, is_remote, shard_urls
@@ -67,7 +67,7 @@ def open_gan_run(
     *,
     device: torch.device,
     cache_gib: float | None = None,
-    options: ReadOptions = DEFAULT_READING,
+    options: ReadOptions = DEFAULT_READ_OPTIONS,
     init: Path | None = None,
 ) -> tuple[GanTrainer, RunFolder, EmbedReport]:
     """Embed `images`, at a path or the URL of shards, into `out`/embeddings where that is not
@@ -147,7 +147,7 @@ def gan_data_for(
     out: Path,
     embeddings: Path | None,
     *,
-    options: ReadOptions = DEFAULT_READING,
+    options: ReadOptions = DEFAULT_READ_OPTIONS,
 ) -> tuple[GanData, EmbedReport | None]:
     """What a model is evaluated on: `images`, with ready `embeddings` or those made or reused in
     `out`/embeddings. A model that was trained on all images has none held out.

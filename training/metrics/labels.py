@@ -30,12 +30,12 @@ class Label:
     @property
     def height(self) -> int:
         """In pixels."""
-        return LINE * len(self.rows)
+        return LINE * len(self.lines)
 
     def draw(self, canvas: Image.Image, place: tuple[int, int]) -> None:
         """With its upper left corner at `place`."""
         draw = ImageDraw.Draw(canvas)
-        for number, line in enumerate(self.rows):
+        for number, line in enumerate(self.lines):
             draw.text((place[0], place[1] + number * LINE), line, fill="black", font=self.font)
 
 

@@ -17,10 +17,10 @@ from lafite_shifted.encoders.text_encoder import TextEncoder, read_texts
 from lafite_shifted.errors import InputError
 from torch_utils import distributed
 from training.config import override
-from training.data.cache import DEFAULT_READING, ReadOptions
 from training.data.embed import EmbedReport, embed_folder
 from training.data.embeddings import EmbeddingSet, holds_embeddings
 from training.data.images import ImageSource
+from training.data.read_image import DEFAULT_READ_OPTIONS, ReadOptions
 from training.prior.cost import measure_prior
 from training.prior.trainer import PriorTrainConfig, PriorTrainer
 from training.prior.transfer import PriorStart
@@ -59,7 +59,7 @@ def embeddings_for(
     *,
     text_encoder: str | None = None,
     device: torch.device,
-    options: ReadOptions = DEFAULT_READING,
+    options: ReadOptions = DEFAULT_READ_OPTIONS,
 ) -> tuple[EmbeddingSet, EmbedReport | None]:
     """Embeddings of a folder of images, made or reused in `out`/embeddings; or those that
     `images` already holds, which must be of `clip` and `text_encoder` if those are given.

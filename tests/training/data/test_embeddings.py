@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training.data.cache import DEFAULT_READING, Progress, ReadOptions, silent
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import InputError, TooManyBadImagesError
@@ -20,6 +19,7 @@ from training.data.decoding import SquareConfig
 from training.data.embed import EmbedReport, embed_folder
 from training.data.embeddings import EmbeddingSet, load_shard
 from training.data.images import ImageSource
+from training.data.read_image import DEFAULT_READ_OPTIONS, Progress, ReadOptions, silent
 from training.data.split import is_held_out
 
 CAPTIONS = {
@@ -49,7 +49,7 @@ def embed(
     images: Path,
     clip: ClipEncoder,
     *,
-    max_bad: float = DEFAULT_READING.max_bad,
+    max_bad: float = DEFAULT_READ_OPTIONS.max_bad,
     progress: Progress = silent,
     **options,
 ) -> EmbedReport:

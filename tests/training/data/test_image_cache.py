@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from training.data.cache import ReadOptions
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import TooManyBadImagesError
@@ -31,6 +30,7 @@ from training.data.embeddings import EmbeddingSet
 from training.data.image_cache import ImageLoader, plan_cache
 from training.data.image_files import UnreadableImageError
 from training.data.images import ImageSource
+from training.data.read_image import ReadOptions
 from training.gan.data import GanData, load_gan_data
 from training.gan.presets import GAN_PRESETS
 from training.gan.run import gan_config, open_gan_run

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from training.data.cache import OpenImage, ReadOptions, read_image
 
 from tests.commands import image_folder
 from training.data.decoding import SquareConfig, to_square
 from training.data.images import ImageSource
 from training.data.memory_budget import MemoryBudget
+from training.data.read_image import OpenImage, ReadOptions, read_image
 
 
 def most_at_once(budget: MemoryBudget, steps: list[int], *, threads: int = 6) -> int:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from tests.commands import TINY_GAN, image_folder, succeed
-from training.data import cache
+from training.data import read_image as read_image_module
 from training.data.decoding import SquareConfig
 from training.data.images import ImageSource
 from training.data.ready_squares import ReadySquares, square_of
@@ -23,13 +23,13 @@ NAMES = [f"{word}.png" for word in WORDS]
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A number for each image that is decoded."""
-    found, plain = [], cache.decode
+    found, plain = [], read_image_module.decode
 
     def counted(*arguments, **options):
         found.append(1)
         return plain(*arguments, **options)
 
-    monkeypatch.setattr(cache, "decode", counted)
+    monkeypatch.setattr(read_image_module, "decode", counted)
     return found
 
 

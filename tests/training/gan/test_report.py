@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from training.data.cache import ReadOptions
 
 from lafite_shifted.decoder.discriminator import (
     Discriminator,
@@ -27,6 +26,7 @@ from tests.commands import half_written, run_command, succeed
 from training.data.embeddings import EmbeddingSet
 from training.data.image_cache import ImageLoader
 from training.data.images import ImageSource
+from training.data.read_image import ReadOptions
 from training.data.split import is_held_out
 from training.gan.data import GanData, load_gan_data
 from training.gan.evaluate import (

@@ -29,7 +29,7 @@ class ReadOptions:
     memory: MemoryBudget = field(default_factory=MemoryBudget, compare=False)
 
 
-DEFAULT_READING = ReadOptions()
+DEFAULT_READ_OPTIONS = ReadOptions()
 
 
 class Readable(Protocol):
@@ -55,7 +55,7 @@ def read_image(
     name: str,
     use: Callable[[OpenImage], Result],
     *,
-    options: ReadOptions = DEFAULT_READING,
+    options: ReadOptions = DEFAULT_READ_OPTIONS,
     background: tuple[int, int, int] = DEFAULT_SQUARES.colour,
 ) -> Result:
     """What `use` makes of an image, whose memory counts as used until then. UnreadableImageError
