@@ -25,7 +25,7 @@ def drawn(text: str, *, width: int = 400) -> np.ndarray:
 def test_letters_that_a_font_has_are_drawn(text: str):
     label = label_of(text, width=400)
     assert label.complete
-    assert "[" not in "".join(label.rows)
+    assert "[" not in "".join(label.lines)
     assert drawn(text).min() < 128
 
 
@@ -33,7 +33,7 @@ def test_letters_that_no_font_has_are_told_apart(monkeypatch: pytest.MonkeyPatch
     """By their numbers: a box says nothing."""
     monkeypatch.setattr(labels, "_fonts", lambda: own_font())
     label = label_of("a 红 cat", width=400)
-    assert label.rows == ("a [7EA2] cat",)
+    assert label.lines == ("a [7EA2] cat",)
     assert not label.complete
     assert not np.array_equal(drawn("红色的猫"), drawn("蓝色之狗"))
     grid = labelled_grid([("红色的猫", images(2)), ("a cat", images(2))])
@@ -61,10 +61,10 @@ def test_without_raqm_no_script_is_set_backwards(monkeypatch: pytest.MonkeyPatch
 def test_long_labels_are_wrapped_and_cut():
     short, long = label_of("a cat " * 20, width=400), label_of("x" * 10_000, width=400)
     assert short.complete
-    assert 1 < len(short.rows) <= 3
-    assert len(long.rows) == 3
-    assert long.rows[-1].endswith("...")
-    for line in (*short.rows, *long.rows):
+    assert 1 < len(short.lines) <= 3
+    assert len(long.lines) == 3
+    assert long.lines[-1].endswith("...")
+    for line in (*short.lines, *long.lines):
         assert short.font.getlength(line) <= 420
 
 
