@@ -27,7 +27,7 @@ LOCK_SECONDS = 300.0
 BUILD_SECONDS = 600.0
 KERNELS = ("bias_act", "synthesis_epilogue", "to_rgb", "upfirdn2d")
 HEADERS = (
-    *("lafite_ops.h", "numeric.cuh", "cpu.h", "cuda.cuh", "emulation.h"),
+    *("lafite_ops.h", "numeric.cuh", "cpu.h", "cuda.cuh"),
     *("synthesis_epilogue.h", "to_rgb.h", "upfirdn2d.h"),
 )
 
@@ -51,7 +51,7 @@ ERRORS = (CompilerMissingError, CacheMissingError, BuildError)
 class Target:
     """One library: what is compiled, with what."""
 
-    name: str  # cpu, cuda-sm_90, emulated
+    name: str  # cpu, cuda-sm_90
     sources: tuple[str, ...]
     compiler: str
     compile_flags: tuple[str, ...]
@@ -171,19 +171,6 @@ def cuda_target(capability: tuple[int, int]) -> Target:
         compile_flags=("-std=c++17", "-O3", "-gencode", code, "-Xcompiler", "-fPIC"),
         # a runtime of its own: torch may bring that of another major version than nvcc's
         link_flags=("-shared", "-cudart", "static"),
-    )
-
-
-def emulated_target(*, sanitize: bool = False) -> Target:
-    """The CUDA kernels compiled for the host against emulation.h: what the tests run."""
-    checks = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all") if sanitize else ()
-    flags = ("-std=c++17", "-O1", "-g", "-fPIC", "-x", "c++", "-include", "emulation.h")
-    return Target(
-        name="emulated-sanitized" if sanitize else "emulated",
-        sources=(*(f"{name}.cu" for name in KERNELS), "library.cu", "emulation.cpp"),
-        compiler=host_compiler(),
-        compile_flags=(*flags, "-Wall", "-Wextra", "-Wno-unknown-pragmas", *checks),
-        link_flags=("-shared", *checks),
     )
 
 

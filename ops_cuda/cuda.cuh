@@ -1,5 +1,5 @@
 // What the CUDA kernels share: launches, 16-byte vectors, cheap division, the device guard. With
-// LS_EMULATED the same kernels run on the host, see emulation.h.
+// LS_EMULATED the same kernels run on the host, as the tests have them (tests/ops_cuda/).
 #pragma once
 
 #include "numeric.cuh"

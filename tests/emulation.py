@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ops_cuda import library
 from ops_cuda.library import Activation, EpilogueShape, Library, Place, Upfirdn2dShape
-from torch_utils.ops import bias_act, native, synthesis_epilogue, to_rgb, upfirdn2d
+from tests.operators import using
+from torch_utils.ops import bias_act, synthesis_epilogue, to_rgb, upfirdn2d
 
 GUARD = 64  # bytes
 GUARD_BYTE, POISON = 0xA5, 0xFF
@@ -114,7 +115,7 @@ def num_blocks(lib: Library) -> int:
 
 def check(case: Case, lib: Library) -> None:
     """AssertionError says what is wrong."""
-    with native.using(None):
+    with using(None):
         exact = case.reference(torch.float64)
         plain = case.reference(case.dtype)
     for order in ORDERS:

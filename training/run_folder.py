@@ -29,7 +29,6 @@ from lafite_shifted.io.files import (
     check_format,
     load_tensors,
     read_json,
-    read_json_lines,
     remove_leftovers,
     save_tensors,
     write_json,
@@ -203,11 +202,6 @@ class RunFolder:
                 if len(finite):  # a run that has just diverged may have none
                     self._writer.add_histogram(f"evaluation/{name}", finite, samples)
             self._writer.flush()
-
-    def read_log(self) -> list[dict[str, Any]]:
-        """All logged lines so far."""
-        log = self.path / "log.jsonl"
-        return read_json_lines(log) if log.is_file() else []
 
     def close(self) -> None:
         """Close the log and let others in."""

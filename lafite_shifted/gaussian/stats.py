@@ -299,14 +299,6 @@ class Gaussian:
         """Diagonal of the covariance, [D]."""
         return self.eigenvalues if self.basis is None else self.basis.square() @ self.eigenvalues
 
-    def mahalanobis(self, z: Tensor) -> Tensor:
-        """Distance from the mean in standard deviations, [N]."""
-        return self.whiten(z).norm(dim=1)
-
-    def sample(self, noise: Tensor) -> Tensor:
-        """Draws [N, D] from standard normal `noise` [N, D]."""
-        return self.unwhiten(noise)
-
 
 def frechet_distance(a: EmbeddingStats, b: EmbeddingStats) -> float:
     """|mu_a - mu_b|^2 + tr(A + B - 2 (A^{1/2} B A^{1/2})^{1/2}) (Dowson & Landau 1982), float64,

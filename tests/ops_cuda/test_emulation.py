@@ -14,11 +14,12 @@ import torch
 from ops_cuda import build
 from ops_cuda.library import Activation, EpilogueShape, Library, Upfirdn2dShape
 from tests.emulation import CASES, DTYPES, HOST, check, configure, num_blocks
+from tests.operators import EMULATION, emulated_target
 
 
 @pytest.fixture(scope="module")
 def emulated() -> Library:
-    return Library(build.build(build.emulated_target()))
+    return Library(build.build(emulated_target()))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
@@ -212,9 +213,9 @@ def planted(folder: Path, source: str, before: str, after: str) -> Library:
     (copy / source).write_text(text.replace(before, after), encoding="utf-8")
     kernel = source if source.endswith(".cu") else "bias_act.cu"
     target = replace(
-        build.emulated_target(),
+        emulated_target(),
         name="planted",
-        sources=(kernel, "library.cu", "emulation.cpp"),
+        sources=(kernel, "library.cu", str(EMULATION / "emulation.cpp")),
         source_folder=copy,
     )
     return Library(build.build(target))

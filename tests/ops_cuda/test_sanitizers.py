@@ -12,8 +12,9 @@ SCRIPT = """
 from ops_cuda import build
 from ops_cuda.library import Library
 from tests.emulation import all_cases, check
+from tests.operators import emulated_target
 
-lib = Library(build.build(build.emulated_target(sanitize=True)))
+lib = Library(build.build(emulated_target(sanitize=True)))
 count = 0
 for case in all_cases():
     check(case, lib)

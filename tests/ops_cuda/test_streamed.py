@@ -5,7 +5,8 @@ import torch
 
 from ops_cuda import build
 from ops_cuda.library import Library
-from torch_utils.ops import bias_act, native, synthesis_epilogue
+from tests.operators import using
+from torch_utils.ops import bias_act, synthesis_epilogue
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +34,9 @@ def test_large_outputs_are_right(
         "synthesis_epilogue": lambda: synthesis_epilogue(x, *sides, bias),
     }
     for name, run in runs.items():
-        with native.using(library):
+        with using(library):
             found = run()
-        with native.using(None):
+        with using(None):
             expected = run()
         tolerance = 4 * torch.finfo(dtype).eps
         torch.testing.assert_close(

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Adam
 
 from lafite_shifted.errors import InputError
-from lafite_shifted.io.files import read_json
+from lafite_shifted.io.files import read_json, read_json_lines
 from tests.commands import half_written
 from training import run_folder
 from training.run_folder import Checkpoint, Evaluation, RunFolder, flatten_state, restore_state
@@ -146,6 +146,10 @@ def test_embeddings_may_lie_there_before(tmp_path: Path):
     assert (tmp_path / "config.json").is_file()
 
 
+def logged(run: RunFolder) -> list[dict]:
+    return read_json_lines(run.path / "log.jsonl")
+
+
 def scalars(run: RunFolder) -> list[tuple[int, float]]:
     """(step, value) of "loss" as TensorBoard shows it."""
     events = EventAccumulator(str(run.path / "tensorboard"))
@@ -165,7 +169,7 @@ def test_log_and_tensorboard_are_cut_back(tmp_path: Path):
     again.cut_back(8)
     again.log(12, {"loss": 7.0})
     again.close()
-    assert [(row["samples"], row["loss"]) for row in again.read_log()] == [
+    assert [(row["samples"], row["loss"]) for row in logged(again)] == [
         (4, 0.4),
         (8, 0.8),
         (12, 7.0),
@@ -183,7 +187,7 @@ def test_images_and_histograms_are_cut_back_too(tmp_path: Path):
     again.cut_back(8)
     again.log(12, {"loss": 0.1}, an_evaluation(77))
     again.close()
-    rows = again.read_log()
+    rows = logged(again)
     assert [row["fd_clip"] for row in rows] == [4, 8, 77]
     assert rows[-1]["reference"] == {"images": 77}
     kept = {"images": 9, "histograms": 9}

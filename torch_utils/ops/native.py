@@ -4,8 +4,7 @@ One choice a process, made at its start (`--ops`): `auto` takes the compiled ope
 can be built, `compiled` insists on them, `reference` is pure PyTorch. Built on first use.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -130,18 +129,6 @@ def call(name: str, x: Tensor, *arguments: object) -> None:
     with torch.cuda.device(x.device):  # PyTorch's own guard makes no context where there is none
         place = Place(x.device.index or 0, torch.cuda.current_stream(x.device).cuda_stream)
         library.call(name, place, _DTYPES[x.dtype], *arguments)
-
-
-@contextmanager
-def using(library: Library | None, *, device: str = "cpu") -> Iterator[None]:
-    """Run a device's operators from this library (None: the reference), whatever was chosen."""
-    before = _choice.mode, dict(_choice.libraries)
-    _choice.mode = "auto"
-    _choice.libraries[torch.device(device)] = library
-    try:
-        yield
-    finally:
-        _choice.mode, _choice.libraries = before
 
 
 def _library(device: torch.device) -> Library | None:

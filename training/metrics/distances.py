@@ -7,6 +7,8 @@ from torch import Tensor
 
 from lafite_shifted.gaussian.stats import EmbeddingStats, frechet_distance
 
+NEIGHBOUR = 3  # whose distance is the radius of a row's part of the manifold
+
 
 def mean_cosine(a: Tensor, b: Tensor) -> float:
     """Mean cosine of unit rows [N, D] that belong together."""
@@ -53,16 +55,16 @@ def nearest(rows: Tensor, among: Tensor) -> Tensor:
     return torch.argmax(rows @ among.T, dim=1)
 
 
-def precision_and_recall(real: Tensor, made: Tensor, *, k: int = 3) -> tuple[float, float]:
+def precision_and_recall(real: Tensor, made: Tensor) -> tuple[float, float]:
     """Share of `made` [N, D] within the manifold of `real` [M, D], and the other way round: a row
-    lies in a manifold if it is as close to a row of it as that row's k-th neighbour
+    lies in a manifold if it is as close to a row of it as that row's third neighbour
     (arXiv:1904.06991, eq. 1 and 2).
     """
     real, made = real.double(), made.double()
     apart = torch.cdist(made, real)  # [N, M]
 
     def radii(rows: Tensor) -> Tensor:
-        return torch.cdist(rows, rows).kthvalue(min(k + 1, len(rows)), dim=1).values
+        return torch.cdist(rows, rows).kthvalue(min(NEIGHBOUR + 1, len(rows)), dim=1).values
 
     precision = (apart <= radii(real)[None]).any(dim=1).double().mean()
     recall = (apart <= radii(made)[:, None]).any(dim=0).double().mean()

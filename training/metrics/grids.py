@@ -28,19 +28,19 @@ class LabelledGrid:
 
 
 def image_grid(
-    images: Sequence[Image.Image], *, columns: int, scale: int = 1, gap: int = GAP
+    images: Sequence[Image.Image], *, columns: int, scale: int = 1
 ) -> Image.Image:
     """Images of one size in rows of `columns`, enlarged `scale` times, on white; smaller, and at
     last fewer, where the grid would be larger than MAX_SIDE and MAX_PIXELS allow.
     """
-    width, height = _cell(images[0].size, scale, columns=columns, count=len(images), gap=gap)
-    columns = min(columns, max(1, MAX_SIDE // (width + gap)))
-    most = min(MAX_SIDE, MAX_PIXELS // (columns * (width + gap))) // (height + gap)
+    width, height = _cell(images[0].size, scale, columns=columns, count=len(images))
+    columns = min(columns, max(1, MAX_SIDE // (width + GAP)))
+    most = min(MAX_SIDE, MAX_PIXELS // (columns * (width + GAP))) // (height + GAP)
     shown = images[: columns * max(1, most)]
     rows = -(-len(shown) // columns)
-    canvas = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    canvas = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
     for index, image in enumerate(shown):
-        place = (index % columns * (width + gap), index // columns * (height + gap))
+        place = (index % columns * (width + GAP), index // columns * (height + GAP))
         smaller = width < image.width
         method = Image.Resampling.LANCZOS if smaller else Image.Resampling.NEAREST
         canvas.paste(image.resize((width, height), method), place)
@@ -48,16 +48,16 @@ def image_grid(
 
 
 def _cell(
-    size: tuple[int, int], scale: int, *, columns: int, count: int, gap: int
+    size: tuple[int, int], scale: int, *, columns: int, count: int
 ) -> tuple[int, int]:
     """Width and height of each of `count` images, with which they fit if that can be had."""
     rows = -(-count // columns)
     width, height = size[0] * scale, size[1] * scale
     shrink = min(
         1.0,
-        (MAX_SIDE / columns - gap) / width,
-        (MAX_SIDE / rows - gap) / height,
-        math.sqrt(MAX_PIXELS / (columns * rows * (width + gap) * (height + gap))),
+        (MAX_SIDE / columns - GAP) / width,
+        (MAX_SIDE / rows - GAP) / height,
+        math.sqrt(MAX_PIXELS / (columns * rows * (width + GAP) * (height + GAP))),
     )
     least = min(1.0, SMALLEST / min(width, height))
     shrink = max(shrink, least)

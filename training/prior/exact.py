@@ -9,7 +9,6 @@ instead of samples. `python -m training.prior.exact` prints the table of docs/pr
 Shape letters: D axes.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -75,7 +74,7 @@ def exact_prior(
     return ExactResult(float(distance), float(spread.sum() / within.sum()))
 
 
-def table(*, steps: Sequence[int] = STEPS) -> str:
+def table() -> str:
     """Markdown: Frechet distance, and in brackets the share of the variance within a text."""
     total = float(spectrum().sum())
     gaussians = {
@@ -83,8 +82,8 @@ def table(*, steps: Sequence[int] = STEPS) -> str:
         "isotropic, the data's size": torch.full((DIM,), total / DIM, dtype=torch.float64),
         "baseline, I / D": torch.full((DIM,), 1 / DIM, dtype=torch.float64),
     }
-    lines = ["| exact denoiser | " + " | ".join(map(str, steps)) + " |"]
-    lines.append("|" + "---|" * (len(steps) + 1))
+    lines = ["| exact denoiser | " + " | ".join(map(str, STEPS)) + " |"]
+    lines.append("|" + "---|" * (len(STEPS) + 1))
     ways: list[tuple[Literal["linear", "cosine"], Sampler]] = [
         ("linear", "ancestral"),
         ("cosine", "ancestral"),
@@ -96,7 +95,7 @@ def table(*, steps: Sequence[int] = STEPS) -> str:
         for label, noise in gaussians.items():
             cells = [
                 exact_prior(noise, schedule=schedule, steps=count, sampler=sampler)
-                for count in steps
+                for count in STEPS
             ]
             shown = " | ".join(f"{cell.fd_clip:.4f} ({cell.spread:.2f})" for cell in cells)
             lines.append(f"| {label}, {name}, {sampler} | {shown} |")

@@ -294,8 +294,8 @@ def test_one_step_returns_the_prediction_from_the_start_distribution():
     start = normal(4, DIM)
     found = sample(denoise, lambda _: start, gaussian, plan(LINEAR, num_steps=1))
     assert [t for _, t in seen] == [1000]
-    torch.testing.assert_close(seen[0][0], gaussian.sample(start), rtol=1e-13, atol=1e-13)
-    torch.testing.assert_close(found, 2 * gaussian.sample(start), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(seen[0][0], gaussian.unwhiten(start), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(found, 2 * gaussian.unwhiten(start), rtol=1e-13, atol=1e-13)
 
 
 # --- DPM-Solver++(2M)

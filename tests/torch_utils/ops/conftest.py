@@ -8,13 +8,13 @@ import pytest
 
 from ops_cuda import build
 from ops_cuda.library import Library
-from torch_utils.ops import native
+from tests.operators import emulated_target, using
 
-TARGETS = {"cpu": build.cpu_target, "emulated": build.emulated_target}
+TARGETS = {"cpu": build.cpu_target, "emulated": emulated_target}
 
 
 @pytest.fixture(scope="module", autouse=True, params=["reference", *TARGETS])
 def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
     target = TARGETS.get(request.param)
-    with native.using(Library(build.build(target())) if target else None):
+    with using(Library(build.build(target())) if target else None):
         yield request.param

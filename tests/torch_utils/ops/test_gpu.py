@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.operators import using
 from tests.torch_utils.ops.test_native import (
     DTYPES,
     OPERATORS,
@@ -43,7 +44,7 @@ def test_error_on_the_device_is_at_most_twice_that_of_plain_pytorch(
         }
         for name, run in runs.items():
             found = run(x.to(CUDA)).cpu()
-            with native.using(None):
+            with using(None):
                 exact, plain = run(x.double()), run(x)
             unit = 8 * torch.finfo(dtype).eps * exact.abs().max().clamp(min=1)
             bound = 2 * (plain.double() - exact).abs().max() + unit
@@ -62,6 +63,6 @@ def test_derivatives_on_the_device_match_the_reference():
         return [t.cpu() for t in torch.autograd.grad(slope.square().sum(), leaves)]
 
     found = run(CUDA)
-    with native.using(None):
+    with using(None):
         expected = run(torch.device("cpu"))
     assert_close_as_a_whole(found, expected)

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lafite_shifted.decoder.discriminator import Discriminator, DiscriminatorConfig
 from lafite_shifted.decoder.generator import Generator, GeneratorConfig
+from tests.operators import using
 from torch_utils.ops import bias_act, native, synthesis_epilogue, to_rgb, upfirdn2d
 
 TAPS = (0.5, -1.0, 2.0, 0.25)
@@ -57,7 +58,7 @@ def test_error_is_at_most_twice_that_of_plain_pytorch(
     for shape in SHAPES:
         x = normal(*shape).to(dtype).contiguous(memory_format=layout)
         found = run(x)
-        with native.using(None):
+        with using(None):
             exact, plain = run(x.double()), run(x)
         assert found.dtype == dtype
         unit = torch.finfo(dtype).eps * exact.abs().max().clamp(min=1)
@@ -105,7 +106,7 @@ def test_what_is_not_finite_stays_visible(name: str, bad: float):
     x = normal(1, 16, 6, 8).float()
     x[0, 3, 2, 2] = bad
     y = OPERATORS[name](x)
-    with native.using(None):
+    with using(None):
         expected = OPERATORS[name](x)
     assert (~y.isfinite()).equal(~expected.isfinite())
 
@@ -272,7 +273,7 @@ def test_networks_and_their_r1_gradient_match_the_reference():
         return [images, *(g for g in r1 if g is not None), *through]
 
     found = run()
-    with native.using(None):
+    with using(None):
         expected = run()
     assert_close_as_a_whole(found, expected)
 
@@ -291,7 +292,7 @@ def test_path_length_gradient_matches_the_reference():
         return [g for g in grads if g is not None]
 
     found = run()
-    with native.using(None):
+    with using(None):
         expected = run()
     assert len(found) > 10
     assert_close_as_a_whole(found, expected)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.operators import using
 from torch_utils.ops import SynthesisTail, native, synthesis_epilogue, to_rgb, upfirdn2d
 from torch_utils.ops.synthesis_tail import FUNCTION
 from torch_utils.ops.upfirdn2d import TAPS, upsample
@@ -123,7 +124,7 @@ def test_error_is_at_most_twice_that_of_plain_pytorch(
     given = inputs(2, 64, 8, 22, filtered=filtered)
     given.x = given.x.to(dtype).to(EXACT)
     found = run(given, dtype=dtype, **parts)
-    with native.using(None):
+    with using(None):
         exact, plain = chained(given, **parts), run(given, dtype=dtype, **parts)
     for one, other, truth in zip(found, plain, exact, strict=True):
         if one is None or other is None or truth is None:

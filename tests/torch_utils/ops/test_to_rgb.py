@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.operators import using
 from torch_utils.ops import native, to_rgb
 
 
@@ -33,7 +34,7 @@ def test_error_is_at_most_twice_that_of_plain_pytorch(
     x, weight, bias = inputs(2, 40, 7, 9)
     x = x.to(dtype).contiguous(memory_format=layout)
     found = to_rgb(x, weight.float(), bias.float())
-    with native.using(None):
+    with using(None):
         exact, plain = to_rgb(x.double(), weight, bias), to_rgb(x, weight.float(), bias.float())
     assert found.dtype == plain.dtype == torch.float32
     assert (found - exact).abs().max() <= 2 * (plain - exact).abs().max() + 1e-6
