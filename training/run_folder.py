@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import shutil
+import warnings
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -175,7 +176,18 @@ class RunFolder:
         # a slow import, needed only once a run starts
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=samples + 1)
+        events = self.path / "tensorboard"
+        try:
+            str(events).encode()
+        except UnicodeEncodeError:  # TensorBoard takes no path that the locale cannot say
+            warnings.warn(
+                f"The locale cannot say the name of {self.path}: no TensorBoard events are "
+                "written, log.jsonl is. Set LC_ALL=C.UTF-8 for both.",
+                UserWarning,
+                stacklevel=2,
+            )
+            return
+        self._writer = SummaryWriter(str(events), purge_step=samples + 1)
 
     def log(
         self, samples: int, values: Mapping[str, float], evaluation: Evaluation | None = None

@@ -64,7 +64,7 @@ def prior(
 ) -> None:
     """Compare the priors in RUNS (of `train-prior`, or model folders), trainings of the same kind
     as one line: cosine to the true image embedding, Frechet and kernel distance of the sets,
-    recall, diversity and time; beside them the text embedding itself, the nearest training
+    recall, intra-set cosine and time; beside them the text embedding itself, the nearest training
     caption's image, an unrelated pair, and real against real.
     """
     from lafite_shifted.device import resolve_device
@@ -212,10 +212,10 @@ def gan(
 ) -> None:
     """How well the generator in MODEL (a run of `train-gan`, or a model folder) makes the held-out
     images of IMAGES from their embeddings: cosine of CLIP(G(h)) to h, Frechet and kernel
-    distance of the sets, recall of the right one, precision and recall of the manifold, diversity,
-    cosine to the nearest training image at the same size. Beside it stand the held-out images
-    themselves at the generator's size, as a perfect one would make them, and real training
-    images: those nearest to the held-out ones, and others.
+    distance of the sets, recall of the right one, precision and recall of the manifold, intra-set
+    cosine (low: diverse), cosine to the nearest training image at the same size. Beside it stand
+    the held-out images themselves at the generator's size, as a perfect one would make them, and
+    real training images: those nearest to the held-out ones, and others.
     """
     import json
     from dataclasses import asdict

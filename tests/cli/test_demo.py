@@ -26,12 +26,12 @@ def test_table_compares_both_priors_with_none(outcome: tuple[Outcome, Path]):
     metrics = json.loads((out / "figures.json").read_text(encoding="utf-8"))
     assert list(metrics) == ["shifted", "baseline", "no prior", "real against real"]
     for name in ("shifted", "baseline", "no prior"):
-        assert 0 <= metrics[name]["recall"] <= 1
         assert metrics[name]["fd_clip"] > metrics["real against real"]["fd_clip"] > 0
         line = next(line for line in printed.out.splitlines() if line.startswith(name))
-        assert f"{metrics[name]['recall']:.1%}" in line
         assert f"{metrics[name]['fd_clip']:.4f}" in line
-    assert "chance 12.5%" in printed.out
+    # the CLIP that conditions is no judge of whether an image follows its sentence
+    table = printed.out[printed.out.index("Frechet distance: between") :]
+    assert "recall" not in table + json.dumps(metrics)
     floor = metrics["real against real"]["fd_clip"]
     assert f"{floor:.4f}" in printed.out
 

@@ -172,8 +172,14 @@ def test_what_is_no_text_is_refused(text: object, model_folder: Path):
     ],
     ids=["C", "C without UTF-8 mode", "ascii", "latin-1"],
 )
-def test_names_and_sentences_need_no_locale(env: dict[str, str], gan_run: Path, tmp_path: Path):
+def test_names_and_sentences_need_no_locale(
+    env: dict[str, str], gan_run: Path, some_images: Path, tmp_path: Path
+):
     model = tmp_path / "Bilder é 写真"
+    run, flags = tmp_path / "é 写 run", (*TINY_GAN, "--kimg", "0.008")
+    trained = process("train-gan", some_images, "--out", run, *flags, **env)
+    assert trained.returncode == 0, trained.stdout
+    assert (run / "log.jsonl").is_file()
     packed = process("pack", "--gan", gan_run, "--out", model, **env)
     assert packed.returncode == 0, packed.stdout
     out = tmp_path / "é 写"

@@ -32,7 +32,7 @@ GENERATOR, SAME = "generator", "the same images"
 NEAREST, OTHERS = "nearest training images", "other training images"
 COLUMNS = (
     *("images", "Frechet distance", "kernel distance", "clip_i_sim", "recall@1 / @10 %"),
-    *("precision / recall %", "intra-set cosine", "nearest training clip_i_sim"),
+    *("precision / manifold recall %", "intra-set cosine", "nearest training square"),
 )
 SHOWN = (
     *("fd_clip", "kid_clip", "clip_i_sim", "retrieval_1", "retrieval_10"),

@@ -1,6 +1,4 @@
-"""Metrics in CLIP space that need no other network. Shape letters: N rows, D embedding, S
-sentences.
-"""
+"""Metrics in CLIP space that need no other network. Shape letters: N rows, D embedding."""
 
 import torch
 from torch import Tensor
@@ -35,13 +33,6 @@ def few_samples_note(count: int, dim: int) -> str | None:
         f"note: the Frechet distance is of {count} embeddings in {dim} dimensions, too few for a "
         f"covariance. Compare kernel distances, or evaluate on more than {dim} images."
     )
-
-
-def retrieval_of_sentence(images: Tensor, texts: Tensor, wanted: Tensor) -> float:
-    """Share of unit image embeddings [N, D] whose closest of the texts [S, D] is the `wanted` [N]
-    one.
-    """
-    return float(((images @ texts.T).argmax(dim=1) == wanted.to(images.device)).float().mean())
 
 
 def retrieval_at(similarity: Tensor, k: int) -> float:

@@ -27,9 +27,7 @@ class LabelledGrid:
     legend: list[str]
 
 
-def image_grid(
-    images: Sequence[Image.Image], *, columns: int, scale: int = 1
-) -> Image.Image:
+def image_grid(images: Sequence[Image.Image], *, columns: int, scale: int = 1) -> Image.Image:
     """Images of one size in rows of `columns`, enlarged `scale` times, on white; smaller, and at
     last fewer, where the grid would be larger than MAX_SIDE and MAX_PIXELS allow.
     """
@@ -47,9 +45,7 @@ def image_grid(
     return as_grid(canvas)
 
 
-def _cell(
-    size: tuple[int, int], scale: int, *, columns: int, count: int
-) -> tuple[int, int]:
+def _cell(size: tuple[int, int], scale: int, *, columns: int, count: int) -> tuple[int, int]:
     """Width and height of each of `count` images, with which they fit if that can be had."""
     rows = -(-count // columns)
     width, height = size[0] * scale, size[1] * scale
@@ -77,7 +73,7 @@ def labelled_grid(
 ) -> LabelledGrid:
     """A grid with a label above each row of images."""
     columns, first = max(len(images) for _, images in rows), rows[0][1][0]
-    cell = _cell(first.size, scale, columns=columns, count=columns * len(rows), gap=GAP)
+    cell = _cell(first.size, scale, columns=columns, count=columns * len(rows))
     columns = min(columns, max(1, (MAX_SIDE - 2 * MARGIN) // (cell[0] + GAP)))
     width = max(columns * (cell[0] + GAP) - GAP, LABEL_WIDTH)
     most = min(MAX_SIDE, MAX_PIXELS // (width + 2 * MARGIN))  # pixels downwards

@@ -87,14 +87,14 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the report: one sampler to get from text to embedding."""
+    """A row of the report: one sampler to get from text to embedding."""
 
     name: str
     steps: int | None  # None: no sampling
     guidance: float
-    seeds: int  # trainings behind it; figures are their mean
+    seeds: int  # trainings behind it; metrics are their mean
     metrics: Metrics
-    spread: dict[str, float]  # standard deviation over the trainings, of the figures
+    spread: dict[str, float]  # standard deviation over the trainings, of the metrics
     milliseconds: float | None  # for one text of many, without the text tower
 
 
@@ -149,7 +149,7 @@ def _errors(
             for n in range(bootstrap)
         ]
     )
-    times = torch.zeros(bootstrap, m, dtype=torch.float64)  # that a caption is drawn
+    times = torch.zeros(bootstrap, m, dtype=torch.float64)  # that a caption is sampled
     times.scatter_add_(1, rows, torch.ones_like(times))
     sampled = {name: times @ values.double() / m for name, values in of_captions.items()}
     a, b = predicted.double(), true.double()
@@ -177,7 +177,7 @@ class EvalSet:
     captions: Tensor  # [m]
     true: Tensor  # [m, D]
     training: Tensor  # caption indices of the other side of the split
-    copies: int  # held-out captions not asked, whose image is among those trained on
+    copies: int  # held-out captions not eval_set, whose image is among those trained on
 
     @staticmethod
     def of(data: EmbeddingSet, *, limit: int | None = None) -> "EvalSet":
@@ -341,7 +341,7 @@ def report(
     bootstrap: int = BOOTSTRAP,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Row]:
-    """Every prior sampled in all `ways`; what is judged is `decode` of what it makes."""
+    """Every prior sampled in all `sampler_configs`; what is judged is `decode` of what it makes."""
     rows = []
     configs_of = {
         name: [w for w in sampler_configs if _can(group[0], w)] for name, group in priors.items()
@@ -349,7 +349,7 @@ def report(
     for name, found in configs_of.items():
         if not found:
             raise InputError(
-                f"The prior {name!r} has learnt none of these ways to sample. Give fewer "
+                f"The prior {name!r} has learnt none of these sampler_configs to sample. Give fewer "
                 "`--steps`, or `--sampler ancestral`."
             )
     total, done = sum(len(configs_of[name]) * len(group) for name, group in priors.items()), 0
