@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,10 +29,9 @@ from training.data.image_files import UnreadableImageError
 from training.data.images import ImageSource, check_share_of_bad
 from training.data.read_image import DEFAULT_READ_OPTIONS, OpenImage, ReadOptions, read_image
 from training.data.report_file import LeftOut, check_own_report, write_report
-from training.data.shard_writer import PreparedImage, ShardWriter
+from training.data.shard_writer import EmbeddingWriter, PreparedImage, ShardWriter
 from training.data.split import SplitItem, is_held_out, split_key, split_keys
 
-SHARD_SIZE = 2048  # images
 AHEAD = 16  # images in flight: enough to hide decoding
 PREPARING_BYTES = 11  # a pixel: 8-bit levels, and one channel as floats before and after
 
@@ -93,31 +93,25 @@ def embed_folder(
     lost = _rows_by_name(out) if keep_unreadable else {}
     gone = lost.keys() - set(source.names)
     bad += [(name, "the file does not exist") for name in sorted(gone - {name for name, _ in bad})]
-    total = len(source) + len(bad)
+    num_unusable, total = len(bad), len(source) + len(bad)
     conversions: Counter[str] = Counter()
-    rows = [*known.values(), *(lost[name] for name in sorted(gone))]
-    number = 1 + max((_number(path) for path in out.glob("shard-*.safetensors")), default=-1)
-    shard, waiting = ShardWriter(clip, text_encoder, squares.background), list[PreparedImage]()
-    num_embedded = 0
+    writer = EmbeddingWriter(
+        out,
+        partial(ShardWriter, clip, text_encoder, squares.background),
+        [*known.values(), *(lost[name] for name in sorted(gone))],
+        batch=batch,
+    )
     for done, result in enumerate(_decoded(source, fresh, clip, options, squares, also), start=1):
         if result.item is None:
             bad.append((result.name, result.reason))
-            rows += [lost[result.name]] if result.name in lost else []
+            writer.rows += [lost[result.name]] if result.name in lost else []
         else:
-            waiting.append(result.item)
-            num_embedded += 1
+            writer.add(result.item)
             conversions.update(result.conversions)
-        last = done == len(fresh)
-        if len(waiting) == batch or (last and waiting):
-            shard.add(waiting)
-            waiting = []
-        if len(shard.rows) >= SHARD_SIZE or (last and shard.rows):
-            rows += shard.write(out, number)
-            write_json_lines(out / "index.jsonl", sorted(rows, key=lambda row: row["file_name"]))
-            shard, number = ShardWriter(clip, text_encoder, squares.background), number + 1
         options.progress(done, len(fresh))
-    rows = with_split_keys(sorted(rows, key=lambda row: row["file_name"]))
+    rows = with_split_keys(writer.finish())
     write_json_lines(out / "index.jsonl", rows)
+    num_embedded = len(fresh) - (len(bad) - num_unusable)
     left_out = LeftOut(bad, source.caption_problems, source.not_used)
     write_report(out / "report.jsonl", left_out)
     _remove_unused_shards(out, {row["shard"] for row in rows})
@@ -136,12 +130,6 @@ def with_split_keys(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _rows_by_name(out: Path) -> dict[str, dict[str, Any]]:
     return {row["file_name"]: row for row in read_index(out)}
-
-
-def _number(shard: Path) -> int:
-    """Of a shard; -1 for a file that is named otherwise."""
-    number = shard.stem.partition("-")[2]
-    return int(number) if number.isdecimal() else -1
 
 
 def _remove_unused_shards(out: Path, used: set[str]) -> None:

@@ -1,9 +1,9 @@
-"""One shard of embeddings while it is made: images and captions in, a file and its index rows out.
+"""Embeddings while they are made: images and captions in, shards and rows of an index out.
 
 Shape letters: n images, m captions, D embedding, L tokens, F width of the text tower.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.text_encoder import TextEncoder, read_texts
-from lafite_shifted.io.files import save_tensors
+from lafite_shifted.io.files import save_tensors, write_json_lines
 from training.data.embeddings import FORMAT
+
+SHARD_SIZE = 2048  # images
 
 
 @dataclass(frozen=True)
@@ -84,3 +86,53 @@ class ShardWriter:
             },
         )
         return [item | {"shard": name, "row": row} for row, item in enumerate(self.rows)]
+
+
+class EmbeddingWriter:
+    """Shards and index of a folder. Whole shards are written as images come, and the index with
+    each.
+    """
+
+    def __init__(
+        self, out: Path, new_shard: Callable[[], ShardWriter], rows: list[dict], *, batch: int
+    ):
+        """`rows` are those of the index already; images are embedded `batch` at a time."""
+        self.rows = rows
+        self._out, self._new_shard, self._batch = out, new_shard, batch
+        self._shard, self._waiting = new_shard(), list[PreparedImage]()
+        found = (_number(path) for path in out.glob("shard-*.safetensors"))
+        self._number = 1 + max(found, default=-1)
+
+    def add(self, image: PreparedImage) -> None:
+        """Embed and write it, at once or with later ones."""
+        self._waiting.append(image)
+        if len(self._waiting) == self._batch:
+            self._embed()
+        if len(self._shard.rows) >= SHARD_SIZE:
+            self._write()
+
+    def finish(self) -> list[dict]:
+        """Write the rest; all rows of the index, by name."""
+        if self._waiting:
+            self._embed()
+        if self._shard.rows:
+            self._write()
+        return self._sorted()
+
+    def _embed(self) -> None:
+        self._shard.add(self._waiting)
+        self._waiting = []
+
+    def _write(self) -> None:
+        self.rows += self._shard.write(self._out, self._number)
+        write_json_lines(self._out / "index.jsonl", self._sorted())
+        self._shard, self._number = self._new_shard(), self._number + 1
+
+    def _sorted(self) -> list[dict]:
+        return sorted(self.rows, key=lambda row: row["file_name"])
+
+
+def _number(shard: Path) -> int:
+    """Of a shard; -1 for a file that is named otherwise."""
+    number = shard.stem.partition("-")[2]
+    return int(number) if number.isdecimal() else -1

@@ -14,7 +14,7 @@ from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import InputError, TooManyBadImagesError
 from lafite_shifted.io.files import load_tensors, read_json_lines, save_tensors
 from tests.commands import half_written
-from training.data import embed as embed_module
+from training.data import shard_writer
 from training.data.decoding import SquareConfig
 from training.data.embed import EmbedReport, embed_folder
 from training.data.embeddings import EmbeddingSet, load_shard
@@ -255,7 +255,7 @@ def test_images_of_any_shape_share_a_batch(images: Path, clip: ClipEncoder):
 def test_stopped_embedding_loses_one_shard_at_most(
     images: Path, clip: ClipEncoder, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(embed_module, "SHARD_SIZE", 2)
+    monkeypatch.setattr(shard_writer, "SHARD_SIZE", 2)
 
     def stop_at_the_fifth(done: int, _total: int) -> None:
         if done == 5:
@@ -310,7 +310,7 @@ def test_background_is_what_clip_sees(images: Path, clip: ClipEncoder):
 
 
 def test_shards_of_two_clips_are_refused(images: Path, clip: ClipEncoder, monkeypatch):
-    monkeypatch.setattr(embed_module, "SHARD_SIZE", 3)
+    monkeypatch.setattr(shard_writer, "SHARD_SIZE", 3)
     embed(images, clip, batch=1)
     path = images.parent / "out" / "shard-00001.safetensors"
     tensors, metadata = load_tensors(path)
