@@ -93,11 +93,8 @@ class ZipFiles:
     def head(self, name: str) -> bytes:
         entry = self._entries[name]
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            return b""
-        try:
-            return self._unpacked(entry, HEAD)
-        except UnreadableImageError:  # whoever reads the file says so
-            return b""
+            raise UnreadableImageError("packed in a way that is not read: only deflate is")
+        return self._unpacked(entry, HEAD)
 
     def stamp(self, name: str) -> tuple[int, int]:
         return self._entries[name].file_size, self._time
@@ -146,10 +143,7 @@ class TarFiles:
 
     def head(self, name: str) -> bytes:
         shard, offset, size = self._places[name]
-        try:
-            return self._content(shard, offset, min(size, HEAD))
-        except UnreadableImageError:  # whoever reads the file says so
-            return b""
+        return self._content(shard, offset, min(size, HEAD))
 
     def stamp(self, name: str) -> tuple[int, int]:
         shard, _, size = self._places[name]

@@ -76,7 +76,7 @@ class ImageFiles(Protocol):
         ...
 
     def head(self, name: str) -> bytes:
-        """The first HEAD bytes; b"" where they cannot be read."""
+        """The first HEAD bytes; UnreadableImageError says why not."""
         ...
 
     def stamp(self, name: str) -> tuple[int, int]:

@@ -63,6 +63,10 @@ class ImageSource:
         file = io.BytesIO(self.read(name))
         return decode(file, max_megapixels=max_megapixels, background=background)
 
+    def size(self, name: str) -> int:
+        """Bytes of the file; UnreadableImageError where it is gone."""
+        return self.stamp(name)[0]
+
     def stamp(self, name: str) -> tuple[int, int]:
         """Size and time of change; UnreadableImageError where the file is gone."""
         return self._files.stamp(name)

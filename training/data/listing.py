@@ -14,6 +14,7 @@ from training.data.image_files import (
     OTHER_IMAGE_SUFFIXES,
     ImageFiles,
     NotUsed,
+    UnreadableImageError,
     image_format,
     other_image_format,
 )
@@ -52,7 +53,7 @@ def list_images(files: ImageFiles) -> Listing:
                 found.unsupported.append((printable(name), "its name is not UTF-8: rename it"))
         elif kind == "image":
             found.images.append(name)
-        elif kind == "grid":
+        elif kind in ("grid", "unreadable"):
             found.not_used.append(NotUsed(name, reason))
         elif kind == "unsupported":
             found.unsupported.append((name, reason))
@@ -69,19 +70,22 @@ def suffix_of(name: str) -> str:
 
 
 def _kind(files: ImageFiles, name: str) -> tuple[str, str]:
-    """Of a file: "image", "grid", "unsupported" (an image) or "other", and the reason of the two in
-    the middle. A name that says image is believed until the file is decoded: what then is none is a
-    bad one.
+    """Of a file: "image", "grid", "unsupported" (an image), "unreadable" or "other", and the reason
+    of those in the middle. A name that says image is believed until the file is decoded: what then
+    is none is a bad one.
     """
     suffix = suffix_of(name)
-    if suffix in IMAGE_SUFFIXES:
-        # grids keep the name that we gave them, or lie in a folder of that name
-        if suffix == ".png" and "grid" in name.lower() and is_own_grid(files.head(name)):
-            return "grid", "a grid of lafite-shifted, several images in one"
+    # grids keep the name that we gave them, or lie in a folder of that name
+    if suffix in IMAGE_SUFFIXES and not (suffix == ".png" and "grid" in name.lower()):
         return "image", ""
-    head = files.head(name)
-    if image_format(head):
-        return ("grid", "a grid of lafite-shifted") if is_own_grid(head) else ("image", "")
+    try:
+        head = files.head(name)
+    except UnreadableImageError as error:
+        return ("image", "") if suffix in IMAGE_SUFFIXES else ("unreadable", str(error))
+    if is_own_grid(head):
+        return "grid", "a grid of lafite-shifted, several images in one"
+    if suffix in IMAGE_SUFFIXES or image_format(head):
+        return "image", ""
     if suffix in OTHER_IMAGE_SUFFIXES or other_image_format(head):
         return "unsupported", "this format is not supported: convert it"
     return "other", ""

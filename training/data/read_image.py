@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 from lafite_shifted.errors import DEFAULT_MAX_BAD
 from training.data.decoding import DEFAULT_MAX_MEGAPIXELS, DEFAULT_SQUARES, Decoded, decode
+from training.data.image_files import MAX_BYTES
 from training.data.memory_budget import MemoryBudget, Ticket
 
 Progress = Callable[[int, int], None]
@@ -34,6 +35,8 @@ DEFAULT_READ_OPTIONS = ReadOptions()
 
 class Readable(Protocol):
     """Where images are read by name: an `ImageSource`, or `RemoteImages`."""
+
+    def size(self, name: str) -> int: ...
 
     def read(self, name: str) -> bytes: ...
 
@@ -74,8 +77,8 @@ def _used(
     background: tuple[int, int, int],
     ticket: Ticket,
 ) -> Result:
+    ticket.reserve(min(source.size(name), MAX_BYTES))  # of larger files nothing is read
     content = source.read(name)
-    ticket.reserve(len(content))
     decoded = decode(
         io.BytesIO(content),
         max_megapixels=max_megapixels,

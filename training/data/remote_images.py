@@ -62,6 +62,11 @@ class RemoteImages:
         fetched = self._shard(shard).result()  # stays while it is read
         return fetched.files.read(member)
 
+    def size(self, name: str) -> int:
+        """Bytes of the file; fails as `read` does."""
+        shard, _, member = name.partition("/")
+        return self._shard(shard).result().files.stamp(member)[0]
+
     def prefetch(self, shards: Sequence[str]) -> None:
         """Begin to fetch what will be asked for soon."""
         for shard in shards:

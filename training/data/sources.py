@@ -66,8 +66,12 @@ def _open_folder(where: Path, exclude: Path | None) -> ImageFiles:
 
 
 def _may_be_image(files: ImageFiles, name: str) -> bool:
-    suffix = Path(name).suffix.lower()
-    return suffix in IMAGE_SUFFIXES or image_format(files.head(name)) is not None
+    if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    try:
+        return image_format(files.head(name)) is not None
+    except UnreadableImageError:  # the listing says so
+        return False
 
 
 class FolderFiles:
@@ -131,11 +135,11 @@ class FolderFiles:
         path = self.where / name
         try:
             if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait
-                return b""
+                raise UnreadableImageError("no file, but a pipe or a device")
             with path.open("rb") as file:
                 return file.read(HEAD)
-        except OSError:  # whoever reads the file says so
-            return b""
+        except OSError as error:
+            raise _unreadable(error) from error
 
     def stamp(self, name: str) -> tuple[int, int]:
         try:

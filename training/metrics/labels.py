@@ -15,6 +15,8 @@ from PIL import Image, ImageDraw, ImageFont, features
 SIZE = 13  # pixels of a letter
 LINE = 18  # of a line
 MOST_LINES = 3
+MOST_FONTS = 300  # that are looked at
+BROAD = ("noto", "cjk", "unifont", "unicode", "wqy", "droid", "hei", "gothic", "arial", "deja")
 MOST_LETTERS = 600  # that are measured: more do not fit
 _JOINERS = frozenset("\u200c\u200d\ufe0e\ufe0f")  # they have no shape of their own
 
@@ -104,9 +106,15 @@ def _font_for(text: frozenset[str]) -> tuple[ImageFont.FreeTypeFont, frozenset[i
 
 @functools.cache
 def _fonts() -> tuple[str, ...]:
-    """That of matplotlib, then those of the system, in a fixed order."""
+    """That of matplotlib, then those of the system, the likely ones first."""
     own = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return (str(own), *sorted(font_manager.findSystemFonts()))
+    found = sorted(font_manager.findSystemFonts(), key=lambda path: (not _is_broad(path), path))
+    return (str(own), *found[:MOST_FONTS])
+
+
+def _is_broad(path: str) -> bool:
+    """Whether the name says that a font has many scripts, or one that few have: looked at first."""
+    return any(word in Path(path).name.lower() for word in BROAD)
 
 
 @functools.cache
