@@ -45,8 +45,9 @@ def read_captions(
     """
     others = list(others)
     found = Captions()
-    names = _Names(files.names())
-    for table in sorted(filter(is_table, others), key=_table_order):
+    tables = sorted(filter(is_table, others), key=_table_order)
+    names = _Names(files.names() if tables else ())
+    for table in tables:
         _read_table(files, table, names, set(images), found)
     beside = _Sidecars(others, keyed=keyed)
     for name in images:
