@@ -111,9 +111,7 @@ def other_image_format(head: bytes) -> str | None:
         return "HEIC" if brand in _HEIC_BRANDS else _FTYP_BRANDS.get(brand)
     if re.match(rb"P[1-7]\s+(#.*\s+)?\d+\s+\d+\s", head):
         return "PPM"
-    if re.match(
-        rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*|<!DOCTYPE[^>]*>\s*)*<svg\b", head, re.DOTALL
-    ):
+    if head.lstrip().startswith((b"<?xml", b"<!", b"<svg")) and b"<svg" in head:
         return "SVG"
     return None
 

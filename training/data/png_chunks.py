@@ -5,12 +5,14 @@ ancillary by the format's own rule (PNG specification, 5.4), makes no image a br
 import struct
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNK = 2**20  # bytes of an ancillary chunk, unpacked; Pillow refuses larger ones
 MAX_TEXT = 2**24  # of all text, likewise
-_PACKED = {b"zTXt", b"iTXt", b"iCCP"}
+MAX_CHUNKS = 2**17  # that are looked at
+_PACKED = (b"zTXt", b"iTXt", b"iCCP")
 
 
 class _Chunk(NamedTuple):
@@ -27,12 +29,13 @@ def without_what_pixels_do_not_need(content: bytes) -> bytes:
         return content
     dropped, text = list[_Chunk](), 0
     view = memoryview(content)
-    for chunk in _chunks(content):
+    for chunk in islice(_chunks(content), MAX_CHUNKS):
         if not chunk.kind[0] & 0x20 or chunk.kind == b"fdAT":  # critical, or pixels of a frame
             continue
         body = view[chunk.start + 8 : chunk.end - 4]
-        size = _unpacked_size(chunk.kind, body)
-        text += size if chunk.kind in (b"tEXt", b"zTXt", b"iTXt") else 0
+        # what a file has too much of is not even unpacked
+        size = _unpacked_size(chunk.kind, body) if text <= MAX_TEXT else MAX_CHUNK + 1
+        text += size if chunk.kind in (b"tEXt", *_PACKED) else 0
         (checksum,) = struct.unpack(">I", view[chunk.end - 4 : chunk.end])
         if (
             size > MAX_CHUNK

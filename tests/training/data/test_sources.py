@@ -342,6 +342,16 @@ def test_entries_that_are_not_what_they_say_are_single_bad_images(
         files.read("good.png")
 
 
+def test_a_flat_bitmap_is_packed_small_and_read(tmp_path: Path):
+    """A thousand times smaller, as deflate packs what is all the same."""
+    file = io.BytesIO()
+    Image.new("RGB", (2000, 2000), "white").save(file, "BMP")
+    packed = {"compression": zipfile.ZIP_DEFLATED}
+    path = zip_of(tmp_path / "p.zip", {"flat.bmp": file.getvalue()}, **packed)
+    assert path.stat().st_size * 500 < len(file.getvalue())
+    assert ImageSource(path).decode("flat.bmp").image.getpixel((9, 9)) == (255, 255, 255)
+
+
 @pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_packings_that_give_more_than_is_asked_for_are_not_read(kind: int, tmp_path: Path):
     files = open_files(zip_of(tmp_path / "p.zip", {"a.png": PNG}, compression=kind))
