@@ -1,4 +1,4 @@
-"""Whatever the bytes are, the readers of names, texts, tables and chunks give an answer, in time."""
+"""Whatever the bytes are, readers of names, texts, tables and chunks give an answer, in time."""
 
 import string
 import struct
