@@ -54,8 +54,8 @@ _DISK_ERRORS = {
 _LESS_MEMORY = {
     "train-gan": "Give --set micro_batch=N (N images at a time, with the same result), --set "
     "activation_checkpointing=true (less memory, more time), a smaller --batch or --resolution, "
-    "or a smaller --preset; --cache-gib bounds the decoded images. `--dry-run` estimates what a run "
-    "needs",
+    "or a smaller --preset; --cache-gib bounds the decoded images. `--dry-run` estimates what a "
+    "run needs",
     "train-prior": "Give a smaller --batch or --preset. `--dry-run` estimates what a run needs",
     "train-clip": "Give a smaller --batch",
     "embed": "Give a smaller --batch, or --max-megapixels for smaller images",

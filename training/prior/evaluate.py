@@ -349,8 +349,8 @@ def report(
     for name, found in configs_of.items():
         if not found:
             raise InputError(
-                f"The prior {name!r} has learnt none of these sampler_configs to sample. Give fewer "
-                "`--steps`, or `--sampler ancestral`."
+                f"The prior {name!r} was trained for none of these sampler configurations. Give "
+                "fewer `--steps`, or `--sampler ancestral`."
             )
     total, done = sum(len(configs_of[name]) * len(group) for name, group in priors.items()), 0
     for name, group in priors.items():
