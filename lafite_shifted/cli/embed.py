@@ -44,10 +44,10 @@ def command(
     from lafite_shifted.errors import InputError
     from torch_utils import distributed
     from training.config import parse
-    from training.data.decoding import SquareConfig
-    from training.data.embed import embed_folder
+    from training.data.decoding.decode import SquareConfig
+    from training.data.decoding.read_image import ReadOptions
+    from training.data.embeddings.embed import embed_folder
     from training.data.images import ImageSource
-    from training.data.read_image import ReadOptions
     from training.data.remote_shards import embed_urls, is_remote, shard_urls
 
     chosen = resolve_device(device)

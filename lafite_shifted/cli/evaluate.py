@@ -70,7 +70,7 @@ def prior(
     from lafite_shifted.device import resolve_device
     from lafite_shifted.encoders.ensemble import load_clip
     from lafite_shifted.model_folder import find_part, load_generator
-    from training.data.embeddings import EmbeddingSet
+    from training.data.embeddings.embedding_set import EmbeddingSet
     from training.prior.evaluate import (
         EvalSet,
         load_priors,
@@ -224,7 +224,7 @@ def gan(
     from lafite_shifted.encoders.ensemble import load_clip
     from lafite_shifted.model_folder import find_part, load_generator
     from lafite_shifted.pipeline import TextToImage
-    from training.data.read_image import ReadOptions
+    from training.data.decoding.read_image import ReadOptions
     from training.gan.evaluate import EvalSet
     from training.gan.report import (
         evaluate_gan,

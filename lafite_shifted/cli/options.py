@@ -18,8 +18,8 @@ from lafite_shifted.io.shell import absolute, expanded
 if TYPE_CHECKING:
     import torch
 
-    from training.data.embed import EmbedReport
-    from training.data.report_file import LeftOut
+    from training.data.embeddings.embed import EmbedReport
+    from training.data.embeddings.report_file import LeftOut
     from training.loop import Progress
 
 

@@ -39,8 +39,8 @@ def command(
     from training.clip.data import describe, load_captioned_set
     from training.clip.trainer import ClipTrainConfig, ClipTrainer
     from training.config import override
-    from training.data.read_image import ReadOptions
-    from training.data.report_file import check_own_report, write_report
+    from training.data.decoding.read_image import ReadOptions
+    from training.data.embeddings.report_file import check_own_report, write_report
     from training.loop import run_loop
     from training.run_folder import RunFolder
     from training.runs import compute_record

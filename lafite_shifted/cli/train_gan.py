@@ -75,7 +75,7 @@ def command(
     from lafite_shifted.encoders.ensemble import load_clip
     from torch_utils import distributed
     from training.config import choose
-    from training.data.read_image import ReadOptions
+    from training.data.decoding.read_image import ReadOptions
     from training.gan.augment.config import AUGMENTATIONS
     from training.gan.presets import GAN_PRESETS
     from training.gan.run import gan_config, gan_cost, open_gan_run

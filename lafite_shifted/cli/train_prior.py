@@ -65,7 +65,7 @@ def command(
     from lafite_shifted.device import resolve_device
     from torch_utils import distributed
     from training.config import choose
-    from training.data.read_image import ReadOptions
+    from training.data.decoding.read_image import ReadOptions
     from training.loop import run_loop
     from training.prior.presets import PRIOR_PRESETS
     from training.prior.run import embeddings_for, open_prior_run, prior_config, prior_cost

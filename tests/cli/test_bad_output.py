@@ -21,7 +21,7 @@ from tests.commands import (
     succeed,
 )
 from training import run_folder
-from training.data import embed as embed_module
+from training.data.embeddings import embed as embed_module
 
 
 @pytest.mark.parametrize("verb", OUT_VERBS)

@@ -28,7 +28,7 @@ from tests.commands import TINY_GAN, half_written, run_command, succeed
 from training.clip.data import CaptionedSet, load_captioned_set
 from training.clip.trainer import ClipTrainConfig, ClipTrainer
 from training.config import RunConfig, override
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.gan.presets import GAN_PRESETS
 from training.gan.run import gan_config, open_gan_run
 from training.gan.trainer import GanTrainer

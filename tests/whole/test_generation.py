@@ -16,7 +16,7 @@ from lafite_shifted.prior.diffusion import SamplerConfig
 from lafite_shifted.prior.network import PriorNetwork
 from tests.commands import succeed
 from torch_utils.device import pick_dtype
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.prior.evaluate import EvalSet, load_priors, report
 
 CPU = torch.device("cpu")

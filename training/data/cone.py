@@ -18,7 +18,7 @@ from torch import Tensor
 from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId
 from lafite_shifted.io.files import save_tensors, write_json_lines
 from torch_utils import seeds
-from training.data.embeddings import FORMAT
+from training.data.embeddings.embedding_set import FORMAT
 
 DIM = 128
 TOKEN_WIDTH = 64

@@ -21,7 +21,7 @@ from torch import Tensor
 from lafite_shifted.io.files import read_json_lines, write_json_lines
 from torch_utils import distributed, seeds
 from torch_utils.memory import available_bytes
-from training.data.image_files import UnreadableImageError
+from training.data.files.image_files import UnreadableImageError
 from training.data.images import bad_image_rows, check_share_of_bad
 
 CACHE_SHARE = 0.5  # of the free memory, for all processes of a machine

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from lafite_shifted.errors import InputError
 from torch_utils import distributed, seeds
-from training.data.image_files import ImageFiles
+from training.data.files.image_files import ImageFiles
+from training.data.files.sources import open_files
 from training.data.remote_shards import PREFIX, fetch_shard, shard_name
-from training.data.sources import open_files
 
 WINDOW = 4  # shards whose images are mixed
 KEPT = 3 * WINDOW  # on disk: this window's, the next one's, and what is still being read

@@ -9,11 +9,16 @@ from torch import Tensor
 
 from lafite_shifted.encoders.encoder_id import EncoderId
 from lafite_shifted.errors import InputError
-from training.data.decoding import DEFAULT_SQUARES, SquareConfig
-from training.data.embeddings import EmbeddingSet
+from training.data.decoding.decode import DEFAULT_SQUARES, SquareConfig
+from training.data.decoding.read_image import (
+    DEFAULT_READ_OPTIONS,
+    OpenImage,
+    ReadOptions,
+    read_image,
+)
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.data.image_cache import ImageLoader, plan_cache
 from training.data.images import ImageSource
-from training.data.read_image import DEFAULT_READ_OPTIONS, OpenImage, ReadOptions, read_image
 from training.data.ready_squares import ReadySquares, square_of
 from training.data.remote_images import RemoteImages, ShardOrder, in_first_shards
 

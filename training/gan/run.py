@@ -14,12 +14,12 @@ from lafite_shifted.pipeline import TextToImage
 from torch_utils import distributed
 from torch_utils.ops import native
 from training.config import override
-from training.data.decoding import SquareConfig
-from training.data.embed import EmbedReport, embed_folder
-from training.data.embeddings import EmbeddingSet
+from training.data.decoding.decode import SquareConfig
+from training.data.decoding.read_image import DEFAULT_READ_OPTIONS, ReadOptions
+from training.data.embeddings.embed import EmbedReport, embed_folder
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.data.image_cache import plan_cache
 from training.data.images import ImageSource
-from training.data.read_image import DEFAULT_READ_OPTIONS, ReadOptions
 from training.data.ready_squares import ReadySquares
 from training.data.remote_images import RemoteImages
 from training.data.remote_shards import embed_urls, is_remote, shard_urls

@@ -24,7 +24,7 @@ from lafite_shifted.prior.diffusion import Sampler, SamplerConfig
 from lafite_shifted.prior.prior import energy_score
 from torch_utils import seeds
 from torch_utils.device import DtypeName
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.metrics.distances import (
     intra_set_cosine,
     kernel_distance,

@@ -21,7 +21,7 @@ from torch_utils import distributed, seeds
 from torch_utils.device import pick_dtype
 from torch_utils.ema import Ema
 from training.config import RunConfig, positive
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.metrics.distances import (
     few_samples_note,
     kernel_distance,

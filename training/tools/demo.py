@@ -18,7 +18,7 @@ from lafite_shifted.io.files import write_json
 from lafite_shifted.io.png import save_png
 from lafite_shifted.model_folder import pack_model
 from lafite_shifted.pipeline import TextToImage
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.gan.presets import GAN_PRESETS
 from training.gan.run import gan_config, open_gan_run
 from training.loop import Progress, run_loop

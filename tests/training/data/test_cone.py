@@ -14,7 +14,7 @@ from lafite_shifted.gaussian.clusters import (
 )
 from lafite_shifted.gaussian.stats import EmbeddingStats, cone
 from tests.commands import TINY_PRIOR, succeed
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.metrics.distances import mean_cosine
 from training.prior.evaluate import EvalSet
 

@@ -15,7 +15,7 @@ from tests.commands import TINY_GAN, run_command, succeed
 from tests.shard_server import Server, write_shard
 from tests.training.test_loop import assert_same_run
 from tests.training.test_several_processes import finished, launch
-from training.data.read_image import read_image
+from training.data.decoding.read_image import read_image
 from training.data.remote_images import (
     KEPT,
     WINDOW,

@@ -16,7 +16,7 @@ from lafite_shifted.io.files import read_json_lines
 from tests.commands import run_command, succeed
 from tests.shard_server import Server, write_shard
 from tests.training.test_several_processes import finished, launch
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.data.remote_shards import shard_urls, wait_for_all
 
 

@@ -23,10 +23,10 @@ from lafite_shifted.io.files import read_json, read_json_lines
 from lafite_shifted.model_folder import load_generator
 from lafite_shifted.pipeline import TextToImage
 from tests.commands import half_written, run_command, succeed
-from training.data.embeddings import EmbeddingSet
+from training.data.decoding.read_image import ReadOptions
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.data.image_cache import ImageLoader
 from training.data.images import ImageSource
-from training.data.read_image import ReadOptions
 from training.data.split import is_held_out
 from training.gan.data import GanData, load_gan_data
 from training.gan.evaluate import (

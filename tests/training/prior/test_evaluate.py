@@ -16,7 +16,7 @@ from lafite_shifted.model_folder import find_part, load_generator
 from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.prior.diffusion import SamplerConfig
 from tests.commands import TINY_PRIOR, run_command, succeed
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.data.split import is_held_out
 from training.metrics.distances import kernel_distance, mean_cosine, set_distance
 from training.prior.evaluate import (

@@ -11,7 +11,7 @@ from lafite_shifted.errors import InputError
 from lafite_shifted.model_folder import find_part, load_prior
 from lafite_shifted.prior.diffusion import SamplerConfig
 from tests.commands import TINY_PRIOR, run_command, succeed
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.prior.presets import PRIOR_PRESETS
 from training.prior.run import open_prior_run, prior_config
 from training.prior.transfer import PriorStart

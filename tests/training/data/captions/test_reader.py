@@ -21,8 +21,8 @@ from tests.commands import (
     run_command,
     succeed,
 )
+from training.data.captions.text_encoding import UndecodableTextError, decode_text
 from training.data.images import ImageSource
-from training.data.text_encoding import UndecodableTextError, decode_text
 
 SENTENCE = "the painter\N{RIGHT SINGLE QUOTATION MARK}s café"
 

@@ -17,11 +17,11 @@ from PIL import Image
 
 from lafite_shifted.errors import InputError
 from tests.commands import TINY_GAN, TINY_PRIOR, run_command, succeed
-from training.data import archives
-from training.data.embeddings import EmbeddingSet
-from training.data.image_files import UnreadableImageError
+from training.data.embeddings.embedding_set import EmbeddingSet
+from training.data.files import archives
+from training.data.files.image_files import UnreadableImageError
+from training.data.files.sources import open_files
 from training.data.images import ImageSource
-from training.data.sources import open_files
 
 IMAGE = io.BytesIO()
 Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(IMAGE, "PNG")

@@ -16,7 +16,7 @@ from lafite_shifted.gaussian.clusters import Reservoir
 from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.io.files import check_format, load_tensors
 from torch_utils import distributed
-from training.data.embeddings import FORMAT
+from training.data.embeddings.embedding_set import FORMAT
 
 
 class EmbeddingStream:
