@@ -94,6 +94,11 @@ class GanTrainConfig:
                 "generator.resolution and discriminator.resolution must agree (use --resolution)"
             )
 
+    def lengths_are_due(self, samples_seen: int) -> bool:
+        """Whether the step after so many samples regularises path lengths."""
+        step = samples_seen // self.batch
+        return self.path_length_weight > 0 and step % self.path_length_every == 0
+
     @property
     def gamma(self) -> float:
         """R1 weight: arXiv:2006.06676's heuristic unless it is set."""

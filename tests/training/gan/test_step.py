@@ -29,10 +29,11 @@ from training.config import RunConfig, override
 from training.data.image_cache import ImageLoader
 from training.gan.augment.augment import augment
 from training.gan.augment.config import AUGMENTATIONS, AugmentConfig
+from training.gan.batch import Batch
 from training.gan.config import GanTrainConfig
 from training.gan.data import GanData
 from training.gan.losses import path_lengths
-from training.gan.step import Batch, GanSteps
+from training.gan.step import GanSteps
 from training.gan.trainer import MAX_SKIPPED, GanTrainer
 from training.run_folder import flatten_state, restore_state
 
