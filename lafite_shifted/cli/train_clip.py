@@ -30,7 +30,7 @@ def command(
     max_megapixels: float,
     assignments: tuple[str, ...],
 ) -> None:
-    """Train a small CLIP on captioned FOLDERS (see `dataset`). The same command again goes on where
+    """Train a small CLIP on captioned FOLDERS (see `dataset`). The same command again resumes where
     it stopped.
     """
     import dataclasses

@@ -19,7 +19,7 @@ from lafite_shifted.cli import options
 @click.option(
     "--augment",
     type=click.Choice(["ada", "diffaugment", "off"]),
-    help="ada: geometry and colour, as often as overfitting asks for (the default).",
+    help="ada: geometry and colour, as often as overfitting requires (the default).",
 )
 @options.clip_option
 @click.option(

@@ -26,7 +26,8 @@ from lafite_shifted.cli import options
     "--init",
     type=options.RecordedPath,
     metavar="PRIOR",
-    help="Start from the prior in a run or model folder, such as one of means that is to draw.",
+    help="Start from the prior in a run or model folder, such as one of the mse objective "
+    "for the energy objective.",
 )
 @options.seed_option
 @options.device_option
@@ -59,7 +60,7 @@ def command(
 ) -> None:
     """Train a prior on IMAGES with captions: a folder, or embeddings made by `embed`.
 
-    The same command again goes on where it stopped. Several processes, started by torchrun -m
+    The same command again resumes where it stopped. Several processes, started by torchrun -m
     lafite_shifted.cli, share every batch; they need embeddings.
     """
     from lafite_shifted.device import resolve_device

@@ -411,7 +411,7 @@ def test_command_stopped_by_a_signal_says_how_to_go_on(
         patch.setattr(GanTrainer, "step", step)
         stopped = run_command(*arguments)
     assert stopped.code == 128 + signal.SIGTERM
-    assert "Run the same command again to go on" in stopped.err
+    assert "Run the same command again to resume" in stopped.err
     succeed(*arguments)
     assert_same_run(tmp_path / "run", gan_run)
 

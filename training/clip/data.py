@@ -1,4 +1,4 @@
-"""Images and captions for training a small CLIP: one caption drawn per image and step, mild
+"""Images and captions for training a small CLIP: one caption sampled per image and step, mild
 image augmentation.
 
 Shape letters: N batch, R resolution in pixels.
@@ -61,7 +61,7 @@ class CaptionedSet:
     left_out: LeftOut = field(default_factory=LeftOut)  # names with their folders
 
     def evaluation_images(self, limit: int) -> list[CaptionedImage]:
-        """Up to `limit` held-out images, one a name, of names that training never sees."""
+        """Up to `limit` held-out images, one a name, of names that training leaves out."""
         seen = {image.name for image in self.training}
         by_name: dict[str, CaptionedImage] = {}
         for image in sorted(

@@ -106,7 +106,7 @@ def contrastive_loss(
 
 
 class ClipTrainer:
-    """One contrastive step on a batch drawn with `CaptionedSet.sampling_weights`."""
+    """One contrastive step on a batch sampled with `CaptionedSet.sampling_weights`."""
 
     waited = 0.0  # all data lie in memory
 
@@ -214,7 +214,7 @@ class ClipTrainer:
 
     def evaluate(self, samples_seen: int, folder: Path) -> Evaluation:
         """Text-to-image recall over held-out images, one a name, also without the skin-tone
-        variants; the averaged network is written to `folder/clip` in open_clip's own layout.
+        variants; the EMA network is written to `folder/clip` in open_clip's own layout.
         """
         images = self.data.evaluation_images(self.config.num_evaluation)
         results = {}

@@ -1,5 +1,5 @@
 """Made-up embeddings in a narrow cone, as large CLIPs make them, with texts that belong to them: a
-case that can be drawn without end, on which priors are compared.
+case that can be sampled without end, on which priors are compared.
 
 K names have means m_k around one direction mu; an embedding is z = normalise(m_k + S_k^{1/2} n),
 the eigenvalues of both covariances falling as 1 / i. A text lies in another cone, around another

@@ -188,7 +188,7 @@ class BatchSampler:
 
 
 def check_captions(config: GanTrainConfig, count: int) -> None:
-    """InputError where captions are asked for and there are none."""
+    """InputError where captions are set and there are none."""
     if config.caption_share > 0 and not count:
         raise InputError(
             "caption_share is set, but no training image has a caption. Add captions, or leave "

@@ -126,7 +126,7 @@ class GanTrainConfig:
         return 500.0 if self.run.kimg >= 1000 else 50.0
 
     def reasons(self) -> list[str]:
-        """A line for each default that is computed or that users ask about: the value, and why."""
+        """A line for each default that is computed or that users look for: the value, and why."""
         given = "by the preset or --set"
         gamma = given if self.r1_gamma is not None else "0.0002 resolution^2 / batch"
         half_life = given if self.ema_half_life_kimg is not None else "10 kimg at batch 32"

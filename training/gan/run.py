@@ -131,8 +131,8 @@ def _embed(
     cache_gib: float | None,
     options: ReadOptions,
 ) -> tuple[EmbedReport, ReadySquares | None]:
-    """Embed what is not embedded yet into `out`/embeddings: shards in all processes, a folder in the
-    main one. Where all squares fit into memory they are made in the same pass.
+    """Embed what is not embedded yet into `out`/embeddings: shards in all processes, a folder in
+    the main one. Where all squares fit into memory they are made in the same pass.
     """
     folder, squares = out / "embeddings", config.images
     if isinstance(source, RemoteImages):

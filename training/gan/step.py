@@ -167,18 +167,18 @@ class GanSteps:
         return self.generator(part.z, part.condition, noise=part.noise)
 
     def _score_real(self, part: Batch, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What D says of images, augmented as real ones are."""
+        """Realness and feature of images, augmented as real ones are."""
         return self._score(part, images, part.augment_real, part.augment_noise[:, :1])
 
     def _score_fake(self, part: Batch, images: Tensor) -> tuple[Tensor, Tensor]:
         return self._score(part, images, part.augment_fake, part.augment_noise[:, 1:])
 
     def _score(
-        self, part: Batch, images: Tensor, draws: Tensor, noise: Tensor
+        self, part: Batch, images: Tensor, uniform: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         augmented = augment(
             images,
-            draws,
+            uniform,
             config=self.config.augment,
             probability=part.augment_probability,
             noise=noise.flatten(1, 2) if noise.numel() else None,

@@ -42,7 +42,7 @@ def out(tmp_path: Path, some_embeddings: Path) -> Path:
 
 
 def weights_of(run: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Of the averaged generator, and of the newest checkpoint's discriminator."""
+    """Of the EMA generator, and of the newest checkpoint's discriminator."""
     state, _ = load_tensors(checkpoint_paths(run)[-1] / "state.safetensors")
     name = "discriminator."
     discriminator = {key.removeprefix(name): state[key] for key in state if key.startswith(name)}

@@ -85,7 +85,7 @@ def stream_stats(stream: EmbeddingStream) -> EmbeddingStats:
 
 
 def stream_sample(stream: EmbeddingStream, size: int, *, seed: int = 0) -> Tensor:
-    """`size` embeddings drawn evenly, the same in every process."""
+    """`size` embeddings, a uniform sample, the same in every process."""
     sample = Reservoir(size, dim=stream.dim, seed=seed)
     for number, batch in stream:
         sample.update(batch, number=number)
