@@ -71,8 +71,8 @@ def prior(
     from lafite_shifted.encoders.ensemble import load_clip
     from lafite_shifted.model_folder import find_part, load_generator
     from training.data.embeddings import EmbeddingSet
+    from training.prior.eval_set import EvalSet
     from training.prior.evaluate import (
-        EvalSet,
         load_priors,
         reference_rows,
         report,

@@ -16,7 +16,7 @@ from lafite_shifted.gaussian.stats import EmbeddingStats, cone
 from tests.commands import TINY_PRIOR, succeed
 from training.data.embeddings import EmbeddingSet
 from training.metrics.distances import mean_cosine
-from training.prior.evaluate import EvalSet
+from training.prior.eval_set import EvalSet
 
 
 @pytest.fixture(scope="module")
