@@ -141,7 +141,8 @@ def _show(stats: "EmbeddingStats | ClusterStats", as_json: bool) -> None:
 
 
 def _show_cone(stats: "EmbeddingStats", as_json: bool) -> None:
-    from lafite_shifted.gaussian.stats import cone, ledoit_wolf
+    from lafite_shifted.gaussian.cone import cone
+    from lafite_shifted.gaussian.gaussian import ledoit_wolf
 
     shape, encoder = cone(stats), stats.encoder_id
     shrinkages = [ledoit_wolf(block) for block in stats.blocks()]

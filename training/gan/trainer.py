@@ -19,7 +19,8 @@ from lafite_shifted.decoder.generator import Generator, to_uint8
 from lafite_shifted.decoder.pseudo_text import pseudo_text
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import DivergedError, InputError
-from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian
+from lafite_shifted.gaussian.gaussian import Gaussian
+from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.io.png import save_png
 from lafite_shifted.model_folder import best_metric, save_generator
 from lafite_shifted.pipeline import latents

@@ -11,7 +11,8 @@ from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId
 from lafite_shifted.encoders.ensemble import ClipEnsemble, load_clip
 from lafite_shifted.errors import InputError
-from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian, ledoit_wolf, merged
+from lafite_shifted.gaussian.gaussian import Gaussian, ledoit_wolf
+from lafite_shifted.gaussian.stats import EmbeddingStats, merged
 from tests.commands import TINY_GAN, TINY_PRIOR, run_command, succeed
 from tests.small_clip import save_small_clip
 from training.data.embeddings import EmbeddingSet

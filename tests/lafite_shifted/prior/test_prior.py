@@ -14,7 +14,8 @@ from torch import Tensor
 from lafite_shifted.encoders.text_features import TextFeatures
 from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian.clusters import ClusterStats, find_centroids
-from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian
+from lafite_shifted.gaussian.gaussian import Gaussian
+from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.prior.diffusion import SamplerConfig, diffuse
 from lafite_shifted.prior.network import (
     NUM_CONDITION_TOKENS,

@@ -12,7 +12,8 @@ from lafite_shifted.gaussian.clusters import (
     find_centroids,
     same_cluster_share,
 )
-from lafite_shifted.gaussian.stats import EmbeddingStats, cone
+from lafite_shifted.gaussian.cone import cone
+from lafite_shifted.gaussian.stats import EmbeddingStats
 from tests.commands import TINY_PRIOR, succeed
 from training.data.embeddings import EmbeddingSet
 from training.metrics.distances import mean_cosine
