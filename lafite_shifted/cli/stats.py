@@ -11,7 +11,7 @@ from lafite_shifted.cli import options
 
 if TYPE_CHECKING:
     from lafite_shifted.encoders.encoder_id import EncoderId
-    from lafite_shifted.gaussian.clusters import ClusterCovarianceType, ClusterStats
+    from lafite_shifted.gaussian.cluster_stats import ClusterCovarianceType, ClusterStats
     from lafite_shifted.gaussian.stats import EmbeddingStats
 
 PLOTTED = 1500  # embeddings whose cosines the figure shows
@@ -77,7 +77,7 @@ def command(
         )
     if clusters and centroids:
         raise InputError("--centroids says how many clusters there are. Leave out --clusters.")
-    from lafite_shifted.gaussian.clusters import cluster, cluster_around
+    from lafite_shifted.gaussian.cluster_stats import cluster, cluster_around
     from training.data.embedding_stream import EmbeddingStream, stream_sample, stream_stats
 
     stream = EmbeddingStream(sources[0])
@@ -111,7 +111,7 @@ def command(
 
 def _empty_around(path: Path, encoder_id: "EncoderId") -> "ClusterStats":
     from lafite_shifted.encoders.encoder_id import check_same_encoder
-    from lafite_shifted.gaussian.clusters import ClusterStats
+    from lafite_shifted.gaussian.cluster_stats import ClusterStats
 
     stats = ClusterStats.load(path)
     if stats.encoder_id:
@@ -121,7 +121,7 @@ def _empty_around(path: Path, encoder_id: "EncoderId") -> "ClusterStats":
 
 
 def _merged(paths: tuple[Path, ...]) -> "EmbeddingStats | ClusterStats":
-    from lafite_shifted.gaussian.clusters import ClusterStats
+    from lafite_shifted.gaussian.cluster_stats import ClusterStats
     from lafite_shifted.gaussian.stats import EmbeddingStats, merged
     from lafite_shifted.io.files import load_tensors
 
@@ -132,7 +132,7 @@ def _merged(paths: tuple[Path, ...]) -> "EmbeddingStats | ClusterStats":
 
 
 def _show(stats: "EmbeddingStats | ClusterStats", as_json: bool) -> None:
-    from lafite_shifted.gaussian.clusters import ClusterStats
+    from lafite_shifted.gaussian.cluster_stats import ClusterStats
 
     if isinstance(stats, ClusterStats):
         _show_clusters(stats, as_json)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lafite_shifted.encoders.encoder_id import TextEncoderId
 from lafite_shifted.encoders.text_features import TextFeatures
-from lafite_shifted.gaussian.clusters import ClusterCovarianceType
+from lafite_shifted.gaussian.cluster_stats import ClusterCovarianceType
 from lafite_shifted.gaussian.gaussian import CovarianceType, Gaussian
 from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.prior.diffusion import ScheduleConfig

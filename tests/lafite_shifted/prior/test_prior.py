@@ -13,8 +13,9 @@ from torch import Tensor
 
 from lafite_shifted.encoders.text_features import TextFeatures
 from lafite_shifted.errors import InputError
-from lafite_shifted.gaussian.clusters import ClusterStats, find_centroids
+from lafite_shifted.gaussian.cluster_stats import ClusterStats
 from lafite_shifted.gaussian.gaussian import Gaussian
+from lafite_shifted.gaussian.kmeans import find_centroids
 from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.prior.diffusion import SamplerConfig, diffuse
 from lafite_shifted.prior.network import (

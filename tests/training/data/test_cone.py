@@ -6,13 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from lafite_shifted.gaussian.clusters import (
-    ClusterStats,
-    GaussianClusters,
-    find_centroids,
-    same_cluster_share,
-)
+from lafite_shifted.gaussian.cluster_stats import ClusterStats
 from lafite_shifted.gaussian.cone import cone
+from lafite_shifted.gaussian.gaussian_clusters import GaussianClusters, same_cluster_share
+from lafite_shifted.gaussian.kmeans import find_centroids
 from lafite_shifted.gaussian.stats import EmbeddingStats
 from tests.commands import TINY_PRIOR, succeed
 from training.data.embeddings import EmbeddingSet
