@@ -330,7 +330,7 @@ def test_samples_are_unit_float32(prior: Prior, num_steps: int, guidance: float)
 
 def test_one_step_is_the_prediction_from_the_start(prior: Prior):
     noise = seeds.normal_per_sample((16,), key=("prior", 0), indices=range(8))
-    start, last = prior.gaussian.sample(noise), torch.full((8,), 1000)
+    start, last = prior.gaussian.unwhiten(noise), torch.full((8,), 1000)
     expected = F.normalize(predict(prior, random_text(), z_t=start, t=last), dim=1)
     drawn = prior.sample(random_text(), sample_seeds=range(8), sampling=SamplerConfig(1))
     torch.testing.assert_close(drawn, expected)
