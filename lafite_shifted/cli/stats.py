@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lafite_shifted.cli import options
+from lafite_shifted.cli.parameters import FolderPath
 
 if TYPE_CHECKING:
     from lafite_shifted.encoders.encoder_id import EncoderId
@@ -18,10 +19,8 @@ PLOTTED = 1500  # embeddings whose cosines the figure shows
 
 
 @click.command("stats")
-@click.argument("sources", type=options.FolderPath, nargs=-1, required=True)
-@click.option(
-    "--out", type=options.FolderPath, help="Also write the statistics to this .safetensors file."
-)
+@click.argument("sources", type=FolderPath, nargs=-1, required=True)
+@click.option("--out", type=FolderPath, help="Also write the statistics to this .safetensors file.")
 @click.option("--merge", is_flag=True, help="SOURCES are such files: add them up into --out.")
 @options.positive_int("--clusters", default=None, help="Statistics of so many k-means clusters.")
 @click.option(
@@ -32,13 +31,11 @@ PLOTTED = 1500  # embeddings whose cosines the figure shows
 )
 @click.option(
     "--centroids",
-    type=options.FolderPath,
+    type=FolderPath,
     help="Clusters around the centroids of this file, as --clusters and --out wrote it: then "
     "the two can be merged.",
 )
-@click.option(
-    "--plot", type=options.FolderPath, help="Write a figure of spectrum and cone to this PNG."
-)
+@click.option("--plot", type=FolderPath, help="Write a figure of spectrum and cone to this PNG.")
 @options.seed_option
 @options.json_option
 def command(
