@@ -25,8 +25,9 @@ from lafite_shifted.decoder.generator import Generator, GeneratorConfig
 from lafite_shifted.decoder.inference import InferenceGenerator, freeze_for_inference
 from lafite_shifted.encoders.encoder_id import EncoderId, TextEncoderId, check_same_encoder
 from lafite_shifted.errors import InputError
-from lafite_shifted.gaussian.clusters import ClusterStats
-from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian
+from lafite_shifted.gaussian.cluster_stats import ClusterStats
+from lafite_shifted.gaussian.gaussian import Gaussian
+from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.io.checks import check_finite
 from lafite_shifted.io.files import (
     atomic_directory,

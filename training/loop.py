@@ -27,14 +27,9 @@ from lafite_shifted.errors import (
 )
 from torch_utils import distributed
 from torch_utils.device import peak_gib
+from training.checkpoint import Checkpoint, flatten_state, restore_state
 from training.config import RunConfig
-from training.run_folder import (
-    Checkpoint,
-    Evaluation,
-    RunFolder,
-    flatten_state,
-    restore_state,
-)
+from training.run_folder import Evaluation, RunFolder
 
 # columns of the log that tell of the machine, and differ between equal runs: time since the process
 # began, and the peak of its memory

@@ -1,16 +1,13 @@
 """The folder of one training run: config.json, log.jsonl, TensorBoard events, sample grids,
 checkpoints.
 
-A checkpoint is one directory, written under a temporary name, fsynced and renamed whole. On resume
-the log and the TensorBoard events are cut back to it, so that a killed run leaves the same files as
-an unbroken one.
+On resume the log and the TensorBoard events are cut back to the newest checkpoint, so that a killed
+run leaves the same files as an unbroken one.
 """
 
-import errno
 import fcntl
 import json
 import os
-import shutil
 import warnings
 import weakref
 from collections.abc import Mapping
@@ -21,38 +18,26 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import (
-    atomic_directory,
     check_format,
-    load_tensors,
     read_json,
     remove_leftovers,
-    save_tensors,
     write_json,
     write_json_lines,
 )
 from torch_utils import distributed
+from training.checkpoint import Checkpoint, checkpoint_paths, read_checkpoint, write_checkpoint
 from training.config import differences
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """Where a run stood: all tensors, the counters, and the samples seen."""
-
-    samples: int
-    tensors: dict[str, Tensor]
-    state: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Evaluation:
-    """What a training finds out about itself at times."""
+    """Held-out metrics of a training, with what it shows beside them."""
 
     metrics: Mapping[str, float]
     reference: Mapping[str, int | str] | None = None  # what they are measured against
@@ -83,7 +68,7 @@ class RunLock:
 class RunFolder:
     """Opens or creates the folder of a run.
 
-    `description` (configuration, data, encoder) is what must not change when a run goes on; its
+    `description` (configuration, data, encoder) is what must not change when a run is resumed; its
     "run" part (length and logging) may. Raises InputError naming the differences. Of several
     processes the first checks and writes; all must see the same file system.
     """
@@ -112,8 +97,6 @@ class RunFolder:
         self._encoder = record.get("encoder")
         self._writer = None
 
-    # --- checkpoints
-
     @staticmethod
     def restore_threads(path: Path) -> None:
         """Set the thread count of the newest checkpoint, on which float sums depend. Statistics are
@@ -127,49 +110,24 @@ class RunFolder:
         """Write a checkpoint, read it again, then remove the oldest beyond `keep`. OSError leaves
         the ones before it.
         """
-        target = self.path / "checkpoints" / f"samples-{checkpoint.samples:010d}"
-        tensors = {name: tensor.detach().cpu() for name, tensor in checkpoint.tensors.items()}
-        with atomic_directory(target) as folder:
-            state = folder / "state.safetensors"
-            metadata = {"kind": "checkpoint", "format": FORMAT, "encoder": self._encoder}
-            save_tensors(state, tensors, metadata)
-            head = {"format": FORMAT, "samples": checkpoint.samples}
-            write_json(folder / "state.json", head | checkpoint.state)
-            _verify(state, tensors)
-        for old in checkpoint_paths(self.path)[:-keep]:
-            shutil.rmtree(old)
+        write_checkpoint(self.path, checkpoint, encoder=self._encoder, keep=keep)
 
     def latest_checkpoint(self) -> Checkpoint | None:
-        """The newest checkpoint, or None for a new run."""
-        paths = checkpoint_paths(self.path)
-        if not paths:
-            return None
-        path = paths[-1] / "state.safetensors"
-        tensors, metadata = load_tensors(
-            path, remedy=f"Delete {paths[-1]}: the run then goes on from the checkpoint before it."
-        )
-        check_format(metadata, kind="checkpoint", version=FORMAT, path=path)
-        if metadata["encoder"] != self._encoder:
-            raise InputError(
-                f"{path} belongs to a run with another CLIP than {self.path / 'config.json'} "
-                "names. Put that run's own checkpoints back, or choose another --out."
-            )
-        state = read_json(paths[-1] / "state.json")
-        state.pop("format")
-        return Checkpoint(state.pop("samples"), tensors, state)
+        """The newest checkpoint, or None for a new run; InputError if it is damaged, of another
+        format or of another encoder.
+        """
+        return read_checkpoint(self.path, encoder=self._encoder)
 
     def kept(self) -> str:
-        """A sentence on what is left of a run that something has stopped."""
+        """A sentence for the user on the last checkpoint of a run that something has stopped."""
         paths = checkpoint_paths(self.path)
         if not paths:
             return "No checkpoint was saved yet: the run begins anew."
         samples = int(paths[-1].name.partition("-")[2])
         return f"The last checkpoint, of {samples / 1000:g} kimg, is intact."
 
-    # --- log
-
     def cut_back(self, samples: int) -> None:
-        """Forget everything logged after `samples`."""
+        """Remove what was logged after `samples` images or pairs; open the TensorBoard events."""
         log = self.path / "log.jsonl"
         if log.is_file():
             write_json_lines(log, [row for row in _whole_lines(log) if row["samples"] <= samples])
@@ -192,7 +150,7 @@ class RunFolder:
     def log(
         self, samples: int, values: Mapping[str, float], evaluation: Evaluation | None = None
     ) -> None:
-        """Append a line to log.jsonl, with the reference of an evaluation's figures; the scalars,
+        """Append a line to log.jsonl, with the reference of an evaluation's metrics; the scalars,
         images and histograms to TensorBoard.
         """
         found = evaluation or Evaluation({})
@@ -225,14 +183,9 @@ class RunFolder:
                 self._lock.release()
 
 
-def checkpoint_paths(run: Path) -> list[Path]:
-    """The checkpoints of a run, the newest last."""
-    return sorted((run / "checkpoints").glob("samples-*"))
-
-
 def recorded_start(run: Path, init: Path) -> dict[str, str] | None:
-    """What a run that has a checkpoint recorded of `init`, if that is what it began with: it may
-    have changed since, and is not needed any more.
+    """The record of `init` in config.json of a run that began with it and has a checkpoint, else
+    None: `init` may have changed since, and is not needed any more.
     """
     if not checkpoint_paths(run):
         return None
@@ -259,21 +212,6 @@ def check_usable(path: Path, *, kind: str) -> None:
         entry.name != "embeddings" and not entry.name.startswith(".") for entry in path.iterdir()
     ):
         raise InputError(f"{path} is not empty and is no run folder. Choose another --out.")
-
-
-def _verify(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """OSError unless the file gives back what was written, bit for bit."""
-    found, _ = load_tensors(path)
-    wrong = [name for name, tensor in tensors.items() if not _same(found.get(name), tensor)]
-    if wrong:
-        raise OSError(errno.EIO, f"{wrong[0]} reads otherwise than it was written", str(path))
-
-
-def _same(found: Tensor | None, written: Tensor) -> bool:
-    if found is None or found.shape != written.shape or found.dtype != written.dtype:
-        return False
-    pairs = (tensor.contiguous().flatten().view(torch.uint8) for tensor in (found, written))
-    return torch.equal(*pairs)
 
 
 def _whole_lines(log: Path) -> list[dict[str, Any]]:
@@ -304,51 +242,3 @@ def _check_unchanged(old: dict, new: dict, path: Path) -> None:
             + " What `compute` tells is the machine's too: --device, --ops, and for compiled "
             "operators a compiler (`lafite-shifted ops status`)." * machine
         )
-
-
-def flatten_state(parts: Mapping[str, nn.Module | Optimizer]) -> dict[str, Tensor]:
-    """Tensors of modules and optimizers under dotted names, ready for safetensors."""
-    tensors = {}
-    for name, part in parts.items():
-        state = part.state_dict()
-        if isinstance(part, Optimizer):
-            for index, values in state["state"].items():
-                for key, value in values.items():
-                    tensors[f"{name}.{index}.{key}"] = torch.as_tensor(value)
-        else:
-            tensors |= {f"{name}.{key}": value for key, value in state.items()}
-    return tensors
-
-
-def restore_state(
-    parts: Mapping[str, nn.Module | Optimizer], tensors: Mapping[str, Tensor]
-) -> None:
-    """Inverse of `flatten_state`, in place."""
-    for name, part in parts.items():
-        own = {
-            key.removeprefix(f"{name}."): value
-            for key, value in tensors.items()
-            if key.startswith(f"{name}.")
-        }
-        if isinstance(part, Optimizer):
-            parameters = [p for group in part.param_groups for p in group["params"]]
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in own.items():
-                index, _, field = key.partition(".")
-                state.setdefault(int(index), {})[field] = _laid_out_as(
-                    parameters[int(index)], value
-                )
-            part.load_state_dict(
-                {"state": state, "param_groups": part.state_dict()["param_groups"]}
-            )
-        else:
-            part.load_state_dict(own)
-
-
-def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """`value` with the strides of `parameter`: fused optimizers take both for flat memory in one
-    order, and a checkpoint does not keep channels-last.
-    """
-    if value.shape != parameter.shape:
-        return value
-    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from lafite_shifted.cli import options
+from lafite_shifted.cli.messages import choose_ops
+from lafite_shifted.cli.parameters import FolderPath
 
 if TYPE_CHECKING:
     from torch_utils.device import DtypeName
@@ -32,7 +34,7 @@ def ops(device: str, rounds: int, no_compile: bool, as_json: bool) -> None:
     from training.bench.ops import bench_ops, machine
 
     chosen = resolve_device(device)
-    options.choose_ops("compiled", chosen)
+    choose_ops("compiled", chosen)
     results = []
     if not as_json:
         click.echo(machine(chosen))
@@ -57,7 +59,7 @@ def ops(device: str, rounds: int, no_compile: bool, as_json: bool) -> None:
 @command.command("generate")
 @click.option("--preset", default="256", help="tiny, small, 256, 512 or 1024.")
 @click.option(
-    "--model", type=options.FolderPath, help="A run or model folder instead of an untrained preset."
+    "--model", type=FolderPath, help="A run or model folder instead of an untrained preset."
 )
 @options.device_option
 @options.dtype_option
@@ -79,7 +81,7 @@ def generate(
     from training.gan.presets import GAN_PRESETS
 
     chosen = resolve_device(device)
-    options.choose_ops("compiled", chosen)
+    choose_ops("compiled", chosen)
     if model is None:
         config = choose(GAN_PRESETS, preset).generator
         network = untrained(config, device=chosen, dtype=dtype)
@@ -106,7 +108,7 @@ def generate(
 @command.command("prior")
 @click.option("--preset", default="base", help="tiny, base, or corgi (the paper's size).")
 @click.option(
-    "--model", type=options.FolderPath, help="A run or model folder instead of an untrained preset."
+    "--model", type=FolderPath, help="A run or model folder instead of an untrained preset."
 )
 @click.option("--clip", default="starter", help="As in `embed`: its text tower is timed too.")
 @options.device_option
@@ -159,7 +161,7 @@ def prior(
 
 
 @command.command("data")
-@click.argument("images", type=options.FolderPath)
+@click.argument("images", type=FolderPath)
 @options.clip_option
 @options.positive_int("--resolution", default=256, help="Of the squares that training takes.")
 @options.positive_int("--count", default=320, help="Images at most.")

@@ -5,16 +5,19 @@ from pathlib import Path
 import click
 
 from lafite_shifted.cli import options
+from lafite_shifted.cli.messages import choose_ops, plain_warnings
+from lafite_shifted.cli.parameters import FolderPath, Number
+from lafite_shifted.cli.progress import show_progress
 
 
 @click.command("demo")
 @click.option(
-    "--out", default="demo", type=options.FolderPath, help="Folder for everything the demo makes."
+    "--out", default="demo", type=FolderPath, help="Folder for everything the demo makes."
 )
 @click.option(
     "--kimg",
     default=None,
-    type=options.Number(0, above=True),
+    type=Number(0, above=True),
     help="Length of the GAN's training.  [default: about 6 minutes' worth]",
 )
 @options.seed_option
@@ -30,11 +33,11 @@ def command(out: Path, kimg: float | None, seed: int, device: str, ops: str) -> 
     from training.tools.demo import DemoConfig, run_demo
 
     chosen = resolve_device(device)
-    options.choose_ops(ops, chosen)
+    choose_ops(ops, chosen)
     config = DemoConfig(seed=seed) if kimg is None else DemoConfig(seed=seed, gan_kimg=kimg)
 
-    with options.plain_warnings():
-        result = run_demo(out, config, device=chosen, say=click.echo, show=options.show_progress)
+    with plain_warnings():
+        result = run_demo(out, config, device=chosen, say=click.echo, show=show_progress)
     click.echo("")
     for line in result.table:
         click.echo(line)

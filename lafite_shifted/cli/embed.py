@@ -6,10 +6,13 @@ from pathlib import Path
 import click
 
 from lafite_shifted.cli import options
+from lafite_shifted.cli.messages import choose_ops, note_starter, plain_warnings, report_embedding
+from lafite_shifted.cli.parameters import PathOrUrl
+from lafite_shifted.cli.progress import progress_bar
 
 
 @click.command("embed")
-@click.argument("images", type=options.PathOrUrl())
+@click.argument("images", type=PathOrUrl())
 @options.out_option("shards, index.jsonl and report.jsonl")
 @options.clip_option
 @options.text_encoder_option
@@ -51,7 +54,7 @@ def command(
     from training.data.remote_shards import embed_urls, is_remote, shard_urls
 
     chosen = resolve_device(device)
-    options.choose_ops(ops, chosen, used=False)
+    choose_ops(ops, chosen, used=False)
     squares = parse(SquareConfig, {"background": background})
     urls = shard_urls(images) if is_remote(images) else []
     if not urls and distributed.world_size() > 1:
@@ -59,13 +62,13 @@ def command(
     source = None if urls else ImageSource(Path(images))
     encoder = load_clip(clip, device=chosen)
     tower = TextEncoder.load(text_encoder, device=chosen) if text_encoder else None
-    options.note_starter(clip)
+    note_starter(clip)
     unit = "shard" if urls else "img"
     embed = partial(embed_urls, urls) if source is None else partial(embed_folder, source)
     with (
         distributed.group(),
-        options.plain_warnings(),
-        options.progress_bar("embedding", unit) as progress,
+        plain_warnings(),
+        progress_bar("embedding", unit) as progress,
     ):
         report = embed(
             out,
@@ -76,4 +79,4 @@ def command(
             options=ReadOptions(max_bad, max_megapixels, progress),
         )
     if distributed.is_main_process():
-        options.report_embedding(report, out)
+        report_embedding(report, out)

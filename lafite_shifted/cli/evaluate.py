@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from lafite_shifted.cli import options
+from lafite_shifted.cli.messages import choose_ops, plain_warnings, report_embedding
+from lafite_shifted.cli.parameters import FolderPath, Number
+from lafite_shifted.cli.progress import progress_bar, show_progress
 
 if TYPE_CHECKING:
     from lafite_shifted.prior.diffusion import Sampler
@@ -24,11 +27,11 @@ def command() -> None:
 
 
 @command.command("prior")
-@click.argument("runs", type=options.FolderPath, nargs=-1, required=True)
+@click.argument("runs", type=FolderPath, nargs=-1, required=True)
 @click.option(
     "--embeddings",
     required=True,
-    type=options.FolderPath,
+    type=FolderPath,
     help="Made by `embed` of captioned images; the held-out sixth is asked.",
 )
 @options.out_option("report.json, report.md and steps.png")
@@ -43,7 +46,7 @@ def command() -> None:
 @options.positive_int("--limit", default=None, help="At most so many captions.")
 @click.option(
     "--gan",
-    type=options.FolderPath,
+    type=FolderPath,
     help="Judge the images that the generator in this run or model folder makes of them.",
 )
 @options.device_option
@@ -71,8 +74,8 @@ def prior(
     from lafite_shifted.encoders.ensemble import load_clip
     from lafite_shifted.model_folder import find_part, load_generator
     from training.data.embeddings.embedding_set import EmbeddingSet
+    from training.prior.eval_set import EvalSet
     from training.prior.evaluate import (
-        EvalSet,
         load_priors,
         reference_rows,
         report,
@@ -91,13 +94,13 @@ def prior(
     eval_set = EvalSet.of(data, limit=limit)
     chosen, decode = resolve_device(device), unchanged
     _check_own_report(out)
-    options.choose_ops(ops, chosen, used=gan is not None)
+    choose_ops(ops, chosen, used=gan is not None)
     priors = load_priors(runs, data, chosen, dtype=dtype)
     if gan:
         generator = load_generator(find_part(gan, "generator"), device=chosen, dtype=dtype)
         decode = through(generator, load_clip(generator.encoder_id.model, device=chosen))
     start = time.monotonic()
-    with options.progress_bar("sampling", "run") as progress:
+    with progress_bar("sampling", "run") as progress:
         rows = reference_rows(eval_set, decode=decode)
         rows += report(priors, eval_set, sampler_configs, decode=decode, progress=progress)
     write_report(out, rows, eval_set, command=_typed(), seconds=time.monotonic() - start)
@@ -105,11 +108,11 @@ def prior(
 
 
 @command.command("study")
-@click.argument("embeddings", type=options.FolderPath)
+@click.argument("embeddings", type=FolderPath)
 @options.out_option("the trainings, report.json, report.md and steps.png")
 @click.option(
     "--kimg",
-    type=options.Number(0, above=True),
+    type=Number(0, above=True),
     default=100.0,
     help="Length of every training.",
 )
@@ -118,7 +121,7 @@ def prior(
 @options.positive_int("--limit", default=None, help="At most so many captions.")
 @click.option(
     "--eval-embeddings",
-    type=options.FolderPath,
+    type=FolderPath,
     metavar="EMBEDDINGS",
     help="Held-out captions of these are asked, such as of a larger cone.  [default: of those "
     "trained on]",
@@ -149,41 +152,41 @@ def study(
     counts = tuple(int(n) for n in _numbers("--steps", steps, least=1))
     chosen = resolve_device(device)
     _check_own_report(out)
-    options.choose_ops(ops, chosen, used=False)
-    with options.progress_bar("sampling", "run") as progress:
+    choose_ops(ops, chosen, used=False)
+    with progress_bar("sampling", "run") as progress:
         run_study(
             embeddings,
             out,
             StudyConfig(kimg, seeds, counts, limit, eval_embeddings, dtype),
             device=chosen,
             command=_typed(),
-            show=options.show_progress,
+            show=show_progress,
             progress=progress,
         )
     click.echo((out / "report.md").read_text(encoding="utf-8"), nl=False)
 
 
 @command.command("gan")
-@click.argument("model", type=options.FolderPath)
-@click.argument("images", type=options.FolderPath)
+@click.argument("model", type=FolderPath)
+@click.argument("images", type=FolderPath)
 @options.out_option("report.json, report.md and grid.png")
 @click.option("--best", is_flag=True, help="Of a run: the best generator instead of the last.")
 @options.positive_int("--count", default=None, help="At most so many images.  [default: all]")
 @click.option(
     "--embeddings",
-    type=options.FolderPath,
+    type=FolderPath,
     help="Of IMAGES, made by `embed`, such as RUN/embeddings.  [default: made in OUT/embeddings]",
 )
 @click.option("--clip", help="The generator's CLIP, where it lies elsewhere now.")
 @click.option(
     "--inception",
-    type=options.FolderPath,
+    type=FolderPath,
     metavar="FILE",
     help="Also the Frechet distance of Inception features, by torch-fidelity's weights in FILE.",
 )
 @click.option(
     "--compare",
-    type=options.FolderPath,
+    type=FolderPath,
     multiple=True,
     help="The report.json of another generator, on the same images, to set beside.",
 )
@@ -237,7 +240,7 @@ def gan(
 
     chosen = resolve_device(device)
     _check_own_report(out)
-    options.choose_ops(ops, chosen)
+    choose_ops(ops, chosen)
     judge = Inception.load(inception, device=chosen) if inception else None
     generator = load_generator(
         find_part(model / "best" if best else model, "generator"), device=chosen, dtype=dtype
@@ -245,7 +248,7 @@ def gan(
     whole = TextToImage(
         load_clip(clip or generator.encoder_id.model, device=chosen), generator, None
     )
-    with options.plain_warnings(), options.progress_bar("embedding", "img") as progress:
+    with plain_warnings(), progress_bar("embedding", "img") as progress:
         data, report = gan_data_for(
             whole,
             images,
@@ -254,7 +257,7 @@ def gan(
             options=ReadOptions(max_bad, max_megapixels, progress),
         )
     if report:
-        options.report_embedding(report, out / "embeddings")
+        report_embedding(report, out / "embeddings")
     eval_set = EvalSet.of(data, count=count)
     references = references_of(eval_set, judge)
     others = {str(path): read_metrics(path, references) for path in compare}
@@ -267,8 +270,8 @@ def gan(
 
 
 @command.command("curves")
-@click.argument("runs", type=options.FolderPath, nargs=-1, required=True)
-@click.option("--out", type=options.FolderPath, required=True, help="The figure, a PNG.")
+@click.argument("runs", type=FolderPath, nargs=-1, required=True)
+@click.option("--out", type=FolderPath, required=True, help="The figure, a PNG.")
 def curves(runs: tuple[Path, ...], out: Path) -> None:
     """Draw what the RUNS of `train-gan` measured while they trained: Frechet distance, cosine,
     recall and the nearest training image, beside real images.

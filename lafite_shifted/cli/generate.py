@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from lafite_shifted.cli import options
+from lafite_shifted.cli.messages import choose_ops, plain_warnings
+from lafite_shifted.cli.parameters import Number, PathOrUrl
 
 if TYPE_CHECKING:
     from lafite_shifted.prior.diffusion import Sampler
@@ -19,7 +21,7 @@ LEGEND = "labels of grid.png, by lafite-shifted"  # the first line of grid.txt
 @click.option(
     "--model",
     required=True,
-    type=options.PathOrUrl(),
+    type=PathOrUrl(),
     help="Model folder (see `pack`), or a Hugging Face Hub id.",
 )
 @options.out_option("the images and grid.png")
@@ -40,12 +42,8 @@ LEGEND = "labels of grid.png, by lafite-shifted"  # the first line of grid.txt
     help="Of the prior; ddim and dpm++ add no noise on the way. By default dpm++, ancestral for a "
     "prior of the energy objective.",
 )
-@click.option(
-    "--eta", type=options.Number(0, 1), default=0.0, help="Noise of ddim; 1 is ancestral."
-)
-@click.option(
-    "--guidance", type=options.Number(-100, 100), default=1.0, help="Of the prior; 1 is none."
-)
+@click.option("--eta", type=Number(0, 1), default=0.0, help="Noise of ddim; 1 is ancestral.")
+@click.option("--guidance", type=Number(-100, 100), default=1.0, help="Of the prior; 1 is none.")
 @click.option(
     "--dynamic-threshold", is_flag=True, help="Dynamic thresholding, for guidance above 1."
 )
@@ -54,7 +52,7 @@ LEGEND = "labels of grid.png, by lafite-shifted"  # the first line of grid.txt
 )
 @click.option(
     "--truncation",
-    type=options.Number(-10, 10),
+    type=Number(-10, 10),
     default=1.0,
     help="Pulls w towards its mean below 1.",
 )
@@ -102,8 +100,8 @@ def command(
     for name in (*names, "grid"):  # before the first image is made
         check_own_png(out / f"{name}.png")
     check_own_text(out / "grid.txt", LEGEND)
-    options.choose_ops(ops, resolve_device(device))
-    with options.plain_warnings():
+    choose_ops(ops, resolve_device(device))
+    with plain_warnings():
         pipeline = TextToImage.from_pretrained(
             model, device=device, dtype=dtype, clip=clip, text_encoder=text_encoder
         )

@@ -5,18 +5,17 @@ from pathlib import Path
 import click
 
 from lafite_shifted.cli import options
+from lafite_shifted.cli.parameters import FolderPath
 
 
 @click.command("pack")
 @click.option(
     "--gan",
     required=True,
-    type=options.FolderPath,
+    type=FolderPath,
     help="Run folder of train-gan, or a model folder.",
 )
-@click.option(
-    "--prior", type=options.FolderPath, help="Run folder of train-prior, or a model folder."
-)
+@click.option("--prior", type=FolderPath, help="Run folder of train-prior, or a model folder.")
 @options.out_option("the model")
 def command(gan: Path, prior: Path | None, out: Path) -> None:
     """Make a model folder that `generate` and `TextToImage.from_pretrained` read."""

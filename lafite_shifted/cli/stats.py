@@ -8,20 +8,19 @@ from typing import TYPE_CHECKING
 import click
 
 from lafite_shifted.cli import options
+from lafite_shifted.cli.parameters import FolderPath
 
 if TYPE_CHECKING:
     from lafite_shifted.encoders.encoder_id import EncoderId
-    from lafite_shifted.gaussian.clusters import ClusterCovarianceType, ClusterStats
+    from lafite_shifted.gaussian.cluster_stats import ClusterCovarianceType, ClusterStats
     from lafite_shifted.gaussian.stats import EmbeddingStats
 
 PLOTTED = 1500  # embeddings whose cosines the figure shows
 
 
 @click.command("stats")
-@click.argument("sources", type=options.FolderPath, nargs=-1, required=True)
-@click.option(
-    "--out", type=options.FolderPath, help="Also write the statistics to this .safetensors file."
-)
+@click.argument("sources", type=FolderPath, nargs=-1, required=True)
+@click.option("--out", type=FolderPath, help="Also write the statistics to this .safetensors file.")
 @click.option("--merge", is_flag=True, help="SOURCES are such files: add them up into --out.")
 @options.positive_int("--clusters", default=None, help="Statistics of so many k-means clusters.")
 @click.option(
@@ -32,13 +31,11 @@ PLOTTED = 1500  # embeddings whose cosines the figure shows
 )
 @click.option(
     "--centroids",
-    type=options.FolderPath,
+    type=FolderPath,
     help="Clusters around the centroids of this file, as --clusters and --out wrote it: then "
     "the two can be merged.",
 )
-@click.option(
-    "--plot", type=options.FolderPath, help="Write a figure of spectrum and cone to this PNG."
-)
+@click.option("--plot", type=FolderPath, help="Write a figure of spectrum and cone to this PNG.")
 @options.seed_option
 @options.json_option
 def command(
@@ -77,7 +74,7 @@ def command(
         )
     if clusters and centroids:
         raise InputError("--centroids says how many clusters there are. Leave out --clusters.")
-    from lafite_shifted.gaussian.clusters import cluster, cluster_around
+    from lafite_shifted.gaussian.cluster_stats import cluster, cluster_around
     from training.data.embeddings.stream import EmbeddingStream, stream_sample, stream_stats
 
     stream = EmbeddingStream(sources[0])
@@ -111,7 +108,7 @@ def command(
 
 def _empty_around(path: Path, encoder_id: "EncoderId") -> "ClusterStats":
     from lafite_shifted.encoders.encoder_id import check_same_encoder
-    from lafite_shifted.gaussian.clusters import ClusterStats
+    from lafite_shifted.gaussian.cluster_stats import ClusterStats
 
     stats = ClusterStats.load(path)
     if stats.encoder_id:
@@ -121,7 +118,7 @@ def _empty_around(path: Path, encoder_id: "EncoderId") -> "ClusterStats":
 
 
 def _merged(paths: tuple[Path, ...]) -> "EmbeddingStats | ClusterStats":
-    from lafite_shifted.gaussian.clusters import ClusterStats
+    from lafite_shifted.gaussian.cluster_stats import ClusterStats
     from lafite_shifted.gaussian.stats import EmbeddingStats, merged
     from lafite_shifted.io.files import load_tensors
 
@@ -132,7 +129,7 @@ def _merged(paths: tuple[Path, ...]) -> "EmbeddingStats | ClusterStats":
 
 
 def _show(stats: "EmbeddingStats | ClusterStats", as_json: bool) -> None:
-    from lafite_shifted.gaussian.clusters import ClusterStats
+    from lafite_shifted.gaussian.cluster_stats import ClusterStats
 
     if isinstance(stats, ClusterStats):
         _show_clusters(stats, as_json)
@@ -141,7 +138,8 @@ def _show(stats: "EmbeddingStats | ClusterStats", as_json: bool) -> None:
 
 
 def _show_cone(stats: "EmbeddingStats", as_json: bool) -> None:
-    from lafite_shifted.gaussian.stats import cone, ledoit_wolf
+    from lafite_shifted.gaussian.cone import cone
+    from lafite_shifted.gaussian.gaussian import ledoit_wolf
 
     shape, encoder = cone(stats), stats.encoder_id
     shrinkages = [ledoit_wolf(block) for block in stats.blocks()]

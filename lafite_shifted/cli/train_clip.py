@@ -5,10 +5,13 @@ from pathlib import Path
 import click
 
 from lafite_shifted.cli import options
+from lafite_shifted.cli.messages import choose_ops, report_left_out
+from lafite_shifted.cli.parameters import FolderPath
+from lafite_shifted.cli.progress import show_progress
 
 
 @click.command("train-clip")
-@click.argument("folders", nargs=-1, required=True, type=options.FolderPath)
+@click.argument("folders", nargs=-1, required=True, type=FolderPath)
 @options.out_option("the run; RUN/clip is what --clip takes")
 @options.kimg_option("Length in thousands of images, and of the decay.  [default: 600]")
 @options.positive_int("--batch", default=None, help="Images a step.  [default: 256]")
@@ -46,7 +49,7 @@ def command(
     from training.runs import compute_record
 
     chosen = resolve_device(device)
-    options.choose_ops(ops, chosen, used=False)
+    choose_ops(ops, chosen, used=False)
     flags = [f"seed={seed}"]
     if kimg is not None:
         flags += [f"run.kimg={kimg}", f"schedule_kimg={kimg}"]
@@ -61,7 +64,7 @@ def command(
         options=ReadOptions(max_bad, max_megapixels),
     )
     check_own_report(out / "report.jsonl")
-    options.report_left_out(data.left_out, out / "report.jsonl")
+    report_left_out(data.left_out, out / "report.jsonl")
     trainer = ClipTrainer(config, data, device=chosen)  # first: it may refuse the data
     run = RunFolder(
         out,
@@ -73,5 +76,5 @@ def command(
         },
     )
     write_report(out / "report.jsonl", data.left_out)
-    options.show_progress(run_loop(trainer, config.run, run), "train-clip")
+    show_progress(run_loop(trainer, config.run, run), "train-clip")
     click.echo(f"CLIP in {out / 'clip'}. Use it with --clip {out / 'clip'}")

@@ -5,10 +5,13 @@ from pathlib import Path
 import click
 
 from lafite_shifted.cli import options
+from lafite_shifted.cli.messages import choose_ops, note_starter, plain_warnings, report_embedding
+from lafite_shifted.cli.parameters import Number, PathOrUrl, RecordedPath
+from lafite_shifted.cli.progress import progress_bar, show_progress
 
 
 @click.command("train-gan")
-@click.argument("images", type=options.PathOrUrl())
+@click.argument("images", type=PathOrUrl())
 @options.out_option("the run")
 @click.option("--preset", default="small", help="tiny (32 px), small (64 px), 256, 512 or 1024.")
 @options.positive_int(
@@ -24,7 +27,7 @@ from lafite_shifted.cli import options
 @options.clip_option
 @click.option(
     "--init",
-    type=options.RecordedPath,
+    type=RecordedPath,
     metavar="MODEL",
     help="Start from the generator in a run or model folder, and a run's discriminator.",
 )
@@ -33,7 +36,7 @@ from lafite_shifted.cli import options
 @options.ops_option
 @click.option(
     "--cache-gib",
-    type=options.Number(0),
+    type=Number(0),
     help="Hold decoded images in memory up to this size, else decode ahead of each step. "
     "[default: half of the free memory]",
 )
@@ -82,7 +85,7 @@ def command(
     from training.loop import run_loop
 
     chosen = resolve_device(device)
-    options.choose_ops(ops, chosen)
+    choose_ops(ops, chosen)
     config = gan_config(
         choose(GAN_PRESETS, preset),
         resolution=resolution,
@@ -93,13 +96,13 @@ def command(
         assignments=assignments,
     )
     encoder = load_clip(clip, device=chosen)
-    options.note_starter(clip)
+    note_starter(clip)
     if dry_run:
         for line in gan_cost(config, images, encoder, device=chosen, cache_gib=cache_gib):
             click.echo(line)
         return
     with distributed.group(time_limit_s=config.run.time_limit_s):
-        with options.plain_warnings(), options.progress_bar("embedding", "img") as progress:
+        with plain_warnings(), progress_bar("embedding", "img") as progress:
             trainer, run, report = open_gan_run(
                 config,
                 images,
@@ -111,11 +114,11 @@ def command(
                 init=init,
             )
         if distributed.is_main_process():
-            options.report_embedding(report, out / "embeddings")
+            report_embedding(report, out / "embeddings")
             click.echo("\n".join([*trainer.kept, *config.reasons(), *trainer.notes]), err=True)
             click.echo(f"{len(trainer.data.images)} images, {trainer.data.cache}", err=True)
-        with options.plain_warnings():
-            options.show_progress(run_loop(trainer, config.run, run), "train-gan")
+        with plain_warnings():
+            show_progress(run_loop(trainer, config.run, run), "train-gan")
     if distributed.is_main_process():
         click.echo(
             f"generator in {out}, grids in {out / 'grids'}. Next: lafite-shifted pack --gan {out} "

@@ -5,10 +5,13 @@ from pathlib import Path
 import click
 
 from lafite_shifted.cli import options
+from lafite_shifted.cli.messages import choose_ops, note_starter, plain_warnings, report_embedding
+from lafite_shifted.cli.parameters import FolderPath, RecordedPath
+from lafite_shifted.cli.progress import progress_bar, show_progress
 
 
 @click.command("train-prior")
-@click.argument("images", type=options.FolderPath)
+@click.argument("images", type=FolderPath)
 @options.out_option("the run")
 @click.option("--preset", default="base", help="tiny, base, or corgi (the paper's size).")
 @click.option(
@@ -24,7 +27,7 @@ from lafite_shifted.cli import options
 @options.text_encoder_option
 @click.option(
     "--init",
-    type=options.RecordedPath,
+    type=RecordedPath,
     metavar="PRIOR",
     help="Start from the prior in a run or model folder, such as one of the mse objective "
     "for the energy objective.",
@@ -72,7 +75,7 @@ def command(
     from training.prior.run import embeddings_for, open_prior_run, prior_config, prior_cost
 
     chosen = resolve_device(device)
-    options.choose_ops(ops, chosen, used=False)
+    choose_ops(ops, chosen, used=False)
     config = prior_config(
         choose(PRIOR_PRESETS, preset),
         process=process,
@@ -85,7 +88,7 @@ def command(
         for line in prior_cost(config, images, clip, text_encoder, device=chosen):
             click.echo(line)
         return
-    with options.plain_warnings(), options.progress_bar("embedding", "img") as progress:
+    with plain_warnings(), progress_bar("embedding", "img") as progress:
         data, report = embeddings_for(
             images,
             out,
@@ -95,14 +98,14 @@ def command(
             options=ReadOptions(max_bad, max_megapixels, progress),
         )
     if report:
-        options.note_starter(clip)
-        options.report_embedding(report, out / "embeddings")
+        note_starter(clip)
+        report_embedding(report, out / "embeddings")
     with distributed.group(time_limit_s=config.run.time_limit_s):
         trainer, run = open_prior_run(config, data, out, device=chosen, init=init)
         if distributed.is_main_process():
             for line in trainer.notes:
                 click.echo(line, err=True)
-        options.show_progress(run_loop(trainer, config.run, run()), "train-prior")
+        show_progress(run_loop(trainer, config.run, run()), "train-prior")
     if distributed.is_main_process():
         click.echo(
             f"prior in {out}. Join it with a generator: lafite-shifted pack --gan RUN --prior "

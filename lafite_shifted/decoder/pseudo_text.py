@@ -10,7 +10,7 @@ Shape letters: N batch, D embedding.
 import torch.nn.functional as F
 from torch import Tensor
 
-from lafite_shifted.gaussian.stats import Gaussian
+from lafite_shifted.gaussian.gaussian import Gaussian
 
 
 def pseudo_text(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lafite_shifted.gaussian.stats import Gaussian
+from lafite_shifted.gaussian.gaussian import Gaussian
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from lafite_shifted.encoders.encoder_id import TextEncoderId
 from lafite_shifted.encoders.text_features import TextFeatures
-from lafite_shifted.gaussian.clusters import ClusterCovarianceType
-from lafite_shifted.gaussian.stats import CovarianceType, EmbeddingStats, Gaussian
+from lafite_shifted.gaussian.cluster_stats import ClusterCovarianceType
+from lafite_shifted.gaussian.gaussian import CovarianceType, Gaussian
+from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.prior.diffusion import ScheduleConfig
 
 NUM_CONDITION_TOKENS = 2  # behind the tokens: text embedding, cluster (0 without)

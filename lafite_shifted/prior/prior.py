@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from lafite_shifted.encoders.text_features import TextFeatures
 from lafite_shifted.errors import InputError
-from lafite_shifted.gaussian.clusters import ClusterStats, GaussianClusters
+from lafite_shifted.gaussian.cluster_stats import ClusterStats
+from lafite_shifted.gaussian.gaussian import Gaussian
+from lafite_shifted.gaussian.gaussian_clusters import GaussianClusters
 from lafite_shifted.gaussian.linear_denoiser import LinearDenoiser
-from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian
+from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.prior.diffusion import (
     NoiseGaussian,
     SamplerConfig,

@@ -20,7 +20,7 @@ from tests.commands import (
     run_command,
     succeed,
 )
-from training import run_folder
+from training import checkpoint as checkpoint_module
 from training.data.embeddings import embed as embed_module
 
 
@@ -120,7 +120,7 @@ def test_disk_that_fills_up_at_a_checkpoint(
     """The checkpoint before is kept, and the same command is repeated from it."""
     shutil.copytree(gan_run / "embeddings", tmp_path / "out" / "embeddings")
     arguments = ("train-gan", some_images, "--out", tmp_path / "out", *TINY_GAN)
-    real, saved = run_folder.save_tensors, []
+    real, saved = checkpoint_module.save_tensors, []
 
     def save_tensors(path: Path, *rest: object) -> None:
         if len(saved) == 2:
@@ -129,7 +129,7 @@ def test_disk_that_fills_up_at_a_checkpoint(
         real(path, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_folder, "save_tensors", save_tensors)
+        patch.setattr(checkpoint_module, "save_tensors", save_tensors)
         assert_refused(run_command(*arguments), "the disk is full")
     names = [p.name for p in sorted((tmp_path / "out" / "checkpoints").iterdir())]
     assert names == ["samples-0000000008", "samples-0000000016"]

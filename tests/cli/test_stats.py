@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId
-from lafite_shifted.gaussian.clusters import ClusterStats
+from lafite_shifted.gaussian.cluster_stats import ClusterStats
 from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.io.files import save_tensors
 from tests.commands import run_command, succeed

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from lafite_shifted import __version__
-from lafite_shifted.cli import options
 from lafite_shifted.cli.main import VERBS
+from lafite_shifted.cli.progress import progress_bar, show_progress
 from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.io.files import read_json, read_json_lines
 from tests.commands import TINY_GAN, TINY_PRIOR, run_command, succeed
@@ -154,7 +154,7 @@ def test_progress_shows_rate_and_time_left(monkeypatch: pytest.MonkeyPatch):
 
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with options.progress_bar("embedding", "img") as progress:
+    with progress_bar("embedding", "img") as progress:
         for done in range(1, 5):
             progress(done, 4)
     assert "embedding" in terminal.getvalue()
@@ -172,7 +172,7 @@ def test_training_shows_kimg_seconds_a_kimg_time_left_and_memory(monkeypatch: py
     terminal, printed = Terminal(), io.StringIO()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(sys, "stdout", printed)
-    assert options.show_progress(iter(steps), "train-gan") == logged
+    assert show_progress(iter(steps), "train-gan") == logged
     line = "     1.8 kimg  40.0 s/kimg  00:10 left  1.25 GiB  loss 0.5"
     assert printed.getvalue().splitlines() == [line]
     bar = terminal.getvalue().splitlines()[-1]

@@ -7,7 +7,8 @@ import scipy.linalg
 import torch
 from numpy.typing import NDArray
 
-from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian
+from lafite_shifted.gaussian.gaussian import Gaussian
+from lafite_shifted.gaussian.stats import EmbeddingStats
 
 Array = NDArray[np.float64]
 

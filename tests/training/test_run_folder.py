@@ -15,8 +15,9 @@ from torch.optim import Adam
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import read_json, read_json_lines
 from tests.commands import half_written
-from training import run_folder
-from training.run_folder import Checkpoint, Evaluation, RunFolder, flatten_state, restore_state
+from training import checkpoint as checkpoint_module
+from training.checkpoint import Checkpoint, flatten_state, restore_state
+from training.run_folder import Evaluation, RunFolder
 
 DESCRIPTION = {
     "config": {"batch": 4, "run": {"kimg": 1.0}, "sizes": (1, 2)},
@@ -96,7 +97,7 @@ def test_checkpoint_of_another_clip_or_format_is_refused(
     shutil.copytree(tmp_path / "other" / "checkpoints", tmp_path / "run" / "checkpoints")
     with pytest.raises(InputError, match="another CLIP"):
         run.latest_checkpoint()
-    monkeypatch.setattr(run_folder, "FORMAT", run_folder.FORMAT + 1)
+    monkeypatch.setattr(checkpoint_module, "FORMAT", checkpoint_module.FORMAT + 1)
     with pytest.raises(InputError, match="has format 1, this version reads 2"):
         other.latest_checkpoint()
 
@@ -297,14 +298,14 @@ def test_a_checkpoint_that_reads_otherwise_is_none(tmp_path: Path, monkeypatch: 
     """A disk that keeps something else is found out before the checkpoint before goes."""
     run = open_run(tmp_path / "run")
     run.save_checkpoint(checkpoint(8), keep=1)
-    whole = run_folder.load_tensors
+    whole = checkpoint_module.load_tensors
 
     def other(path: Path) -> tuple[dict, dict]:
         tensors, metadata = whole(path)
         return {name: tensor + 1 for name, tensor in tensors.items()}, metadata
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_folder, "load_tensors", other)
+        patch.setattr(checkpoint_module, "load_tensors", other)
         with pytest.raises(OSError, match="reads otherwise than it was written"):
             run.save_checkpoint(checkpoint(16), keep=1)
     latest = run.latest_checkpoint()

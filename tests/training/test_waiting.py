@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian
+from lafite_shifted.gaussian.gaussian import Gaussian
+from lafite_shifted.gaussian.stats import EmbeddingStats
 from tests.fake_cuda import CUDA, fake_cuda, in_a_process_of_its_own
 
 EVERY_TERM: dict[str, Any] = {

@@ -17,7 +17,8 @@ from lafite_shifted.prior.network import PriorNetwork
 from tests.commands import succeed
 from torch_utils.device import pick_dtype
 from training.data.embeddings.embedding_set import EmbeddingSet
-from training.prior.evaluate import EvalSet, load_priors, report
+from training.prior.eval_set import EvalSet
+from training.prior.evaluate import load_priors, report
 
 CPU = torch.device("cpu")
 TEXT = "a red apple"

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lafite_shifted.decoder.pseudo_text import pseudo_text
 from lafite_shifted.errors import InputError
-from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian
+from lafite_shifted.gaussian.gaussian import Gaussian
+from lafite_shifted.gaussian.stats import EmbeddingStats
 from torch_utils import distributed, seeds
 from training.gan.augment.random_numbers import NUM_COLUMNS
 from training.gan.config import GanTrainConfig

@@ -18,8 +18,9 @@ from lafite_shifted.encoders.encoder_id import EncoderId, weights_digest
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import load_tensors
 from lafite_shifted.model_folder import LoadedGenerator, find_part, load_generator
+from training.checkpoint import checkpoint_paths
 from training.gan.config import GanTrainConfig
-from training.run_folder import checkpoint_paths, recorded_start
+from training.run_folder import recorded_start
 
 # layers that read the condition
 G_CONDITION, D_CONDITION = ("styles.",), ("to_feature.",)

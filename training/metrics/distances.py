@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from lafite_shifted.gaussian.stats import EmbeddingStats, frechet_distance
+from lafite_shifted.gaussian.frechet import frechet_distance
+from lafite_shifted.gaussian.stats import EmbeddingStats
 
 NEIGHBOUR = 3  # whose distance is the radius of a row's part of the manifold
 

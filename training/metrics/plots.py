@@ -6,7 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian, cone
+from lafite_shifted.gaussian.cone import cone
+from lafite_shifted.gaussian.gaussian import Gaussian
+from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.io.files import write_bytes
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from lafite_shifted.io.files import write_bytes, write_json
 from training.metrics.distances import few_samples_note, intra_set_cosine
-from training.prior.evaluate import PERFECT, EvalSet, Row
+from training.prior.eval_set import EvalSet
+from training.prior.evaluate import PERFECT, Row
 
 INTERVAL = 1.96  # standard errors: half of a 95 % interval
 SHOWN = {  # of each prior by its steps

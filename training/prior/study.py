@@ -15,14 +15,8 @@ from lafite_shifted.prior.diffusion import SamplerConfig
 from torch_utils.device import DtypeName
 from training.data.embeddings.embedding_set import EmbeddingSet
 from training.loop import Progress, run_loop
-from training.prior.evaluate import (
-    EvalSet,
-    Row,
-    few,
-    load_priors,
-    reference_rows,
-    report,
-)
+from training.prior.eval_set import EvalSet
+from training.prior.evaluate import Row, few, load_priors, reference_rows, report
 from training.prior.presets import PRIOR_PRESETS
 from training.prior.report import write_report
 from training.prior.run import open_prior_run, prior_config

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from lafite_shifted.errors import InputError
-from lafite_shifted.gaussian.clusters import cluster, same_cluster_share
+from lafite_shifted.gaussian.cluster_stats import cluster
+from lafite_shifted.gaussian.gaussian_clusters import same_cluster_share
 from lafite_shifted.model_folder import best_metric, save_prior
 from lafite_shifted.prior.diffusion import SamplerConfig
 from lafite_shifted.prior.network import PriorConfig

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from lafite_shifted.encoders.ensemble import load_clip
-from lafite_shifted.gaussian.stats import cone
+from lafite_shifted.gaussian.cone import cone
 from lafite_shifted.io.files import write_json
 from lafite_shifted.io.png import save_png
 from lafite_shifted.model_folder import pack_model

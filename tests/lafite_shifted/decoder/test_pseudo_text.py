@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lafite_shifted.decoder.pseudo_text import pseudo_text
-from lafite_shifted.gaussian.stats import Gaussian
+from lafite_shifted.gaussian.gaussian import Gaussian
 from tests.references.gaussians import random_covariance, stats_with
 
 DIM = 24

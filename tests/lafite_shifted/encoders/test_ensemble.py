@@ -11,7 +11,8 @@ from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId
 from lafite_shifted.encoders.ensemble import ClipEnsemble, load_clip
 from lafite_shifted.errors import InputError
-from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian, ledoit_wolf, merged
+from lafite_shifted.gaussian.gaussian import Gaussian, ledoit_wolf
+from lafite_shifted.gaussian.stats import EmbeddingStats, merged
 from tests.commands import TINY_GAN, TINY_PRIOR, run_command, succeed
 from tests.small_clip import save_small_clip
 from training.data.embeddings.embedding_set import EmbeddingSet
@@ -84,7 +85,7 @@ def test_each_clip_has_a_block_of_statistics(count: int):
     noise = torch.randn(7, 8, dtype=torch.float64)
     pieces = zip(parts, noise.split([3, 5], dim=1), strict=True)
     torch.testing.assert_close(
-        whole.sample(noise), torch.cat([part.sample(piece) for part, piece in pieces], dim=1)
+        whole.unwhiten(noise), torch.cat([part.unwhiten(piece) for part, piece in pieces], dim=1)
     )
 
 

@@ -12,15 +12,10 @@ from torch import Tensor
 
 from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId
 from lafite_shifted.errors import InputError
-from lafite_shifted.gaussian import clusters as module
-from lafite_shifted.gaussian.clusters import (
-    ClusterCovarianceType,
-    ClusterStats,
-    GaussianClusters,
-    Reservoir,
-    find_centroids,
-    same_cluster_share,
-)
+from lafite_shifted.gaussian import gaussian_clusters
+from lafite_shifted.gaussian.cluster_stats import ClusterCovarianceType, ClusterStats
+from lafite_shifted.gaussian.gaussian_clusters import GaussianClusters, same_cluster_share
+from lafite_shifted.gaussian.kmeans import Reservoir, find_centroids
 from lafite_shifted.gaussian.stats import merged
 
 COVARIANCE_TYPES: list[ClusterCovarianceType] = ["diagonal", "low-rank", "full"]
@@ -137,7 +132,7 @@ def test_what_does_not_fit_is_refused_with_its_size():
 def test_each_cluster_has_the_moments_of_its_rows(
     covariance_type: ClusterCovarianceType, monkeypatch
 ):
-    monkeypatch.setattr(module, "RANK", 2)
+    monkeypatch.setattr(gaussian_clusters, "RANK", 2)
     rows, k = grouped(3000)
     clusters = GaussianClusters.from_stats(
         stats_of(rows, covariance_type=covariance_type), pseudo_count=0, floor=0.0
@@ -157,7 +152,7 @@ def test_each_cluster_has_the_moments_of_its_rows(
 
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
 def test_whitening_undoes_colouring(covariance_type: ClusterCovarianceType, monkeypatch):
-    monkeypatch.setattr(module, "RANK", 2)
+    monkeypatch.setattr(gaussian_clusters, "RANK", 2)
     rows, _ = grouped()
     clusters = GaussianClusters.from_stats(stats_of(rows, covariance_type=covariance_type))
     chosen = clusters.choose(clusters.assign(rows.double()))

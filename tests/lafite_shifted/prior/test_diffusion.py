@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lafite_shifted.gaussian.stats import Gaussian
+from lafite_shifted.gaussian.gaussian import Gaussian
 from lafite_shifted.prior.diffusion import (
     SamplerConfig,
     Schedule,

@@ -11,7 +11,8 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from lafite_shifted.gaussian.stats import Gaussian, frechet_distance
+from lafite_shifted.gaussian.frechet import frechet_distance
+from lafite_shifted.gaussian.gaussian import Gaussian
 from lafite_shifted.prior.diffusion import Sampler, Schedule, ScheduleConfig, plan, sample
 from tests.references.gaussians import Array, exact_gaussian, random_covariance, stats_with
 

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from lafite_shifted.encoders.text_features import TextFeatures
 from lafite_shifted.errors import InputError
-from lafite_shifted.gaussian.clusters import ClusterStats, find_centroids
-from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian
+from lafite_shifted.gaussian.cluster_stats import ClusterStats
+from lafite_shifted.gaussian.gaussian import Gaussian
+from lafite_shifted.gaussian.kmeans import find_centroids
+from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.prior.diffusion import SamplerConfig, diffuse
 from lafite_shifted.prior.network import (
     NUM_CONDITION_TOKENS,
@@ -328,7 +330,7 @@ def test_samples_are_unit_float32(prior: Prior, num_steps: int, guidance: float)
 
 def test_one_step_is_the_prediction_from_the_start(prior: Prior):
     noise = seeds.normal_per_sample((16,), key=("prior", 0), indices=range(8))
-    start, last = prior.gaussian.sample(noise), torch.full((8,), 1000)
+    start, last = prior.gaussian.unwhiten(noise), torch.full((8,), 1000)
     expected = F.normalize(predict(prior, random_text(), z_t=start, t=last), dim=1)
     drawn = prior.sample(random_text(), sample_seeds=range(8), sampling=SamplerConfig(1))
     torch.testing.assert_close(drawn, expected)

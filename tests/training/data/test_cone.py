@@ -6,17 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from lafite_shifted.gaussian.clusters import (
-    ClusterStats,
-    GaussianClusters,
-    find_centroids,
-    same_cluster_share,
-)
-from lafite_shifted.gaussian.stats import EmbeddingStats, cone
+from lafite_shifted.gaussian.cluster_stats import ClusterStats
+from lafite_shifted.gaussian.cone import cone
+from lafite_shifted.gaussian.gaussian_clusters import GaussianClusters, same_cluster_share
+from lafite_shifted.gaussian.kmeans import find_centroids
+from lafite_shifted.gaussian.stats import EmbeddingStats
 from tests.commands import TINY_PRIOR, succeed
 from training.data.embeddings.embedding_set import EmbeddingSet
 from training.metrics.distances import mean_cosine
-from training.prior.evaluate import EvalSet
+from training.prior.eval_set import EvalSet
 
 
 @pytest.fixture(scope="module")

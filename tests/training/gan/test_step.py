@@ -25,6 +25,7 @@ from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import DivergedError, InputError
 from lafite_shifted.io.files import load_tensors
 from torch_utils.autograd import saved_bytes
+from training.checkpoint import flatten_state, restore_state
 from training.config import RunConfig, override
 from training.data.image_cache import ImageLoader
 from training.gan.augment.augment import augment
@@ -35,7 +36,6 @@ from training.gan.data import GanData
 from training.gan.losses import path_lengths
 from training.gan.step import GanSteps
 from training.gan.trainer import MAX_SKIPPED, GanTrainer
-from training.run_folder import flatten_state, restore_state
 
 SMALL = GanTrainConfig(
     generator=GeneratorConfig(

@@ -13,13 +13,14 @@ from lafite_shifted.encoders.ensemble import load_clip
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import load_tensors, read_json
 from tests.commands import TINY_GAN, run_command, succeed
+from training.checkpoint import checkpoint_paths
 from training.config import override
 from training.gan.presets import GAN_PRESETS
 from training.gan.run import open_gan_run
 from training.gan.trainer import GanTrainer
 from training.gan.transfer import Start
 from training.loop import run_loop
-from training.run_folder import RunFolder, checkpoint_paths
+from training.run_folder import RunFolder
 
 CPU = torch.device("cpu")
 FIELDS = [word for word in TINY_GAN if "." in word and "=" in word]

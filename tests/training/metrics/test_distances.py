@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lafite_shifted.gaussian.stats import EmbeddingStats, frechet_distance
+from lafite_shifted.gaussian.frechet import frechet_distance
+from lafite_shifted.gaussian.stats import EmbeddingStats
 from tests.references import gaussians as reference
 from training.metrics import distances
 

@@ -19,19 +19,16 @@ from tests.commands import TINY_PRIOR, run_command, succeed
 from training.data.embeddings.embedding_set import EmbeddingSet
 from training.data.split import is_held_out
 from training.metrics.distances import kernel_distance, mean_cosine, set_distance
+from training.prior.eval_set import UNRELATED, EvalSet, references, same_name
 from training.prior.evaluate import (
     PERFECT,
-    UNRELATED,
-    EvalSet,
     load_priors,
-    measure,
-    references,
     report,
-    same_name,
     sample_all,
     sampler_configs_of,
     through,
 )
+from training.prior.metrics import measure
 
 DIM = 16
 ENCODER = EncoderId((EncoderBlock("made up", "abc", "{}", DIM),))

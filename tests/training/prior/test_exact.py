@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lafite_shifted.gaussian.stats import EmbeddingStats, Gaussian, frechet_distance
+from lafite_shifted.gaussian.frechet import frechet_distance
+from lafite_shifted.gaussian.gaussian import Gaussian
+from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.prior.diffusion import Sampler, Schedule, ScheduleConfig, plan, sample
 from training.data.cone import BETWEEN, DIM, TEXT_NOISE
 from training.prior.exact import exact_prior, spectrum

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lafite_shifted.encoders.encoder_id import EncoderId, check_same_encoder
 from lafite_shifted.errors import InputError
-from lafite_shifted.gaussian.clusters import Reservoir
+from lafite_shifted.gaussian.kmeans import Reservoir
 from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.io.files import check_format, load_tensors
 from torch_utils import distributed
