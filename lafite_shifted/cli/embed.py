@@ -18,7 +18,7 @@ from lafite_shifted.cli.progress import progress_bar
 @options.text_encoder_option
 @options.device_option
 @options.ops_option
-@options.positive_int("--batch", default=64, help="Images a forward pass.")
+@options.batch_option(default=64, help="Images a forward pass.")
 @click.option("--background", default="white", help="Shown through transparency: name or #rrggbb.")
 @options.max_bad_option
 @options.max_megapixels_option

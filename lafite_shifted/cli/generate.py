@@ -30,7 +30,7 @@ LEGEND = "labels of grid.png, by lafite-shifted"  # the first line of grid.txt
 @options.device_option
 @options.ops_option
 @options.dtype_option
-@options.positive_int("--batch", default=16, help="Images a forward pass.")
+@options.batch_option(default=16, help="Images a forward pass.")
 @options.positive_int(
     "--steps",
     default=None,

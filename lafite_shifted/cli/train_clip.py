@@ -14,7 +14,7 @@ from lafite_shifted.cli.progress import show_progress
 @click.argument("folders", nargs=-1, required=True, type=FolderPath)
 @options.out_option("the run; RUN/clip is what --clip takes")
 @options.kimg_option("Length in thousands of images, and of the decay.  [default: 600]")
-@options.positive_int("--batch", default=None, help="Images a step.  [default: 256]")
+@options.batch_option(default=None, help="Images a step.  [default: 256]")
 @options.seed_option
 @options.device_option
 @options.ops_option

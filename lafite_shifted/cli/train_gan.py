@@ -18,7 +18,7 @@ from lafite_shifted.cli.progress import progress_bar, show_progress
     "--resolution", default=None, help="Pixels, a power of two; overrides the preset's."
 )
 @options.kimg_option("Length in thousands of images.")
-@options.positive_int("--batch", default=None, help="Images a step.")
+@options.batch_option(default=None, help="Images a step.")
 @click.option(
     "--augment",
     type=click.Choice(["ada", "diffaugment", "off"]),

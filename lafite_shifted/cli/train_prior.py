@@ -20,7 +20,7 @@ from lafite_shifted.cli.progress import progress_bar, show_progress
     help="Start from N(mu, Sigma), from one for each cluster, or from N(0, I / D).",
 )
 @options.kimg_option("Length in thousands of pairs.")
-@options.positive_int("--batch", default=None, help="Pairs a step.")
+@options.batch_option(default=None, help="Pairs a step.")
 @click.option(
     "--clip", help="As in `embed`.  [default: starter, or the one that made the embeddings]"
 )

@@ -113,8 +113,8 @@ class ClipTrainer:
     def __init__(self, config: ClipTrainConfig, data: CaptionedSet, *, device: torch.device):
         if config.batch > len(data.training):
             raise InputError(
-                f"--batch {config.batch}: there are only {len(data.training)} images with "
-                "captions to train on. Give a smaller --batch, or more images."
+                f"--batch-size {config.batch}: there are only {len(data.training)} images with "
+                "captions to train on. Give a smaller --batch-size, or more images."
             )
         self.config, self.data, self.device = config, data, device
         self.batch = config.batch

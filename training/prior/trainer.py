@@ -104,7 +104,7 @@ class PriorTrainer:
         if config.batch % distributed.world_size():
             raise InputError(
                 f"A batch of {config.batch} is not shared evenly by {distributed.world_size()} "
-                "processes. Choose another --batch."
+                "processes. Choose another --batch-size."
             )
         training_rows = (
             ~data.held_out if config.hold_out else torch.ones(len(data.rows), dtype=torch.bool)
