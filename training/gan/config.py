@@ -135,7 +135,8 @@ class GanTrainConfig:
         return [
             f"R1 gamma       {self.gamma:.4g} ({gamma})",
             f"learning rate  {self.step_size:g} ({rate})",
-            f"batch          {self.batch}{pieces} (by the preset or --batch-size; gamma and EMA follow)",
+            f"batch          {self.batch}{pieces} (by the preset or --batch-size; gamma and EMA "
+            "follow)",
             f"EMA half-life  {self.half_life_kimg:g} kimg ({half_life})",
             f"augmentation   {self._augment_reason()}",
         ]
