@@ -208,7 +208,7 @@ def load_prior(folder: Path, *, device: torch.device, dtype: DtypeName = "auto")
 def best_metric(
     part: Path, name: str, *, reference: Mapping[str, int | str] | None = None
 ) -> float:
-    """A figure that was recorded of a part's training, such as the best one's so far; infinite
+    """A metric that was recorded of a part's training, such as the best one's so far; infinite
     before there is one that was measured against the same `reference`.
     """
     record = part / "config.json"

@@ -30,6 +30,7 @@ from lafite_shifted.model_folder import (
     model_hash,
 )
 from lafite_shifted.prior.diffusion import SamplerConfig
+from lafite_shifted.prior.sampling import resolve_sampler, sample_embeddings
 from torch_utils import seeds
 from torch_utils.device import DtypeName
 from torch_utils.settings import kept_random_state, plain_settings
@@ -121,13 +122,13 @@ class TextToImage:
             embedding = self.clip.embed_texts(distinct).embedding[rows]
             return lambda seeds: embedding.repeat_interleave(len(seeds) // len(embedding), dim=0)
         prior = self.prior.prior
-        sampling = prior.resolved(sampling or SamplerConfig())
+        sampling = resolve_sampler(prior, sampling or SamplerConfig())
         features = read_texts(distinct, self.clip, self.text_encoder)[rows]
         encoded = prior.encode_text(features, guided=sampling.guidance != 1.0)
 
         @plain_settings()
         def sample(seeds: Sequence[int]) -> Tensor:
-            return prior.sample(encoded, sample_seeds=seeds, sampling=sampling)
+            return sample_embeddings(prior, encoded, sample_seeds=seeds, sampling=sampling)
 
         return sample
 

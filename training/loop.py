@@ -118,7 +118,7 @@ def run_loop(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator
 
 @contextmanager
 def _telling_what_is_kept(trainer: Trainer, folder: RunFolder) -> Iterator[None]:
-    """In the words of what the user can mend before the same command goes on."""
+    """In the words of what the user can mend before the same command is repeated."""
     try:
         yield
     except TooManyBadImagesError as error:
@@ -202,7 +202,7 @@ def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[P
                 raise InterruptedRunError(
                     f"Stopped by {name} at {samples / 1000:.1f} of {total / 1000:.1f} kimg; the "
                     "checkpoint is saved. "
-                    f"Run the same command again to go on.",
+                    f"Run the same command again to resume.",
                     received,
                 )
             yield Progress(samples, total, logged)

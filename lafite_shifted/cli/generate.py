@@ -89,6 +89,7 @@ def command(
     from lafite_shifted.io.png import check_own_png, save_png, slug
     from lafite_shifted.pipeline import TextToImage
     from lafite_shifted.prior.diffusion import SamplerConfig
+    from lafite_shifted.prior.sampling import resolve_sampler
     from training.metrics.grids import labelled_grid
 
     sampling = SamplerConfig(steps, sampler, eta, guidance, dynamic_threshold, best_of)
@@ -112,7 +113,7 @@ def command(
                 err=True,
             )
         if pipeline.prior is not None:
-            pipeline.prior.prior.resolved(sampling)  # refused before the first image
+            resolve_sampler(pipeline.prior.prior, sampling)  # refused before the first image
         rows = []
         for text in texts:
             made = pipeline.images(

@@ -54,8 +54,8 @@ def note_starter(clip: str | None) -> None:
     """Say what the shipped CLIP is good for, where it is the one in use."""
     if clip in (None, "starter"):
         click.echo(
-            "note: the starter CLIP knows drawings and emoji. For photographs give a larger one, "
-            "such as --clip ViT-B-32/laion2b_s34b_b79k (a download of 600 MB).",
+            "note: the starter CLIP was trained on drawings and emoji. For photographs give a "
+            "larger one, such as --clip ViT-B-32/laion2b_s34b_b79k (a download of 600 MB).",
             err=True,
         )
 

@@ -9,35 +9,22 @@ Shape letters: N texts, R timesteps a text, M samples a timestep, D embedding.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafite_shifted.encoders.text_features import TextFeatures
-from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian.cluster_stats import ClusterStats
 from lafite_shifted.gaussian.gaussian import Gaussian
 from lafite_shifted.gaussian.gaussian_clusters import GaussianClusters
 from lafite_shifted.gaussian.linear_denoiser import LinearDenoiser
 from lafite_shifted.gaussian.stats import EmbeddingStats
-from lafite_shifted.prior.diffusion import (
-    NoiseGaussian,
-    SamplerConfig,
-    Schedule,
-    clamp_dynamically,
-    diffuse,
-    guide,
-    plan,
-    sample,
-)
+from lafite_shifted.prior.diffusion import NoiseGaussian, Schedule, diffuse
+from lafite_shifted.prior.energy import energy_score
 from lafite_shifted.prior.network import PriorConfig, PriorNetwork, TextCache
-from torch_utils import seeds
 
-DEFAULT_STEPS = 4
 THRESHOLD_PERCENTILE = 99.5  # of dynamic thresholding
 
 
@@ -80,7 +67,7 @@ class Prior(nn.Module):
         self.to_device(torch.device("cpu"))
 
     def to_device(self, device: torch.device) -> "Prior":
-        """Move network and Gaussians."""
+        """Move the network, and fit the Gaussians anew on `device`; returns the prior itself."""
         self.network.to(device)
         gaussian, self.clusters, self.linear = self.config.gaussian(self.stats), None, None
         self.gaussian = gaussian.to(device)
@@ -197,9 +184,9 @@ class Prior(nn.Module):
         return (error.view_as(t) * weight).mean(dim=1)
 
     @torch.no_grad()
-    def encode_text(self, text: TextFeatures, *, guided: bool = False) -> "EncodedText":
-        """N texts as `sample` takes them, computed once for all their samples; `guided`: also as no
-        text, which guidance needs.
+    def encode_text(self, text: TextFeatures, *, guided: bool = False) -> EncodedText:
+        """N texts as `sample_embeddings` takes them, computed once for all their samples; `guided`:
+        also as no text, which guidance needs.
         """
         cluster = self.assign(text.embedding)
         yes = torch.ones(len(text), dtype=torch.bool)
@@ -207,123 +194,3 @@ class Prior(nn.Module):
         if guided:
             caches.append(self.cache_text(text, ~yes, cluster))
         return EncodedText(text.embedding, cluster, caches)
-
-    @torch.no_grad()
-    def sample(
-        self,
-        text: "TextFeatures | EncodedText",
-        *,
-        sample_seeds: Sequence[int],
-        sampling: SamplerConfig | None = None,
-    ) -> Tensor:
-        """Unit image embeddings [N R, D] for N texts and N R seeds: row n R + r depends on text n
-        and its own seed. InputError where the prior cannot sample so.
-        """
-        sampling = self.resolved(sampling or SamplerConfig())
-        if isinstance(text, TextFeatures):
-            text = self.encode_text(text, guided=sampling.guidance != 1.0)
-        repeats, rest = divmod(len(sample_seeds), len(text.cluster))
-        assert not rest, "every text has the same number of seeds"
-        gaussian = self.gaussian_of(text.cluster.repeat_interleave(repeats))
-        wanted = text.embedding.repeat_interleave(repeats, dim=0)  # [N R, D]
-        best = self._sample_once(gaussian, text.caches, sample_seeds, sampling, candidate=0)
-        for candidate in range(1, sampling.best_of):
-            other = self._sample_once(
-                gaussian, text.caches, sample_seeds, sampling, candidate=candidate
-            )
-            closer = (other * wanted).sum(dim=1) > (best * wanted).sum(dim=1)
-            best = torch.where(closer[:, None], other, best)
-        return best
-
-    def resolved(self, sampling: SamplerConfig) -> SamplerConfig:
-        """With the steps and the sampler that suit this prior, where they are left open; InputError
-        for what it cannot do.
-
-        The solver suits the v-parameterisation: it evaluates the network at little noise, where
-        the errors of a network that predicts z_0 are largest (docs/prior.md).
-        """
-        most = self.config.step_budget or self.schedule.num_steps
-        steps = min(DEFAULT_STEPS, most) if sampling.steps is None else sampling.steps
-        is_energy, few = self.config.objective == "energy", self.config.step_budget is not None
-        usual = (
-            "dpm++" if self.config.is_v_parameterised and not (is_energy or few) else "ancestral"
-        )
-        sampler = sampling.sampler or usual
-        if steps > most:
-            raise InputError(
-                f"{steps} sampling steps: this prior allows {most}. Give fewer (`--steps`)."
-            )
-        if sampling.dynamic_threshold and self.threshold_quantile is None:
-            raise InputError(
-                "This prior has no percentile for dynamic thresholding. Train it with this "
-                "version, or leave --dynamic-threshold out."
-            )
-        if sampler == "dpm++" and few:
-            raise InputError(
-                "The sampler dpm++ needs timesteps that this prior was not trained on. Use "
-                "`--sampler ancestral`."
-            )
-        if sampler != "ancestral" and is_energy:
-            raise InputError(
-                f"The sampler {sampler} needs the mean of z_0, and this prior, of the energy "
-                "objective, gives samples. Use `--sampler ancestral`."
-            )
-        return replace(sampling, steps=steps, sampler=sampler)
-
-    def _sample_once(
-        self,
-        gaussian: NoiseGaussian,
-        caches: Sequence[TextCache],
-        sample_seeds: Sequence[int],
-        sampling: SamplerConfig,
-        *,
-        candidate: int,
-    ) -> Tensor:
-        """One sample for each seed; `caches` with the text, and without it if guided."""
-        device = caches[0].visible.device
-
-        def normal(*key: int | str) -> Tensor:
-            key = key if candidate == 0 else (*key, candidate)
-            shape = (self.config.embed_dim,)
-            return seeds.normal_per_sample(shape, key=key, indices=sample_seeds).to(device)
-
-        def denoise(z_t: Tensor, t: int) -> Tensor:
-            time = torch.full((len(z_t),), t, device=device)
-            sample_noise = normal("prior inner", t) if self.config.objective == "energy" else None
-            z0, *without = (
-                self.predict(z_t, time, gaussian, cache, sample_noise) for cache in caches
-            )
-            if without:
-                z0 = guide(z0, without[0], sampling.guidance)
-            if sampling.dynamic_threshold and self.threshold_quantile is not None:
-                y0 = clamp_dynamically(
-                    gaussian.whiten(z0), self.threshold_quantile, percentile=THRESHOLD_PERCENTILE
-                )
-                z0 = gaussian.unwhiten(y0)
-            return z0
-
-        assert sampling.steps is not None  # resolved, as the sampler is
-        assert sampling.sampler is not None
-        steps = plan(
-            self.schedule,
-            num_steps=sampling.steps,
-            sampler=sampling.sampler,
-            eta=sampling.eta,
-        )
-        # normalised once, at the end: early predictions rightly have norms below 1
-        z0 = sample(denoise, lambda step: normal("prior", step), gaussian, steps)
-        encoder = self.stats.encoder_id
-        return encoder.normalise(z0) if encoder else F.normalize(z0, dim=1)
-
-
-def energy_score(samples: Tensor, true: Tensor) -> Tensor:
-    """Mean distance of M samples [N, M, D] to the true value [N, D], less half their mean distance
-    to each other, [N]: smallest in expectation where the samples have the distribution of the truth
-    (Gneiting and Raftery 2007, section 4.3).
-    """
-    m = samples.shape[1]
-    if m < 2:
-        raise ValueError("the energy score needs at least 2 samples")
-    first, second = torch.triu_indices(m, m, offset=1)
-    apart = (samples[:, first] - samples[:, second]).norm(dim=2)  # [N, M (M - 1) / 2]
-    return (samples - true[:, None]).norm(dim=2).mean(dim=1) - apart.mean(dim=1) / 2

@@ -18,6 +18,7 @@ from lafite_shifted.model_folder import load_prior, save_prior
 from lafite_shifted.prior.diffusion import SamplerConfig
 from lafite_shifted.prior.network import PriorConfig
 from lafite_shifted.prior.prior import Prior
+from lafite_shifted.prior.sampling import sample_embeddings
 from torch_utils.device import DtypeName
 from training.bench.ops import seconds_of
 
@@ -67,7 +68,9 @@ def bench_prior(
             prior.encode_text(text)
 
     def sample(steps: int) -> Callable[[], object]:
-        return lambda: prior.sample(text, sample_seeds=[0], sampling=SamplerConfig(steps))
+        return lambda: sample_embeddings(
+            prior, text, sample_seeds=[0], sampling=SamplerConfig(steps)
+        )
 
     work: dict[str | int, Callable[[], object]] = {
         "tower": lambda: clip.embed_texts([SENTENCE]),

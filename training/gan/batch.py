@@ -204,6 +204,6 @@ def _check_shards(config: GanTrainConfig) -> None:
     if rest or (processes > 1 and shard % group):
         raise InputError(
             f"A batch of {config.batch} is not shared by {processes} processes in groups of "
-            f"{group}, over which the minibatch standard deviation runs. Choose a --batch-size that "
-            f"is a multiple of {processes * group}."
+            f"{group}, over which the minibatch standard deviation runs. Choose a --batch-size "
+            f"that is a multiple of {processes * group}."
         )

@@ -20,6 +20,7 @@ from lafite_shifted.errors import InputError
 from lafite_shifted.model_folder import LoadedGenerator, LoadedPrior, find_part, load_prior
 from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.prior.diffusion import Sampler, SamplerConfig
+from lafite_shifted.prior.sampling import resolve_sampler, sample_embeddings
 from torch_utils.device import DtypeName
 from training.data.embeddings.embedding_set import EmbeddingSet
 from training.prior.eval_set import EvalSet, references, same_name
@@ -95,7 +96,7 @@ def sample_all(
     that one set takes. A text is encoded once for both.
     """
     device = next(prior.prior.network.parameters()).device
-    sampling, m = prior.prior.resolved(sampling), len(eval_set.captions)
+    sampling, m = resolve_sampler(prior.prior, sampling), len(eval_set.captions)
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
     cache, drawing = 0.0, [0.0, 0.0]
     for start in range(0, m, CHUNK):
@@ -108,7 +109,9 @@ def sample_all(
             first = number * m + start
             begin = time.perf_counter()
             seeds_of_rows = range(first, first + len(rows))
-            made = prior.prior.sample(encoded, sample_seeds=seeds_of_rows, sampling=sampling)
+            made = sample_embeddings(
+                prior.prior, encoded, sample_seeds=seeds_of_rows, sampling=sampling
+            )
             parts.append(made.cpu())
             drawing[number] += time.perf_counter() - begin
     # the shorter: whatever else a machine does makes them longer

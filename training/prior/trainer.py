@@ -16,8 +16,10 @@ from lafite_shifted.gaussian.cluster_stats import cluster
 from lafite_shifted.gaussian.gaussian_clusters import same_cluster_share
 from lafite_shifted.model_folder import best_metric, save_prior
 from lafite_shifted.prior.diffusion import SamplerConfig
+from lafite_shifted.prior.energy import energy_score
 from lafite_shifted.prior.network import PriorConfig
-from lafite_shifted.prior.prior import Prior, energy_score
+from lafite_shifted.prior.prior import Prior
+from lafite_shifted.prior.sampling import sample_embeddings
 from torch_utils import distributed, seeds
 from torch_utils.device import pick_dtype
 from torch_utils.ema import Ema
@@ -225,7 +227,8 @@ class PriorTrainer:
             text = self.data.text_features(part).to(self.device)
             encoded = self.ema_prior.encode_text(text, guided=sampling.guidance != 1.0)
             found = [
-                self.ema_prior.sample(
+                sample_embeddings(
+                    self.ema_prior,
                     encoded,
                     sample_seeds=range(number * m + start, number * m + start + len(part)),
                     sampling=sampling,
@@ -289,7 +292,7 @@ class PriorTrainer:
 
 
 def one_a_name(data: EmbeddingSet, captions: Tensor) -> Tensor:
-    """One of the given captions of every name, drawn by a hash (the first would be of one style),
+    """One of the given captions of every name, chosen by a hash (the first would be of one style),
     in a fixed shuffled order.
     """
     chosen: dict[str, tuple[int, int]] = {}

@@ -122,7 +122,7 @@ def run_demo(
     ]
     grid = out / "grid.png"
     save_png(grid, labelled_grid(drawn, scale=2).image, {"model": models["shifted"].hash})
-    write_json(out / "figures.json", metrics)
+    write_json(out / "metrics.json", metrics)
     return DemoResult(grid, _table(metrics, len(captions)), _next_commands(), metrics)
 
 

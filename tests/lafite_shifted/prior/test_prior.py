@@ -18,6 +18,7 @@ from lafite_shifted.gaussian.gaussian import Gaussian
 from lafite_shifted.gaussian.kmeans import find_centroids
 from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.prior.diffusion import SamplerConfig, diffuse
+from lafite_shifted.prior.energy import energy_score
 from lafite_shifted.prior.network import (
     NUM_CONDITION_TOKENS,
     NUM_QUERY_TOKENS,
@@ -25,7 +26,8 @@ from lafite_shifted.prior.network import (
     query_mask,
     text_mask,
 )
-from lafite_shifted.prior.prior import Prior, energy_score
+from lafite_shifted.prior.prior import Prior
+from lafite_shifted.prior.sampling import resolve_sampler, sample_embeddings
 from torch_utils import seeds
 
 TINY = PriorConfig(
@@ -309,7 +311,7 @@ def test_it_memorises_eight_pairs(process: Literal["shifted", "baseline"]):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    drawn = prior.sample(text, sample_seeds=range(8))
+    drawn = sample_embeddings(prior, text, sample_seeds=range(8))
     assert (drawn * images).sum(dim=1).min() > 0.9
     assert ((drawn @ images.T).argmax(dim=1) == torch.arange(8)).all()
 
@@ -320,8 +322,11 @@ def test_it_memorises_eight_pairs(process: Literal["shifted", "baseline"]):
 @pytest.mark.parametrize("num_steps", [1, 8])
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_samples_are_unit_float32(prior: Prior, num_steps: int, guidance: float):
-    drawn = prior.sample(
-        random_text(), sample_seeds=range(8), sampling=SamplerConfig(num_steps, guidance=guidance)
+    drawn = sample_embeddings(
+        prior,
+        random_text(),
+        sample_seeds=range(8),
+        sampling=SamplerConfig(num_steps, guidance=guidance),
     )
     assert drawn.shape == (8, 16)
     assert drawn.dtype == torch.float32
@@ -332,7 +337,9 @@ def test_one_step_is_the_prediction_from_the_start(prior: Prior):
     noise = seeds.normal_per_sample((16,), key=("prior", 0), indices=range(8))
     start, last = prior.gaussian.unwhiten(noise), torch.full((8,), 1000)
     expected = F.normalize(predict(prior, random_text(), z_t=start, t=last), dim=1)
-    drawn = prior.sample(random_text(), sample_seeds=range(8), sampling=SamplerConfig(1))
+    drawn = sample_embeddings(
+        prior, random_text(), sample_seeds=range(8), sampling=SamplerConfig(1)
+    )
     torch.testing.assert_close(drawn, expected)
 
 
@@ -364,21 +371,23 @@ def test_a_sample_depends_on_its_text_and_seed_alone(
     prior: Prior = request.getfixturevalue(name)
     prior.threshold_quantile = 2.5
     text = random_text()
-    together = prior.sample(text, sample_seeds=range(10, 18), sampling=sampling)
+    together = sample_embeddings(prior, text, sample_seeds=range(10, 18), sampling=sampling)
     for i in (0, 5):
-        alone = prior.sample(text[i : i + 1], sample_seeds=[10 + i], sampling=sampling)
+        alone = sample_embeddings(prior, text[i : i + 1], sample_seeds=[10 + i], sampling=sampling)
         torch.testing.assert_close(together[i], alone[0], rtol=1e-4, atol=1e-5)
-    turned = prior.sample(
-        text[torch.arange(7, -1, -1)], sample_seeds=range(17, 9, -1), sampling=sampling
+    turned = sample_embeddings(
+        prior, text[torch.arange(7, -1, -1)], sample_seeds=range(17, 9, -1), sampling=sampling
     )
     torch.testing.assert_close(turned.flip(0), together, rtol=1e-4, atol=1e-5)
 
 
 def test_seeds_repeat_and_differ(prior: Prior):
     text = random_text()
-    first = prior.sample(text, sample_seeds=range(8))
-    assert prior.sample(text, sample_seeds=range(8)).equal(first)
-    assert ((prior.sample(text, sample_seeds=range(8, 16)) - first).norm(dim=1) > 1e-3).all()
+    first = sample_embeddings(prior, text, sample_seeds=range(8))
+    assert sample_embeddings(prior, text, sample_seeds=range(8)).equal(first)
+    assert (
+        (sample_embeddings(prior, text, sample_seeds=range(8, 16)) - first).norm(dim=1) > 1e-3
+    ).all()
 
 
 def test_guidance_of_one_never_asks_for_the_prediction_without_text(prior: Prior):
@@ -393,9 +402,11 @@ def test_guidance_of_one_never_asks_for_the_prediction_without_text(prior: Prior
         return predict_plainly(*given)
 
     prior.cache_text, prior.predict = recorded_read, recorded_predict
-    prior.sample(random_text(), sample_seeds=range(8), sampling=SamplerConfig(3))
+    sample_embeddings(prior, random_text(), sample_seeds=range(8), sampling=SamplerConfig(3))
     assert (texts, len(eval_set)) == ([True], 3)  # a text is read once, however many steps
-    prior.sample(random_text(), sample_seeds=range(8), sampling=SamplerConfig(3, guidance=2.0))
+    sample_embeddings(
+        prior, random_text(), sample_seeds=range(8), sampling=SamplerConfig(3, guidance=2.0)
+    )
     assert (texts[1:], len(eval_set)) == ([True, False], 9)
 
 
@@ -409,7 +420,7 @@ def test_deterministic_samplers_draw_only_the_start(prior: Prior, monkeypatch: p
 
     monkeypatch.setattr(seeds, "normal_per_sample", recorded)
     for sampling in (SamplerConfig(4, "ddim"), SamplerConfig(4, "dpm++")):
-        prior.sample(random_text(), sample_seeds=range(8), sampling=sampling)
+        sample_embeddings(prior, random_text(), sample_seeds=range(8), sampling=sampling)
     assert eval_set == [("prior", 0)] * 2
 
 
@@ -417,8 +428,8 @@ def test_best_of_keeps_the_draw_closest_to_its_text(prior: Prior):
     text = random_text()
 
     def cosines(best_of: int) -> Tensor:
-        drawn = prior.sample(
-            text, sample_seeds=range(8), sampling=SamplerConfig(2, best_of=best_of)
+        drawn = sample_embeddings(
+            prior, text, sample_seeds=range(8), sampling=SamplerConfig(2, best_of=best_of)
         )
         return (drawn * text.embedding).sum(dim=1)
 
@@ -431,27 +442,30 @@ def test_best_of_keeps_the_draw_closest_to_its_text(prior: Prior):
 def test_thresholding_keeps_predictions_within_the_limit(prior: Prior):
     text = random_text()
     prior.threshold_quantile = 0.3
-    tight = prior.sample(
-        text, sample_seeds=range(8), sampling=SamplerConfig(1, dynamic_threshold=True)
+    tight = sample_embeddings(
+        prior, text, sample_seeds=range(8), sampling=SamplerConfig(1, dynamic_threshold=True)
     )
-    free = prior.sample(text, sample_seeds=range(8), sampling=SamplerConfig(1))
+    free = sample_embeddings(prior, text, sample_seeds=range(8), sampling=SamplerConfig(1))
     mean = F.normalize(prior.gaussian.mean, dim=0)
     assert (tight @ mean > free @ mean).all()  # drawn towards the mean
     prior.threshold_quantile = (
         1e3  # a limit that nothing reaches scales a prediction by 1, and clamps nothing
     )
-    loose = prior.sample(
-        text, sample_seeds=range(8), sampling=SamplerConfig(1, dynamic_threshold=True)
+    loose = sample_embeddings(
+        prior, text, sample_seeds=range(8), sampling=SamplerConfig(1, dynamic_threshold=True)
     )
     torch.testing.assert_close(loose, free, rtol=1e-4, atol=1e-5)
 
 
 def test_impossible_samplings_are_refused(prior: Prior):
     with pytest.raises(InputError, match="this prior allows 1000"):
-        prior.sample(random_text(), sample_seeds=range(8), sampling=SamplerConfig(1001))
+        sample_embeddings(prior, random_text(), sample_seeds=range(8), sampling=SamplerConfig(1001))
     with pytest.raises(InputError, match="has no percentile"):
-        prior.sample(
-            random_text(), sample_seeds=range(8), sampling=SamplerConfig(dynamic_threshold=True)
+        sample_embeddings(
+            prior,
+            random_text(),
+            sample_seeds=range(8),
+            sampling=SamplerConfig(dynamic_threshold=True),
         )
 
 
@@ -542,7 +556,7 @@ def test_one_step_of_draws_has_both_answers_where_one_of_means_has_neither(two_a
     between = F.normalize(answers.mean(dim=0), dim=0)
 
     def drawn(prior: Prior) -> Tensor:
-        return prior.sample(text, sample_seeds=range(200), sampling=SamplerConfig(1))
+        return sample_embeddings(prior, text, sample_seeds=range(200), sampling=SamplerConfig(1))
 
     assert (drawn(means) @ between).min() > 0.98
     closest = drawn(draws) @ answers.T  # [200, 2]
@@ -559,7 +573,7 @@ def test_a_prior_of_few_steps_learns_their_times_and_refuses_others(two_answers)
     assert times == [250, 333, 500, 667, 750, 1000]
     for sampling in (SamplerConfig(2), SamplerConfig(1, "ddim"), SamplerConfig(1, "dpm++")):
         with pytest.raises(InputError, match=r"Give fewer|--sampler ancestral"):
-            draws.sample(random_text(), sample_seeds=range(8), sampling=sampling)
+            sample_embeddings(draws, random_text(), sample_seeds=range(8), sampling=sampling)
     with pytest.raises(ValueError, match="max_steps must be in"):
         dataclasses.replace(TINY, step_budget=0)
 
@@ -578,11 +592,11 @@ def test_a_prior_of_few_steps_learns_their_times_and_refuses_others(two_answers)
 def test_what_is_left_open_suits_the_prior(changes: dict, steps: int, sampler: str):
     """A prior of one step is sampled in one, without being told."""
     prior = Prior(dataclasses.replace(TINY, **changes), EmbeddingStats.of(random_images(count=64)))
-    resolved = prior.resolved(SamplerConfig(guidance=2.0))
+    resolved = resolve_sampler(prior, SamplerConfig(guidance=2.0))
     assert (resolved.steps, resolved.sampler, resolved.guidance) == (steps, sampler, 2.0)
-    assert prior.resolved(SamplerConfig(1, "ancestral")) == SamplerConfig(1, "ancestral")
-    made = prior.sample(random_text(), sample_seeds=range(8))
-    same = prior.sample(
-        random_text(), sample_seeds=range(8), sampling=SamplerConfig(steps, sampler)
+    assert resolve_sampler(prior, SamplerConfig(1, "ancestral")) == SamplerConfig(1, "ancestral")
+    made = sample_embeddings(prior, random_text(), sample_seeds=range(8))
+    same = sample_embeddings(
+        prior, random_text(), sample_seeds=range(8), sampling=SamplerConfig(steps, sampler)
     )
     assert made.equal(same)

@@ -10,6 +10,7 @@ import torch
 from lafite_shifted.errors import InputError
 from lafite_shifted.model_folder import find_part, load_prior
 from lafite_shifted.prior.diffusion import SamplerConfig
+from lafite_shifted.prior.sampling import sample_embeddings
 from tests.commands import TINY_PRIOR, run_command, succeed
 from training.data.embeddings.embedding_set import EmbeddingSet
 from training.prior.presets import PRIOR_PRESETS
@@ -32,7 +33,7 @@ def test_what_draws_begins_as_what_predicts_means(
     captions = torch.arange(6)
     mean = load_prior(find_part(prior_run, "prior"), device=CPU, dtype="float32").prior
     text, one = data.text_features(captions), SamplerConfig(1, "ancestral")
-    expected = mean.sample(text, sample_seeds=range(6), sampling=one)
+    expected = sample_embeddings(mean, text, sample_seeds=range(6), sampling=one)
     (found,) = trainer.sample(captions, sampling=one)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     for step in range(3):
