@@ -73,7 +73,7 @@ def test_run_folder_explains_itself(gan_run: Path, some_images: Path):
     assert half_written(gan_run) == []
 
 
-def test_background_and_crop_are_those_asked_for(tmp_path: Path):
+def test_background_and_crop_are_those_of_the_settings(tmp_path: Path):
     """In what is trained on, in config.json, and in what is known of the generator."""
     folder, run = tmp_path / "images", tmp_path / "run"
     folder.mkdir()

@@ -198,7 +198,7 @@ def test_run_interrupted_again_and_again_is_the_same(open_run: Open, unbroken, t
     assert_same_run(tmp_path / "run", unbroken(open_run))
 
 
-def test_longer_run_goes_on_as_if_planned_so(open_run: Open, unbroken, tmp_path: Path):
+def test_longer_run_resumes_as_if_planned_so(open_run: Open, unbroken, tmp_path: Path):
     """Only the line and the evaluation at the former end are extra."""
     train(open_run(tmp_path / "run", "run.kimg=0.024"))
     train(open_run(tmp_path / "run"))
@@ -395,7 +395,7 @@ def test_command_killed_by_the_kernel_resumes_exactly(
     assert_same_run(tmp_path / "killed", tmp_path / "reference")
 
 
-def test_command_stopped_by_a_signal_says_how_to_go_on(
+def test_command_stopped_by_a_signal_says_how_to_resume(
     some_images: Path, gan_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     shutil.copytree(gan_run / "embeddings", tmp_path / "run" / "embeddings")

@@ -68,7 +68,7 @@ def test_texts_choose_their_images_cluster_more_often_than_by_chance(folder: Pat
     assert same_cluster_share(clusters, data.text, data.image) > 3 / 16
 
 
-def test_a_seed_repeats_it_and_another_draws_from_the_same_cone(folder: Path, tmp_path: Path):
+def test_a_seed_repeats_it_and_another_samples_the_same_cone(folder: Path, tmp_path: Path):
     for name, seed in (("again", 0), ("other", 1)):
         options = ("--names", "1500", "--seed", str(seed))
         succeed("dataset", "cone", "--out", tmp_path / name, *options)

@@ -227,7 +227,7 @@ def test_images_lost_between_two_starts_are_replaced(images: Path):
 
 
 @pytest.mark.filterwarnings("always:.*cannot be read any more")
-def test_run_stopped_by_lost_images_goes_on_when_they_are_back(
+def test_run_stopped_by_lost_images_resumes_when_they_are_back(
     images: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """As if nothing had happened: it begins again at the checkpoint, and the exit tells so."""

@@ -138,7 +138,7 @@ def train(where: str | Path, out: Path, *more: str) -> Path:
     return out
 
 
-def test_a_stopped_training_goes_on_exactly(many: Server, tmp_path: Path):
+def test_a_stopped_training_resumes_exactly(many: Server, tmp_path: Path):
     """And held in memory it is the same."""
     url = f"{many.url}/s-{{000..013}}.tar"
     whole = train(url, tmp_path / "whole")

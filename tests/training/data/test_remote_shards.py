@@ -126,7 +126,7 @@ def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch):
         shard_urls("http://127.0.0.1/a.tar")
 
 
-def test_a_slow_process_is_waited_for_while_it_goes_on(tmp_path: Path, monkeypatch):
+def test_a_slow_process_is_waited_for_while_it_advances(tmp_path: Path, monkeypatch):
     """However long, as long as something is written now and then."""
     monkeypatch.setenv("WORLD_SIZE", "2")
 

@@ -163,7 +163,7 @@ def test_frozen_layers_stay_and_all_others_learn(
     assert all("noise_strength" in name for name in still), still
 
 
-def test_a_run_that_goes_on_needs_its_start_no_more(
+def test_a_resumed_run_needs_its_start_no_more(
     gan_run: Path, some_images: Path, clip: ClipEncoder, out: Path, tmp_path: Path
 ):
     init = Path(shutil.copytree(gan_run, tmp_path / "init"))

@@ -55,7 +55,7 @@ def test_what_is_no_text_is_refused(content: bytes):
         decode_text(content)
 
 
-def test_spoilt_captions_are_named_and_not_learnt(tmp_path: Path):
+def test_spoilt_captions_are_named_and_not_used(tmp_path: Path):
     folder = image_folder(tmp_path, "a.png", "b.png", "c.png")
     (folder / "a.txt").write_bytes("красная кошка".encode("cp1251"))
     (folder / "b.txt").write_text("caf\ufffd", encoding="utf-8")

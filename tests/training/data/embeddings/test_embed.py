@@ -290,7 +290,7 @@ def test_embeddings_of_another_clip_are_refused(
     assert {p.name: p.read_bytes() for p in (images.parent / "out").iterdir()} == before
 
 
-def test_background_is_what_clip_sees(images: Path, clip: ClipEncoder):
+def test_background_is_that_of_the_clip_input(images: Path, clip: ClipEncoder):
     """Through transparency alone; embeddings on another background are refused."""
     clear = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
     clear.paste((255, 0, 0, 255), (16, 16, 48, 48))

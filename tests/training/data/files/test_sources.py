@@ -353,7 +353,7 @@ def test_a_flat_bitmap_is_packed_small_and_read(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_packings_that_give_more_than_is_asked_for_are_not_read(kind: int, tmp_path: Path):
+def test_packings_that_give_more_than_is_requested_are_not_read(kind: int, tmp_path: Path):
     files = open_files(zip_of(tmp_path / "p.zip", {"a.png": PNG}, compression=kind))
     with pytest.raises(UnreadableImageError, match="only deflate"):
         files.read("a.png")
