@@ -16,7 +16,7 @@ from lafite_shifted.encoders.ensemble import load_clip
 from lafite_shifted.gaussian.cone import cone
 from lafite_shifted.io.files import write_json
 from lafite_shifted.io.png import save_png
-from lafite_shifted.model_folder import pack_model
+from lafite_shifted.packing import pack_model
 from lafite_shifted.pipeline import TextToImage
 from training.data.embeddings import EmbeddingSet
 from training.gan.presets import GAN_PRESETS
