@@ -206,8 +206,8 @@ def load_prior(folder: Path, *, device: torch.device, dtype: DtypeName = "auto")
 def best_metric(
     part: Path, name: str, *, reference: Mapping[str, int | str] | None = None
 ) -> float:
-    """The metric `name` recorded of a part's training, such as the best one's so far; infinite before
-    there is one that was measured against the same `reference`.
+    """The metric `name` recorded of a part's training, such as the best one's so far; infinite
+    before there is one that was measured against the same `reference`.
     """
     record = part / "config.json"
     training = read_json(record)["training"] if record.is_file() else {}

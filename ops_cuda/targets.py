@@ -127,8 +127,8 @@ def nvcc() -> str:
 
 
 def cpu_target() -> Target:
-    """The CPU library: vector units of this machine, OpenMP on Linux. CompilerMissingError without a
-    C++ compiler.
+    """The CPU library: vector units of this machine, OpenMP on Linux. CompilerMissingError without
+    a C++ compiler.
     """
     compiler = host_compiler()
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
