@@ -14,7 +14,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ops_cuda.build import KERNELS, SOURCES, CompilerMissingError, nvcc
+from ops_cuda.targets import KERNELS, SOURCES, CompilerMissingError, nvcc
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 BASELINE = SOURCES / "gates_baseline.json"

@@ -4,7 +4,7 @@ import ctypes
 from ctypes import POINTER, c_char_p, c_double, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 
-from ops_cuda import build
+from ops_cuda import build, targets
 
 ABI = 4
 MAX_TAPS = 64
@@ -83,7 +83,7 @@ class Library:
                 getattr(self._functions, name).argtypes = types
 
     @staticmethod
-    def of(target: build.Target) -> "Library":
+    def of(target: targets.Target) -> "Library":
         """The library of `target`, built where the cache holds none, or a damaged one. OSError
         where it is whole but cannot be loaded: building it again would not help.
         """

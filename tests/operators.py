@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ops_cuda import build
+from ops_cuda import targets
 from ops_cuda.library import Library
 from torch_utils.ops import native
 
@@ -25,18 +25,18 @@ def using(library: Library | None) -> Iterator[None]:
         yield
 
 
-def emulated_target(*, sanitize: bool = False) -> build.Target:
+def emulated_target(*, sanitize: bool = False) -> targets.Target:
     """The CUDA kernels compiled for the host against emulation.h."""
     checks = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all") if sanitize else ()
     include = (f"-I{EMULATION}", "-include", "emulation.h")
     flags = ("-std=c++17", "-O1", "-g", "-fPIC", "-x", "c++", *include)
-    return build.Target(
+    return targets.Target(
         name="emulated-sanitized" if sanitize else "emulated",
         sources=(
-            *(f"{name}.cu" for name in build.KERNELS),
+            *(f"{name}.cu" for name in targets.KERNELS),
             *("library.cu", str(EMULATION / "emulation.cpp")),
         ),
-        compiler=build.host_compiler(),
+        compiler=targets.host_compiler(),
         compile_flags=(*flags, "-Wall", "-Wextra", "-Wno-unknown-pragmas", *checks),
         link_flags=("-shared", *checks),
     )

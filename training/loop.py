@@ -140,6 +140,7 @@ def _telling_what_is_kept(trainer: Trainer, folder: RunFolder) -> Iterator[None]
 
 
 def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[Progress]:
+    """The loop itself; `pending` holds sum and count of each value since the last line."""
     checkpoint = folder.latest_checkpoint()
     samples, pending = 0, dict[str, list[float]]()
     if checkpoint is not None:
@@ -167,17 +168,12 @@ def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[P
             values, received = _together(trainer.step(samples), interrupts.received)
             stepping += time.perf_counter() - began
             waiting += trainer.waited - waited
-            for name, value in values.items():
-                sums = pending.setdefault(name, [0.0, 0.0])
-                sums[0] += value
-                sums[1] += 1.0
+            _add(pending, values)
             before, samples = samples, samples + trainer.batch
             last, logged, evaluation = samples >= total, None, None
             evaluate_now = last or _due(before, samples, config.evaluate_kimg)
             if evaluate_now or _due(before, samples, config.log_kimg):
-                logged = {
-                    name: total_value / count for name, (total_value, count) in pending.items()
-                }
+                logged = {name: value / count for name, (value, count) in pending.items()}
                 pending.clear()
                 _check_finite(logged, samples)
                 logged["seconds_per_kimg"] = (
@@ -198,14 +194,25 @@ def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[P
                 save()
             if received and not last:
                 distributed.barrier()  # torchrun would end the first while it still writes
-                name = signal.Signals(received).name
-                raise InterruptedRunError(
-                    f"Stopped by {name} at {samples / 1000:.1f} of {total / 1000:.1f} kimg; the "
-                    "checkpoint is saved. "
-                    f"Run the same command again to resume.",
-                    received,
-                )
+                raise _interrupted(received, samples, total)
             yield Progress(samples, total, logged)
+
+
+def _add(pending: dict[str, list[float]], values: Mapping[str, float]) -> None:
+    """Add a step's values to the sums and counts since the last line of the log."""
+    for name, value in values.items():
+        sums = pending.setdefault(name, [0.0, 0.0])
+        sums[0] += value
+        sums[1] += 1.0
+
+
+def _interrupted(received: int, samples: int, total: int) -> InterruptedRunError:
+    """The error after signal `received`, once the checkpoint is saved."""
+    return InterruptedRunError(
+        f"Stopped by {signal.Signals(received).name} at {samples / 1000:.1f} of "
+        f"{total / 1000:.1f} kimg; the checkpoint is saved. Run the same command again to resume.",
+        received,
+    )
 
 
 def _together(values: Mapping[str, Tensor], received: int | None) -> tuple[dict[str, float], int]:

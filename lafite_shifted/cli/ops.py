@@ -24,8 +24,9 @@ def status(device: str, as_json: bool) -> None:
 def build(device: str, as_json: bool) -> None:
     """Build the library for a device, unless the cache holds it."""
     from lafite_shifted.errors import InputError
-    from ops_cuda.build import BuildError, CacheMissingError, CompilerMissingError
+    from ops_cuda.build import BuildError
     from ops_cuda.library import Library
+    from ops_cuda.targets import CacheMissingError, CompilerMissingError
 
     try:
         Library.of(_target(device))
@@ -41,8 +42,8 @@ def build(device: str, as_json: bool) -> None:
 def clean(as_json: bool) -> None:
     """Remove every built library from the cache."""
     from lafite_shifted.errors import InputError
-    from ops_cuda.build import CacheMissingError, cache_folder
     from ops_cuda.build import clean as clean_cache
+    from ops_cuda.targets import CacheMissingError, cache_folder
 
     try:
         cache_folder()
@@ -55,7 +56,7 @@ def _target(device: str):
     import torch
 
     from lafite_shifted.device import resolve_device
-    from ops_cuda.build import cpu_target, cuda_target
+    from ops_cuda.targets import cpu_target, cuda_target
 
     chosen = resolve_device(device)
     if chosen.type == "cuda":
@@ -64,7 +65,8 @@ def _target(device: str):
 
 
 def _describe(device: str) -> dict[str, object]:
-    from ops_cuda.build import LIBRARY, CacheMissingError, CompilerMissingError, cache_folder
+    from ops_cuda.build import LIBRARY
+    from ops_cuda.targets import CacheMissingError, CompilerMissingError, cache_folder
 
     try:
         cache = str(cache_folder())

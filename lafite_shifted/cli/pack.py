@@ -19,7 +19,7 @@ from lafite_shifted.cli.parameters import FolderPath
 @options.out_option("the model")
 def command(gan: Path, prior: Path | None, out: Path) -> None:
     """Make a model folder that `generate` and `TextToImage.from_pretrained` read."""
-    from lafite_shifted.model_folder import pack_model
+    from lafite_shifted.packing import pack_model
 
     pack_model(out, gan=gan, prior=prior)
     kind = "generator and prior" if prior else "generator without a prior"

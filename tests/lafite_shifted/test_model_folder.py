@@ -17,10 +17,10 @@ from lafite_shifted.model_folder import (
     load_generator,
     load_prior,
     model_hash,
-    pack_model,
     save_generator,
     save_prior,
 )
+from lafite_shifted.packing import pack_model
 from tests.commands import half_written
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ops_cuda import build
+from ops_cuda import build, targets
 from ops_cuda.library import ABI, Library
 from torch_utils.ops import bias_act, native
 
@@ -25,20 +25,20 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> build.Target:
+def small(tmp_path: Path) -> targets.Target:
     """A library of one file that compiles at once."""
     (tmp_path / "source").mkdir()
-    for name in build.HEADERS:
+    for name in targets.HEADERS:
         (tmp_path / "source" / name).write_text("", encoding="utf-8")
     source = tmp_path / "source" / "one.cpp"
     source.write_text('extern "C" int ls_abi() { return 1; }\n', encoding="utf-8")
-    compiler = build.host_compiler()
+    compiler = targets.host_compiler()
     flags = ("-fPIC",)
-    return build.Target("small", ("one.cpp",), compiler, flags, ("-shared",), source.parent)
+    return targets.Target("small", ("one.cpp",), compiler, flags, ("-shared",), source.parent)
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_library_is_built_once(small: build.Target):
+def test_a_library_is_built_once(small: targets.Target):
     path = build.build(small)
     before = path.stat().st_mtime_ns
     assert build.build(small) == path
@@ -51,20 +51,20 @@ def test_a_library_is_built_once(small: build.Target):
 
 
 def test_the_key_holds_sources_flags_compiler_and_machine(
-    small: build.Target, monkeypatch: pytest.MonkeyPatch
+    small: targets.Target, monkeypatch: pytest.MonkeyPatch
 ):
     keys = {small.key, replace(small, compile_flags=("-fPIC", "-O3")).key}
     keys.add(replace(small, link_flags=("-shared", "-s")).key)
     source = small.source_folder / "one.cpp"
     source.write_text(source.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     keys.add(small.key)
-    monkeypatch.setattr(build, "instruction_set", lambda: "another machine")
+    monkeypatch.setattr(targets, "instruction_set", lambda: "another machine")
     keys.add(small.key)
     assert len(keys) == 5
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_failed_build_names_its_log_and_leaves_nothing_else(small: build.Target, cache: Path):
+def test_a_failed_build_names_its_log_and_leaves_nothing_else(small: targets.Target, cache: Path):
     source = small.source_folder / "one.cpp"
     source.write_text("this is no C++;\n", encoding="utf-8")
     with pytest.raises(build.BuildError, match="its log is ") as caught:
@@ -77,7 +77,7 @@ def test_a_failed_build_names_its_log_and_leaves_nothing_else(small: build.Targe
 
 
 def test_paths_with_spaces_and_dollars_are_built(
-    small: build.Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: targets.Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("LAFITE_SHIFTED_CACHE", str(tmp_path / "a b $c"))
     folder = (tmp_path / "source").rename(tmp_path / "so urce $x")
@@ -85,11 +85,11 @@ def test_paths_with_spaces_and_dollars_are_built(
 
 
 @pytest.mark.usefixtures("cache")
-def test_processes_that_start_together_build_once(small: build.Target, cache: Path):
+def test_processes_that_start_together_build_once(small: targets.Target, cache: Path):
     """As the ranks of torchrun do on a fresh machine."""
     script = (
-        "import sys, pathlib; from ops_cuda import build\n"
-        f"t = build.Target('small', ('one.cpp',), {small.compiler!r}, ('-fPIC',), ('-shared',), "
+        "import sys, pathlib; from ops_cuda import build, targets\n"
+        f"t = targets.Target('small', ('one.cpp',), {small.compiler!r}, ('-fPIC',), ('-shared',), "
         f"pathlib.Path({str(small.source_folder)!r}))\n"
         "print(build.build(t))\n"
     )
@@ -105,7 +105,7 @@ def test_processes_that_start_together_build_once(small: build.Target, cache: Pa
 
 @pytest.mark.usefixtures("cache")
 def test_a_lock_that_is_held_for_too_long_is_passed_by(
-    small: build.Target, cache: Path, monkeypatch: pytest.MonkeyPatch
+    small: targets.Target, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(build, "LOCK_SECONDS", 0.3)
     cache.mkdir(parents=True)
@@ -117,7 +117,7 @@ def test_a_lock_that_is_held_for_too_long_is_passed_by(
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_waiting_process_continues_when_the_owner_dies(small: build.Target, cache: Path):
+def test_a_waiting_process_continues_when_the_owner_dies(small: targets.Target, cache: Path):
     cache.mkdir(parents=True)
     lock = cache / f"{small.folder.name}.lock"
     script = (
@@ -137,7 +137,7 @@ def test_a_waiting_process_continues_when_the_owner_dies(small: build.Target, ca
     owner.stdout.close()
 
 
-def test_a_library_of_another_interface_is_refused(tmp_path: Path, small: build.Target):
+def test_a_library_of_another_interface_is_refused(tmp_path: Path, small: targets.Target):
     source = small.source_folder / "one.cpp"
     source.write_text('extern "C" int ls_abi() { return 99; }\n', encoding="utf-8")
     with pytest.raises(RuntimeError, match=f"has interface 99, not {ABI}"):
@@ -199,7 +199,7 @@ def test_one_pool_of_threads_serves_torch_and_the_operators():
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_damaged_library_is_built_again(small: build.Target, monkeypatch: pytest.MonkeyPatch):
+def test_a_damaged_library_is_built_again(small: targets.Target, monkeypatch: pytest.MonkeyPatch):
     path = build.build(small)
     path.write_bytes(b"")
     monkeypatch.setattr("ops_cuda.library.ABI", 1)
@@ -214,16 +214,16 @@ def test_a_damaged_library_is_built_again(small: build.Target, monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("cache")
-def test_processes_that_meet_a_damaged_library_build_it_once(small: build.Target, cache: Path):
+def test_processes_that_meet_a_damaged_library_build_it_once(small: targets.Target, cache: Path):
     """As the ranks of torchrun do: none removes what another has just built."""
     path = build.build(small)
     path.write_bytes(path.read_bytes()[:100])  # cut off: loading it might end the process
     script = (
-        "import pathlib, ctypes; from ops_cuda import build\n"
+        "import pathlib, ctypes; from ops_cuda import build, targets\n"
         "built = []\n"
         "before = build._build\n"
         "build._build = lambda target: (built.append(1), before(target))\n"
-        f"t = build.Target('small', ('one.cpp',), {small.compiler!r}, ('-fPIC',), ('-shared',), "
+        f"t = targets.Target('small', ('one.cpp',), {small.compiler!r}, ('-fPIC',), ('-shared',), "
         f"pathlib.Path({str(small.source_folder)!r}))\n"
         "ctypes.CDLL(str(build.build(t)))\n"
         "print(len(built))\n"
@@ -240,7 +240,7 @@ def test_processes_that_meet_a_damaged_library_build_it_once(small: build.Target
 
 @pytest.mark.usefixtures("cache")
 def test_a_whole_library_that_cannot_be_loaded_stays(
-    small: build.Target, monkeypatch: pytest.MonkeyPatch
+    small: targets.Target, monkeypatch: pytest.MonkeyPatch
 ):
     """Something it needs is not there: building it again would not help, and take minutes."""
     path = build.build(small)
@@ -259,7 +259,7 @@ def test_a_whole_library_that_cannot_be_loaded_stays(
 @pytest.mark.usefixtures("cache")
 def test_a_cuda_library_needs_no_runtime_beside_it():
     """torch may bring that of another major version than nvcc's."""
-    target = replace(build.cuda_target((9, 0)), sources=("library.cu",))
+    target = replace(targets.cuda_target((9, 0)), sources=("library.cu",))
     needed = subprocess.run(
         ["ldd", str(build.build(target))], capture_output=True, text=True, check=True
     ).stdout
@@ -268,9 +268,9 @@ def test_a_cuda_library_needs_no_runtime_beside_it():
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_compiler_may_come_with_options(small: build.Target, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("CXX", f"{build.host_compiler()} -O1")
-    target = replace(small, compiler=build.host_compiler())
+def test_a_compiler_may_come_with_options(small: targets.Target, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CXX", f"{targets.host_compiler()} -O1")
+    target = replace(small, compiler=targets.host_compiler())
     assert target.compiler.endswith(" -O1")
     assert "-O1" in (build.build(target).parent / "build.log").read_text(encoding="utf-8")
 
@@ -280,18 +280,18 @@ def test_a_compiler_that_cannot_be_run_is_none(tmp_path: Path, monkeypatch: pyte
     compiler.write_bytes(b"garbage")
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    with pytest.raises(build.CompilerMissingError, match="cannot be run"):
-        _ = build.cpu_target().key
+    with pytest.raises(targets.CompilerMissingError, match="cannot be run"):
+        _ = targets.cpu_target().key
 
 
 @pytest.mark.usefixtures("cache")
 def test_a_build_that_takes_too_long_leaves_no_process(
-    small: build.Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: targets.Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     compiler = tmp_path / "slow"
     compiler.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nsleep 300\n", encoding="utf-8")
     compiler.chmod(0o755)
-    monkeypatch.setattr(build, "_version", lambda _: "slow 1")
+    monkeypatch.setattr(targets, "_version", lambda _: "slow 1")
     monkeypatch.setattr(build, "BUILD_SECONDS", 2.0)
     with pytest.raises(build.BuildError, match="its log is"):
         build.build(replace(small, compiler=str(compiler)))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ops_cuda import build
+from ops_cuda import build, targets
 from ops_cuda.library import Activation, EpilogueShape, Library, Upfirdn2dShape
 from tests.emulation import CASES, DTYPES, HOST, check, configure, num_blocks
 from tests.operators import EMULATION, emulated_target
@@ -207,7 +207,7 @@ FAULTS = {
 def planted(folder: Path, source: str, before: str, after: str) -> Library:
     """The emulated library of one file, with a fault in it."""
     ignored = shutil.ignore_patterns("__pycache__", "*.py")
-    copy = Path(shutil.copytree(build.SOURCES, folder / "sources", ignore=ignored))
+    copy = Path(shutil.copytree(targets.SOURCES, folder / "sources", ignore=ignored))
     text = (copy / source).read_text(encoding="utf-8")
     assert text.count(before) >= 1, "the fault no longer fits the source"
     (copy / source).write_text(text.replace(before, after), encoding="utf-8")

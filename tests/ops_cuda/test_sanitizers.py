@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from ops_cuda import build
+from ops_cuda import targets
 
 SCRIPT = """
-from ops_cuda import build
+from ops_cuda import build, targets
 from ops_cuda.library import Library
 from tests.emulation import all_cases, check
 from tests.operators import emulated_target
@@ -25,7 +25,7 @@ print(count, "cases")
 
 @pytest.mark.slow
 def test_sanitizers_find_nothing():
-    compiler = build.host_compiler()
+    compiler = targets.host_compiler()
     # the sanitizer comes first; it needs the C++ library beside it, whose exceptions it watches
     preloaded = [
         subprocess.run(

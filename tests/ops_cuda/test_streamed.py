@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ops_cuda import build
+from ops_cuda import targets
 from ops_cuda.library import Library
 from tests.operators import using
 from torch_utils.ops import bias_act, synthesis_epilogue
@@ -11,7 +11,7 @@ from torch_utils.ops import bias_act, synthesis_epilogue
 
 @pytest.fixture(scope="module")
 def library() -> Library:
-    return Library.of(build.cpu_target())
+    return Library.of(targets.cpu_target())
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

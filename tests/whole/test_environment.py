@@ -19,7 +19,7 @@ import torch
 
 from lafite_shifted.errors import InputError
 from lafite_shifted.pipeline import TextToImage
-from ops_cuda import build
+from ops_cuda import targets
 from tests.commands import TINY_GAN, assert_refused, run_command, succeed
 
 TEXT = "a red apple"
@@ -62,8 +62,8 @@ def test_without_a_home_folder_everything_runs_and_says_what_lacks(
     assert "set LAFITE_SHIFTED_CACHE" in succeed("doctor").out
     outcome = succeed("train-gan", some_images, "--out", tmp_path / "run", *TINY_GAN)
     assert "reference (there is no home folder" in outcome.err
-    with pytest.raises(build.CacheMissingError):
-        build.cache_folder()
+    with pytest.raises(targets.CacheMissingError):
+        targets.cache_folder()
 
 
 # --- modules of the same name

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ops_cuda import build
+from ops_cuda import build, targets
 from ops_cuda.library import DTYPES, Library, Place
 
 Mode = Literal["auto", "compiled", "reference"]
@@ -147,9 +147,9 @@ def _library(device: torch.device) -> Library | None:
 def _build(device: torch.device) -> Library | None:
     try:
         if device.type == "cpu":
-            target = build.cpu_target()
+            target = targets.cpu_target()
         elif device.type == "cuda":
-            target = build.cuda_target(torch.cuda.get_device_capability(device))
+            target = targets.cuda_target(torch.cuda.get_device_capability(device))
         else:
             _choice.reasons[device] = f"there are none for {device.type}"
             return None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from lafite_shifted.errors import InputError
-from lafite_shifted.gaussian.cluster_stats import cluster
+from lafite_shifted.gaussian.cluster_stats import ClusterStats, cluster
 from lafite_shifted.gaussian.gaussian_clusters import same_cluster_share
 from lafite_shifted.model_folder import best_metric, save_prior
 from lafite_shifted.prior.diffusion import SamplerConfig
@@ -86,6 +86,25 @@ class PriorTrainConfig:
             raise ValueError(f"text_dropout must be in [0, 1), not {self.text_dropout}")
 
 
+def _cluster(
+    config: PriorTrainConfig, data: EmbeddingSet, training_rows: Tensor
+) -> ClusterStats | None:
+    """Clusters of the training images, by the mask of their rows; None for a process with one
+    Gaussian.
+    """
+    if config.prior.process != "clusters":
+        return None
+    images = data.image[training_rows]
+    return cluster(
+        [(0, images)] if distributed.is_main_process() else [],  # each row counts once
+        config.prior.num_clusters,
+        dim=images.shape[1],
+        covariance_type=config.prior.cluster_covariance,
+        encoder_id=data.encoder_id,
+        seed=config.seed,
+    )
+
+
 class PriorTrainer:
     """One denoising step a batch, which the processes of torchrun share; statistics come from all
     training images, pairs from the captioned ones.
@@ -126,17 +145,7 @@ class PriorTrainer:
                 "`lafite-shifted embed` again."
             )
         torch.manual_seed(seeds.seed_of(config.seed, "prior weights"))
-        stats, clusters = data.stats(training_rows), None
-        if config.prior.process == "clusters":
-            images = data.image[training_rows]
-            clusters = cluster(
-                [(0, images)] if distributed.is_main_process() else [],  # each row counts once
-                config.prior.num_clusters,
-                dim=images.shape[1],
-                covariance_type=config.prior.cluster_covariance,
-                encoder_id=data.encoder_id,
-                seed=config.seed,
-            )
+        stats, clusters = data.stats(training_rows), _cluster(config, data, training_rows)
         self.prior = Prior(config.prior, stats, clusters).to_device(device)
         if start is not None:
             start.apply(self.prior.network)

@@ -16,7 +16,7 @@ from lafite_shifted.encoders.ensemble import load_clip
 from lafite_shifted.gaussian.cone import cone
 from lafite_shifted.io.files import write_json
 from lafite_shifted.io.png import save_png
-from lafite_shifted.model_folder import pack_model
+from lafite_shifted.packing import pack_model
 from lafite_shifted.pipeline import TextToImage
 from training.data.embeddings.embedding_set import EmbeddingSet
 from training.gan.presets import GAN_PRESETS
@@ -105,6 +105,13 @@ def run_demo(
     show(run_loop(gan_trainer, gan_trainer.config.run, gan_run), "gan")
 
     say("\n== 5. pack, generate, measure")
+    return _compare(out, data, config, device)
+
+
+def _compare(out: Path, data: EmbeddingSet, config: DemoConfig, device: torch.device) -> DemoResult:
+    """Pack a model for each prior, generate with both and without one, and measure the distance to
+    real images; writes grid.png and metrics.json.
+    """
     models = {process: _packed(out, process, device) for process in ("shifted", "baseline")}
     rows = {name: (model, True) for name, model in models.items()}
     rows["no prior"] = (models["shifted"], False)

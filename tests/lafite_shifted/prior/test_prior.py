@@ -410,7 +410,9 @@ def test_guidance_of_one_never_asks_for_the_prediction_without_text(prior: Prior
     assert (texts[1:], len(eval_set)) == ([True, False], 9)
 
 
-def test_deterministic_samplers_take_noise_only_at_the_start(prior: Prior, monkeypatch: pytest.MonkeyPatch):
+def test_deterministic_samplers_take_noise_only_at_the_start(
+    prior: Prior, monkeypatch: pytest.MonkeyPatch
+):
     eval_set = []
     draw = seeds.normal_per_sample
 
@@ -549,7 +551,9 @@ def two_answers() -> tuple[Prior, Prior, Tensor]:
     return *priors, answers
 
 
-def test_one_step_of_the_energy_objective_has_both_answers_where_one_of_mse_has_neither(two_answers):
+def test_one_step_of_the_energy_objective_has_both_answers_where_one_of_mse_has_neither(
+    two_answers,
+):
     """What a few-step prior is for: one step of means is between the answers."""
     means, draws, answers = two_answers
     text = random_text()[torch.zeros(200, dtype=torch.long)]

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from ops_cuda import build
+from ops_cuda import build, targets
 from ops_cuda.library import Library
 from tests.operators import emulated_target, using
 
-TARGETS = {"cpu": build.cpu_target, "emulated": emulated_target}
+TARGETS = {"cpu": targets.cpu_target, "emulated": emulated_target}
 
 
 @pytest.fixture(scope="module", autouse=True, params=["reference", *TARGETS])
