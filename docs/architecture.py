@@ -32,7 +32,7 @@ SUBJECTS = {  # in the order of imports: downwards, and from left to right
     "training.prior": "trainer, evaluation,\nstudy",
     "training.clip": "data, trainer",
     "training.metrics": "distances, plots,\ngrids",
-    "training.data": "sources, decoding,\nembeddings on disk,\nimage cache",
+    "training.data": "files, captions,\ndecoding, embeddings\non disk, image cache",
     "training": "loop, run folder,\nconfig",
     "lafite_shifted": "TextToImage,\nmodel folder",
     "lafite_shifted.prior": "diffusion, network",

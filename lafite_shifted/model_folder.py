@@ -27,7 +27,7 @@ from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian.cluster_stats import ClusterStats
 from lafite_shifted.gaussian.gaussian import Gaussian
 from lafite_shifted.gaussian.stats import EmbeddingStats
-from lafite_shifted.io.checks import check_finite
+from lafite_shifted.io.check_tensors import check_finite
 from lafite_shifted.io.files import (
     atomic_directory,
     load_tensors,
@@ -40,7 +40,7 @@ from lafite_shifted.prior.network import PriorConfig
 from lafite_shifted.prior.prior import Prior
 from torch_utils.device import DtypeName, pick_dtype
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from lafite_shifted.model_folder import (
     load_prior,
     model_hash,
 )
-from lafite_shifted.prior.diffusion import SamplerConfig
+from lafite_shifted.prior.samplers import SamplerConfig
 from lafite_shifted.prior.sampling import resolve_sampler, sample_embeddings
 from torch_utils import seeds
 from torch_utils.device import DtypeName

@@ -123,8 +123,8 @@ def test_no_handler_catches_everything(path: Path):
         ("lafite_shifted.gaussian.stats", "def f():\n    from training import losses"),
         ("lafite_shifted.gaussian.stats", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
          "    from training.gan.losses import info_nce"),
-        ("training.runs", "from lafite_shifted import cli"),
-        ("training.runs", "import lafite_shifted.cli.options as options"),
+        ("training.run_setup", "from lafite_shifted import cli"),
+        ("training.run_setup", "import lafite_shifted.cli.options as options"),
         ("lafite_shifted.pipeline", "from .cli import options"),
         ("lafite_shifted.pipeline", "from . import cli"),
         ("ops_cuda.build", "import torch_utils"),

@@ -23,7 +23,7 @@ from lafite_shifted.io.files import (
     write_json,
 )
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

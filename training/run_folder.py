@@ -32,7 +32,7 @@ from torch_utils import distributed
 from training.checkpoint import Checkpoint, checkpoint_paths, read_checkpoint, write_checkpoint
 from training.config import differences
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def command(name: str, out: Path, size: int | None, names: int, seed: int, raw: 
     cone: no images, but made-up embeddings in a narrow cone, to compare priors on.
     """
     if name == "cone":
-        from training.data.cone import PAIRS_PER_NAME, write_cone
+        from training.data.synthetic_cone import PAIRS_PER_NAME, write_cone
 
         write_cone(out, num_names=names, seed=seed)
         click.echo(f"{names * PAIRS_PER_NAME} embeddings of {names} names in {out}")

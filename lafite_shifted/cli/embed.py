@@ -47,7 +47,7 @@ def command(
     from lafite_shifted.errors import InputError
     from torch_utils import distributed
     from training.config import parse
-    from training.data.decoding.decode import SquareConfig
+    from training.data.decoding.crop import SquareConfig
     from training.data.decoding.read_image import ReadOptions
     from training.data.embeddings.embed import embed_folder
     from training.data.images import ImageSource

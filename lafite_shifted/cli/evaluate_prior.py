@@ -13,7 +13,7 @@ from lafite_shifted.cli.parameters import FolderPath
 from lafite_shifted.cli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from lafite_shifted.prior.diffusion import Sampler
+    from lafite_shifted.prior.samplers import Sampler
     from torch_utils.device import DtypeName
 
 

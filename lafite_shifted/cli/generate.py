@@ -10,7 +10,7 @@ from lafite_shifted.cli.messages import choose_ops, plain_warnings
 from lafite_shifted.cli.parameters import Number, PathOrUrl
 
 if TYPE_CHECKING:
-    from lafite_shifted.prior.diffusion import Sampler
+    from lafite_shifted.prior.samplers import Sampler
     from torch_utils.device import DtypeName
 
 LEGEND = "labels of grid.png, by lafite-shifted"  # the first line of grid.txt
@@ -88,7 +88,7 @@ def command(
     from lafite_shifted.io.files import check_own_text, write_text
     from lafite_shifted.io.png import check_own_png, save_png, slug
     from lafite_shifted.pipeline import TextToImage
-    from lafite_shifted.prior.diffusion import SamplerConfig
+    from lafite_shifted.prior.samplers import SamplerConfig
     from lafite_shifted.prior.sampling import resolve_sampler
     from training.metrics.grids import labelled_grid
 

@@ -46,7 +46,7 @@ def command(
     from training.data.embeddings.report_file import check_own_report, write_report
     from training.loop import run_loop
     from training.run_folder import RunFolder
-    from training.runs import compute_record
+    from training.run_setup import compute_record
 
     chosen = resolve_device(device)
     choose_ops(ops, chosen, used=False)

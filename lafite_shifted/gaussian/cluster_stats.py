@@ -14,11 +14,11 @@ from torch import Tensor
 from lafite_shifted.encoders.encoder_id import EncoderId
 from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian.kmeans import Reservoir, find_centroids
-from lafite_shifted.io.checks import check_like
+from lafite_shifted.io.check_tensors import check_like
 from lafite_shifted.io.files import check_format, load_tensors, save_tensors
 from torch_utils import distributed, seeds
 
-FORMAT = 1
+FORMAT = 2
 ClusterCovarianceType = Literal["diagonal", "low-rank", "full"]
 MAX_BYTES = 4 * 2**30  # of what a covariance for each cluster takes
 COPIES = 5  # of their sums, at the most, while they are factorised

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lafite_shifted.encoders.encoder_id import EncoderId, check_same_encoder
 from lafite_shifted.errors import InputError
-from lafite_shifted.io.checks import check_like
+from lafite_shifted.io.check_tensors import check_like
 from lafite_shifted.io.files import check_format, load_tensors, save_tensors
 from torch_utils import distributed
 

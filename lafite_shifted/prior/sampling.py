@@ -12,16 +12,10 @@ from torch import Tensor
 
 from lafite_shifted.encoders.text_features import TextFeatures
 from lafite_shifted.errors import InputError
-from lafite_shifted.prior.diffusion import (
-    NoiseGaussian,
-    SamplerConfig,
-    clamp_dynamically,
-    guide,
-    plan,
-    sample,
-)
+from lafite_shifted.prior.diffusion import NoiseGaussian
 from lafite_shifted.prior.network import TextCache
 from lafite_shifted.prior.prior import THRESHOLD_PERCENTILE, EncodedText, Prior
+from lafite_shifted.prior.samplers import SamplerConfig, clamp_dynamically, guide, plan, sample
 from torch_utils import seeds
 
 DEFAULT_STEPS = 4  # where the configuration leaves them open

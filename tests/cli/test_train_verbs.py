@@ -13,7 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lafite_shifted.io.files import read_json, read_json_lines
 from lafite_shifted.model_folder import load_generator
 from tests.commands import TINY_GAN, TINY_PRIOR, half_written, succeed
-from training.data.decoding.decode import decode, to_square
+from training.data.decoding.crop import to_square
+from training.data.decoding.decode import decode
 from training.data.embeddings.embedding_set import EmbeddingSet
 from training.data.images import ImageSource
 from training.data.split import is_held_out

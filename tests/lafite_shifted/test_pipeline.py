@@ -13,7 +13,7 @@ from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.model_folder import load_generator, load_prior, model_hash
 from lafite_shifted.pipeline import TextToImage
-from lafite_shifted.prior.diffusion import SamplerConfig
+from lafite_shifted.prior.samplers import SamplerConfig
 from tests.commands import TINY_GAN, TINY_PRIOR, succeed
 
 TEXT = "a red apple"

@@ -18,7 +18,7 @@ from tests.commands import TINY_GAN, TINY_PRIOR, run_command, succeed
 from tests.real_images import damage
 from tests.torture import children
 from torch_utils import seeds
-from training.data.cone import PAIRS_PER_NAME
+from training.data.synthetic_cone import PAIRS_PER_NAME
 
 STEPS = 6
 FIELDS = ("dtype=float32", "run.log_kimg=0.008", "run.checkpoint_kimg=0.008")

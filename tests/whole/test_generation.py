@@ -12,8 +12,8 @@ from PIL import Image
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.model_folder import load_generator, load_prior
 from lafite_shifted.pipeline import TextToImage
-from lafite_shifted.prior.diffusion import SamplerConfig
 from lafite_shifted.prior.network import PriorNetwork
+from lafite_shifted.prior.samplers import SamplerConfig
 from tests.commands import succeed
 from torch_utils.device import pick_dtype
 from training.data.embeddings.embedding_set import EmbeddingSet

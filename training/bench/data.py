@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import InputError
-from training.data.decoding.decode import decode, to_square
+from training.data.decoding.crop import to_square
+from training.data.decoding.decode import decode
 from training.data.images import ImageSource
 
 BATCH = 16  # images of a forward pass of CLIP

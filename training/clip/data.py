@@ -21,7 +21,7 @@ from torch import Tensor
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import sha256_of
 from torch_utils import seeds
-from training.data.decoding.decode import to_square
+from training.data.decoding.crop import to_square
 from training.data.decoding.read_image import (
     DEFAULT_READ_OPTIONS,
     OpenImage,

@@ -10,7 +10,8 @@ from pathlib import Path
 from lafite_shifted.errors import InputError, TooManyBadImagesError
 from training.data.captions import tables as metadata_tables
 from training.data.captions.reader import SIDECAR_SUFFIXES, read_captions
-from training.data.decoding.decode import DEFAULT_MAX_MEGAPIXELS, DEFAULT_SQUARES, Decoded, decode
+from training.data.decoding.crop import DEFAULT_SQUARES
+from training.data.decoding.decode import DEFAULT_MAX_MEGAPIXELS, Decoded, decode
 from training.data.files.archives import ARCHIVES, TarFiles
 from training.data.files.image_files import IMAGE_SUFFIXES, NotUsed
 from training.data.files.listing import list_images, suffix_of

@@ -23,7 +23,7 @@ from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import read_json, write_json, write_json_lines
 from torch_utils import distributed
 from training.config import differences
-from training.data.decoding.decode import DEFAULT_SQUARES, SquareConfig
+from training.data.decoding.crop import DEFAULT_SQUARES, SquareConfig
 from training.data.decoding.read_image import DEFAULT_READ_OPTIONS, ReadOptions, silent
 from training.data.embeddings.embed import EmbedReport, embed_folder, with_split_keys
 from training.data.embeddings.embedding_set import read_index

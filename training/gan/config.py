@@ -7,7 +7,7 @@ from typing import Literal
 from lafite_shifted.decoder.discriminator import DiscriminatorConfig
 from lafite_shifted.decoder.generator import GeneratorConfig
 from training.config import RunConfig, positive
-from training.data.decoding.decode import SquareConfig
+from training.data.decoding.crop import SquareConfig
 from training.gan.augment.config import AugmentConfig
 
 

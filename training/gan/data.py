@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lafite_shifted.encoders.encoder_id import EncoderId
 from lafite_shifted.errors import InputError
-from training.data.decoding.decode import DEFAULT_SQUARES, SquareConfig
+from training.data.crop_cache import ReadySquares, square_of
+from training.data.decoding.crop import DEFAULT_SQUARES, SquareConfig
 from training.data.decoding.read_image import (
     DEFAULT_READ_OPTIONS,
     OpenImage,
@@ -20,7 +21,6 @@ from training.data.decoding.read_image import (
 from training.data.embeddings.embedding_set import EmbeddingSet
 from training.data.image_cache import ImageLoader, plan_cache
 from training.data.images import ImageSource
-from training.data.ready_squares import ReadySquares, square_of
 from training.data.remote_images import RemoteImages, ShardOrder, in_first_shards
 
 EVAL_SET_SIZE = 512  # images at most that a generator is measured on while it trains

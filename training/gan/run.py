@@ -14,13 +14,13 @@ from lafite_shifted.pipeline import TextToImage
 from torch_utils import distributed
 from torch_utils.ops import native
 from training.config import override
-from training.data.decoding.decode import SquareConfig
+from training.data.crop_cache import ReadySquares
+from training.data.decoding.crop import SquareConfig
 from training.data.decoding.read_image import DEFAULT_READ_OPTIONS, ReadOptions
 from training.data.embeddings.embed import EmbedReport, embed_folder
 from training.data.embeddings.embedding_set import EmbeddingSet
 from training.data.image_cache import plan_cache
 from training.data.images import ImageSource
-from training.data.ready_squares import ReadySquares
 from training.data.remote_images import RemoteImages
 from training.data.remote_shards import embed_urls, is_remote, shard_urls
 from training.gan.augment.config import AugmentConfig
@@ -31,7 +31,7 @@ from training.gan.data import GanData, load_gan_data
 from training.gan.trainer import GanTrainer
 from training.gan.transfer import Start, check_freezing
 from training.run_folder import RunFolder, RunLock, check_usable
-from training.runs import compute_record, length_fields, refuse_derived
+from training.run_setup import compute_record, length_fields, refuse_derived
 
 
 def gan_config(

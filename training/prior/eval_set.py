@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lafite_shifted.errors import InputError
+from torch_utils import seeds
 from training.data.embeddings.embedding_set import EmbeddingSet
 from training.metrics.distances import nearest
-from training.prior.trainer import one_a_name
 
 UNRELATED = "real images of other names"
 COPY = 0.9995  # cosine of embeddings from which on two images are one
@@ -88,3 +88,16 @@ def same_name(eval_set: EvalSet) -> tuple[Tensor, Tensor]:
             others[name] = image
     names = sorted(others)
     return data.image[[others[n] for n in names]], data.image[[own[n] for n in names]]
+
+
+def one_a_name(data: EmbeddingSet, captions: Tensor) -> Tensor:
+    """One of the given captions of every name, chosen by a hash (the first would be of one style),
+    in a fixed shuffled order.
+    """
+    chosen: dict[str, tuple[int, int]] = {}
+    files = data.names
+    for caption in captions.tolist():
+        name, file_name = data.captions[caption], files[int(data.caption_image[caption])]
+        rank = (seeds.seed_of("held out", name, file_name), caption)
+        chosen[name] = min(chosen.get(name, rank), rank)
+    return torch.tensor([caption for _, caption in sorted(chosen.values())], dtype=torch.long)

@@ -25,7 +25,7 @@ from training.prior.cost import measure_prior
 from training.prior.trainer import PriorTrainConfig, PriorTrainer
 from training.prior.transfer import PriorStart
 from training.run_folder import RunFolder, RunLock, check_usable
-from training.runs import compute_record, length_fields, refuse_derived
+from training.run_setup import compute_record, length_fields, refuse_derived
 
 
 def prior_config(

@@ -11,7 +11,7 @@ import torch
 
 from lafite_shifted.encoders.encoder_id import check_same_encoder
 from lafite_shifted.errors import InputError
-from lafite_shifted.prior.diffusion import SamplerConfig
+from lafite_shifted.prior.samplers import SamplerConfig
 from torch_utils.device import DtypeName
 from training.data.embeddings.embedding_set import EmbeddingSet
 from training.loop import Progress, run_loop

@@ -15,10 +15,10 @@ from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian.cluster_stats import ClusterStats, cluster
 from lafite_shifted.gaussian.gaussian_clusters import same_cluster_share
 from lafite_shifted.model_folder import best_metric, save_prior
-from lafite_shifted.prior.diffusion import SamplerConfig
 from lafite_shifted.prior.energy import energy_score
 from lafite_shifted.prior.network import PriorConfig
 from lafite_shifted.prior.prior import Prior
+from lafite_shifted.prior.samplers import SamplerConfig
 from lafite_shifted.prior.sampling import sample_embeddings
 from torch_utils import distributed, seeds
 from torch_utils.device import pick_dtype
@@ -31,6 +31,7 @@ from training.metrics.distances import (
     mean_cosine,
     set_distance,
 )
+from training.prior.eval_set import one_a_name
 from training.prior.transfer import PriorStart
 from training.run_folder import Evaluation
 
@@ -298,16 +299,3 @@ class PriorTrainer:
                 pairs = text.to(self.device), self.data.image[image].to(self.device)
                 found[f"same_cluster_{name}"] = same_cluster_share(clusters, *pairs)
         return found
-
-
-def one_a_name(data: EmbeddingSet, captions: Tensor) -> Tensor:
-    """One of the given captions of every name, chosen by a hash (the first would be of one style),
-    in a fixed shuffled order.
-    """
-    chosen: dict[str, tuple[int, int]] = {}
-    files = data.names
-    for caption in captions.tolist():
-        name, file_name = data.captions[caption], files[int(data.caption_image[caption])]
-        rank = (seeds.seed_of("held out", name, file_name), caption)
-        chosen[name] = min(chosen.get(name, rank), rank)
-    return torch.tensor([caption for _, caption in sorted(chosen.values())], dtype=torch.long)

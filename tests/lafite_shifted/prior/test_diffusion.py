@@ -17,13 +17,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lafite_shifted.gaussian.gaussian import Gaussian
-from lafite_shifted.prior.diffusion import (
+from lafite_shifted.prior.diffusion import Schedule, ScheduleConfig, diffuse
+from lafite_shifted.prior.samplers import (
     SamplerConfig,
-    Schedule,
-    ScheduleConfig,
     clamp_dynamically,
     ddim_step,
-    diffuse,
     guide,
     plan,
     sample,

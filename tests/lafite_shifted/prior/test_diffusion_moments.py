@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lafite_shifted.gaussian.frechet import frechet_distance
 from lafite_shifted.gaussian.gaussian import Gaussian
-from lafite_shifted.prior.diffusion import Sampler, Schedule, ScheduleConfig, plan, sample
+from lafite_shifted.prior.diffusion import Schedule, ScheduleConfig
+from lafite_shifted.prior.samplers import Sampler, plan, sample
 from tests.references.gaussians import Array, exact_gaussian, random_covariance, stats_with
 
 LINEAR = Schedule(ScheduleConfig())

@@ -17,7 +17,7 @@ from lafite_shifted.gaussian.cluster_stats import ClusterStats
 from lafite_shifted.gaussian.gaussian import Gaussian
 from lafite_shifted.gaussian.kmeans import find_centroids
 from lafite_shifted.gaussian.stats import EmbeddingStats
-from lafite_shifted.prior.diffusion import SamplerConfig, diffuse
+from lafite_shifted.prior.diffusion import diffuse
 from lafite_shifted.prior.energy import energy_score
 from lafite_shifted.prior.network import (
     NUM_CONDITION_TOKENS,
@@ -27,6 +27,7 @@ from lafite_shifted.prior.network import (
     text_mask,
 )
 from lafite_shifted.prior.prior import Prior
+from lafite_shifted.prior.samplers import SamplerConfig
 from lafite_shifted.prior.sampling import resolve_sampler, sample_embeddings
 from torch_utils import seeds
 

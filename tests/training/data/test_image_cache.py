@@ -25,7 +25,8 @@ from tests.training.test_loop import (
     last_checkpoint,
     train,
 )
-from training.data.decoding.decode import decode, to_square
+from training.data.decoding.crop import to_square
+from training.data.decoding.decode import decode
 from training.data.decoding.read_image import ReadOptions
 from training.data.embeddings.embedding_set import EmbeddingSet
 from training.data.files.image_files import UnreadableImageError

@@ -12,7 +12,8 @@ from PIL import Image
 
 from lafite_shifted.errors import InputError
 from training.config import override
-from training.data.decoding.decode import SquareConfig, decode, to_square
+from training.data.decoding.crop import SquareConfig, to_square
+from training.data.decoding.decode import decode
 from training.data.files.image_files import UnreadableImageError
 from training.gan.config import GanTrainConfig
 

@@ -14,7 +14,7 @@ from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId
 from lafite_shifted.io.files import save_tensors, write_json_lines
 from lafite_shifted.model_folder import find_part, load_generator
 from lafite_shifted.pipeline import TextToImage
-from lafite_shifted.prior.diffusion import SamplerConfig
+from lafite_shifted.prior.samplers import SamplerConfig
 from tests.commands import TINY_PRIOR, run_command, succeed
 from training.data.embeddings.embedding_set import EmbeddingSet
 from training.data.split import is_held_out

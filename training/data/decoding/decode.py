@@ -10,53 +10,25 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from training.data.decoding.colour import Stored, has_transparency, to_rgb
+from training.data.decoding.crop import DEFAULT_SQUARES, MAX_PASS_PIXELS
 from training.data.decoding.png_chunks import without_what_pixels_do_not_need
 from training.data.files.image_files import UnreadableImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # the only decoders that Pillow may use
 DEFAULT_MAX_MEGAPIXELS = 100.0
-MAX_PASS_PIXELS = 2**24  # of what lies between the two passes of a resampling
 ORIENTATION_TAG = 0x0112
 # what Pillow's decoders raise on broken files
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
-RESAMPLING = {
-    "lanczos": Image.Resampling.LANCZOS,
-    "bicubic": Image.Resampling.BICUBIC,
-    "box": Image.Resampling.BOX,
-}
 
 Image.MAX_IMAGE_PIXELS = (
     None  # `decode` has a limit of its own, checked before any pixel is decoded
 )
-
-
-@dataclass(frozen=True)
-class SquareConfig:
-    """How an image becomes a square; recorded with whatever was trained on it."""
-
-    background: str = "white"  # shown through transparency, and around `pad`: a name, or #rrggbb
-    resize: Literal["lanczos", "bicubic", "box"] = "lanczos"  # box: the mean over an area
-    # the centre square, all of it out of proportion, or all of it with background on two sides
-    crop: Literal["centre", "stretch", "pad"] = "centre"
-
-    def __post_init__(self) -> None:
-        if len(ImageColor.getrgb(self.background)) != 3:  # ValueError where there is no such colour
-            raise ValueError(f"background {self.background!r} is transparent itself")
-
-    @property
-    def colour(self) -> tuple[int, int, int]:
-        """Of the background, 0 to 255."""
-        red, green, blue = ImageColor.getrgb(self.background)[:3]
-        return red, green, blue
-
-
-DEFAULT_SQUARES = SquareConfig()
 
 
 @dataclass(frozen=True)
@@ -186,31 +158,3 @@ def levels_of(image: Image.Image) -> np.ndarray:
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
         levels[:, top : top + rows] = np.asarray(strip).transpose(2, 0, 1)
     return levels
-
-
-def to_square(
-    image: Image.Image, resolution: int, how: SquareConfig = DEFAULT_SQUARES
-) -> np.ndarray:
-    """[resolution, resolution, 3] uint8 of an RGB image."""
-    size, method = (resolution, resolution), RESAMPLING[how.resize]
-    if how.crop == "stretch":
-        if image.height * resolution > MAX_PASS_PIXELS:  # the columns come first in Pillow
-            image = image.resize((image.width, resolution), method)
-        square = image.resize(size, method)
-    elif how.crop == "pad":
-        square = _padded(image, resolution, how)
-    else:
-        square = ImageOps.fit(image, size, method=method)
-    return np.asarray(square)
-
-
-def _padded(image: Image.Image, resolution: int, how: SquareConfig) -> Image.Image:
-    size, method = (resolution, resolution), RESAMPLING[how.resize]
-    if min(image.size) / max(image.size) * resolution > 0.5:
-        return ImageOps.pad(image, size, method=method, color=how.colour)
-    # a line of one pixel, where proportions would leave none
-    width, height = (resolution, 1) if image.width > image.height else (1, resolution)
-    square = Image.new("RGB", size, how.colour)
-    place = (resolution - width + 1) // 2, (resolution - height + 1) // 2
-    square.paste(image.resize((width, height), method), place)
-    return square

@@ -23,7 +23,8 @@ from lafite_shifted.encoders.encoder_id import (
 from lafite_shifted.encoders.text_encoder import TextEncoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import load_tensors, sha256_of, write_json_lines
-from training.data.decoding.decode import DEFAULT_SQUARES, SquareConfig, levels_of
+from training.data.decoding.crop import DEFAULT_SQUARES, SquareConfig
+from training.data.decoding.decode import levels_of
 from training.data.decoding.read_image import (
     DEFAULT_READ_OPTIONS,
     OpenImage,

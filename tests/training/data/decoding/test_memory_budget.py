@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.commands import image_folder
-from training.data.decoding.decode import SquareConfig, to_square
+from training.data.decoding.crop import SquareConfig, to_square
 from training.data.decoding.memory_budget import MemoryBudget
 from training.data.decoding.read_image import OpenImage, ReadOptions, read_image
 from training.data.images import ImageSource

@@ -14,7 +14,7 @@ from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import InputError, TooManyBadImagesError
 from lafite_shifted.io.files import load_tensors, read_json_lines, save_tensors
 from tests.commands import half_written
-from training.data.decoding.decode import SquareConfig
+from training.data.decoding.crop import SquareConfig
 from training.data.decoding.read_image import DEFAULT_READ_OPTIONS, Progress, ReadOptions, silent
 from training.data.embeddings import shard_writer
 from training.data.embeddings.embed import EmbedReport, embed_folder

@@ -8,9 +8,10 @@ from torch import Tensor
 from lafite_shifted.gaussian.frechet import frechet_distance
 from lafite_shifted.gaussian.gaussian import Gaussian
 from lafite_shifted.gaussian.stats import EmbeddingStats
-from lafite_shifted.prior.diffusion import Sampler, Schedule, ScheduleConfig, plan, sample
-from training.data.cone import BETWEEN, DIM, TEXT_NOISE
-from training.prior.exact import exact_prior, spectrum
+from lafite_shifted.prior.diffusion import Schedule, ScheduleConfig
+from lafite_shifted.prior.samplers import Sampler, plan, sample
+from training.data.synthetic_cone import BETWEEN, DIM, TEXT_NOISE
+from training.prior.exact_denoiser import exact_prior, spectrum
 
 LINEAR = Schedule(ScheduleConfig())
 BASELINE = torch.full((DIM,), 1 / DIM, dtype=torch.float64)

@@ -1,10 +1,10 @@
-"""What a perfect prior would reach on the narrow cone (training/data/cone.py), in closed form: the
-error that is left is the sampler's, so that a network's error can be told from it.
+"""What a perfect prior would reach on the narrow cone (training/data/synthetic_cone.py), in closed
+form: the error that is left is the sampler's, so that a network's error can be told from it.
 
 Before it is normalised, an embedding of the cone is normal given its text and its name's width,
 N(mu + c, V), all covariances sharing their axes; here each name has the mean width. The exact
 denoiser is then linear along each axis, and so is every step of a sampler: moments can be followed
-instead of samples. `python -m training.prior.exact` prints the table of docs/prior.md.
+instead of samples. `python -m training.prior.exact_denoiser` prints the table of docs/prior.md.
 
 Shape letters: D axes.
 """
@@ -15,8 +15,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lafite_shifted.prior.diffusion import Sampler, Schedule, ScheduleConfig, plan
-from training.data.cone import BETWEEN, DIM, NORM_OF_MEAN, TEXT_NOISE
+from lafite_shifted.prior.diffusion import Schedule, ScheduleConfig
+from lafite_shifted.prior.samplers import Sampler, plan
+from training.data.synthetic_cone import BETWEEN, DIM, NORM_OF_MEAN, TEXT_NOISE
 
 STEPS = (1, 2, 4, 8, 16, 64)
 
