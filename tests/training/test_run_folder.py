@@ -98,7 +98,7 @@ def test_checkpoint_of_another_clip_or_format_is_refused(
     with pytest.raises(InputError, match="another CLIP"):
         run.latest_checkpoint()
     monkeypatch.setattr(checkpoint_module, "FORMAT", checkpoint_module.FORMAT + 1)
-    with pytest.raises(InputError, match="has format 1, this version reads 2"):
+    with pytest.raises(InputError, match="has format 2, this version reads 3"):
         other.latest_checkpoint()
 
 
