@@ -67,7 +67,7 @@ def read_checkpoint(run: Path, *, encoder: object) -> Checkpoint | None:
         return None
     path = paths[-1] / "state.safetensors"
     tensors, metadata = load_tensors(
-        path, remedy=f"Delete {paths[-1]}: the run then goes on from the checkpoint before it."
+        path, remedy=f"Delete {paths[-1]}: the run then resumes from the checkpoint before it."
     )
     check_format(metadata, kind="checkpoint", version=FORMAT, path=path)
     if metadata["encoder"] != encoder:

@@ -118,7 +118,7 @@ def run_loop(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator
 
 @contextmanager
 def _telling_what_is_kept(trainer: Trainer, folder: RunFolder) -> Iterator[None]:
-    """In the words of what the user can mend before the same command goes on."""
+    """In the words of what the user can mend before the same command is repeated."""
     try:
         yield
     except TooManyBadImagesError as error:
@@ -210,7 +210,7 @@ def _interrupted(received: int, samples: int, total: int) -> InterruptedRunError
     """The error after signal `received`, once the checkpoint is saved."""
     return InterruptedRunError(
         f"Stopped by {signal.Signals(received).name} at {samples / 1000:.1f} of "
-        f"{total / 1000:.1f} kimg; the checkpoint is saved. Run the same command again to go on.",
+        f"{total / 1000:.1f} kimg; the checkpoint is saved. Run the same command again to resume.",
         received,
     )
 

@@ -238,7 +238,7 @@ def _check_unchanged(old: dict, new: dict, path: Path) -> None:
         machine = any(one.startswith("compute.") for one in changed)
         raise InputError(
             f"{path} holds a run with another configuration: {'; '.join(changed)}. "
-            "Repeat the first command to go on with it, or choose another --out."
+            "Repeat the first command to resume it, or choose another --out."
             + " What `compute` tells is the machine's too: --device, --ops, and for compiled "
             "operators a compiler (`lafite-shifted ops status`)." * machine
         )

@@ -27,7 +27,7 @@ def command(out: Path, kimg: float | None, seed: int, device: str, ops: str) -> 
     """Embed 512 shipped images, train a tiny prior and a tiny GAN on them, and make images from
     8 sentences.
 
-    The same command again goes on where it stopped.
+    The same command again resumes where it stopped.
     """
     from lafite_shifted.device import resolve_device
     from training.tools.demo import DemoConfig, run_demo

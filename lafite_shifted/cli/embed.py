@@ -18,7 +18,7 @@ from lafite_shifted.cli.progress import progress_bar
 @options.text_encoder_option
 @options.device_option
 @options.ops_option
-@options.positive_int("--batch", default=64, help="Images a forward pass.")
+@options.batch_option(default=64, help="Images a forward pass.")
 @click.option("--background", default="white", help="Shown through transparency: name or #rrggbb.")
 @options.max_bad_option
 @options.max_megapixels_option
@@ -47,10 +47,10 @@ def command(
     from lafite_shifted.errors import InputError
     from torch_utils import distributed
     from training.config import parse
-    from training.data.decoding import SquareConfig
-    from training.data.embed import embed_folder
+    from training.data.decoding.decode import SquareConfig
+    from training.data.decoding.read_image import ReadOptions
+    from training.data.embeddings.embed import embed_folder
     from training.data.images import ImageSource
-    from training.data.read_image import ReadOptions
     from training.data.remote_shards import embed_urls, is_remote, shard_urls
 
     chosen = resolve_device(device)

@@ -76,7 +76,7 @@ def command(
     from lafite_shifted.encoders.ensemble import load_clip
     from lafite_shifted.model_folder import find_part, load_generator
     from lafite_shifted.pipeline import TextToImage
-    from training.data.read_image import ReadOptions
+    from training.data.decoding.read_image import ReadOptions
     from training.gan.evaluate import EvalSet
     from training.gan.report import (
         evaluate_gan,

@@ -64,7 +64,7 @@ def command(
     from lafite_shifted.device import resolve_device
     from lafite_shifted.encoders.ensemble import load_clip
     from lafite_shifted.model_folder import find_part, load_generator
-    from training.data.embeddings import EmbeddingSet
+    from training.data.embeddings.embedding_set import EmbeddingSet
     from training.prior.eval_set import EvalSet
     from training.prior.evaluate import (
         load_priors,

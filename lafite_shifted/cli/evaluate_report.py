@@ -17,7 +17,7 @@ def check_own_report(out: Path) -> None:
     record = None
     with suppress(InputError):  # no JSON, or none at all
         record = read_json(out / "report.json")
-    ours = isinstance(record, dict) and {"lines", "command"} <= record.keys()
+    ours = isinstance(record, dict) and {"rows", "command"} <= record.keys()
     if found and not ours:
         raise InputError(
             f"{found[0]} was not written by lafite-shifted, and stays as it is. Choose another "

@@ -52,7 +52,7 @@ def command(
     """Train small priors of every process on EMBEDDINGS and compare them: shifted with full and
     with diagonal covariance, clusters, and the baseline, at equal network, schedule and budget.
 
-    The same command again goes on where it stopped.
+    The same command again resumes where it stopped.
     """
     from lafite_shifted.device import resolve_device
     from training.prior.study import StudyConfig, run_study

@@ -30,17 +30,17 @@ LEGEND = "labels of grid.png, by lafite-shifted"  # the first line of grid.txt
 @options.device_option
 @options.ops_option
 @options.dtype_option
-@options.positive_int("--batch", default=16, help="Images a forward pass.")
+@options.batch_option(default=16, help="Images a forward pass.")
 @options.positive_int(
     "--steps",
     default=None,
-    help="Sampling steps of the prior.  [default: 4, or what it has learnt]",
+    help="Sampling steps of the prior.  [default: 4, or its step budget]",
 )
 @click.option(
     "--sampler",
     type=click.Choice(["ancestral", "ddim", "dpm++"]),
-    help="Of the prior; ddim and dpm++ draw no noise on the way. By default dpm++, ancestral for a "
-    "prior that predicts draws.",
+    help="Of the prior; ddim and dpm++ add no noise on the way. By default dpm++, ancestral for a "
+    "prior of the energy objective.",
 )
 @click.option("--eta", type=Number(0, 1), default=0.0, help="Noise of ddim; 1 is ancestral.")
 @click.option("--guidance", type=Number(-100, 100), default=1.0, help="Of the prior; 1 is none.")

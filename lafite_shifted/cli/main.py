@@ -53,13 +53,14 @@ _DISK_ERRORS = {
 # what takes less memory, by verb
 _LESS_MEMORY = {
     "train-gan": "Give --set micro_batch=N (N images at a time, with the same result), --set "
-    "activation_checkpointing=true (less memory, more time), a smaller --batch or --resolution, "
-    "or a smaller --preset; --cache-gib bounds the decoded images. `--dry-run` estimates what a "
-    "run needs",
-    "train-prior": "Give a smaller --batch or --preset. `--dry-run` estimates what a run needs",
-    "train-clip": "Give a smaller --batch",
-    "embed": "Give a smaller --batch, or --max-megapixels for smaller images",
-    "generate": "Give a smaller --batch, or --dtype bfloat16",
+    "activation_checkpointing=true (less memory, more time), a smaller --batch-size or "
+    "--resolution, or a smaller --preset; --cache-gib bounds the decoded images. `--dry-run` "
+    "estimates what a run needs",
+    "train-prior": "Give a smaller --batch-size or --preset. `--dry-run` estimates what a run "
+    "needs",
+    "train-clip": "Give a smaller --batch-size",
+    "embed": "Give a smaller --batch-size, or --max-megapixels for smaller images",
+    "generate": "Give a smaller --batch-size, or --dtype bfloat16",
     "evaluate": "Give --dtype bfloat16, or fewer images or captions (--count, --limit)",
 }
 _OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")

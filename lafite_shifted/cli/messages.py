@@ -13,8 +13,8 @@ from lafite_shifted.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from training.data.embed import EmbedReport
-    from training.data.report_file import LeftOut
+    from training.data.embeddings.embed import EmbedReport
+    from training.data.embeddings.report_file import LeftOut
 
 
 @contextmanager
@@ -54,8 +54,8 @@ def note_starter(clip: str | None) -> None:
     """Say what the shipped CLIP is good for, where it is the one in use."""
     if clip in (None, "starter"):
         click.echo(
-            "note: the starter CLIP knows drawings and emoji. For photographs give a larger one, "
-            "such as --clip ViT-B-32/laion2b_s34b_b79k (a download of 600 MB).",
+            "note: the starter CLIP was trained on drawings and emoji. For photographs give a "
+            "larger one, such as --clip ViT-B-32/laion2b_s34b_b79k (a download of 600 MB).",
             err=True,
         )
 

@@ -65,6 +65,12 @@ def kimg_option(help: str) -> Callable[[Any], Any]:
     return click.option("--kimg", type=Number(0, above=True), help=help)
 
 
+def batch_option(*, default: int | None, help: str) -> Callable[[Any], Any]:
+    """`--batch-size`, or `--batch` for short."""
+    names = ("--batch-size", "--batch", "batch")
+    return click.option(*names, default=default, type=click.IntRange(min=1), help=help)
+
+
 def positive_int(name: str, *, default: int | None, help: str) -> Callable[[Any], Any]:
     """The flag `name`, a whole number from 1; `default` None where it may be left out."""
     return click.option(name, default=default, type=click.IntRange(min=1), help=help)

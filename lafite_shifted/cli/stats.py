@@ -75,7 +75,7 @@ def command(
     if clusters and centroids:
         raise InputError("--centroids says how many clusters there are. Leave out --clusters.")
     from lafite_shifted.gaussian.cluster_stats import cluster, cluster_around
-    from training.data.embedding_stream import EmbeddingStream, stream_sample, stream_stats
+    from training.data.embeddings.stream import EmbeddingStream, stream_sample, stream_stats
 
     stream = EmbeddingStream(sources[0])
     with distributed.group():

@@ -14,7 +14,7 @@ from lafite_shifted.cli.progress import show_progress
 @click.argument("folders", nargs=-1, required=True, type=FolderPath)
 @options.out_option("the run; RUN/clip is what --clip takes")
 @options.kimg_option("Length in thousands of images, and of the decay.  [default: 600]")
-@options.positive_int("--batch", default=None, help="Images a step.  [default: 256]")
+@options.batch_option(default=None, help="Images a step.  [default: 256]")
 @options.seed_option
 @options.device_option
 @options.ops_option
@@ -33,7 +33,7 @@ def command(
     max_megapixels: float,
     assignments: tuple[str, ...],
 ) -> None:
-    """Train a small CLIP on captioned FOLDERS (see `dataset`). The same command again goes on where
+    """Train a small CLIP on captioned FOLDERS (see `dataset`). The same command again resumes where
     it stopped.
     """
     import dataclasses
@@ -42,8 +42,8 @@ def command(
     from training.clip.data import describe, load_captioned_set
     from training.clip.trainer import ClipTrainConfig, ClipTrainer
     from training.config import override
-    from training.data.read_image import ReadOptions
-    from training.data.report_file import check_own_report, write_report
+    from training.data.decoding.read_image import ReadOptions
+    from training.data.embeddings.report_file import check_own_report, write_report
     from training.loop import run_loop
     from training.run_folder import RunFolder
     from training.runs import compute_record

@@ -18,11 +18,11 @@ from lafite_shifted.cli.progress import progress_bar, show_progress
     "--resolution", default=None, help="Pixels, a power of two; overrides the preset's."
 )
 @options.kimg_option("Length in thousands of images.")
-@options.positive_int("--batch", default=None, help="Images a step.")
+@options.batch_option(default=None, help="Images a step.")
 @click.option(
     "--augment",
     type=click.Choice(["ada", "diffaugment", "off"]),
-    help="ada: geometry and colour, as often as overfitting asks for (the default).",
+    help="ada: geometry and colour, as often as overfitting requires (the default).",
 )
 @options.clip_option
 @click.option(
@@ -78,7 +78,7 @@ def command(
     from lafite_shifted.encoders.ensemble import load_clip
     from torch_utils import distributed
     from training.config import choose
-    from training.data.read_image import ReadOptions
+    from training.data.decoding.read_image import ReadOptions
     from training.gan.augment.config import AUGMENTATIONS
     from training.gan.presets import GAN_PRESETS
     from training.gan.run import gan_config, gan_cost, open_gan_run

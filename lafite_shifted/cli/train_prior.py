@@ -20,7 +20,7 @@ from lafite_shifted.cli.progress import progress_bar, show_progress
     help="Start from N(mu, Sigma), from one for each cluster, or from N(0, I / D).",
 )
 @options.kimg_option("Length in thousands of pairs.")
-@options.positive_int("--batch", default=None, help="Pairs a step.")
+@options.batch_option(default=None, help="Pairs a step.")
 @click.option(
     "--clip", help="As in `embed`.  [default: starter, or the one that made the embeddings]"
 )
@@ -29,7 +29,8 @@ from lafite_shifted.cli.progress import progress_bar, show_progress
     "--init",
     type=RecordedPath,
     metavar="PRIOR",
-    help="Start from the prior in a run or model folder, such as one of means that is to draw.",
+    help="Start from the prior in a run or model folder, such as one of the mse objective "
+    "for the energy objective.",
 )
 @options.seed_option
 @options.device_option
@@ -62,13 +63,13 @@ def command(
 ) -> None:
     """Train a prior on IMAGES with captions: a folder, or embeddings made by `embed`.
 
-    The same command again goes on where it stopped. Several processes, started by torchrun -m
+    The same command again resumes where it stopped. Several processes, started by torchrun -m
     lafite_shifted.cli, share every batch; they need embeddings.
     """
     from lafite_shifted.device import resolve_device
     from torch_utils import distributed
     from training.config import choose
-    from training.data.read_image import ReadOptions
+    from training.data.decoding.read_image import ReadOptions
     from training.loop import run_loop
     from training.prior.presets import PRIOR_PRESETS
     from training.prior.run import embeddings_for, open_prior_run, prior_config, prior_cost

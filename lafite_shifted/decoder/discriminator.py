@@ -1,5 +1,6 @@
-"""The critic: StyleGAN2's residual discriminator (arXiv:1912.04958) with Lafite's conditional logit
-(arXiv:2111.13792, section 3.2): logit = f_d(x) + <f_s(x), h> / sqrt(D), per sample.
+"""The discriminator: StyleGAN2's residual discriminator (arXiv:1912.04958) with Lafite's
+conditional logit (arXiv:2111.13792, section 3.2): logit = f_d(x) + <f_s(x), h> / sqrt(D), per
+sample.
 
 Shape letters: N batch, C H W activation, D embedding, G group of the minibatch standard deviation.
 """
@@ -22,7 +23,7 @@ class DiscriminatorConfig:
     condition_dim: int = 128  # D
     channel_base: int = 16384
     channel_max: int = 512
-    group: int = 4  # samples whose spread the last block sees; 1 switches it off
+    group: int = 4  # samples of a minibatch standard deviation; 1 switches it off
 
     def __post_init__(self) -> None:
         check_resolution(self.resolution)

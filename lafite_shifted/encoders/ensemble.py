@@ -44,7 +44,7 @@ class ClipEnsemble(ClipEncoder):
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> TextFeatures:
-        """Features of N texts; a text has as many tokens as the tower that sees most."""
+        """Features of N texts; a text has as many tokens as the tower with the longest context."""
         parts = [clip.embed_texts(texts) for clip in self.clips]
         longest = max(part.tokens.shape[1] for part in parts)
         tokens = [pad(part.tokens, (0, 0, 0, longest - part.tokens.shape[1])) for part in parts]

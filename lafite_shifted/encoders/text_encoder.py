@@ -1,6 +1,6 @@
 """Token states of any Hugging Face text encoder (T5, BERT, XLM-R, ...) in place of the CLIP's own:
 a prior reads them (arXiv:2211.15388 adds those of T5), while the text embedding stays the CLIP's,
-which chooses clusters and best draws. Needs the extra `text` (transformers).
+which selects clusters and the best of several samples. Needs the extra `text` (transformers).
 
 Shape letters: N texts, L tokens, F width of the encoder.
 """
@@ -91,8 +91,8 @@ class TextEncoder:
 def read_texts(
     texts: Sequence[str], clip: ClipEncoder, encoder: TextEncoder | None
 ) -> TextFeatures:
-    """What a prior sees of N texts: the CLIP's features, with the token states of `encoder` if
-    there is one.
+    """Features of N texts that condition a prior: the CLIP's features, with the token states of
+    `encoder` if there is one.
     """
     texts = [clean_text(text) for text in texts]
     features = clip.embed_texts(texts)

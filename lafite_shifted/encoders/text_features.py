@@ -1,5 +1,5 @@
-"""What a prior sees of a text. Shape letters: N texts, L tokens, F width of the text tower, D
-embedding.
+"""Features of a text that condition a prior. Shape letters: N texts, L tokens, F width of the text
+tower, D embedding.
 """
 
 import re
@@ -28,7 +28,7 @@ def clean_text(text: object) -> str:
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """What a prior sees of N texts."""
+    """Features of N texts that condition a prior."""
 
     embedding: Tensor  # [N, D] unit float32
     tokens: Tensor  # [N, L, F] float32, states after the final norm, zero behind the end of text

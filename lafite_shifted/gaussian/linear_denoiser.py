@@ -1,4 +1,4 @@
-"""What the data's Gaussian alone knows of a noisy embedding: the best linear denoiser, Wiener's.
+"""The best linear denoiser under the data's Gaussian, Wiener's.
 
 Shape letters: N batch, D embedding.
 """

@@ -21,7 +21,7 @@ from tests.commands import (
     succeed,
 )
 from training import checkpoint as checkpoint_module
-from training.data import embed as embed_module
+from training.data.embeddings import embed as embed_module
 
 
 @pytest.mark.parametrize("verb", OUT_VERBS)
@@ -117,7 +117,7 @@ def test_disk_that_fills_up_then_the_same_command_again(
 def test_disk_that_fills_up_at_a_checkpoint(
     some_images: Path, gan_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The checkpoint before is kept, and the same command goes on from it."""
+    """The checkpoint before is kept, and the same command is repeated from it."""
     shutil.copytree(gan_run / "embeddings", tmp_path / "out" / "embeddings")
     arguments = ("train-gan", some_images, "--out", tmp_path / "out", *TINY_GAN)
     real, saved = checkpoint_module.save_tensors, []

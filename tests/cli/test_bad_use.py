@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import TINY_PRIOR, assert_refused, half_written, run_command, succeed
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 
 
 def test_generate_without_model(tmp_path: Path):

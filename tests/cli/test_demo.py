@@ -23,7 +23,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
 
 def test_table_compares_both_priors_with_none(outcome: tuple[Outcome, Path]):
     printed, out = outcome
-    metrics = json.loads((out / "figures.json").read_text(encoding="utf-8"))
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     assert list(metrics) == ["shifted", "baseline", "no prior", "real against real"]
     for name in ("shifted", "baseline", "no prior"):
         assert metrics[name]["fd_clip"] > metrics["real against real"]["fd_clip"] > 0
@@ -68,11 +68,11 @@ def test_what_to_do_next_is_told(outcome: tuple[Outcome, Path]):
 def test_same_command_again_trains_no_more(outcome: tuple[Outcome, Path]):
     _, out = outcome
     logs = {p: p.read_bytes() for p in out.glob("*/log.jsonl")}
-    metrics = (out / "figures.json").read_bytes()
+    metrics = (out / "metrics.json").read_bytes()
     assert len(logs) == 3
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "DemoConfig", lambda seed: SHORT)
         again = succeed("demo", "--out", out)
     assert "0 embedded, 512 reused" in again.out
     assert {p: p.read_bytes() for p in out.glob("*/log.jsonl")} == logs
-    assert (out / "figures.json").read_bytes() == metrics
+    assert (out / "metrics.json").read_bytes() == metrics

@@ -130,7 +130,7 @@ def test_names_that_the_file_system_refuses(verb: str, tmp_path: Path):
 
 
 def test_an_image_that_goes_while_it_is_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from training.data.sources import FolderFiles
+    from training.data.files.sources import FolderFiles
 
     folder, read = image_folder(tmp_path / "images", *NAMES), FolderFiles.read
 

@@ -130,7 +130,7 @@ def test_memory_does_not_grow_with_the_number_of_shards(tmp_path: Path):
     """Ten times the shards, of 1 MB in float32 each, within the same memory."""
     script = (
         "import resource, sys; from pathlib import Path\n"
-        "from training.data.embedding_stream import EmbeddingStream, stream_stats\n"
+        "from training.data.embeddings.stream import EmbeddingStream, stream_stats\n"
         "stream_stats(EmbeddingStream(Path(sys.argv[1])))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )

@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lafite_shifted.io.files import read_json, read_json_lines
 from lafite_shifted.model_folder import load_generator
 from tests.commands import TINY_GAN, TINY_PRIOR, half_written, succeed
-from training.data.decoding import decode, to_square
-from training.data.embeddings import EmbeddingSet
+from training.data.decoding.decode import decode, to_square
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.data.images import ImageSource
 from training.data.split import is_held_out
 from training.gan.data import GanData, load_gan_data
@@ -73,7 +73,7 @@ def test_run_folder_explains_itself(gan_run: Path, some_images: Path):
     assert half_written(gan_run) == []
 
 
-def test_background_and_crop_are_those_asked_for(tmp_path: Path):
+def test_background_and_crop_are_those_of_the_settings(tmp_path: Path):
     """In what is trained on, in config.json, and in what is known of the generator."""
     folder, run = tmp_path / "images", tmp_path / "run"
     folder.mkdir()

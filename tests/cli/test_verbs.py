@@ -20,7 +20,7 @@ from lafite_shifted.io.files import read_json, read_json_lines
 from tests.commands import TINY_GAN, TINY_PRIOR, run_command, succeed
 from tests.training.data.test_datasets import emoji_package
 from training.data import datasets
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.loop import Progress
 from training.tools import doctor
 from training.tools.doctor import Finding

@@ -170,7 +170,7 @@ def test_another_format_is_refused(model_folder: Path, tmp_path: Path, change: d
         load_generator(broken, device=CPU)
 
 
-def test_best_figure_counts_only_against_the_same_reference(tmp_path: Path):
+def test_best_metric_counts_only_against_the_same_reference(tmp_path: Path):
     assert best_metric(tmp_path, "fd_clip") == float("inf")
     training = {"fd_clip": 0.5, "reference": {"images": 8, "hash": "a"}}
     write_json(tmp_path / "config.json", {"training": training})

@@ -41,7 +41,7 @@ def test_package_exports_the_model(model_folder: Path):
     assert [(image.size, image.mode) for image in images] == [((16, 16), "RGB")] * 2
 
 
-def test_model_knows_its_hash(model: TextToImage, model_folder: Path):
+def test_model_has_its_hash(model: TextToImage, model_folder: Path):
     assert model.hash == model_hash(model_folder)
     assert len(model.hash) == 16
 
@@ -63,7 +63,7 @@ def test_image_i_uses_seed_plus_i(model: TextToImage, use_prior: bool):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 7])
-def test_batch_size_changes_a_image_by_rounding_at_most(model: TextToImage, batch: int):
+def test_batch_size_changes_an_image_by_rounding_at_most(model: TextToImage, batch: int):
     whole = drawn(model, num_images=7, batch=16)
     parts = drawn(model, num_images=7, batch=batch)
     assert parts.keys() == whole.keys()

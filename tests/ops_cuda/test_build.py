@@ -117,7 +117,7 @@ def test_a_lock_that_is_held_for_too_long_is_passed_by(
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_waiting_process_goes_on_when_the_owner_dies(small: targets.Target, cache: Path):
+def test_a_waiting_process_continues_when_the_owner_dies(small: targets.Target, cache: Path):
     cache.mkdir(parents=True)
     lock = cache / f"{small.folder.name}.lock"
     script = (

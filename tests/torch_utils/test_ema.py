@@ -56,7 +56,7 @@ def test_buffers_are_copied():
     assert float(ema.network.weight.detach().max()) < 0.001
 
 
-def test_the_average_is_a_frozen_copy():
+def test_the_ema_is_a_frozen_copy():
     source = nn.Sequential(Source(), nn.Dropout())
     ema = Ema(source, half_life=10)
     assert not ema.network.training

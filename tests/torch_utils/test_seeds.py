@@ -75,7 +75,7 @@ def test_uniform_rows_fill_the_unit_interval():
 
 
 @given(size=st.integers(1, 30), start=st.integers(0, 100), cut=st.integers(0, 40))
-def test_data_order_does_not_depend_on_how_it_is_asked_for(size: int, start: int, cut: int):
+def test_data_order_does_not_depend_on_how_it_is_requested(size: int, start: int, cut: int):
     whole = seeds.epoch_indices(range(start, start + 40), size=size, key=(0, "images"))
     pieces = [
         *seeds.epoch_indices(range(start, start + cut), size=size, key=(0, "images")),

@@ -28,7 +28,7 @@ from tests.commands import TINY_GAN, half_written, run_command, succeed
 from training.clip.data import CaptionedSet, load_captioned_set
 from training.clip.trainer import ClipTrainConfig, ClipTrainer
 from training.config import RunConfig, override
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.gan.presets import GAN_PRESETS
 from training.gan.run import gan_config, open_gan_run
 from training.gan.trainer import GanTrainer
@@ -198,7 +198,7 @@ def test_run_interrupted_again_and_again_is_the_same(open_run: Open, unbroken, t
     assert_same_run(tmp_path / "run", unbroken(open_run))
 
 
-def test_longer_run_goes_on_as_if_planned_so(open_run: Open, unbroken, tmp_path: Path):
+def test_longer_run_resumes_as_if_planned_so(open_run: Open, unbroken, tmp_path: Path):
     """Only the line and the evaluation at the former end are extra."""
     train(open_run(tmp_path / "run", "run.kimg=0.024"))
     train(open_run(tmp_path / "run"))
@@ -395,7 +395,7 @@ def test_command_killed_by_the_kernel_resumes_exactly(
     assert_same_run(tmp_path / "killed", tmp_path / "reference")
 
 
-def test_command_stopped_by_a_signal_says_how_to_go_on(
+def test_command_stopped_by_a_signal_says_how_to_resume(
     some_images: Path, gan_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     shutil.copytree(gan_run / "embeddings", tmp_path / "run" / "embeddings")
@@ -411,7 +411,7 @@ def test_command_stopped_by_a_signal_says_how_to_go_on(
         patch.setattr(GanTrainer, "step", step)
         stopped = run_command(*arguments)
     assert stopped.code == 128 + signal.SIGTERM
-    assert "Run the same command again to go on" in stopped.err
+    assert "Run the same command again to resume" in stopped.err
     succeed(*arguments)
     assert_same_run(tmp_path / "run", gan_run)
 

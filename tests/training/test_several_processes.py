@@ -84,7 +84,7 @@ def test_two_processes_log_what_one_does(cone: Path, tmp_path: Path, clusters: i
         assert int(counts[0].sum()) < 100 * PAIRS_PER_NAME
 
 
-def test_a_stopped_run_of_two_goes_on_exactly(cone: Path, tmp_path: Path):
+def test_a_stopped_run_of_two_resumes_exactly(cone: Path, tmp_path: Path):
     """SIGTERM to torchrun reaches all; they stop at the same step, with one checkpoint."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     long = 0.008 * 150
@@ -130,7 +130,7 @@ def test_a_lost_process_ends_all_in_time(cone: Path, tmp_path: Path, number: int
     assert process.returncode != 0
 
 
-def test_another_number_of_processes_goes_on(cone: Path, tmp_path: Path):
+def test_another_number_of_processes_resumes(cone: Path, tmp_path: Path):
     finished(launch(arguments(cone, tmp_path / "run", kimg=0.024)))
     succeed(*arguments(cone, tmp_path / "run"))
     succeed(*arguments(cone, tmp_path / "one"))
@@ -138,7 +138,7 @@ def test_another_number_of_processes_goes_on(cone: Path, tmp_path: Path):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
 
 
-def test_a_gan_goes_on_with_another_number_of_processes(
+def test_a_gan_resumes_with_another_number_of_processes(
     some_images: Path, some_embeddings: Path, tmp_path: Path
 ):
     """The second step, by one process from the checkpoint of two, is that of one process alone, up

@@ -51,11 +51,11 @@ def step_of_a_gan(**changes: Any) -> None:
         decisions = []
         patch.setattr(module, "_is_finite", lambda norm: decisions.append(norm.device) or True)
         config = dataclasses.replace(SMALL, **EVERY_TERM, **changes)
-        here = module.GanTrainer(config, data, clip, device=torch.device("cpu")).draw(0)
+        here = module.GanTrainer(config, data, clip, device=torch.device("cpu")).sample_batch(0)
         with fake_cuda():
             fields = {field.name: getattr(here, field.name) for field in dataclasses.fields(here)}
             there = module.Batch(**{name: value.to(CUDA) for name, value in fields.items()})
-            patch.setattr(module.GanTrainer, "draw", lambda *_: there)
+            patch.setattr(module.GanTrainer, "sample_batch", lambda *_: there)
             clip.model.to(CUDA)
             clip.device = CUDA
             trainer = module.GanTrainer(config, data, clip, device=CUDA)
@@ -122,14 +122,14 @@ def loss_of_a_prior() -> None:
                 prior.linear = prior.linear.to(CUDA)
             here = TextFeatures(torch.randn(3, 16), torch.randn(3, 6, 8), lengths)
             text = here.to(CUDA)
-            inner = torch.randn(3, 1, 4, 16, device=CUDA) if objective == "energy" else None
+            sample_noise = torch.randn(3, 1, 4, 16, device=CUDA) if objective == "energy" else None
             loss = prior.loss(
                 torch.randn(3, 16, device=CUDA),
                 text,
                 t=torch.full((3, 1), 7, device=CUDA),
                 noise=torch.randn(3, 1, 16, device=CUDA),
                 has_text=has_text,
-                inner=inner,
+                sample_noise=sample_noise,
             )
             loss.mean().backward()
             assert loss.device == CUDA

@@ -16,7 +16,7 @@ from lafite_shifted.prior.diffusion import SamplerConfig
 from lafite_shifted.prior.network import PriorNetwork
 from tests.commands import succeed
 from torch_utils.device import pick_dtype
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.prior.eval_set import EvalSet
 from training.prior.evaluate import load_priors, report
 
@@ -40,7 +40,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("kind", ["generator", "best/generator"])
-def test_a_trained_generator_knows_its_mean_w(gan_run: Path, kind: str):
+def test_a_trained_generator_has_its_mean_w(gan_run: Path, kind: str):
     """Entry by entry: a mean over its entries too would be one number."""
     mapping = load_generator(gan_run / kind, device=CPU).network.mapping
     w = mapping(torch.randn(4096, 8, generator=torch.Generator().manual_seed(0)))
@@ -149,7 +149,7 @@ def test_a_text_is_encoded_once_for_all_its_images(
         assert np.abs(image - alone).max() <= 1
 
 
-def test_a_report_encodes_a_text_once_for_both_draws(
+def test_a_report_encodes_a_text_once_for_both_samples(
     prior_run: Path, some_embeddings: Path, monkeypatch: pytest.MonkeyPatch
 ):
     data = EmbeddingSet(some_embeddings)
@@ -161,7 +161,7 @@ def test_a_report_encodes_a_text_once_for_both_draws(
     assert calls.prior == 20
 
 
-def test_training_a_prior_encodes_held_out_texts_once_for_both_draws(
+def test_training_a_prior_encodes_held_out_texts_once_for_both_samples(
     some_embeddings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     from training.prior.presets import PRIOR_PRESETS

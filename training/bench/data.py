@@ -15,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import InputError
-from training.data.decoding import decode, to_square
+from training.data.decoding.decode import decode, to_square
 from training.data.images import ImageSource
 
-BATCH = 16  # images that CLIP sees at once
+BATCH = 16  # images of a forward pass of CLIP
 STAGES = {
     "embedding": ("read", "decode", "prepare", "embed"),
     "training": ("read", "decode", "square"),

@@ -55,7 +55,7 @@ class Measured:
 
 
 def machine(device: torch.device) -> str:
-    """What the figures were taken on."""
+    """What the measurements were taken on."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:

@@ -1,4 +1,4 @@
-"""Images and captions for training a small CLIP: one caption drawn per image and step, mild
+"""Images and captions for training a small CLIP: one caption sampled per image and step, mild
 image augmentation.
 
 Shape letters: N batch, R resolution in pixels.
@@ -21,11 +21,16 @@ from torch import Tensor
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import sha256_of
 from torch_utils import seeds
-from training.data.decoding import to_square
-from training.data.image_files import UnreadableImageError
+from training.data.decoding.decode import to_square
+from training.data.decoding.read_image import (
+    DEFAULT_READ_OPTIONS,
+    OpenImage,
+    ReadOptions,
+    read_image,
+)
+from training.data.embeddings.report_file import LeftOut
+from training.data.files.image_files import UnreadableImageError
 from training.data.images import ImageSource, check_share_of_bad
-from training.data.read_image import DEFAULT_READ_OPTIONS, OpenImage, ReadOptions, read_image
-from training.data.report_file import LeftOut
 from training.data.split import SplitItem, is_held_out, normalised_name, split_keys
 
 STYLE_PHRASES = {
@@ -56,7 +61,7 @@ class CaptionedSet:
     left_out: LeftOut = field(default_factory=LeftOut)  # names with their folders
 
     def evaluation_images(self, limit: int) -> list[CaptionedImage]:
-        """Up to `limit` held-out images, one a name, of names that training never sees."""
+        """Up to `limit` held-out images, one a name, of names that training leaves out."""
         seen = {image.name for image in self.training}
         by_name: dict[str, CaptionedImage] = {}
         for image in sorted(

@@ -106,15 +106,15 @@ def contrastive_loss(
 
 
 class ClipTrainer:
-    """One contrastive step on a batch drawn with `CaptionedSet.sampling_weights`."""
+    """One contrastive step on a batch sampled with `CaptionedSet.sampling_weights`."""
 
     waited = 0.0  # all data lie in memory
 
     def __init__(self, config: ClipTrainConfig, data: CaptionedSet, *, device: torch.device):
         if config.batch > len(data.training):
             raise InputError(
-                f"--batch {config.batch}: there are only {len(data.training)} images with "
-                "captions to train on. Give a smaller --batch, or more images."
+                f"--batch-size {config.batch}: there are only {len(data.training)} images with "
+                "captions to train on. Give a smaller --batch-size, or more images."
             )
         self.config, self.data, self.device = config, data, device
         self.batch = config.batch
@@ -214,7 +214,7 @@ class ClipTrainer:
 
     def evaluate(self, samples_seen: int, folder: Path) -> Evaluation:
         """Text-to-image recall over held-out images, one a name, also without the skin-tone
-        variants; the averaged network is written to `folder/clip` in open_clip's own layout.
+        variants; the EMA network is written to `folder/clip` in open_clip's own layout.
         """
         images = self.data.evaluation_images(self.config.num_evaluation)
         results = {}

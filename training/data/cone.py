@@ -1,5 +1,5 @@
 """Made-up embeddings in a narrow cone, as large CLIPs make them, with texts that belong to them: a
-case that can be drawn without end, on which priors are compared.
+case that can be sampled without end, on which priors are compared.
 
 K names have means m_k around one direction mu; an embedding is z = normalise(m_k + S_k^{1/2} n),
 the eigenvalues of both covariances falling as 1 / i. A text lies in another cone, around another
@@ -18,7 +18,7 @@ from torch import Tensor
 from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId
 from lafite_shifted.io.files import save_tensors, write_json_lines
 from torch_utils import seeds
-from training.data.embeddings import FORMAT
+from training.data.embeddings.embedding_set import FORMAT
 
 DIM = 128
 TOKEN_WIDTH = 64

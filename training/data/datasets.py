@@ -30,8 +30,8 @@ from lafite_shifted.io.files import (
     write_json,
     write_json_lines,
 )
-from training.data.decoding import decode
-from training.data.image_files import UnreadableImageError
+from training.data.decoding.decode import decode
+from training.data.files.image_files import UnreadableImageError
 from training.data.images import bad_image_rows
 from training.data.split import is_held_out, split_key
 

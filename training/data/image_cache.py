@@ -21,7 +21,7 @@ from torch import Tensor
 from lafite_shifted.io.files import read_json_lines, write_json_lines
 from torch_utils import distributed, seeds
 from torch_utils.memory import available_bytes
-from training.data.image_files import UnreadableImageError
+from training.data.files.image_files import UnreadableImageError
 from training.data.images import bad_image_rows, check_share_of_bad
 
 CACHE_SHARE = 0.5  # of the free memory, for all processes of a machine
@@ -59,7 +59,7 @@ def num_threads() -> int:
 class Taken(NamedTuple):
     """Images of a batch."""
 
-    rows: list[int]  # of the images that are shown: not those asked for where these were replaced
+    rows: list[int]  # of the images in the batch: not those requested where these were replaced
     pixels: Tensor  # [N, 3, R, R] uint8
 
 
@@ -79,7 +79,7 @@ class ImageLoader:
         self.names, self.waited = names, 0.0
         self._read, self._held, self._max_bad, self._report = read, held, max_bad, report
         self._bad: dict[int, str] = {}  # reasons
-        self._news: list[int] = []  # rows that no other process knows to be bad
+        self._news: list[int] = []  # bad rows that other processes have not been sent
         self._ahead: dict[int, Future[Tensor]] = {}
         self._pool = ThreadPoolExecutor(num_threads(), thread_name_prefix="decode")
 
@@ -158,7 +158,7 @@ class ImageLoader:
         return [(self.names[row], reason) for row, reason in sorted(self._bad.items())]
 
     def _check(self) -> None:
-        # others in their place would be another training set, which a run does not go on with
+        # others in their place would be another training set, which a run does not resume with
         remedy = "Put them back as they were"
         bad = self._bad_names()
         check_share_of_bad(bad, len(self), max_share=self._max_bad, remedy=remedy)

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lafite_shifted.errors import InputError, TooManyBadImagesError
-from training.data import metadata_tables
-from training.data.archives import ARCHIVES, TarFiles
-from training.data.captions import SIDECAR_SUFFIXES, read_captions
-from training.data.decoding import DEFAULT_MAX_MEGAPIXELS, DEFAULT_SQUARES, Decoded, decode
-from training.data.image_files import IMAGE_SUFFIXES, NotUsed
-from training.data.listing import list_images, suffix_of
-from training.data.sources import open_files
+from training.data.captions import tables as metadata_tables
+from training.data.captions.reader import SIDECAR_SUFFIXES, read_captions
+from training.data.decoding.decode import DEFAULT_MAX_MEGAPIXELS, DEFAULT_SQUARES, Decoded, decode
+from training.data.files.archives import ARCHIVES, TarFiles
+from training.data.files.image_files import IMAGE_SUFFIXES, NotUsed
+from training.data.files.listing import list_images, suffix_of
+from training.data.files.sources import open_files
 
 TABLE_SUFFIXES = metadata_tables.SUFFIXES
 TEXT_SUFFIXES = (*SIDECAR_SUFFIXES, *TABLE_SUFFIXES)

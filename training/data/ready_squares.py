@@ -5,7 +5,7 @@ both.
 from PIL import Image
 from torch import Tensor, from_numpy
 
-from training.data.decoding import SquareConfig, to_square
+from training.data.decoding.decode import SquareConfig, to_square
 
 
 class ReadySquares:

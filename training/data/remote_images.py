@@ -3,7 +3,7 @@ them at a time.
 
 Each epoch deals the shards out to the processes; a process mixes the images of WINDOW shards at a
 time, and fetches the next ones meanwhile. So the order follows from the seed, the position and the
-number of processes: a run that goes on with as many is exact.
+number of processes: a run resumed with as many is exact.
 """
 
 import shutil
@@ -22,9 +22,9 @@ from torch import Tensor
 
 from lafite_shifted.errors import InputError
 from torch_utils import distributed, seeds
-from training.data.image_files import ImageFiles
+from training.data.files.image_files import ImageFiles
+from training.data.files.sources import open_files
 from training.data.remote_shards import PREFIX, fetch_shard, shard_name
-from training.data.sources import open_files
 
 WINDOW = 4  # shards whose images are mixed
 KEPT = 3 * WINDOW  # on disk: this window's, the next one's, and what is still being read
@@ -68,7 +68,7 @@ class RemoteImages:
         return self._shard(shard).result().files.stamp(member)[0]
 
     def prefetch(self, shards: Sequence[str]) -> None:
-        """Begin to fetch what will be asked for soon."""
+        """Begin to fetch what will be needed soon."""
         for shard in shards:
             self._shard(shard)
 

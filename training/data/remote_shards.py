@@ -23,12 +23,17 @@ from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import read_json, write_json, write_json_lines
 from torch_utils import distributed
 from training.config import differences
-from training.data.decoding import DEFAULT_SQUARES, SquareConfig
-from training.data.embed import EmbedReport, embed_folder, with_split_keys
-from training.data.embeddings import read_index
+from training.data.decoding.decode import DEFAULT_SQUARES, SquareConfig
+from training.data.decoding.read_image import DEFAULT_READ_OPTIONS, ReadOptions, silent
+from training.data.embeddings.embed import EmbedReport, embed_folder, with_split_keys
+from training.data.embeddings.embedding_set import read_index
+from training.data.embeddings.report_file import (
+    LeftOut,
+    check_own_report,
+    read_report,
+    write_report,
+)
 from training.data.images import ImageSource, check_share_of_bad
-from training.data.read_image import DEFAULT_READ_OPTIONS, ReadOptions, silent
-from training.data.report_file import LeftOut, check_own_report, read_report, write_report
 from training.data.split import is_held_out
 
 MAX_BYTES = 64 * 2**30  # of one shard

@@ -7,7 +7,7 @@ from typing import Literal
 from lafite_shifted.decoder.discriminator import DiscriminatorConfig
 from lafite_shifted.decoder.generator import GeneratorConfig
 from training.config import RunConfig, positive
-from training.data.decoding import SquareConfig
+from training.data.decoding.decode import SquareConfig
 from training.gan.augment.config import AugmentConfig
 
 
@@ -94,6 +94,11 @@ class GanTrainConfig:
                 "generator.resolution and discriminator.resolution must agree (use --resolution)"
             )
 
+    def lengths_are_due(self, samples_seen: int) -> bool:
+        """Whether the step after so many samples regularises path lengths."""
+        step = samples_seen // self.batch
+        return self.path_length_weight > 0 and step % self.path_length_every == 0
+
     @property
     def gamma(self) -> float:
         """R1 weight: arXiv:2006.06676's heuristic unless it is set."""
@@ -121,7 +126,7 @@ class GanTrainConfig:
         return 500.0 if self.run.kimg >= 1000 else 50.0
 
     def reasons(self) -> list[str]:
-        """A line for each default that is computed or that users ask about: the value, and why."""
+        """A line for each default that is computed or that users look for: the value, and why."""
         given = "by the preset or --set"
         gamma = given if self.r1_gamma is not None else "0.0002 resolution^2 / batch"
         half_life = given if self.ema_half_life_kimg is not None else "10 kimg at batch 32"
@@ -130,7 +135,8 @@ class GanTrainConfig:
         return [
             f"R1 gamma       {self.gamma:.4g} ({gamma})",
             f"learning rate  {self.step_size:g} ({rate})",
-            f"batch          {self.batch}{pieces} (by the preset or --batch; gamma and EMA follow)",
+            f"batch          {self.batch}{pieces} (by the preset or --batch-size; gamma and EMA "
+            "follow)",
             f"EMA half-life  {self.half_life_kimg:g} kimg ({half_life})",
             f"augmentation   {self._augment_reason()}",
         ]

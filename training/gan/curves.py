@@ -43,6 +43,6 @@ def curves_figure(logs: Mapping[str, Sequence[Mapping[str, float]]]):
 
 
 def _measured(rows: Sequence[Mapping[str, float]]) -> list[tuple[str, Mapping[str, float]]]:
-    """The rows of evaluations, with what was asked: held-out or training images."""
+    """The rows of evaluations, with the evaluation set: held-out or training images."""
     wheres = ("held_out", "training")
     return [(where, row) for row in rows for where in wheres if f"{where}_fd_clip" in row]

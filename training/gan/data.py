@@ -2,6 +2,7 @@
 embedding.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -9,11 +10,16 @@ from torch import Tensor
 
 from lafite_shifted.encoders.encoder_id import EncoderId
 from lafite_shifted.errors import InputError
-from training.data.decoding import DEFAULT_SQUARES, SquareConfig
-from training.data.embeddings import EmbeddingSet
+from training.data.decoding.decode import DEFAULT_SQUARES, SquareConfig
+from training.data.decoding.read_image import (
+    DEFAULT_READ_OPTIONS,
+    OpenImage,
+    ReadOptions,
+    read_image,
+)
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.data.image_cache import ImageLoader, plan_cache
 from training.data.images import ImageSource
-from training.data.read_image import DEFAULT_READ_OPTIONS, OpenImage, ReadOptions, read_image
 from training.data.ready_squares import ReadySquares, square_of
 from training.data.remote_images import RemoteImages, ShardOrder, in_first_shards
 
@@ -44,6 +50,31 @@ class GanData:
         }
 
 
+def _captions_of(embeddings: EmbeddingSet, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Text embeddings [m, D] of the images in the mask `rows`, and where those of each begin."""
+    counts = torch.bincount(embeddings.caption_image, minlength=len(rows))[rows]
+    first = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
+    return embeddings.text[rows[embeddings.caption_image]], first
+
+
+def _check_enough(held_out: Tensor, where: object) -> None:
+    """InputError unless two images at least are left to train on."""
+    left = int((~held_out).sum())
+    if left >= 2:
+        return
+    remedy = "Add images."
+    if left < len(held_out):
+        remedy += (
+            " Files that differ by a number alone are one name, which is held out whole: "
+            "--set hold_out=false trains on all."
+        )
+    raise InputError(f"{where} leaves {left} of {len(held_out)} images to train on. {remedy}")
+
+
+def _square_of_open(opened: OpenImage, *, resolution: int, squares: SquareConfig) -> Tensor:
+    return square_of(opened.decoded.image, resolution, squares)
+
+
 def load_gan_data(
     source: ImageSource | RemoteImages,
     embeddings: EmbeddingSet,
@@ -63,23 +94,10 @@ def load_gan_data(
     An image that cannot be read any more is replaced, and listed in the embeddings' report;
     TooManyBadImagesError above a share `options.max_bad`.
     """
-    held_out = embeddings.held_out
-    if not hold_out:
-        held_out = torch.zeros_like(held_out)
-    if int((~held_out).sum()) < 2:
-        remedy = "Add images."
-        if int(held_out.sum()) > 0:
-            remedy += (
-                " Files that differ by a number alone are one name, which is held out whole: "
-                "--set hold_out=false trains on all."
-            )
-        raise InputError(
-            f"{source.where} leaves {int((~held_out).sum())} of {len(held_out)} images to train "
-            f"on. {remedy}"
-        )
+    held_out = embeddings.held_out if hold_out else torch.zeros_like(embeddings.held_out)
+    _check_enough(held_out, source.where)
 
-    def square(opened: OpenImage) -> Tensor:
-        return square_of(opened.decoded.image, resolution, squares)
+    square = functools.partial(_square_of_open, resolution=resolution, squares=squares)
 
     def images(mask: Tensor) -> ImageLoader:
         names = [embeddings.names[row] for row in mask.nonzero().flatten().tolist()]
@@ -96,18 +114,15 @@ def load_gan_data(
     training, order = images(~held_out), None
     cache = plan_cache(len(training), resolution=resolution, limit_gib=cache_gib)
     if isinstance(source, RemoteImages):
-        key = (seed, "images")
-        order = ShardOrder(
-            training.names, key=key, prefetch=None if cache.holds else source.prefetch
-        )
+        prefetch = None if cache.holds else source.prefetch
+        order = ShardOrder(training.names, key=(seed, "images"), prefetch=prefetch)
     if cache.holds:
         training.preload()
         training.sync()
     measured = held_out
     if order is not None:  # a few shards are enough to measure on
         measured = in_first_shards(embeddings.names, held_out, count=EVAL_SET_SIZE)
-    captioned = ~held_out[embeddings.caption_image]
-    counts = torch.bincount(embeddings.caption_image, minlength=len(held_out))[~held_out]
+    captions, first_caption = _captions_of(embeddings, ~held_out)
     return GanData(
         training,
         embeddings.image[~held_out],
@@ -115,8 +130,8 @@ def load_gan_data(
         embeddings.image[measured],
         embeddings.encoder_id,
         embeddings.fingerprint,
-        embeddings.text[captioned],
-        torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]),
+        captions,
+        first_caption,
         cache.reason,
         order,
     )

@@ -40,7 +40,7 @@ NEIGHBOURS = 16  # training images by which a copy is looked for among squares
 
 Render = Callable[..., Tensor]  # (unit embeddings [N, D], first_seed=...) -> [N, R, R, 3] uint8
 Embed = Callable[[Tensor], Tensor]  # images [N, R, R, 3] uint8 -> unit embeddings [N, D]
-# Number of images, filter that the encoder sees them through, weights of the encoder, and a hash
+# Number of images, preprocessing of the encoder, weights of the encoder, and a hash
 # of the real ones: metrics of two references are not compared.
 Reference = Mapping[str, int | str]
 
@@ -85,7 +85,7 @@ class EvalSet:
 
     @property
     def reference(self) -> Reference:
-        """What figures of these images in CLIP space are measured against."""
+        """Reference of metrics of these images in CLIP space."""
         blocks = self.encoder_id.blocks
         return {
             "images": len(self.embeddings),
@@ -134,8 +134,9 @@ def nearest_training_similarity(eval_set: EvalSet, seen: Tensor, embed: Embed) -
 
 
 def others_of(eval_set: EvalSet) -> dict[str, Tensor] | None:
-    """Rows [N] of training images that are not asked, by name: `nearest` to each of those that
-    are, and `unrelated` ones, drawn at random, each once. None where there are fewer than N.
+    """Rows [N] of training images outside the evaluation set, by name: `nearest` to each of those
+    that are, and `unrelated` ones, a random sample without replacement. None where there are fewer
+    than N.
     """
     real, among = eval_set.embeddings, eval_set.training_embeddings
     order = torch.randperm(len(among), generator=seeds.generator("unrelated"))
@@ -163,7 +164,7 @@ def real_metrics(eval_set: EvalSet, embed: Embed) -> dict[str, float]:
 
 @torch.no_grad()
 def discriminator_logits(discriminator: Discriminator, images: Tensor, condition: Tensor) -> Tensor:
-    """What the discriminator says of images [N, 3, R, R] uint8 under standardised conditions
+    """Logits of the discriminator for images [N, 3, R, R] uint8 under standardised conditions
     [N, D], in whole groups as in training: [N - N mod G].
     """
     group, count = discriminator.config.group, len(images)

@@ -1,6 +1,6 @@
 """Evaluates a trained generator: its metrics beside those of real images, as JSON, as a table
 and as a grid. Metrics of another reference are not set beside them. Shape letters: N images
-asked, D embedding, R resolution.
+of the evaluation set, D embedding, R resolution.
 """
 
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ class GanReport:
     training: Mapping[str, object]  # what the model tells of its training
     eval_set: str  # "held_out" or "training"
     resolution: int  # of what is made, and of "the same images"; the others are the files
-    references: Mapping[str, Reference]  # by the space that figures are taken in
+    references: Mapping[str, Reference]  # by feature space
     rows: Mapping[str, Metrics]
     real_intra_set_cosine: float
     command: str
@@ -72,7 +72,7 @@ def renderer(model: TextToImage):
 
 
 def references_of(eval_set: EvalSet, inception: Inception | None) -> dict[str, Reference]:
-    """What the figures in each space are measured against."""
+    """The reference of the metrics in each feature space."""
     found = {"clip": eval_set.reference}
     return found | ({"inception": inception.reference(eval_set.pixels)} if inception else {})
 
@@ -80,7 +80,7 @@ def references_of(eval_set: EvalSet, inception: Inception | None) -> dict[str, R
 def evaluate_gan(
     model: TextToImage, eval_set: EvalSet, *, inception: Inception | None, name: str, command: str
 ) -> tuple[GanReport, Image.Image]:
-    """The figures of the model's generator, and a grid of its images."""
+    """The metrics of the model's generator, and a grid of its images."""
     render = renderer(model)
 
     def embed(images: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def evaluate_gan(
 
 
 def read_metrics(path: Path, references: Mapping[str, Reference]) -> Metrics:
-    """The generator's figures in the report.json of another evaluation; InputError unless they were
+    """The generator's metrics in the report.json of another evaluation; InputError unless they were
     measured against the same `references`.
     """
     record = read_json(path)
@@ -130,14 +130,14 @@ def read_metrics(path: Path, references: Mapping[str, Reference]) -> Metrics:
         known = {space: dict(record["references"][space]) for space in references}
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path} is no report.json of `evaluate gan` with these figures (it lacks {error}). "
+            f"{path} is no report.json of `evaluate gan` with these metrics (it lacks {error}). "
             "Make it again with the same options."
         ) from error
     changed = differences(known, {space: dict(found) for space, found in references.items()})
     if changed:
         raise InputError(
             f"{path} was measured against other real images, or seen otherwise: "
-            f"{'; '.join(changed)}. Such figures are not compared: evaluate both models on the "
+            f"{'; '.join(changed)}. Such metrics are not compared: evaluate both models on the "
             "same images, with the same --count and CLIP."
         )
     return metrics
@@ -161,8 +161,9 @@ def markdown(report: GanReport, *, against: Mapping[str, Metrics]) -> str:
     if inception is not None:
         seen = "Inception: reference {hash}, network {encoder}, {filter}.\n\n".format(**inception)
     columns = [*COLUMNS, *(["FID"] if inception else [])]
+    where = report.eval_set.replace("_", "-")
     head = (
-        f"`{report.model}`, asked for {clip['images']} {report.eval_set.replace('_', '-')} images "
+        f"`{report.model}`, evaluated on {clip['images']} {where} images "
         f"(reference {clip['hash']}; CLIP {clip['encoder']}, {clip['filter']}), made at "
         f"{report.resolution} px, as which {SAME} are shown below; the training images are the "
         f"files. Intra-set cosine of the real ones: {report.real_intra_set_cosine:.3f}.\n\n"

@@ -14,20 +14,21 @@ from lafite_shifted.pipeline import TextToImage
 from torch_utils import distributed
 from torch_utils.ops import native
 from training.config import override
-from training.data.decoding import SquareConfig
-from training.data.embed import EmbedReport, embed_folder
-from training.data.embeddings import EmbeddingSet
+from training.data.decoding.decode import SquareConfig
+from training.data.decoding.read_image import DEFAULT_READ_OPTIONS, ReadOptions
+from training.data.embeddings.embed import EmbedReport, embed_folder
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.data.image_cache import plan_cache
 from training.data.images import ImageSource
-from training.data.read_image import DEFAULT_READ_OPTIONS, ReadOptions
 from training.data.ready_squares import ReadySquares
 from training.data.remote_images import RemoteImages
 from training.data.remote_shards import embed_urls, is_remote, shard_urls
 from training.gan.augment.config import AugmentConfig
+from training.gan.batch import check_captions
 from training.gan.config import GanTrainConfig
 from training.gan.cost import measure_gan
 from training.gan.data import GanData, load_gan_data
-from training.gan.trainer import GanTrainer, check_captions
+from training.gan.trainer import GanTrainer
 from training.gan.transfer import Start, check_freezing
 from training.run_folder import RunFolder, RunLock, check_usable
 from training.runs import compute_record, length_fields, refuse_derived
@@ -71,9 +72,8 @@ def open_gan_run(
     init: Path | None = None,
 ) -> tuple[GanTrainer, RunFolder, EmbedReport]:
     """Embed `images`, at a path or the URL of shards, into `out`/embeddings where that is not
-    done (in the first process, shards in all), and open trainer and run folder; a new run starts
-    from the model `init`, if given. A run that goes on keeps the embeddings of images that have
-    become unreadable: it shows others in their place.
+    done, and open trainer and run folder; a new run starts from the model `init`, if given. A
+    resumed run keeps the embeddings of images that have become unreadable.
     """
     source = _source_of(images, out)
     check_usable(out, kind="gan")
@@ -81,7 +81,6 @@ def open_gan_run(
     check_freezing(config, start)
     RunFolder.restore_threads(out)
     folder = out / "embeddings"
-    report = EmbedReport.nothing()
     is_ready = (folder / "index.jsonl").is_file() or isinstance(source, RemoteImages)
     if distributed.world_size() > 1 and not is_ready:
         raise InputError(
@@ -90,43 +89,27 @@ def open_gan_run(
             f"'{config.images.background}'` in one, then this in all."
         )
     with ExitStack() as undo:
-        lock = None
-        if distributed.is_main_process():
-            lock = RunLock(out)  # before anything is written: another run may be using it
+        # before anything is written: another run may be using the folder
+        lock = RunLock(out) if distributed.is_main_process() else None
+        if lock:
             undo.callback(lock.release)
-        squares, resolution = config.images, config.generator.resolution
-        ready = None
-        if isinstance(source, RemoteImages):  # the processes share the shards
-            urls = list(source.urls.values())
-            report = embed_urls(urls, folder, encoder, squares=squares, options=options)
-        elif distributed.is_main_process():  # with several, only what has changed since
-            going_on = (out / "config.json").is_file()
-            if plan_cache(len(source), resolution=resolution, limit_gib=cache_gib).holds:
-                ready = ReadySquares(resolution, squares)
-            report = embed_folder(
-                source,
-                folder,
-                encoder,
-                squares=squares,
-                keep_unreadable=going_on,
-                options=options,
-                also=ready.add if ready else None,
-            )
+        report, ready = _embed(source, out, encoder, config, cache_gib=cache_gib, options=options)
         distributed.barrier()
         data = load_gan_data(
             source,
             EmbeddingSet(folder),
-            resolution=resolution,
+            resolution=config.generator.resolution,
             hold_out=config.hold_out,
             seed=config.seed,
-            squares=squares,
+            squares=config.images,
             cache_gib=cache_gib,
             options=options,
             ready=ready,
         )
         config = _for_encoder(config, encoder)
-        # compiled or reference: they round differently
-        ops = native.status(device).partition(" ")[0]
+        # first: it may refuse the data
+        trainer = GanTrainer(config, data, encoder, device=device, start=start)
+        ops = native.status(device).partition(" ")[0]  # compiled or reference: rounded differently
         description = {
             "config": dataclasses.asdict(config),
             "encoder": encoder.id.to_json(),
@@ -134,11 +117,42 @@ def open_gan_run(
             "compute": compute_record(config.dtype, device) | {"ops": ops},
             "init": start and dict(start.record),
         }
-        # first: it may refuse the data
-        trainer = GanTrainer(config, data, encoder, device=device, start=start)
         run = RunFolder(out, kind="gan", description=description, lock=lock)
         undo.pop_all()  # the lock is the run's
     return trainer, run, report
+
+
+def _embed(
+    source: ImageSource | RemoteImages,
+    out: Path,
+    encoder: ClipEncoder,
+    config: GanTrainConfig,
+    *,
+    cache_gib: float | None,
+    options: ReadOptions,
+) -> tuple[EmbedReport, ReadySquares | None]:
+    """Embed what is not embedded yet into `out`/embeddings: shards in all processes, a folder in
+    the main one. Where all squares fit into memory they are made in the same pass.
+    """
+    folder, squares = out / "embeddings", config.images
+    if isinstance(source, RemoteImages):
+        urls = list(source.urls.values())
+        return embed_urls(urls, folder, encoder, squares=squares, options=options), None
+    if not distributed.is_main_process():
+        return EmbedReport.nothing(), None
+    resolution, ready = config.generator.resolution, None
+    if plan_cache(len(source), resolution=resolution, limit_gib=cache_gib).holds:
+        ready = ReadySquares(resolution, squares)
+    report = embed_folder(
+        source,
+        folder,
+        encoder,
+        squares=squares,
+        keep_unreadable=(out / "config.json").is_file(),  # a run that is resumed
+        options=options,
+        also=ready.add if ready else None,
+    )
+    return report, ready
 
 
 def gan_data_for(

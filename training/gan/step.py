@@ -8,8 +8,8 @@ comparison, the others' being constants, and the parts add up.
 Shape letters: N samples of this process, A of all, D embedding, Z latent, R resolution.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from lafite_shifted.encoders.clip import ClipEncoder
 from torch_utils import distributed
 from torch_utils.loss_scale import LossScale
 from training.gan.augment.augment import augment
+from training.gan.batch import Batch
 from training.gan.config import GanTrainConfig
 from training.gan.losses import (
     discriminator_loss,
@@ -31,34 +32,6 @@ from training.gan.losses import (
     r1_penalty,
     relativistic_loss,
 )
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step works on: everything keyed by (seed, position of the sample)."""
-
-    real: Tensor  # [N, 3, R, R] in [-1, 1]
-    replaced: Tensor  # [N] bool: its image could not be read, and this is another
-    z: Tensor  # [N, Z]
-    noise: Tensor  # [N, num_noise]
-    pseudo: Tensor  # [N, D] h', unit
-    condition: Tensor  # [N, D] h' standardised, zero where dropped
-    mismatch: Tensor  # [N, D] another image's condition
-    keep: Tensor  # [N] bool: condition not dropped
-    augment_probability: Tensor  # [N]
-    augment_real: Tensor  # [N, NUM_COLUMNS]
-    augment_fake: Tensor  # [N, NUM_COLUMNS]
-    augment_noise: Tensor  # [N, 2, 3, R, R] of real and generated, empty where there is none
-    path_noise: Tensor  # [N, 3, R, R], empty where path lengths are off
-
-    def __len__(self) -> int:
-        return len(self.z)
-
-    def parts(self, size: int) -> "Iterator[tuple[slice, Batch]]":
-        """Micro-batches with their places."""
-        for start in range(0, len(self), size):
-            place = slice(start, min(start + size, len(self)))
-            yield place, Batch(*(getattr(self, field.name)[place] for field in fields(self)))
 
 
 class Contrast:
@@ -194,18 +167,18 @@ class GanSteps:
         return self.generator(part.z, part.condition, noise=part.noise)
 
     def _score_real(self, part: Batch, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What D says of images, augmented as real ones are."""
+        """Realness and feature of images, augmented as real ones are."""
         return self._score(part, images, part.augment_real, part.augment_noise[:, :1])
 
     def _score_fake(self, part: Batch, images: Tensor) -> tuple[Tensor, Tensor]:
         return self._score(part, images, part.augment_fake, part.augment_noise[:, 1:])
 
     def _score(
-        self, part: Batch, images: Tensor, draws: Tensor, noise: Tensor
+        self, part: Batch, images: Tensor, uniform: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         augmented = augment(
             images,
-            draws,
+            uniform,
             config=self.config.augment,
             probability=part.augment_probability,
             noise=noise.flatten(1, 2) if noise.numel() else None,

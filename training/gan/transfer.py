@@ -31,12 +31,12 @@ class Start:
     """What a training begins with, and what config.json records of it."""
 
     record: Mapping[str, str]  # path as it was given, hash of the generator's weights
-    generator: LoadedGenerator | None = None  # None: the run goes on from its own checkpoint
+    generator: LoadedGenerator | None = None  # None: the run resumes from its own checkpoint
     discriminator: Mapping[str, Tensor] | None = None  # None: the model has none
 
     @staticmethod
     def of(init: Path, out: Path) -> "Start":
-        """The weights in `init`: the averaged generator of a run or model folder, and the
+        """The weights in `init`: the EMA generator of a run or model folder, and the
         discriminator of a run's newest checkpoint. Where the run in `out` has begun with it, only
         what it recorded.
         """

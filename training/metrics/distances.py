@@ -68,7 +68,7 @@ def kernel_distance(a: Tensor, b: Tensor, *, paired: bool = False) -> float:
     (1 + <x, y>)^3, unbiased (arXiv:1801.01401, eq. 4): it may fall below 0.
 
     `paired`: row i of both belongs to the same caption, and is left out of the cross term, which
-    asks for independent rows.
+    assumes independent rows.
     """
 
     def mean(x: Tensor, y: Tensor, *, without_diagonal: bool) -> Tensor:

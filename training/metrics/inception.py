@@ -1,4 +1,4 @@
-"""Frechet distance of Inception features (arXiv:1706.08500), as published figures have it: by
+"""Frechet distance of Inception features (arXiv:1706.08500), as published metrics have it: by
 torch-fidelity, with a local file of its weights; nothing is downloaded.
 
 Shape letters: N images, R resolution.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lafite_shifted.errors import InputError
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.metrics.distances import nearest
 from training.prior.trainer import one_a_name
 

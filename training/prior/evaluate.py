@@ -22,7 +22,7 @@ from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.prior.diffusion import Sampler, SamplerConfig
 from lafite_shifted.prior.sampling import resolve_sampler, sample_embeddings
 from torch_utils.device import DtypeName
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.prior.eval_set import EvalSet, references, same_name
 from training.prior.metrics import BOOTSTRAP, Metrics, measure
 

@@ -30,7 +30,7 @@ class ExactResult:
 
 
 class _Linear(NamedTuple):
-    """A sample, as a linear function of what is told and of the first noise, along each axis."""
+    """A sample, as a linear function of the text and of the first noise, along each axis."""
 
     told: Tensor  # [D]
     started: Tensor  # [D]
@@ -57,20 +57,20 @@ def exact_prior(
     previous, later = found, torch.zeros_like(noise)
     for time, step in plan(schedule, num_steps=steps, sampler=sampler):
         signal = float(schedule.abar[time]) ** 0.5
-        # E[z_0 | z_t] = c + ask (z_t - signal c)
-        ask = signal * within / (signal**2 * within + (1 - signal**2) * noise)
-        answer = _Linear(1 - ask * signal + ask * found.told, ask * found.started)
+        # E[z_0 | z_t] = c + gain (z_t - signal c)
+        gain = signal * within / (signal**2 * within + (1 - signal**2) * noise)
+        prediction = _Linear(1 - gain * signal + gain * found.told, gain * found.started)
         found = _Linear(
             *(
                 step.on_x0 * new + step.on_xt * old + step.on_previous * last
-                for new, old, last in zip(answer, found, previous, strict=True)
+                for new, old, last in zip(prediction, found, previous, strict=True)
             )
         )
-        later = (step.on_xt + step.on_x0 * ask).square() * later + step.sigma**2 * noise
-        previous = answer
+        later = (step.on_xt + step.on_x0 * gain).square() * later + step.sigma**2 * noise
+        previous = prediction
     spread = found.started.square() + later
-    drawn, true = found.told.square() * told + spread, told + within
-    distance = (drawn.sqrt() - true.sqrt()).square().sum()
+    sampled, true = found.told.square() * told + spread, told + within
+    distance = (sampled.sqrt() - true.sqrt()).square().sum()
     return ExactResult(float(distance), float(spread.sum() / within.sum()))
 
 

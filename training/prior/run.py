@@ -17,10 +17,10 @@ from lafite_shifted.encoders.text_encoder import TextEncoder, read_texts
 from lafite_shifted.errors import InputError
 from torch_utils import distributed
 from training.config import override
-from training.data.embed import EmbedReport, embed_folder
-from training.data.embeddings import EmbeddingSet, holds_embeddings
+from training.data.decoding.read_image import DEFAULT_READ_OPTIONS, ReadOptions
+from training.data.embeddings.embed import EmbedReport, embed_folder
+from training.data.embeddings.embedding_set import EmbeddingSet, holds_embeddings
 from training.data.images import ImageSource
-from training.data.read_image import DEFAULT_READ_OPTIONS, ReadOptions
 from training.prior.config import PriorTrainConfig
 from training.prior.cost import measure_prior
 from training.prior.trainer import PriorTrainer

@@ -1,5 +1,5 @@
 """The comparison of processes at equal network, schedule, sampler and budget: trains what is
-missing, then reports. A stopped study goes on where it stopped.
+missing, then reports. A stopped study resumes where it stopped.
 """
 
 import time
@@ -13,7 +13,7 @@ from lafite_shifted.encoders.encoder_id import check_same_encoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.prior.diffusion import SamplerConfig
 from torch_utils.device import DtypeName
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.loop import Progress, run_loop
 from training.prior.eval_set import EvalSet
 from training.prior.evaluate import Row, few, load_priors, reference_rows, report
@@ -26,7 +26,7 @@ PROCESSES = {
     "diagonal": ("shifted", "prior.covariance=diagonal"),
     "clusters": ("clusters",),
     "baseline": ("baseline",),
-    # each with the other network: that says z_0 itself, or what the data's Gaussian does not know
+    # each with the other network: that predicts z_0, or v
     "full-z0": ("shifted", "prior.covariance=full", "prior.v_parameterisation=false"),
     "diagonal-v": ("shifted", "prior.covariance=diagonal", "prior.v_parameterisation=true"),
     "baseline-v": ("baseline", "prior.v_parameterisation=true"),
@@ -36,25 +36,25 @@ REGRESSION = (
     "shifted",
     "prior.covariance=full",
     "prior.step_budget=1",
-)  # sees nothing but the text
+)  # is conditioned on the text alone
 TUNED = (*ENERGY, "prior.step_budget=1")  # from full, for a share of its length
 TUNED_SHARE = 0.4
 GUIDANCES = (1.5, 2.0, 4.0)  # of full and baseline
 GUIDED = ("full-linear-0", "baseline-linear-0")
 ENOUGH = 16  # steps of the solver, which ends there
-LONG = (64, 1000)  # steps, asked of few texts
+LONG = (64, 1000)  # steps, with few texts
 LONG_LIMIT = 100
 
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """How much is trained and asked."""
+    """How much is trained and evaluated."""
 
     kimg: float = 100.0
     num_seeds: int = 3  # of the linear schedule; the cosine one has one
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 64)
     limit: int | None = None  # of captions
-    ask: Path | None = None  # embeddings whose held-out captions are asked, if not those trained on
+    eval_embeddings: Path | None = None  # embeddings of the evaluation set, if not those trained on
     dtype: DtypeName = "auto"  # of activations, in training and after
 
 
@@ -94,11 +94,11 @@ def run_study(
 ) -> list[Row]:
     """Train every prior into `out`, then write report.json, report.md and steps.png there."""
     data = EmbeddingSet(embeddings)
-    held_out = EmbeddingSet(config.ask) if config.ask else data
+    held_out = EmbeddingSet(config.eval_embeddings) if config.eval_embeddings else data
     eval_set = EvalSet.of(
         held_out, limit=config.limit
     )  # refused before hours of training, not after
-    what, remedy = "What is asked", "Give embeddings of the same CLIP."
+    what, remedy = "The evaluation set", "Give embeddings of the same CLIP."
     check_same_encoder(held_out.encoder_id, data.encoder_id, what=what, remedy=remedy)
     most = PRIOR_PRESETS["tiny"].prior.schedule.num_steps
     if max(config.steps) > most:

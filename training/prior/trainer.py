@@ -20,7 +20,7 @@ from lafite_shifted.prior.sampling import sample_embeddings
 from torch_utils import distributed, seeds
 from torch_utils.device import pick_dtype
 from torch_utils.ema import Ema
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.metrics.distances import few_samples_note, kernel_distance, mean_cosine, set_distance
 from training.prior.config import PriorTrainConfig
 from training.prior.transfer import PriorStart
@@ -68,7 +68,7 @@ class PriorTrainer:
         if config.batch % distributed.world_size():
             raise InputError(
                 f"A batch of {config.batch} is not shared evenly by {distributed.world_size()} "
-                "processes. Choose another --batch."
+                "processes. Choose another --batch-size."
             )
         training_rows = (
             ~data.held_out if config.hold_out else torch.ones(len(data.rows), dtype=torch.bool)
@@ -244,7 +244,7 @@ class PriorTrainer:
 
 
 def one_a_name(data: EmbeddingSet, captions: Tensor) -> Tensor:
-    """One of the given captions of every name, drawn by a hash (the first would be of one style),
+    """One of the given captions of every name, chosen by a hash (the first would be of one style),
     in a fixed shuffled order.
     """
     chosen: dict[str, tuple[int, int]] = {}

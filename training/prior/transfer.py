@@ -1,5 +1,5 @@
-"""Starting a prior from another: one of means that is to draw, in few steps or in one, or one that
-is to learn from other pairs.
+"""Starting a prior from another: one of the mse objective for the energy objective, in few steps or
+in one, or one that is to learn from other pairs.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class PriorStart:
     """The weights that a training begins with, and what config.json records of them."""
 
     record: Mapping[str, str]
-    weights: Mapping[str, Tensor] | None = None  # None: the run goes on from its own checkpoint
+    weights: Mapping[str, Tensor] | None = None  # None: the run resumes from its own checkpoint
 
     @staticmethod
     def of(init: Path, out: Path, config: PriorConfig, encoder_id: EncoderId) -> "PriorStart":

@@ -18,7 +18,7 @@ from lafite_shifted.io.files import write_json
 from lafite_shifted.io.png import save_png
 from lafite_shifted.packing import pack_model
 from lafite_shifted.pipeline import TextToImage
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.gan.presets import GAN_PRESETS
 from training.gan.run import gan_config, open_gan_run
 from training.loop import Progress, run_loop
@@ -110,7 +110,7 @@ def run_demo(
 
 def _compare(out: Path, data: EmbeddingSet, config: DemoConfig, device: torch.device) -> DemoResult:
     """Pack a model for each prior, generate with both and without one, and measure the distance to
-    real images; writes grid.png and figures.json.
+    real images; writes grid.png and metrics.json.
     """
     models = {process: _packed(out, process, device) for process in ("shifted", "baseline")}
     rows = {name: (model, True) for name, model in models.items()}
@@ -129,7 +129,7 @@ def _compare(out: Path, data: EmbeddingSet, config: DemoConfig, device: torch.de
     ]
     grid = out / "grid.png"
     save_png(grid, labelled_grid(drawn, scale=2).image, {"model": models["shifted"].hash})
-    write_json(out / "figures.json", metrics)
+    write_json(out / "metrics.json", metrics)
     return DemoResult(grid, _table(metrics, len(captions)), _next_commands(), metrics)
 
 

@@ -15,7 +15,7 @@ from lafite_shifted.gaussian.gaussian import Gaussian, ledoit_wolf
 from lafite_shifted.gaussian.stats import EmbeddingStats, merged
 from tests.commands import TINY_GAN, TINY_PRIOR, run_command, succeed
 from tests.small_clip import save_small_clip
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 
 TEXTS = ["a red apple", "a green boat on the sea"]
 

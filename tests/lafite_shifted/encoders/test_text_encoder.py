@@ -14,7 +14,7 @@ from lafite_shifted.encoders.text_encoder import TextEncoder, read_texts
 from lafite_shifted.errors import InputError
 from tests.commands import TINY_GAN, TINY_PRIOR, run_command, succeed
 from tests.small_text_encoder import save_small_text_encoder
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 
 TEXTS = ["a red apple", "boat", "the green boat of the sea"]
 

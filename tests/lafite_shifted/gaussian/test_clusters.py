@@ -62,7 +62,7 @@ def test_a_seed_repeats_the_centroids():
     assert not find_centroids(rows, 8, seed=1).equal(find_centroids(rows, 8, seed=2))
 
 
-def test_a_reservoir_draws_evenly_and_the_same_however_its_batches_are_shared():
+def test_a_reservoir_samples_uniformly_and_the_same_however_its_batches_are_shared():
     batches = [torch.arange(100.0)[:, None] + 100 * number for number in range(20)]
     whole = Reservoir(200, dim=1)
     parts = [Reservoir(200, dim=1) for _ in range(3)]

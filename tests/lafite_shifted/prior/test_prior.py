@@ -148,7 +148,7 @@ def test_text_and_time_and_noisy_embedding_matter(prior: Prior):
     assert ((moved - reference).norm(dim=1) > 1e-2).all()
 
 
-def test_several_questions_about_a_text_are_asked_as_if_alone(prior: Prior):
+def test_several_timesteps_of_a_text_are_evaluated_as_if_alone(prior: Prior):
     text, z_t = random_text(), random_images(3, count=24)
     t = torch.arange(1, 25) * 40
     together = predict(prior, text, z_t=z_t, t=t).view(8, 3, 16)
@@ -195,7 +195,7 @@ def constant_network(prior: Prior) -> dict[str, Tensor]:
     [{}, {"covariance": "diagonal"}, {"covariance": "isotropic"}, {"process": "baseline"}],
     ids=["full", "diagonal", "isotropic", "baseline"],
 )
-def test_a_residual_network_adds_to_what_the_data_knows(changes: dict):
+def test_a_v_parameterised_network_adds_to_the_linear_denoiser(changes: dict):
     """Where it says nothing, z_0 is the mean of z_0 given z_t alone, by Gaussian conditioning,
     whatever noise the process adds.
     """
@@ -217,7 +217,7 @@ def test_a_residual_network_adds_to_what_the_data_knows(changes: dict):
     assert seen["y"].equal(process.whiten(z_t))
 
 
-def test_any_other_network_says_z_0_itself():
+def test_any_other_network_predicts_z_0():
     """As DALL-E 2's does."""
     config = dataclasses.replace(TINY, process="baseline")
     prior = Prior(config, EmbeddingStats.of(random_images(count=64)))
@@ -410,7 +410,9 @@ def test_guidance_of_one_never_asks_for_the_prediction_without_text(prior: Prior
     assert (texts[1:], len(eval_set)) == ([True, False], 9)
 
 
-def test_deterministic_samplers_draw_only_the_start(prior: Prior, monkeypatch: pytest.MonkeyPatch):
+def test_deterministic_samplers_take_noise_only_at_the_start(
+    prior: Prior, monkeypatch: pytest.MonkeyPatch
+):
     eval_set = []
     draw = seeds.normal_per_sample
 
@@ -424,7 +426,7 @@ def test_deterministic_samplers_draw_only_the_start(prior: Prior, monkeypatch: p
     assert eval_set == [("prior", 0)] * 2
 
 
-def test_best_of_keeps_the_draw_closest_to_its_text(prior: Prior):
+def test_best_of_returns_the_sample_closest_to_its_text(prior: Prior):
     text = random_text()
 
     def cosines(best_of: int) -> Tensor:
@@ -549,7 +551,9 @@ def two_answers() -> tuple[Prior, Prior, Tensor]:
     return *priors, answers
 
 
-def test_one_step_of_draws_has_both_answers_where_one_of_means_has_neither(two_answers):
+def test_one_step_of_the_energy_objective_has_both_answers_where_one_of_mse_has_neither(
+    two_answers,
+):
     """What a few-step prior is for: one step of means is between the answers."""
     means, draws, answers = two_answers
     text = random_text()[torch.zeros(200, dtype=torch.long)]

@@ -12,7 +12,7 @@ from lafite_shifted.gaussian.gaussian_clusters import GaussianClusters, same_clu
 from lafite_shifted.gaussian.kmeans import find_centroids
 from lafite_shifted.gaussian.stats import EmbeddingStats
 from tests.commands import TINY_PRIOR, succeed
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.metrics.distances import mean_cosine
 from training.prior.eval_set import EvalSet
 
@@ -68,7 +68,7 @@ def test_texts_choose_their_images_cluster_more_often_than_by_chance(folder: Pat
     assert same_cluster_share(clusters, data.text, data.image) > 3 / 16
 
 
-def test_a_seed_repeats_it_and_another_draws_from_the_same_cone(folder: Path, tmp_path: Path):
+def test_a_seed_repeats_it_and_another_samples_the_same_cone(folder: Path, tmp_path: Path):
     for name, seed in (("again", 0), ("other", 1)):
         options = ("--names", "1500", "--seed", str(seed))
         succeed("dataset", "cone", "--out", tmp_path / name, *options)

@@ -9,12 +9,12 @@ from contextlib import suppress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data.image_files import image_format, other_image_format
-from training.data.listing import _MASK_STEM
-from training.data.metadata_tables import read_table
-from training.data.png_chunks import MAX_TEXT, SIGNATURE, without_what_pixels_do_not_need
+from training.data.captions.tables import read_table
+from training.data.captions.text_encoding import UndecodableTextError, decode_text
+from training.data.decoding.png_chunks import MAX_TEXT, SIGNATURE, without_what_pixels_do_not_need
+from training.data.files.image_files import image_format, other_image_format
+from training.data.files.listing import _MASK_STEM
 from training.data.split import SplitItem, is_held_out, split_keys
-from training.data.text_encoding import UndecodableTextError, decode_text
 
 FEW = settings(max_examples=200, deadline=None)
 

@@ -25,12 +25,12 @@ from tests.training.test_loop import (
     last_checkpoint,
     train,
 )
-from training.data.decoding import decode, to_square
-from training.data.embeddings import EmbeddingSet
+from training.data.decoding.decode import decode, to_square
+from training.data.decoding.read_image import ReadOptions
+from training.data.embeddings.embedding_set import EmbeddingSet
+from training.data.files.image_files import UnreadableImageError
 from training.data.image_cache import ImageLoader, plan_cache
-from training.data.image_files import UnreadableImageError
 from training.data.images import ImageSource
-from training.data.read_image import ReadOptions
 from training.gan.data import GanData, load_gan_data
 from training.gan.presets import GAN_PRESETS
 from training.gan.run import gan_config, open_gan_run
@@ -227,7 +227,7 @@ def test_images_lost_between_two_starts_are_replaced(images: Path):
 
 
 @pytest.mark.filterwarnings("always:.*cannot be read any more")
-def test_run_stopped_by_lost_images_goes_on_when_they_are_back(
+def test_run_stopped_by_lost_images_resumes_when_they_are_back(
     images: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """As if nothing had happened: it begins again at the checkpoint, and the exit tells so."""

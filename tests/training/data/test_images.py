@@ -12,8 +12,8 @@ from PIL import Image
 
 from lafite_shifted.errors import InputError
 from training.config import override
-from training.data.decoding import SquareConfig, decode, to_square
-from training.data.image_files import UnreadableImageError
+from training.data.decoding.decode import SquareConfig, decode, to_square
+from training.data.files.image_files import UnreadableImageError
 from training.gan.config import GanTrainConfig
 
 RAMP = np.linspace(0, 255, 24).round().astype(np.uint8)

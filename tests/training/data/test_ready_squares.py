@@ -8,8 +8,8 @@ from PIL import Image
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from tests.commands import TINY_GAN, image_folder, succeed
-from training.data import read_image as read_image_module
-from training.data.decoding import SquareConfig
+from training.data.decoding import read_image as read_image_module
+from training.data.decoding.decode import SquareConfig
 from training.data.images import ImageSource
 from training.data.ready_squares import ReadySquares, square_of
 from training.gan.presets import GAN_PRESETS

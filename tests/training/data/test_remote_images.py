@@ -15,7 +15,7 @@ from tests.commands import TINY_GAN, run_command, succeed
 from tests.shard_server import Server, write_shard
 from tests.training.test_loop import assert_same_run
 from tests.training.test_several_processes import finished, launch
-from training.data.read_image import read_image
+from training.data.decoding.read_image import read_image
 from training.data.remote_images import (
     KEPT,
     WINDOW,
@@ -138,7 +138,7 @@ def train(where: str | Path, out: Path, *more: str) -> Path:
     return out
 
 
-def test_a_stopped_training_goes_on_exactly(many: Server, tmp_path: Path):
+def test_a_stopped_training_resumes_exactly(many: Server, tmp_path: Path):
     """And held in memory it is the same."""
     url = f"{many.url}/s-{{000..013}}.tar"
     whole = train(url, tmp_path / "whole")

@@ -16,7 +16,7 @@ from lafite_shifted.io.files import read_json_lines
 from tests.commands import run_command, succeed
 from tests.shard_server import Server, write_shard
 from tests.training.test_several_processes import finished, launch
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.data.remote_shards import shard_urls, wait_for_all
 
 
@@ -126,7 +126,7 @@ def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch):
         shard_urls("http://127.0.0.1/a.tar")
 
 
-def test_a_slow_process_is_waited_for_while_it_goes_on(tmp_path: Path, monkeypatch):
+def test_a_slow_process_is_waited_for_while_it_advances(tmp_path: Path, monkeypatch):
     """However long, as long as something is written now and then."""
     monkeypatch.setenv("WORLD_SIZE", "2")
 

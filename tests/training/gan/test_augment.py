@@ -285,14 +285,14 @@ def test_probability_zero_and_off_change_nothing():
     assert not AUGMENTATIONS["off"].is_on
 
 
-def test_switching_one_on_leaves_the_others_draws_alone():
+def test_switching_one_on_leaves_the_random_numbers_of_others_alone():
     x = blobs(50)
     alone = applied(x, only(brightness=0.2), probability=0.5) - x
     both = applied(x, only(brightness=0.2, contrast=1e-9), probability=0.5) - x
     torch.testing.assert_close(alone, both, rtol=0, atol=1e-7)
 
 
-def test_a_image_depends_on_its_own_draws_alone():
+def test_an_image_depends_on_its_own_random_numbers_alone():
     x, draws = images(), uniform()
     config = dataclasses.replace(EVERYTHING, noise=0.0)
     together = applied(x, config, probability=0.6, draws=draws)

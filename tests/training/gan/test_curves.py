@@ -31,7 +31,7 @@ def test_curves_are_those_of_the_log():
     assert [len(line.get_xdata()) for line in copies.lines] == [2, 0]
 
 
-def test_a_run_is_drawn_and_what_is_none_is_refused(gan_run: Path, tmp_path: Path):
+def test_a_run_is_plotted_and_what_is_none_is_refused(gan_run: Path, tmp_path: Path):
     out = tmp_path / "curves.png"
     succeed("evaluate", "curves", gan_run, "--out", out)
     with Image.open(out) as image:

@@ -48,7 +48,7 @@ def test_relativistic_loss_matches_its_formula():
     np.testing.assert_allclose(relativistic_loss(better, worse), expected, rtol=1e-12)
 
 
-def test_relativistic_loss_sees_the_difference_alone():
+def test_relativistic_loss_depends_on_the_difference_alone():
     """And pulls both ways: the better one up as much as the worse one down."""
     better, worse = (normal(7, seed=seed).requires_grad_() for seed in (0, 1))
     loss = relativistic_loss(better, worse)

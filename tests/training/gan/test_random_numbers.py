@@ -8,7 +8,7 @@ from torch import Tensor
 from training.gan.random_numbers import RandomNumbers
 
 
-def test_what_is_expected_is_drawn_in_a_thread_and_once():
+def test_what_is_prefetched_is_computed_in_a_thread_and_once():
     drawn: list[tuple[int, bool]] = []
 
     def draw(position: int) -> dict[str, Tensor]:

@@ -23,10 +23,10 @@ from lafite_shifted.io.files import read_json, read_json_lines
 from lafite_shifted.model_folder import load_generator
 from lafite_shifted.pipeline import TextToImage
 from tests.commands import half_written, run_command, succeed
-from training.data.embeddings import EmbeddingSet
+from training.data.decoding.read_image import ReadOptions
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.data.image_cache import ImageLoader
 from training.data.images import ImageSource
-from training.data.read_image import ReadOptions
 from training.data.split import is_held_out
 from training.gan.data import GanData, load_gan_data
 from training.gan.evaluate import (
@@ -90,7 +90,7 @@ def test_real_images_in_their_own_place_are_perfect(data: GanData):
     assert len(others["unrelated"].unique()) == 20
 
 
-def test_training_images_that_are_asked_are_not_compared_with_themselves(
+def test_training_images_of_the_eval_set_are_not_compared_with_themselves(
     data: GanData, clip: ClipEncoder
 ):
     few = replace(
@@ -115,7 +115,7 @@ def test_training_images_that_are_asked_are_not_compared_with_themselves(
     assert [*found] == ["real_same_clip_i_sim", "real_same_fd_clip", "real_intra_set_cosine"]
 
 
-def test_images_of_the_size_of_a_run_have_figures_of_their_own(data: GanData, clip: ClipEncoder):
+def test_images_of_the_size_of_a_run_have_metrics_of_their_own(data: GanData, clip: ClipEncoder):
     """What a perfect generator reaches: CLIP sees less than in the files."""
     eval_set, embed = EvalSet.of(data), partial(embed_uint8, clip)
     found = real_metrics(eval_set, embed)
@@ -175,7 +175,7 @@ def test_the_reference_names_the_very_images(data: GanData):
     assert other["hash"] != reference["hash"]
 
 
-def test_figures_are_those_of_the_training_log(evaluated: Path, gan_run: Path):
+def test_metrics_are_those_of_the_training_log(evaluated: Path, gan_run: Path):
     """To the rounding of bfloat16, in which a training may compute."""
     report, logged = (
         read_json(evaluated / "report.json"),
@@ -221,7 +221,7 @@ def test_the_best_generator_of_a_run(gan_run: Path, some_images: Path, tmp_path:
     assert report["training"]["training_kid_clip"] == best["training_kid_clip"]
 
 
-def test_figures_of_the_same_images_stand_beside_each_other(
+def test_metrics_of_the_same_images_stand_beside_each_other(
     evaluated: Path, gan_run: Path, some_images: Path, tmp_path: Path
 ):
     old = evaluated / "report.json"
@@ -231,7 +231,7 @@ def test_figures_of_the_same_images_stand_beside_each_other(
     assert rows[f"| {old}"] == rows["| generator"]
 
 
-def test_figures_of_other_images_are_refused(
+def test_metrics_of_other_images_are_refused(
     evaluated: Path, gan_run: Path, some_images: Path, tmp_path: Path
 ):
     old, out = evaluated / "report.json", tmp_path / "out"

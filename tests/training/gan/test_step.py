@@ -30,10 +30,11 @@ from training.config import RunConfig, override
 from training.data.image_cache import ImageLoader
 from training.gan.augment.augment import augment
 from training.gan.augment.config import AUGMENTATIONS, AugmentConfig
+from training.gan.batch import Batch
 from training.gan.config import GanTrainConfig
 from training.gan.data import GanData
 from training.gan.losses import path_lengths
-from training.gan.step import Batch, GanSteps
+from training.gan.step import GanSteps
 from training.gan.trainer import MAX_SKIPPED, GanTrainer
 
 SMALL = GanTrainConfig(
@@ -322,7 +323,7 @@ def test_r1_is_of_the_images_before_they_are_augmented(clip: ClipEncoder):
     assert_same(found, dict(zip(parameters, expected, strict=True)))
 
 
-def test_augmentation_rises_where_d_is_sure_and_goes_on_after_a_resume(clip: ClipEncoder):
+def test_augmentation_rises_where_d_is_sure_and_rises_on_after_a_resume(clip: ClipEncoder):
     trainer = trainer_of(clip, augment=AugmentConfig(target=-0.99, speed_kimg=0.1))
     for step in range(3):
         logged = trainer.step(step * trainer.batch)

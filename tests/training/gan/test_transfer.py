@@ -43,7 +43,7 @@ def out(tmp_path: Path, some_embeddings: Path) -> Path:
 
 
 def weights_of(run: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Of the averaged generator, and of the newest checkpoint's discriminator."""
+    """Of the EMA generator, and of the newest checkpoint's discriminator."""
     state, _ = load_tensors(checkpoint_paths(run)[-1] / "state.safetensors")
     name = "discriminator."
     discriminator = {key.removeprefix(name): state[key] for key in state if key.startswith(name)}
@@ -163,7 +163,7 @@ def test_frozen_layers_stay_and_all_others_learn(
     assert all("noise_strength" in name for name in still), still
 
 
-def test_a_run_that_goes_on_needs_its_start_no_more(
+def test_a_resumed_run_needs_its_start_no_more(
     gan_run: Path, some_images: Path, clip: ClipEncoder, out: Path, tmp_path: Path
 ):
     init = Path(shutil.copytree(gan_run, tmp_path / "init"))

@@ -22,7 +22,7 @@ def drawn(text: str, *, width: int = 400) -> np.ndarray:
 @pytest.mark.parametrize(
     "text", ["a cat", "красная кошка", "γάτα", "a̷̛ c̈at", "قطة حمراء", "a cat\nand a dog"]
 )
-def test_letters_that_a_font_has_are_drawn(text: str):
+def test_letters_that_a_font_has_are_rendered(text: str):
     label = label_of(text, width=400)
     assert label.complete
     assert "[" not in "".join(label.lines)

@@ -16,7 +16,7 @@ from lafite_shifted.model_folder import find_part, load_generator
 from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.prior.diffusion import SamplerConfig
 from tests.commands import TINY_PRIOR, run_command, succeed
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.data.split import is_held_out
 from training.metrics.distances import kernel_distance, mean_cosine, set_distance
 from training.prior.eval_set import UNRELATED, EvalSet, references, same_name
@@ -84,7 +84,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, captioned: Path) -> list[Path
     return [folder / f"{process}-{seed}" for process, seed in given]
 
 
-def test_figures_match_loops():
+def test_metrics_match_loops():
     predicted, true = rows_of(60), F.normalize(rows_of(60) + 0.6 * rows_of(60, seed=1), dim=1)
     found = measure(predicted, true, bootstrap=3)
     similarity = (predicted @ true.T).numpy()
@@ -98,7 +98,7 @@ def test_figures_match_loops():
     assert (found.same_text_cosine, found.energy) == (None, None)
 
 
-def test_two_draws_tell_the_diversity_and_the_energy_score():
+def test_two_samples_give_the_same_text_cosine_and_the_energy_score():
     """A mean is the right answer on average, and no draw of what is true given the text."""
     generator = torch.Generator().manual_seed(7)
     centroid = rows_of(300)
@@ -126,7 +126,7 @@ def sets_of(number: int) -> tuple[Tensor, Tensor, Tensor]:
     return predicted, F.normalize(true + torch.linspace(-0.5, 0.5, DIM), dim=1), again
 
 
-def test_errors_are_those_of_drawing_other_captions():
+def test_errors_are_those_of_resampling_captions():
     """Of a mean of independent cosines the standard error is known; of the others, the scatter of
     many sets of captions is.
     """
@@ -159,7 +159,7 @@ def test_kernel_distance_matches_its_loop_and_is_unbiased():
     assert abs(np.mean(same)) < 3 * np.std(same) / 50**0.5
 
 
-def test_held_out_names_are_asked_once_and_compared_with_others(captioned: Path):
+def test_held_out_names_are_evaluated_once_and_compared_with_others(captioned: Path):
     data = EmbeddingSet(captioned)
     eval_set = EvalSet.of(data)
     names = [data.captions[i] for i in eval_set.captions.tolist()]
@@ -177,7 +177,7 @@ def test_held_out_names_are_asked_once_and_compared_with_others(captioned: Path)
     assert float((made * true).sum(dim=1).mean()) > 0.5
 
 
-def test_a_image_that_is_trained_on_too_is_not_asked(captioned: Path):
+def test_an_image_that_is_trained_on_too_is_left_out(captioned: Path):
     """Two names may have the same image, one on either side of the split."""
     data = EmbeddingSet(captioned)
     before = EvalSet.of(data)

@@ -61,7 +61,7 @@ def test_more_steps_end_at_the_truth():
     assert found[-1] < 1e-4
 
 
-def test_four_questions_of_the_solver_are_worth_sixteen_ancestral_steps():
+def test_four_evaluations_of_the_solver_are_worth_sixteen_ancestral_steps():
     """Why it is the default."""
     four = exact_prior(spectrum(), schedule=LINEAR, steps=4, sampler="dpm++")
     sixteen = exact_prior(spectrum(), schedule=LINEAR, steps=16)

@@ -10,7 +10,7 @@ import torch
 from lafite_shifted.model_folder import best_metric, find_part, load_prior
 from lafite_shifted.prior.network import PriorNetwork
 from tests.commands import TINY_PRIOR, succeed
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.prior.cost import measure_prior
 from training.prior.presets import PRIOR_PRESETS
 from training.prior.trainer import PriorTrainer

@@ -12,7 +12,7 @@ from lafite_shifted.model_folder import find_part, load_prior
 from lafite_shifted.prior.diffusion import SamplerConfig
 from lafite_shifted.prior.sampling import sample_embeddings
 from tests.commands import TINY_PRIOR, run_command, succeed
-from training.data.embeddings import EmbeddingSet
+from training.data.embeddings.embedding_set import EmbeddingSet
 from training.prior.presets import PRIOR_PRESETS
 from training.prior.run import open_prior_run, prior_config
 from training.prior.transfer import PriorStart
@@ -22,7 +22,7 @@ ENERGY = ("--set", "prior.objective=energy", "--set", "prior.step_budget=1")
 SMALL = ["prior.width=32", "prior.depth=1", "prior.heads=2", "batch=8", "dtype=float32"]
 
 
-def test_what_draws_begins_as_what_predicts_means(
+def test_the_energy_objective_begins_as_the_mse_one(
     prior_run: Path, some_embeddings: Path, tmp_path: Path
 ):
     """In one step the mean that it comes from, whatever the inner draw, and then other weights."""
@@ -42,7 +42,7 @@ def test_what_draws_begins_as_what_predicts_means(
     assert trainer.prior.network.from_sample_noise.weight.count_nonzero() > 0
 
 
-def test_a_run_goes_on_without_what_it_began_with(
+def test_a_run_resumes_without_what_it_began_with(
     prior_run: Path, some_embeddings: Path, tmp_path: Path
 ):
     first, run = tmp_path / "first", tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Augmentation of what the discriminator sees (arXiv:2006.06676, section 2 and appendix B).
+"""Augmentation of the inputs of the discriminator (arXiv:2006.06676, section 2 and appendix B).
 
 Real and generated images pass it alike, so that a discriminator cannot memorise few images. Each
 transformation happens with one probability p; below about .8 a generator can undo them in its

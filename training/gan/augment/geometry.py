@@ -1,4 +1,4 @@
-"""Movements of what the discriminator sees (arXiv:2006.06676, appendix B): one affine map an image,
+"""Geometry of the augmentation (arXiv:2006.06676, appendix B): one affine map an image,
 resampled at twice the resolution. Maps take points of the result to points of the image.
 
 Shape letters: N batch, C H W image.

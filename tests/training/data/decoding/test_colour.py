@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from training.data.decoding import decode
-from training.data.image_files import UnreadableImageError
-from training.data.png_chunks import without_what_pixels_do_not_need
+from training.data.decoding.decode import decode
+from training.data.decoding.png_chunks import without_what_pixels_do_not_need
+from training.data.files.image_files import UnreadableImageError
 
 WHITE, RED = (255, 255, 255), (255, 0, 0)
 
@@ -69,7 +69,7 @@ def test_strips_are_as_the_whole(monkeypatch: pytest.MonkeyPatch):
     file = io.BytesIO()
     Image.fromarray(levels).save(file, format="PNG")
     whole = np.asarray(decode(io.BytesIO(file.getvalue())).image)
-    monkeypatch.setattr("training.data.colour.STRIP_PIXELS", 100)
+    monkeypatch.setattr("training.data.decoding.colour.STRIP_PIXELS", 100)
     assert np.array_equal(whole, np.asarray(decode(io.BytesIO(file.getvalue())).image))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import read_json_lines, write_json_lines
-from training.data.image_files import NotUsed
+from training.data.files.image_files import NotUsed
 from training.data.images import bad_image_rows
 
 CAPTIONS, NOT_USED = (

@@ -1,4 +1,4 @@
-"""Captions of images, in every layout in use: tables (`metadata_tables`), or a .txt, .caption or
+"""Captions of images, in every layout in use: tables (`tables.py`), or a .txt, .caption or
 .json beside each image. What cannot be used is named with its file and the reason, and fails
 nothing: most of what is done with images needs no captions.
 """
@@ -10,15 +10,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from training.data.image_files import ImageFiles, UnreadableImageError
-from training.data.metadata_tables import (
+from training.data.captions.tables import (
     CAPTION_KEYS,
     caption_of,
     image_name,
     is_table,
     read_table,
 )
-from training.data.text_encoding import UndecodableTextError, decode_text
+from training.data.captions.text_encoding import UndecodableTextError, decode_text
+from training.data.files.image_files import ImageFiles, UnreadableImageError
 
 TEXT_SUFFIXES = (".txt", ".caption", ".text")  # one caption a line
 SIDECAR_SUFFIXES = (*TEXT_SUFFIXES, ".json")

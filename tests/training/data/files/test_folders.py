@@ -11,7 +11,7 @@ from PIL import Image
 from lafite_shifted.errors import InputError, TooManyBadImagesError
 from lafite_shifted.io.files import read_json_lines
 from tests.commands import run_command, succeed
-from training.data.image_files import UnreadableImageError
+from training.data.files.image_files import UnreadableImageError
 from training.data.images import ImageSource, check_share_of_bad
 
 # --- folders and captions

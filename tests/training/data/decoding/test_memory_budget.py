@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from tests.commands import image_folder
-from training.data.decoding import SquareConfig, to_square
+from training.data.decoding.decode import SquareConfig, to_square
+from training.data.decoding.memory_budget import MemoryBudget
+from training.data.decoding.read_image import OpenImage, ReadOptions, read_image
 from training.data.images import ImageSource
-from training.data.memory_budget import MemoryBudget
-from training.data.read_image import OpenImage, ReadOptions, read_image
 
 
 def most_at_once(budget: MemoryBudget, steps: list[int], *, threads: int = 6) -> int:
@@ -78,7 +78,7 @@ def test_squares_of_thin_images(size: tuple[int, int], crop: str):
 
 def test_threads_wait_for_each_other_while_embedding(tmp_path: Path, clip, monkeypatch):
     """With a budget of one image there is one at a time."""
-    from training.data import embed
+    from training.data.embeddings import embed
 
     folder = image_folder(tmp_path / "p", *(f"{n}.png" for n in range(8)))
     inside, most, lock = 0, 0, threading.Lock()

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lafite_shifted.errors import InputError
-from training.data.archives import ARCHIVES, TarFiles, ZipFiles
-from training.data.image_files import (
+from training.data.files.archives import ARCHIVES, TarFiles, ZipFiles
+from training.data.files.image_files import (
     HEAD,
     HIDDEN,
     IMAGE_SUFFIXES,

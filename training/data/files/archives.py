@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from lafite_shifted.errors import InputError
-from training.data.image_files import (
+from training.data.files.image_files import (
     HEAD,
     HIDDEN,
     MAX_BYTES,

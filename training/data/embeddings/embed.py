@@ -23,13 +23,18 @@ from lafite_shifted.encoders.encoder_id import (
 from lafite_shifted.encoders.text_encoder import TextEncoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import load_tensors, sha256_of, write_json_lines
-from training.data.decoding import DEFAULT_SQUARES, SquareConfig, levels_of
-from training.data.embeddings import load_shard, read_index, text_encoder_of
-from training.data.image_files import UnreadableImageError
+from training.data.decoding.decode import DEFAULT_SQUARES, SquareConfig, levels_of
+from training.data.decoding.read_image import (
+    DEFAULT_READ_OPTIONS,
+    OpenImage,
+    ReadOptions,
+    read_image,
+)
+from training.data.embeddings.embedding_set import load_shard, read_index, text_encoder_of
+from training.data.embeddings.report_file import LeftOut, check_own_report, write_report
+from training.data.embeddings.shard_writer import EmbeddingWriter, PreparedImage, ShardWriter
+from training.data.files.image_files import UnreadableImageError
 from training.data.images import ImageSource, check_share_of_bad
-from training.data.read_image import DEFAULT_READ_OPTIONS, OpenImage, ReadOptions, read_image
-from training.data.report_file import LeftOut, check_own_report, write_report
-from training.data.shard_writer import EmbeddingWriter, PreparedImage, ShardWriter
 from training.data.split import SplitItem, is_held_out, split_key, split_keys
 
 AHEAD = 16  # images in flight: enough to hide decoding

@@ -15,9 +15,9 @@ from typing import BinaryIO, Literal
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
-from training.data.colour import Stored, has_transparency, to_rgb
-from training.data.image_files import UnreadableImageError
-from training.data.png_chunks import without_what_pixels_do_not_need
+from training.data.decoding.colour import Stored, has_transparency, to_rgb
+from training.data.decoding.png_chunks import without_what_pixels_do_not_need
+from training.data.files.image_files import UnreadableImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # the only decoders that Pillow may use
 DEFAULT_MAX_MEGAPIXELS = 100.0

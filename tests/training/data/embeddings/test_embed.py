@@ -14,12 +14,12 @@ from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import InputError, TooManyBadImagesError
 from lafite_shifted.io.files import load_tensors, read_json_lines, save_tensors
 from tests.commands import half_written
-from training.data import shard_writer
-from training.data.decoding import SquareConfig
-from training.data.embed import EmbedReport, embed_folder
-from training.data.embeddings import EmbeddingSet, load_shard
+from training.data.decoding.decode import SquareConfig
+from training.data.decoding.read_image import DEFAULT_READ_OPTIONS, Progress, ReadOptions, silent
+from training.data.embeddings import shard_writer
+from training.data.embeddings.embed import EmbedReport, embed_folder
+from training.data.embeddings.embedding_set import EmbeddingSet, load_shard
 from training.data.images import ImageSource
-from training.data.read_image import DEFAULT_READ_OPTIONS, Progress, ReadOptions, silent
 from training.data.split import is_held_out
 
 CAPTIONS = {
@@ -290,7 +290,7 @@ def test_embeddings_of_another_clip_are_refused(
     assert {p.name: p.read_bytes() for p in (images.parent / "out").iterdir()} == before
 
 
-def test_background_is_what_clip_sees(images: Path, clip: ClipEncoder):
+def test_background_is_that_of_the_clip_input(images: Path, clip: ClipEncoder):
     """Through transparency alone; embeddings on another background are refused."""
     clear = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
     clear.paste((255, 0, 0, 255), (16, 16, 48, 48))

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from lafite_shifted.io.png import is_own_grid
-from training.data.captions import printable
-from training.data.image_files import (
+from training.data.captions.reader import printable
+from training.data.files.image_files import (
     IMAGE_SUFFIXES,
     OTHER_IMAGE_SUFFIXES,
     ImageFiles,

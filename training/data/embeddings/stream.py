@@ -16,7 +16,7 @@ from lafite_shifted.gaussian.kmeans import Reservoir
 from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.io.files import check_format, load_tensors
 from torch_utils import distributed
-from training.data.embeddings import FORMAT
+from training.data.embeddings.embedding_set import FORMAT
 
 
 class EmbeddingStream:
@@ -85,7 +85,7 @@ def stream_stats(stream: EmbeddingStream) -> EmbeddingStats:
 
 
 def stream_sample(stream: EmbeddingStream, size: int, *, seed: int = 0) -> Tensor:
-    """`size` embeddings drawn evenly, the same in every process."""
+    """`size` embeddings, a uniform sample, the same in every process."""
     sample = Reservoir(size, dim=stream.dim, seed=seed)
     for number, batch in stream:
         sample.update(batch, number=number)

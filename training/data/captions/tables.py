@@ -9,7 +9,7 @@ import posixpath
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from training.data.text_encoding import UndecodableTextError, decode_text
+from training.data.captions.text_encoding import UndecodableTextError, decode_text
 
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")  # in the order in which they are read
 NAME_KEYS = ("file_name", "image", "path", "filename", "file", "image_path", "image_file_name")

@@ -14,7 +14,7 @@ from torch import Tensor
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.text_encoder import TextEncoder, read_texts
 from lafite_shifted.io.files import save_tensors, write_json_lines
-from training.data.embeddings import FORMAT
+from training.data.embeddings.embedding_set import FORMAT
 
 SHARD_SIZE = 2048  # images
 

@@ -21,8 +21,8 @@ from tests.commands import (
     run_command,
     succeed,
 )
+from training.data.captions.text_encoding import UndecodableTextError, decode_text
 from training.data.images import ImageSource
-from training.data.text_encoding import UndecodableTextError, decode_text
 
 SENTENCE = "the painter\N{RIGHT SINGLE QUOTATION MARK}s café"
 
@@ -55,7 +55,7 @@ def test_what_is_no_text_is_refused(content: bytes):
         decode_text(content)
 
 
-def test_spoilt_captions_are_named_and_not_learnt(tmp_path: Path):
+def test_spoilt_captions_are_named_and_not_used(tmp_path: Path):
     folder = image_folder(tmp_path, "a.png", "b.png", "c.png")
     (folder / "a.txt").write_bytes("красная кошка".encode("cp1251"))
     (folder / "b.txt").write_text("caf\ufffd", encoding="utf-8")

@@ -17,11 +17,11 @@ from PIL import Image
 
 from lafite_shifted.errors import InputError
 from tests.commands import TINY_GAN, TINY_PRIOR, run_command, succeed
-from training.data import archives
-from training.data.embeddings import EmbeddingSet
-from training.data.image_files import UnreadableImageError
+from training.data.embeddings.embedding_set import EmbeddingSet
+from training.data.files import archives
+from training.data.files.image_files import UnreadableImageError
+from training.data.files.sources import open_files
 from training.data.images import ImageSource
-from training.data.sources import open_files
 
 IMAGE = io.BytesIO()
 Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(IMAGE, "PNG")
@@ -353,7 +353,7 @@ def test_a_flat_bitmap_is_packed_small_and_read(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_packings_that_give_more_than_is_asked_for_are_not_read(kind: int, tmp_path: Path):
+def test_packings_that_give_more_than_is_requested_are_not_read(kind: int, tmp_path: Path):
     files = open_files(zip_of(tmp_path / "p.zip", {"a.png": PNG}, compression=kind))
     with pytest.raises(UnreadableImageError, match="only deflate"):
         files.read("a.png")

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from lafite_shifted.errors import DEFAULT_MAX_BAD
-from training.data.decoding import DEFAULT_MAX_MEGAPIXELS, DEFAULT_SQUARES, Decoded, decode
-from training.data.image_files import MAX_BYTES
-from training.data.memory_budget import MemoryBudget, Ticket
+from training.data.decoding.decode import DEFAULT_MAX_MEGAPIXELS, DEFAULT_SQUARES, Decoded, decode
+from training.data.decoding.memory_budget import MemoryBudget, Ticket
+from training.data.files.image_files import MAX_BYTES
 
 Progress = Callable[[int, int], None]
 
