@@ -2,8 +2,8 @@
 
 The forward step is q(z_t | z_{t-1}) = N(sqrt(alpha_t) z_{t-1} + (1 - sqrt(alpha_t)) mu, beta_t
 Sigma) (eq. 3 with the shift s_t of section 3.2). In x = z - mu it is DDPM (arXiv:2006.11239) with
-noise coloured by Sigma^{1/2}; `samplers` run it backwards. The baseline of DALL-E 2 (arXiv:2204.06125) is the same code with mu = 0 and Sigma
-= I / D.
+noise coloured by Sigma^{1/2}; `samplers` run it backwards. The baseline of DALL-E 2
+(arXiv:2204.06125) is the same code with mu = 0 and Sigma = I / D.
 
 Shape letters: N batch, D embedding, T steps. Time t counts from 1 (least noise) to T.
 """

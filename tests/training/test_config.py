@@ -11,7 +11,7 @@ from lafite_shifted.errors import InputError
 from training.clip.trainer import ClipTrainConfig
 from training.config import RunConfig, differences, field_paths, override, parse
 from training.gan.config import GanTrainConfig
-from training.prior.trainer import PriorTrainConfig
+from training.prior.config import PriorTrainConfig
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def test_damaged_checkpoint_is_an_input_error(tmp_path: Path):
     run.save_checkpoint(checkpoint(8), keep=2)
     path = tmp_path / "run" / "checkpoints" / "samples-0000000008" / "state.safetensors"
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(InputError, match=r"truncated.*goes on from the checkpoint before"):
+    with pytest.raises(InputError, match=r"truncated.*resumes from the checkpoint before"):
         run.latest_checkpoint()
 
 

@@ -15,7 +15,7 @@ from lafite_shifted.prior.network import PriorConfig, PriorNetwork
 from lafite_shifted.prior.prior import Prior
 from torch_utils.autograd import saved_bytes
 from torch_utils.device import pick_dtype
-from training.prior.trainer import PriorTrainConfig
+from training.prior.config import PriorTrainConfig
 
 PROBE_BATCH = 32
 # float32 weights, gradients, two moments of AdamW, and the average

@@ -2,7 +2,7 @@
 
 from lafite_shifted.prior.network import PriorConfig
 from training.config import RunConfig
-from training.prior.trainer import PriorTrainConfig
+from training.prior.config import PriorTrainConfig
 
 PRIOR_PRESETS: dict[str, PriorTrainConfig] = {
     "tiny": PriorTrainConfig(

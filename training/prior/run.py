@@ -21,8 +21,9 @@ from training.data.decoding.read_image import DEFAULT_READ_OPTIONS, ReadOptions
 from training.data.embeddings.embed import EmbedReport, embed_folder
 from training.data.embeddings.embedding_set import EmbeddingSet, holds_embeddings
 from training.data.images import ImageSource
+from training.prior.config import PriorTrainConfig
 from training.prior.cost import measure_prior
-from training.prior.trainer import PriorTrainConfig, PriorTrainer
+from training.prior.trainer import PriorTrainer
 from training.prior.transfer import PriorStart
 from training.run_folder import RunFolder, RunLock, check_usable
 from training.run_setup import compute_record, length_fields, refuse_derived
