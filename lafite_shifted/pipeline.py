@@ -29,11 +29,11 @@ from lafite_shifted.model_folder import (
     load_prior,
     model_hash,
 )
+from lafite_shifted.prior.sample_embeddings import resolve_sampler, sample_embeddings
 from lafite_shifted.prior.samplers import SamplerConfig
-from lafite_shifted.prior.sampling import resolve_sampler, sample_embeddings
 from torch_utils import seeds
 from torch_utils.device import DtypeName
-from torch_utils.settings import kept_random_state, plain_settings
+from torch_utils.torch_defaults import kept_random_state, plain_settings
 
 
 class TextToImage:

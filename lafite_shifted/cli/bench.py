@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from lafite_shifted.cli import options
+from lafite_shifted.cli.argument_types import FolderPath
 from lafite_shifted.cli.messages import choose_ops
-from lafite_shifted.cli.parameters import FolderPath
 
 if TYPE_CHECKING:
     from torch_utils.device import DtypeName

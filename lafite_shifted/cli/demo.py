@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from lafite_shifted.cli import options
+from lafite_shifted.cli.argument_types import FolderPath, Number
 from lafite_shifted.cli.messages import choose_ops, plain_warnings
-from lafite_shifted.cli.parameters import FolderPath, Number
 from lafite_shifted.cli.progress import show_progress
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import click
 
 from lafite_shifted.cli import options
+from lafite_shifted.cli.argument_types import FolderPath
 from lafite_shifted.cli.evaluate_report import check_own_report, typed
 from lafite_shifted.cli.messages import choose_ops, plain_warnings, report_embedding
-from lafite_shifted.cli.parameters import FolderPath
 from lafite_shifted.cli.progress import progress_bar
 
 if TYPE_CHECKING:

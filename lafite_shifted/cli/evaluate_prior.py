@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from lafite_shifted.cli import options
+from lafite_shifted.cli.argument_types import FolderPath
 from lafite_shifted.cli.evaluate_report import check_own_report, numbers, typed
 from lafite_shifted.cli.messages import choose_ops
-from lafite_shifted.cli.parameters import FolderPath
 from lafite_shifted.cli.progress import progress_bar
 
 if TYPE_CHECKING:

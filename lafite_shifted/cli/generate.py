@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from lafite_shifted.cli import options
+from lafite_shifted.cli.argument_types import Number, PathOrUrl
 from lafite_shifted.cli.messages import choose_ops, plain_warnings
-from lafite_shifted.cli.parameters import Number, PathOrUrl
 
 if TYPE_CHECKING:
     from lafite_shifted.prior.samplers import Sampler
@@ -88,8 +88,8 @@ def command(
     from lafite_shifted.io.files import check_own_text, write_text
     from lafite_shifted.io.png import check_own_png, save_png, slug
     from lafite_shifted.pipeline import TextToImage
+    from lafite_shifted.prior.sample_embeddings import resolve_sampler
     from lafite_shifted.prior.samplers import SamplerConfig
-    from lafite_shifted.prior.sampling import resolve_sampler
     from training.metrics.grids import labelled_grid
 
     sampling = SamplerConfig(steps, sampler, eta, guidance, dynamic_threshold, best_of)

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lafite_shifted.cli.parameters import FolderPath, Number, Share
+from lafite_shifted.cli.argument_types import FolderPath, Number, Share
 from lafite_shifted.errors import DEFAULT_MAX_BAD
 
 clip_option = click.option(

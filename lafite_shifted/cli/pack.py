@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from lafite_shifted.cli import options
-from lafite_shifted.cli.parameters import FolderPath
+from lafite_shifted.cli.argument_types import FolderPath
 
 
 @click.command("pack")

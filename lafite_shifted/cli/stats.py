@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lafite_shifted.cli import options
-from lafite_shifted.cli.parameters import FolderPath
+from lafite_shifted.cli.argument_types import FolderPath
 
 if TYPE_CHECKING:
     from lafite_shifted.encoders.encoder_id import EncoderId

@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from lafite_shifted.cli import options
+from lafite_shifted.cli.argument_types import FolderPath
 from lafite_shifted.cli.messages import choose_ops, report_left_out
-from lafite_shifted.cli.parameters import FolderPath
 from lafite_shifted.cli.progress import show_progress
 
 

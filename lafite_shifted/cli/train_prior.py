@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from lafite_shifted.cli import options
+from lafite_shifted.cli.argument_types import FolderPath, RecordedPath
 from lafite_shifted.cli.messages import choose_ops, note_starter, plain_warnings, report_embedding
-from lafite_shifted.cli.parameters import FolderPath, RecordedPath
 from lafite_shifted.cli.progress import progress_bar, show_progress
 
 

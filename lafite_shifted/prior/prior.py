@@ -22,7 +22,7 @@ from lafite_shifted.gaussian.gaussian_clusters import GaussianClusters
 from lafite_shifted.gaussian.linear_denoiser import LinearDenoiser
 from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.prior.diffusion import NoiseGaussian, Schedule, diffuse
-from lafite_shifted.prior.energy import energy_score
+from lafite_shifted.prior.energy_score import energy_score
 from lafite_shifted.prior.network import PriorConfig, PriorNetwork, TextCache
 
 THRESHOLD_PERCENTILE = 99.5  # of dynamic thresholding

@@ -17,8 +17,8 @@ from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.model_folder import load_prior, save_prior
 from lafite_shifted.prior.network import PriorConfig
 from lafite_shifted.prior.prior import Prior
+from lafite_shifted.prior.sample_embeddings import sample_embeddings
 from lafite_shifted.prior.samplers import SamplerConfig
-from lafite_shifted.prior.sampling import sample_embeddings
 from torch_utils.device import DtypeName
 from training.bench.ops import seconds_of
 

@@ -19,8 +19,8 @@ from lafite_shifted.encoders.encoder_id import check_same_encoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.model_folder import LoadedGenerator, LoadedPrior, find_part, load_prior
 from lafite_shifted.pipeline import TextToImage
+from lafite_shifted.prior.sample_embeddings import resolve_sampler, sample_embeddings
 from lafite_shifted.prior.samplers import Sampler, SamplerConfig
-from lafite_shifted.prior.sampling import resolve_sampler, sample_embeddings
 from torch_utils.device import DtypeName
 from training.data.embeddings.embedding_set import EmbeddingSet
 from training.prior.eval_set import EvalSet, references, same_name

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lafite_shifted.encoders.encoder_id import EncoderId
-from lafite_shifted.prior.energy import energy_score
+from lafite_shifted.prior.energy_score import energy_score
 from torch_utils import seeds
 from training.metrics.distances import intra_set_cosine, kernel_distance, set_distance
 

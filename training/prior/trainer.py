@@ -13,10 +13,10 @@ from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian.cluster_stats import ClusterStats, cluster
 from lafite_shifted.gaussian.gaussian_clusters import same_cluster_share
 from lafite_shifted.model_folder import best_metric, save_prior
-from lafite_shifted.prior.energy import energy_score
+from lafite_shifted.prior.energy_score import energy_score
 from lafite_shifted.prior.prior import Prior
+from lafite_shifted.prior.sample_embeddings import sample_embeddings
 from lafite_shifted.prior.samplers import SamplerConfig
-from lafite_shifted.prior.sampling import sample_embeddings
 from torch_utils import distributed, seeds
 from torch_utils.device import pick_dtype
 from torch_utils.ema import Ema

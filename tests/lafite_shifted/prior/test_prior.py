@@ -18,7 +18,7 @@ from lafite_shifted.gaussian.gaussian import Gaussian
 from lafite_shifted.gaussian.kmeans import find_centroids
 from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.prior.diffusion import diffuse
-from lafite_shifted.prior.energy import energy_score
+from lafite_shifted.prior.energy_score import energy_score
 from lafite_shifted.prior.network import (
     NUM_CONDITION_TOKENS,
     NUM_QUERY_TOKENS,
@@ -27,8 +27,8 @@ from lafite_shifted.prior.network import (
     text_mask,
 )
 from lafite_shifted.prior.prior import Prior
+from lafite_shifted.prior.sample_embeddings import resolve_sampler, sample_embeddings
 from lafite_shifted.prior.samplers import SamplerConfig
-from lafite_shifted.prior.sampling import resolve_sampler, sample_embeddings
 from torch_utils import seeds
 
 TINY = PriorConfig(

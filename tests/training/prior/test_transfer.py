@@ -9,8 +9,8 @@ import torch
 
 from lafite_shifted.errors import InputError
 from lafite_shifted.model_folder import find_part, load_prior
+from lafite_shifted.prior.sample_embeddings import sample_embeddings
 from lafite_shifted.prior.samplers import SamplerConfig
-from lafite_shifted.prior.sampling import sample_embeddings
 from tests.commands import TINY_PRIOR, run_command, succeed
 from training.data.embeddings.embedding_set import EmbeddingSet
 from training.prior.presets import PRIOR_PRESETS
