@@ -259,7 +259,7 @@ def test_config_json_explains_the_run(tmp_path: Path):
     open_run(tmp_path / "run")
     record = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
     assert record["kind"] == "gan"
-    assert record["format"] == 1
+    assert record["format"] == 2
     assert record["config"]["sizes"] == [1, 2]
 
 
