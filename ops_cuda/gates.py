@@ -109,6 +109,7 @@ def rises(found: dict[str, dict[str, Usage]], baseline: dict[str, dict[str, Usag
 
 
 def main() -> int:
+    """Compile for every architecture, check, and compare with the baseline."""
     try:
         compiler = nvcc()
     except CompilerMissingError as error:

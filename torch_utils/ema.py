@@ -25,6 +25,7 @@ class Ema(Generic[Network]):
 
     @torch.no_grad()
     def update(self, source: Network, *, batch: int, samples_seen: int) -> None:
+        """Move the parameters towards those of `source`, copy its buffers."""
         half_life = max(min(self.half_life, self.ramp * samples_seen), 1e-8)
         decay = 0.5 ** (batch / half_life)
         for average, parameter in zip(self.network.parameters(), source.parameters(), strict=True):

@@ -10,6 +10,7 @@ from training.config import RunConfig
 
 
 def refuse_derived(assignments: Sequence[str], *fields: str) -> None:
+    """InputError where --set names a field that follows from the encoder."""
     for assignment in assignments:
         if assignment.partition("=")[0] in fields:
             raise InputError(f"--set {assignment}: the encoder decides this. Leave it out.")

@@ -25,6 +25,7 @@ class ShellPath(click.Path):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> Any:
+        """The path, `~` and relative names resolved as the shell would."""
         name = os.fspath(value)
         path = absolute(name) if self._absolute else expanded(name)
         return super().convert(path, param, ctx)
@@ -40,6 +41,7 @@ class PathOrUrl(click.ParamType):
     name = "path"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name, `~` resolved."""
         return expanded(value)
 
 
@@ -55,6 +57,7 @@ class Number(click.FloatRange):
     def convert(
         self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
+        """The number; click's usage error unless it is finite and in range."""
         number = super().convert(value, param, ctx)  # pyright: ignore[reportArgumentType]
         if not isfinite(number):
             self.fail(f"{value!r} is no finite number.", param, ctx)
@@ -69,6 +72,7 @@ class Share(click.ParamType):
     def convert(
         self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
+        """The share in [0, 1]; click's usage error for anything else."""
         text = str(value).strip()
         try:
             share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)

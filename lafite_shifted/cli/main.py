@@ -70,9 +70,11 @@ class VerbGroup(click.Group):
     """Imports the module of a verb when it is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """All verbs, in the order of VERBS."""
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a verb, imported now; None for an unknown one."""
         if cmd_name not in VERBS:
             return None
         return importlib.import_module(f"lafite_shifted.cli.{VERBS[cmd_name]}").command

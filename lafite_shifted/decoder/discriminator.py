@@ -36,6 +36,7 @@ class DiscriminatorConfig:
         return int(math.log2(self.resolution)) - 2
 
     def channels(self, resolution: int) -> int:
+        """Channels of the activations at `resolution`."""
         return min(self.channel_base // resolution, self.channel_max)
 
 
@@ -53,6 +54,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [N, C, H, W] -> [N, C', H / 2, W / 2]."""
         gain = math.sqrt(0.5)
         return self.second(self.first(x), gain=gain) + self.skip(x, gain=gain)
 
@@ -90,6 +92,7 @@ class Discriminator(nn.Module):
         self.to_feature = EqualLinear(channels, config.condition_dim)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images [N, 3, R, R] in about [-1, 1] -> realness f_d [N], features f_s [N, D], float32."""
         x = self.from_rgb(images.to(self.compute_dtype, memory_format=torch.channels_last))
         for block in self.blocks:
             x = checkpointed(block, x, when=self.activation_checkpointing)

@@ -48,6 +48,7 @@ class GeneratorConfig:
             )
 
     def channels(self, resolution: int) -> int:
+        """Channels of the activations at `resolution`."""
         return min(self.channel_base // resolution, self.channel_max)
 
 
@@ -102,6 +103,7 @@ class Styles(nn.Module):
         self.second = EqualLinears(num_layers, hidden, config.w_dim, learning_rate_multiplier=rate)
 
     def forward(self, w: Tensor, condition: Tensor) -> Tensor:
+        """w [N, V], condition [N, D] -> [L, N, 2 V]."""
         views = self.second(self.first(condition.expand(self.num_layers, -1, -1)))  # [L, N, V]
         return torch.cat([w.expand(self.num_layers, -1, -1), views], dim=2)
 

@@ -77,10 +77,12 @@ class InferenceGenerator(nn.Module):
 
     @property
     def config(self) -> GeneratorConfig:
+        """That of the generator."""
         return self.generator.config
 
     @property
     def mapping(self) -> Mapping:
+        """That of the generator."""
         return self.generator.mapping
 
     def forward(

@@ -87,6 +87,7 @@ class EqualLinear(nn.Module):
         self.weight_gain = self.multiplier / math.sqrt(num_inputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [N, I] -> [N, O], float32."""
         gains = {"bias_gain": self.multiplier, "weight_gain": self.weight_gain}
         y = linear(x, self.weight, self.bias, **gains)  # [N, O]
         return F.leaky_relu(y, SLOPE) if self.activation == "leaky_relu" else y

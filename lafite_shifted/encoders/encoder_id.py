@@ -43,6 +43,7 @@ class EncoderId:
 
     @property
     def dim(self) -> int:
+        """D, over all blocks."""
         return sum(block.dim for block in self.blocks)
 
     @property
@@ -68,10 +69,12 @@ class EncoderId:
         return [float((x * y).sum(dim=1).mean()) * len(self.blocks) for x, y in pairs]
 
     def to_json(self) -> list[dict[str, Any]]:
+        """What JSON files record: one object for each block."""
         return [asdict(block) for block in self.blocks]
 
     @staticmethod
     def from_json(value: Sequence[dict[str, Any]]) -> "EncoderId":
+        """The inverse of `to_json`."""
         return EncoderId(tuple(EncoderBlock(**block) for block in value))
 
 

@@ -73,6 +73,7 @@ class Schedule:
 
     @property
     def num_steps(self) -> int:
+        """T."""
         return self.config.num_steps
 
     def at(self, t: Tensor) -> Tensor:

@@ -80,6 +80,7 @@ torch.library.define(
 
 @lru_cache(maxsize=64)
 def native_activation(activation: str, gain: float, clamp: float | None) -> NativeActivation:
+    """The activation as the C interface takes it."""
     return NativeActivation(ACTIVATIONS[activation], gain, -1.0 if clamp is None else clamp)
 
 

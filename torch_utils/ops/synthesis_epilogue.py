@@ -114,6 +114,7 @@ torch.library.define(
 
 @lru_cache(maxsize=256)  # a network has one a layer
 def native_shape(n: int, channels: int, pixels: int, num_noises: int, layout: int) -> EpilogueShape:
+    """The shape as the C interface takes it."""
     return EpilogueShape(n, channels, pixels, num_noises, layout)
 
 

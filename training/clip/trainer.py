@@ -141,6 +141,7 @@ class ClipTrainer:
         )
 
     def parts(self) -> Mapping[str, nn.Module | Optimizer]:
+        """Everything with state, by name."""
         return {"model": self.model, "ema": self.ema.network, "optimizer": self.optimizer}
 
     def _learning_rate(self, samples_seen: int) -> float:
@@ -155,6 +156,7 @@ class ClipTrainer:
         return batch.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def step(self, samples_seen: int) -> Mapping[str, Tensor]:
+        """One contrastive step; scalars to log."""
         config = self.config
         rng = seeds.numpy_generator(config.seed, "clip batch", samples_seen)
         chosen = rng.choice(len(self.data.training), size=self.batch, replace=False, p=self.weights)

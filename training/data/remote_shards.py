@@ -167,6 +167,7 @@ def _webdataset() -> tuple[Callable[[str], Sequence[str]], Callable[[str], Any]]
 
 
 def shard_name(url: str) -> str:
+    """The file name of a shard at a URL."""
     return PurePosixPath(unquote(urlsplit(url).path)).name
 
 

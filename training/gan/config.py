@@ -110,6 +110,7 @@ class GanTrainConfig:
 
     @property
     def half_life_kimg(self) -> float:
+        """Half-life of the EMA in kimg."""
         return self.batch * 10 / 32 if self.ema_half_life_kimg is None else self.ema_half_life_kimg
 
     @property
@@ -121,6 +122,7 @@ class GanTrainConfig:
 
     @property
     def augment_speed_kimg(self) -> float:
+        """kimg in which the probability can rise from 0 to 1."""
         if self.augment.speed_kimg is not None:
             return self.augment.speed_kimg
         return 500.0 if self.run.kimg >= 1000 else 50.0

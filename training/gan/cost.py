@@ -124,6 +124,7 @@ class Kind(NamedTuple):
 
     @staticmethod
     def of(step: int, config: GanTrainConfig) -> "Kind":
+        """The lazy terms of a step."""
         lengths = config.path_length_weight > 0 and step % config.path_length_every == 0
         return Kind(step % config.r1_every == 0, lengths)
 

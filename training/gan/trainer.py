@@ -120,9 +120,11 @@ class GanTrainer:
 
     @property
     def waited(self) -> float:
+        """Seconds that steps have waited for data, so far."""
         return self.batches.waited
 
     def parts(self) -> Mapping[str, nn.Module | Optimizer]:
+        """Everything with state, by name."""
         return {
             "generator": self.generator,
             "discriminator": self.discriminator,
@@ -143,6 +145,7 @@ class GanTrainer:
         return (samples_seen // self.batch) % every == 0
 
     def step(self, samples_seen: int) -> Mapping[str, Tensor]:
+        """One step of D and one of G; scalars to log."""
         config, batch = self.config, self.sample_batch(samples_seen)
         self.data.images.sync()
         self.d_optimizer.zero_grad(set_to_none=True)

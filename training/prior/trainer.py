@@ -115,9 +115,11 @@ class PriorTrainer:
         )
 
     def parts(self) -> Mapping[str, nn.Module | Optimizer]:
+        """Everything with state, by name."""
         return {"network": self.prior.network, "ema": self.ema.network, "optimizer": self.optimizer}
 
     def step(self, samples_seen: int) -> Mapping[str, Tensor]:
+        """One denoising step; scalars to log."""
         config, device = self.config, self.device
         positions = distributed.shard(range(samples_seen, samples_seen + self.batch))
         order = seeds.epoch_indices(positions, size=len(self.training), key=(config.seed, "pairs"))

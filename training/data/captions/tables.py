@@ -25,6 +25,7 @@ class Row(NamedTuple):
 
 
 def is_table(name: str) -> bool:
+    """Whether a file name is that of a table of captions."""
     stem, suffix = posixpath.splitext(posixpath.basename(name).lower())
     return stem == "metadata" and suffix in SUFFIXES
 

@@ -62,6 +62,7 @@ def _strip_to_rgb(
 
 
 def has_transparency(image: Image.Image) -> bool:
+    """Whether the background shows through some pixel, by mode and tRNS."""
     return image.has_transparency_data or "transparency" in image.info
 
 

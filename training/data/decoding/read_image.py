@@ -17,7 +17,7 @@ Progress = Callable[[int, int], None]
 
 
 def silent(_done: int, _total: int) -> None:
-    pass
+    """Progress that nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,13 @@ DEFAULT_READ_OPTIONS = ReadOptions()
 class Readable(Protocol):
     """Where images are read by name: an `ImageSource`, or `RemoteImages`."""
 
-    def size(self, name: str) -> int: ...
+    def size(self, name: str) -> int:
+        """Bytes of the file."""
+        ...
 
-    def read(self, name: str) -> bytes: ...
+    def read(self, name: str) -> bytes:
+        """The file; UnreadableImageError says why not."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,7 @@ class EmbeddingSet:
 
     @property
     def names(self) -> list[str]:
+        """File names of the images, [n]."""
         return [row["file_name"] for row in self.rows]
 
     @property

@@ -32,6 +32,7 @@ class LeftOut:
     not_used: Sequence[NotUsed] = ()  # files that are no images to train on
 
     def joined(self, other: "LeftOut") -> "LeftOut":
+        """Both together."""
         return LeftOut(
             [*self.bad, *other.bad],
             [*self.captions, *other.captions],

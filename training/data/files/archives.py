@@ -58,9 +58,11 @@ class ZipFiles:
         self._names, self.passed_over = _sorted_out(names)
 
     def names(self) -> list[str]:
+        """As `ImageFiles.names`."""
         return self._names
 
     def read(self, name: str) -> bytes:
+        """As `ImageFiles.read`."""
         entry = self._entries.get(name)
         if entry is None:
             raise UnreadableImageError("it is not in the archive any more")
@@ -91,12 +93,14 @@ class ZipFiles:
             raise UnreadableImageError(f"packed in a way that is not read: {error}") from error
 
     def head(self, name: str) -> bytes:
+        """As `ImageFiles.head`."""
         entry = self._entries[name]
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise UnreadableImageError("packed in a way that is not read: only deflate is")
         return self._unpacked(entry, HEAD)
 
     def stamp(self, name: str) -> tuple[int, int]:
+        """As `ImageFiles.stamp`."""
         return self._entries[name].file_size, self._time
 
 
@@ -120,9 +124,11 @@ class TarFiles:
         self._names, self.passed_over = _sorted_out(self._places)
 
     def names(self) -> list[str]:
+        """As `ImageFiles.names`."""
         return self._names
 
     def read(self, name: str) -> bytes:
+        """As `ImageFiles.read`."""
         if name not in self._places:
             raise UnreadableImageError("it is in no shard any more")
         shard, offset, size = self._places[name]
@@ -142,10 +148,12 @@ class TarFiles:
         return content
 
     def head(self, name: str) -> bytes:
+        """As `ImageFiles.head`."""
         shard, offset, size = self._places[name]
         return self._content(shard, offset, min(size, HEAD))
 
     def stamp(self, name: str) -> tuple[int, int]:
+        """As `ImageFiles.stamp`."""
         shard, _, size = self._places[name]
         return size, self._times[shard]
 

@@ -132,4 +132,5 @@ def belongs_to_a_system(name: str) -> bool:
 
 
 def too_large(size: int) -> str:
+    """The reason of a file of so many bytes that is larger than a file may be."""
     return f"{size / 2**20:.0f} MiB, the limit of one file is {MAX_BYTES // 2**20}"

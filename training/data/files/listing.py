@@ -66,6 +66,7 @@ def list_images(files: ImageFiles) -> Listing:
 
 
 def suffix_of(name: str) -> str:
+    """The suffix of a name, in lower case."""
     return posixpath.splitext(name)[1].lower()
 
 

@@ -86,6 +86,7 @@ class FolderFiles:
         self._names = sorted(path.relative_to(where).as_posix() for path in self._below(where))
 
     def names(self) -> list[str]:
+        """As `ImageFiles.names`."""
         return self._names
 
     def _below(self, folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
@@ -120,6 +121,7 @@ class FolderFiles:
         self.passed_over.append(NotUsed(name, reason, max(count, 1)))
 
     def read(self, name: str) -> bytes:
+        """As `ImageFiles.read`."""
         try:
             path = self.where / name
             status = path.stat()
@@ -132,6 +134,7 @@ class FolderFiles:
             raise _unreadable(error) from error
 
     def head(self, name: str) -> bytes:
+        """As `ImageFiles.head`."""
         path = self.where / name
         try:
             if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait
@@ -142,6 +145,7 @@ class FolderFiles:
             raise _unreadable(error) from error
 
     def stamp(self, name: str) -> tuple[int, int]:
+        """As `ImageFiles.stamp`."""
         try:
             status = (self.where / name).stat()
         except OSError as error:

@@ -42,6 +42,7 @@ class AugmentConfig:
 
     @property
     def is_on(self) -> bool:
+        """Whether any transformation can happen."""
         return self.probability > 0 and any(getattr(self, name) for name in TRANSFORMATIONS)
 
 
