@@ -48,7 +48,9 @@ LEGEND = "labels of grid.png, by lafite-shifted"  # the first line of grid.txt
     "--dynamic-threshold", is_flag=True, help="Dynamic thresholding, for guidance above 1."
 )
 @options.positive_int(
-    "--best-of", default=1, help="Draws of the prior; CLIP keeps the closest to the text."
+    "--best-of",
+    default=1,
+    help="Samples of the prior; the closest to the text by CLIP is used.",
 )
 @click.option(
     "--truncation",

@@ -16,8 +16,8 @@ clip_option = click.option(
 )
 text_encoder_option = click.option(
     "--text-encoder",
-    help="A Hugging Face encoder (folder, or Hub id such as google/flan-t5-base): the prior reads "
-    "its token states instead of the CLIP's own.",
+    help="A Hugging Face encoder (folder, or Hub id such as google/flan-t5-base): it gives the "
+    "token states, in place of the CLIP's own.",
 )
 device_option = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 seed_option = click.option("--seed", default=0, help="Of all randomness.")
