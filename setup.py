@@ -49,6 +49,7 @@ setup(
             "transformers>=4.45",
             "torch-fidelity>=0.4",
             "webdataset>=1.0",
+            "pyarrow>=14",
         ],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "basedpyright>=1.20", "pre-commit>=3.5"],
     },

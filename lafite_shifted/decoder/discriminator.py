@@ -92,7 +92,7 @@ class Discriminator(nn.Module):
         self.to_feature = EqualLinear(channels, config.condition_dim)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [N, 3, R, R] in about [-1, 1] -> realness f_d [N], features f_s [N, D], float32."""
+        """Images [N, 3, R, R] in about [-1, 1] -> realness [N] and feature [N, D], float32."""
         x = self.from_rgb(images.to(self.compute_dtype, memory_format=torch.channels_last))
         for block in self.blocks:
             x = checkpointed(block, x, when=self.activation_checkpointing)

@@ -6,12 +6,13 @@ import io
 import json
 import sys
 import tarfile
-import types
 import unicodedata
 import zipfile
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from tests.commands import (
     TINY_GAN,
@@ -106,22 +107,24 @@ def test_a_parquet_table_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.Monke
     assert_refused(outcome, "has no captions", "metadata.parquet: needs pyarrow")
 
 
-def test_a_parquet_table_is_read_by_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """By its interface: pyarrow is an extra that tests do without."""
-    rows = [{"image": {"path": "a.png", "bytes": None}, "text": "a cat"}]
-    batch = types.SimpleNamespace(to_pylist=lambda: rows)
-    table = types.SimpleNamespace(
-        schema_arrow=types.SimpleNamespace(names=["image", "text", "embedding"]),
-        iter_batches=lambda columns: [batch] if columns == ["image", "text"] else [],
-    )
-    parquet = types.SimpleNamespace(ParquetFile=lambda _file: table)
-    monkeypatch.setitem(
-        sys.modules, "pyarrow", types.SimpleNamespace(parquet=parquet, ArrowException=ValueError)
-    )
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", parquet)
+@pytest.mark.parametrize("compression", ["snappy", "zstd", "none"])
+def test_a_parquet_table_is_read(tmp_path: Path, compression: str):
+    """As Hugging Face's data sets write it, several captions an image and a column of no use."""
+    images = [{"path": name, "bytes": None} for name in ("a.png", "a.png", "sub/b.png")]
+    columns = {
+        "image": pyarrow.array(images),
+        "text": pyarrow.array(["a cat", "ein Kätzchen", None]),
+        "embedding": pyarrow.array([[0.0], [1.0], [2.0]]),
+    }
     folder = image_folder(tmp_path, "a.png")
-    (folder / "metadata.parquet").write_bytes(b"PAR1")
-    assert ImageSource(folder).captions == {"a.png": ["a cat"]}
+    image_folder(tmp_path / "sub", "b.png")
+    file = folder / "metadata.parquet"
+    parquet.write_table(pyarrow.table(columns), file, compression=compression)
+    source = ImageSource(folder)
+    assert source.captions == {"a.png": ["a cat", "ein Kätzchen"]}
+    file.write_bytes(file.read_bytes()[:-20])
+    problems = ImageSource(folder).caption_problems
+    assert "damaged, or no parquet" in problems[0][1]
 
 
 @pytest.mark.parametrize("listed", ["sub\\café.png", "./sub/café.png", "sub/CAFÉ.PNG"])

@@ -90,11 +90,15 @@ def exchanged() -> bytes:
     return bytes(profile)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        *(("PNG", mode) for mode in ("RGB", "RGBA", "P", "L")),
+        *(("JPEG", mode) for mode in ("RGB", "L")),
+        *(("WEBP", mode) for mode in ("RGB", "RGBA")),
+    ],
+)
 def test_profiles_are_converted_to_srgb(mode: str, kind: str):
-    if (mode, kind) in {("RGBA", "JPEG"), ("P", "JPEG"), ("P", "WEBP"), ("L", "WEBP")}:
-        pytest.skip("there is no such file")
     image = Image.new("RGB", (16, 16), (0, 200, 0)).convert(mode)
     red, green, blue = image.convert("RGB").getpixel((8, 8))  # type: ignore[misc]
     file = io.BytesIO()
