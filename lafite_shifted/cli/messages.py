@@ -36,7 +36,7 @@ def plain_warnings() -> Iterator[None]:
 def choose_ops(mode: str, device: "torch.device", *, used: bool = True) -> None:
     """Apply --ops, and say which implementation runs on `device`; InputError where `compiled`
     cannot be had. A verb whose networks do without the operators (`used` False) builds none unless
-    they are asked for.
+    `compiled` is chosen.
     """
     from torch_utils.ops import native
 

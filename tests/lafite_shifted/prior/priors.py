@@ -42,7 +42,7 @@ def ask(
     z_t: Tensor | None = None,
     cluster: Tensor | None = None,
 ) -> Tensor:
-    """One question about each text."""
+    """One prediction for each text."""
     cluster = prior.assign(text.embedding) if cluster is None else cluster
     cache = prior.cache_text(text, YES[: len(text)] if has_text is None else has_text, cluster)
     z_t = random_images(3, count=len(text)) if z_t is None else z_t

@@ -128,7 +128,7 @@ def fragile(
 
 @pytest.mark.parametrize("held", [True, False])
 def test_replacement_follows_from_the_place_alone(held: bool):
-    """It is readable, the same whenever it is asked for, and nobody else's image changes."""
+    """It is readable, the same whenever it is requested, and nobody else's image changes."""
     bad, shown = {3, 4, 5, 60}, list[list[int]]()
     for order in (range(100), range(99, -1, -1)):
         squares = fragile(100, bad=bad, max_bad=0.1)

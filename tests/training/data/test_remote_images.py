@@ -1,5 +1,5 @@
 """Training on shards at a URL: each shard is fetched when its images are needed, the order is a
-fresh one of all images each epoch, and a run that was stopped goes on exactly.
+fresh one of all images each epoch, and a run that was stopped resumes exactly.
 """
 
 import gc
