@@ -64,8 +64,8 @@ def show_progress(progress: "Iterator[Progress]", description: str) -> dict[str,
 
 @contextmanager
 def _terminal_may_be_gone() -> Iterator[None]:
-    """What is written to a terminal that was closed is lost, as the bar is; the run continues, to the
-    end of the step if SIGHUP is not ignored.
+    """What is written to a terminal that was closed is lost, as the bar is; the run continues, to
+    the end of the step if SIGHUP is not ignored.
     """
     try:
         yield
