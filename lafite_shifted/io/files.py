@@ -218,6 +218,22 @@ def load_tensors(
         ) from error
 
 
+def has_fields(row: Any, fields: Mapping[str, type]) -> bool:
+    """Whether a JSON value is an object with these fields, by which rows of ours are recognised."""
+    return isinstance(row, dict) and all(
+        isinstance(row.get(name), kind) for name, kind in fields.items()
+    )
+
+
+def check_own_rows(rows: list[Any], fields: Mapping[str, type], path: Path) -> list[dict[str, Any]]:
+    """The rows; InputError unless all have these fields: then another program wrote the file."""
+    if not all(has_fields(row, fields) for row in rows):
+        raise InputError(
+            f"{path} was not written by lafite-shifted, and stays as it is. Choose another --out."
+        )
+    return rows
+
+
 def check_format(metadata: Mapping[str, Any], *, kind: str, version: int, path: Path) -> None:
     """InputError unless `metadata` says that `path` holds `kind` in format `version`."""
     if metadata.get("kind") != kind:

@@ -32,7 +32,13 @@ from lafite_shifted.encoders.encoder_id import (
 from lafite_shifted.encoders.text_features import TextFeatures
 from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian.stats import EmbeddingStats
-from lafite_shifted.io.files import check_format, load_tensors, read_json_lines
+from lafite_shifted.io.files import (
+    check_format,
+    check_own_rows,
+    has_fields,
+    load_tensors,
+    read_json_lines,
+)
 from torch_utils import seeds
 from training.data.split import is_held_out
 
@@ -48,7 +54,7 @@ def holds_embeddings(folder: Path) -> bool:
     with path.open("rb") as file:
         first = next((line for line in file if line.strip()), b"")
     try:
-        return not first or _is_row(json.loads(first))
+        return not first or has_fields(json.loads(first), _FIELDS)
     except (ValueError, RecursionError):
         return False
 
@@ -61,17 +67,7 @@ def read_index(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     rows: list[Any] = read_json_lines(path) if holds_embeddings(folder) else [None]
-    if not all(map(_is_row, rows)):
-        raise InputError(
-            f"{path} was not written by lafite-shifted, and stays as it is. Choose another --out."
-        )
-    return rows
-
-
-def _is_row(row: Any) -> bool:
-    return isinstance(row, dict) and all(
-        isinstance(row.get(name), kind) for name, kind in _FIELDS.items()
-    )
+    return check_own_rows(rows, _FIELDS, path)
 
 
 class EmbeddingSet:

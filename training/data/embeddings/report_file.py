@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lafite_shifted.errors import InputError
-from lafite_shifted.io.files import read_json_lines, write_json_lines
+from lafite_shifted.io.files import check_own_rows, read_json_lines, write_json_lines
 from training.data.files.image_files import NotUsed
 from training.data.images import bad_image_rows
 
@@ -21,6 +21,8 @@ CAPTIONS, NOT_USED = (
 )  # values of "what"; an image that cannot be read has none
 
 Bad = tuple[str, str]  # (file name, or line of a file; reason)
+
+_FIELDS = {"file_name": str, "reason": str}
 
 
 @dataclass(frozen=True)
@@ -93,14 +95,4 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     rows: list[Any] = [None]
     with suppress(InputError):
         rows = read_json_lines(path)
-    if not all(map(_is_row, rows)):
-        raise InputError(
-            f"{path} was not written by lafite-shifted, and stays as it is. Choose another --out."
-        )
-    return rows
-
-
-def _is_row(row: Any) -> bool:
-    return isinstance(row, dict) and all(
-        isinstance(row.get(k), str) for k in ("file_name", "reason")
-    )
+    return check_own_rows(rows, _FIELDS, path)
