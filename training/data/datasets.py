@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,12 @@ def _svg_title(path: Path) -> tuple[str, list[str]]:
     title = re.search(r"<dc:title>\s*([^<]+?)\s*</dc:title>", head)
     subject = re.search(r"<dc:subject>(.*?)</dc:subject>", head, re.DOTALL)
     tags = re.findall(r"<rdf:li>\s*([^<]+?)\s*</rdf:li>", subject.group(1)) if subject else []
-    return html.unescape(title.group(1)) if title else "", [html.unescape(tag) for tag in tags]
+    return _clean(title.group(1)) if title else "", [_clean(tag) for tag in tags]
+
+
+def _clean(text: str) -> str:
+    """Without entities, and without the control characters that wrong encodings left."""
+    return "".join(c for c in html.unescape(text) if unicodedata.category(c) != "Cc")
 
 
 def _square_on_white(image: Image.Image, size: int) -> Image.Image:

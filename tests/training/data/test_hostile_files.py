@@ -25,17 +25,14 @@ def test_text_is_decoded_or_refused(content: bytes):
     text = ""
     with suppress(UndecodableTextError):
         text = decode_text(content)
-    assert not {"\0", "\ufffd"} & set(text)
+    assert "\0" not in text
 
 
 @FEW
 @given(st.text(st.characters(exclude_characters="\0\ufeff"), max_size=80))
 def test_text_in_utf_8_comes_back(text: str):
     content = text.encode("utf-8", "replace")
-    try:
-        assert decode_text(content) == content.decode()
-    except UndecodableTextError:
-        assert any(char < " " or "\x7f" <= char <= "\x9f" or char == "\ufffd" for char in text)
+    assert decode_text(content) == content.decode()
 
 
 @FEW

@@ -30,11 +30,11 @@ def decode_text(content: bytes) -> str:
     """The text; UndecodableTextError says why not. Line ends stay as they are."""
     for mark, encoding in _MARKS:
         if content.startswith(mark):
-            return _checked(_decoded(content[len(mark) :], encoding), encoding)
+            return _decoded(content[len(mark) :], encoding)
     if b"\0" in content:
-        return _checked(_decoded(content, _unmarked_utf16(content)), "UTF-16")
+        return _guessed(_decoded(content, _unmarked_utf16(content)), "UTF-16")
     try:
-        return _checked(content.decode("utf-8"), "UTF-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError:
         return _western(content)
 
@@ -71,14 +71,11 @@ def _western(content: bytes) -> str:
         or re.search(f"{_ACCENTS}{{3}}", text)
     ):
         raise unknown
-    return _checked(text, "Windows-1252")
+    return _guessed(text, "Windows-1252")
 
 
-def _checked(text: str, encoding: str) -> str:
-    if "\ufffd" in text:
-        raise UndecodableTextError(
-            "holds signs that another program has replaced (U+FFFD): restore it"
-        )
+def _guessed(text: str, encoding: str) -> str:
+    """`text` without control characters, which tell that the guess was wrong."""
     if any(unicodedata.category(char) == "Cc" and char not in "\t\n\r\v\f\x85" for char in text):
         raise UndecodableTextError(f"holds control characters: no {encoding} text")
     return text

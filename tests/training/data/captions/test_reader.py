@@ -50,7 +50,7 @@ def test_other_alphabets_are_refused_not_guessed(text: str, encoding: str):
         decode_text(text.encode(encoding))
 
 
-@pytest.mark.parametrize("content", [b"\xff\xd8\xff\xe0\0\x10JFIF", bytes(range(256)), b"a\x01b"])
+@pytest.mark.parametrize("content", [b"\xff\xd8\xff\xe0\0\x10JFIF", bytes(range(256)), b"\xe9\x01b"])
 def test_what_is_no_text_is_refused(content: bytes):
     with pytest.raises(UndecodableTextError):
         decode_text(content)
@@ -70,6 +70,25 @@ def test_spoilt_captions_are_named_and_not_used(tmp_path: Path):
 
 
 # --- tables
+
+
+@pytest.mark.parametrize("spoilt", ["Mikol\xe1\x9a", "caf\ufffd", "a\x01"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_spoilt_caption_costs_no_other_row(suffix: str, spoilt: str, tmp_path: Path):
+    folder = image_folder(tmp_path, "a.png", "b.png")
+    rows = [("a.png", spoilt), ("b.png", "a house")]
+    lines = {
+        ".jsonl": [
+            json.dumps({"file_name": name, "text": text}, ensure_ascii=False) for name, text in rows
+        ],
+        ".csv": ["file_name,text", *(f"{name},{text}" for name, text in rows)],
+    }[suffix]
+    (folder / f"metadata{suffix}").write_text("\n".join(lines), encoding="utf-8")
+    source = ImageSource(folder)
+    assert source.captions == {"b.png": ["a house"]}
+    ((place, _),) = source.caption_problems
+    assert place == f"metadata{suffix}, line {1 + (suffix == '.csv')}"
+
 
 
 @pytest.mark.parametrize("caption", ["text", "caption", "prompt"])
