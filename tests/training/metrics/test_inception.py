@@ -64,7 +64,7 @@ def test_the_reference_names_images_filter_and_network(weights: Path):
 def test_evaluate_gan_tells_it_and_compares_only_the_same(
     weights: Path, gan_run: Path, some_images: Path, tmp_path: Path
 ):
-    ready = ("--embeddings", gan_run / "embeddings", "--count", "12")
+    ready = ("--embeddings", gan_run / "embeddings", "--count", "12", "--judge", "none")
     command = ("evaluate", "gan", gan_run, some_images, *ready)
     succeed(*command, "--out", tmp_path / "plain")
     outcome = succeed(*command, "--out", tmp_path / "a", "--inception", weights)
