@@ -105,18 +105,14 @@ def command(
     whole = TextToImage(
         load_clip(clip or generator.encoder_id.model, device=chosen), generator, None
     )
-    with plain_warnings(), progress_bar("embedding", "img") as progress:
-        data, report = gan_data_for(
-            whole,
-            images,
-            out,
-            embeddings,
-            options=ReadOptions(max_bad, max_megapixels, progress),
-        )
-    if report:
-        report_embedding(report, out / "embeddings")
-    eval_set = EvalSet.of(data, count=count)
-    judged = JudgedSet.of(judges, eval_set.squares, eval_set.texts)
+    with plain_warnings():
+        with progress_bar("embedding", "img") as progress:
+            reading = ReadOptions(max_bad, max_megapixels, progress)
+            data, report = gan_data_for(whole, images, out, embeddings, options=reading)
+        if report:
+            report_embedding(report, out / "embeddings")
+        eval_set = EvalSet.of(data, count=count)
+        judged = JudgedSet.of(judges, eval_set.squares, eval_set.texts)
     references = references_of(eval_set, network, judged)
     others = {str(path): read_metrics(path, references) for path in compare}
     found, grid = evaluate_gan(

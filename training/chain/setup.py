@@ -16,13 +16,18 @@ def check_judges(judges: Judges) -> None:
 
 
 def eval_set_of(data: GanData, *, count: int | None) -> EvalSet:
-    """At most `count` of the held-out images that have captions, or of all where too few are held
-    out; InputError below FEWEST.
+    """At most `count` of the held-out images that have captions, or of those trained on where too
+    few are held out; InputError where they are too few as well.
     """
-    eval_set = EvalSet.of(data, count=count, captioned=True)
-    if len(eval_set.embeddings) < min(FEWEST, count or FEWEST) or len(eval_set.embeddings) < 2:
+    captioned = [
+        sum(bool(data.texts.get(name)) for name in images.names)
+        for images in (data.held_out_images, data.images)
+    ]
+    if max(captioned) < FEWEST:
         raise InputError(
-            f"{len(eval_set.embeddings)} images with captions are too few to evaluate on: give "
-            f"{FEWEST} at least. Captions are a metadata.jsonl, or a .txt beside each image."
+            f"{sum(captioned)} images with captions are too few to evaluate on: at least {FEWEST} "
+            "are needed. Captions are a metadata.jsonl, or a .txt beside each image."
         )
-    return eval_set
+    if count == 1:
+        raise InputError("--count 1: a set of images is needed. Give 2 at least, better hundreds.")
+    return EvalSet.of(data, count=count, captioned=True)

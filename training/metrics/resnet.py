@@ -24,7 +24,7 @@ INPUT, OUTPUT = "input:0", "Reshape:0"  # of the graph; the output before its cl
 SIZE = 224  # pixels
 MEAN = (104.0, 117.0, 123.0)  # of blue, green, red, on the training images
 BATCH = 32
-REMEDY = "Install it: pip install 'lafite-shifted[judge]'."
+REMEDY = "Install it: pip install 'lafite-shifted[judge]' (Python 3.11 or newer)."
 
 
 class JudgeMissingError(InputError):
