@@ -88,7 +88,7 @@ def command(
     from training.chain.evaluate import ChainConfig, evaluate_chain
     from training.chain.report import chain_grid, chain_report, write_chain_report
     from training.chain.rows import samples_of, with_prior
-    from training.chain.setup import check_judges, eval_set_of
+    from training.chain.setup import check_judges, eval_set_of, split_notes
     from training.data.decoding.read_image import ReadOptions
     from training.gan.run import gan_data_for
     from training.metrics.judged import JudgedSet
@@ -113,6 +113,7 @@ def command(
         eval_set = eval_set_of(data, count=count)
         judged = JudgedSet.of(judges, eval_set.squares, eval_set.texts, seed=seed)
         samples, notes = samples_of(whole, other, eval_set, data, steps=counts)
+        notes = [*split_notes(eval_set, whole, other), *notes]
         config = ChainConfig(per_prompt, seed)
         with progress_bar("generating", "row") as progress:
             found = evaluate_chain(

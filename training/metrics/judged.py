@@ -67,7 +67,7 @@ class JudgedSet:
             for space, judge in judges.spaces.items()
         }
         if choice is not None:
-            references[CLIP]["choices"] = choice.choices.shape[1]
+            references[CLIP]["captioned"], references[CLIP]["choices"] = choice.choices.shape
             told = repr([*map(str, texts), seed])
             references[CLIP]["sentences"] = sha256_of(told.encode())[:16]
         return JudgedSet(judges, features, references, torch.tensor(captioned), choice)
@@ -123,6 +123,9 @@ def judge_lines(references: Mapping[str, Mapping[str, int | str]]) -> str:
         for space, name in names.items()
         if space in references
     ]
+    if count := int(references.get(CLIP, {}).get("captioned", 0)):
+        error = 50 / count**0.5  # of a share of 1 / 2
+        found.append(f"Standard error of R-precision over the images: {error:.1f} % at most")
     return "".join(f"{line}.\n\n" for line in found)
 
 

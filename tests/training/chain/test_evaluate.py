@@ -19,6 +19,7 @@ from lafite_shifted.prior.samplers import SamplerConfig
 from tests.commands import assert_refused, half_written, run_command, succeed
 from training.chain.evaluate import generate, prompts_of, same_name_images
 from training.chain.rows import REGRESSION, TEXT, TRUE, samples_of
+from training.chain.setup import split_notes
 from training.data.image_cache import ImageLoader
 from training.gan.data import GanData
 from training.gan.evaluate import EvalSet
@@ -99,6 +100,20 @@ def test_diversity_is_of_different_sentences_and_different_images_of_a_name(data
     assert prompts_of(eval_set) == [0, 1, 3, 6]
 
 
+def test_parts_that_were_trained_on_the_images_are_named(model: TextToImage, data: GanData):
+    eval_set = EvalSet.of(data, count=16)
+    (trained,) = split_notes(eval_set, model, None)
+    assert "images that it was trained on" in trained
+    held_out = replace(eval_set, where="held_out")
+    assert split_notes(held_out, model, None) == []
+    assert model.prior is not None
+    assert model.prior.training["hold_out"] is True
+    everything = replace(model.prior, training={"hold_out": False})
+    other = TextToImage(model.clip, model.generator, everything)
+    (told,) = split_notes(held_out, model, other)
+    assert "trained on all captions" in told
+
+
 # --- the commands
 
 
@@ -141,7 +156,17 @@ def test_evaluate_model(
     assert header.startswith("| images of | R-precision % | kid_judge |")
     with Image.open(out / "grid.png") as grid:
         assert grid.width > 6 * 112
+    assert "Standard error of R-precision over the images: 12.5 % at most." in table
     assert half_written(out) == []
+
+
+def test_nothing_of_another_program_is_written_over(
+    model_folder: Path, some_images: Path, tmp_path: Path
+):
+    (tmp_path / "grid.png").write_bytes(b"mine")
+    outcome = run_command("evaluate", "model", model_folder, some_images, "--out", tmp_path)
+    assert_refused(outcome, "grid.png was not written by lafite-shifted")
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
 
 
 def test_without_the_wheel_a_line_says_how_to_install_it(
