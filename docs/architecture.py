@@ -28,6 +28,7 @@ SUBJECTS = {  # in the order of imports: downwards, and from left to right
     "lafite_shifted.cli": "one verb a module: parse, check, call, print",
     "training.tools": "demo, doctor",
     "training.bench": "benchmarks",
+    "training.chain": "evaluation,\nsentence to image",
     "training.gan": "data, augmentation,\nlosses, step, trainer,\nevaluation",
     "training.prior": "trainer, evaluation,\nstudy",
     "training.clip": "data, trainer",

@@ -8,6 +8,12 @@ import click
 from lafite_shifted.cli import options
 from lafite_shifted.cli.argument_types import FolderPath
 from lafite_shifted.cli.evaluate_report import check_own_report, typed
+from lafite_shifted.cli.judges import (
+    inception_option,
+    judge_options,
+    load_inception,
+    load_judges,
+)
 from lafite_shifted.cli.messages import choose_ops, plain_warnings, report_embedding
 from lafite_shifted.cli.progress import progress_bar
 
@@ -27,12 +33,8 @@ if TYPE_CHECKING:
     help="Of IMAGES, made by `embed`, such as RUN/embeddings.  [default: made in OUT/embeddings]",
 )
 @click.option("--clip", help="The generator's CLIP, where it lies elsewhere now.")
-@click.option(
-    "--inception",
-    type=FolderPath,
-    metavar="FILE",
-    help="Also the Frechet distance of Inception features, by torch-fidelity's weights in FILE.",
-)
+@judge_options
+@inception_option
 @click.option(
     "--compare",
     type=FolderPath,
@@ -53,6 +55,8 @@ def command(
     count: int | None,
     embeddings: Path | None,
     clip: str | None,
+    judge: str,
+    judge_clip: str | None,
     inception: Path | None,
     compare: tuple[Path, ...],
     device: str,
@@ -63,8 +67,9 @@ def command(
     as_json: bool,
 ) -> None:
     """Evaluate the generator in MODEL (a run of `train-gan`, or a model folder) on the held-out
-    images of IMAGES, generated from their embeddings: cosine of CLIP(G(h)) to h, Frechet and kernel
-    distance of the sets, retrieval of the right one, precision and recall of the manifold,
+    images of IMAGES, generated from their embeddings. By judges that took no part: kernel and
+    Frechet distance of the sets, precision and recall of the manifold, R-precision. By the
+    generator's CLIP: cosine of CLIP(G(h)) to h, the same distances, retrieval of the right one,
     intra-set cosine (low: diverse), cosine to the nearest training image at the same size. Beside
     it stand the held-out images themselves at the generator's size, as a perfect one would generate
     them, and real training images: those nearest to the held-out ones, and others.
@@ -85,32 +90,34 @@ def command(
         write_gan_report,
     )
     from training.gan.run import gan_data_for
-    from training.metrics.inception import Inception
+    from training.metrics.judged import JudgedSet
 
     chosen = resolve_device(device)
     check_own_report(out)
     choose_ops(ops, chosen)
-    judge = Inception.load(inception, device=chosen) if inception else None
+    network = load_inception(inception, chosen)
     generator = load_generator(
         find_part(model / "best" if best else model, "generator"), device=chosen, dtype=dtype
+    )
+    judges = load_judges(
+        judge, judge_clip, network, conditioning=generator.encoder_id, device=chosen
     )
     whole = TextToImage(
         load_clip(clip or generator.encoder_id.model, device=chosen), generator, None
     )
-    with plain_warnings(), progress_bar("embedding", "img") as progress:
-        data, report = gan_data_for(
-            whole,
-            images,
-            out,
-            embeddings,
-            options=ReadOptions(max_bad, max_megapixels, progress),
-        )
-    if report:
-        report_embedding(report, out / "embeddings")
-    eval_set = EvalSet.of(data, count=count)
-    references = references_of(eval_set, judge)
+    with plain_warnings():
+        with progress_bar("embedding", "img") as progress:
+            reading = ReadOptions(max_bad, max_megapixels, progress)
+            data, report = gan_data_for(whole, images, out, embeddings, options=reading)
+        if report:
+            report_embedding(report, out / "embeddings")
+        eval_set = EvalSet.of(data, count=count)
+        judged = JudgedSet.of(judges, eval_set.squares, eval_set.texts)
+    references = references_of(eval_set, network, judged)
     others = {str(path): read_metrics(path, references) for path in compare}
-    found, grid = evaluate_gan(whole, eval_set, inception=judge, name=str(model), command=typed())
+    found, grid = evaluate_gan(
+        whole, eval_set, judged=judged, inception=network, name=str(model), command=typed()
+    )
     write_gan_report(out, found, grid, against=others)
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))

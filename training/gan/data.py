@@ -3,7 +3,8 @@ embedding.
 """
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -40,6 +41,8 @@ class GanData:
     first_caption: Tensor  # [M + 1], where those of each image begin
     cache: str = "held in main memory"  # where the images are, and why
     order: ShardOrder | None = None  # of images in shards that lie elsewhere
+    # captions by file name, of all images; an evaluation has them, a training does not
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def describe(self) -> dict:
         """What config.json records of the data, to notice when it changes."""

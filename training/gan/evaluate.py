@@ -10,7 +10,7 @@ Shape letters: N images of the evaluation set, M training images, D embedding, R
 group of the minibatch standard deviation.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,15 +56,24 @@ class EvalSet:
     training_embeddings: Tensor  # [M, D]
     encoder_id: EncoderId
     own_rows: Tensor  # [N] of these images among the training ones; [0] of held-out images
+    texts: Sequence[str]  # N, the first caption of each; "" where there is none, or in a training
 
     @staticmethod
-    def of(data: GanData, *, count: int | None = EVAL_SET_SIZE) -> "EvalSet":
-        """At most `count` of them; None: all."""
-        enough = len(data.held_out_images) >= FEWEST
+    def of(
+        data: GanData, *, count: int | None = EVAL_SET_SIZE, captioned: bool = False
+    ) -> "EvalSet":
+        """At most `count` of them, of those with captions if `captioned`; None: all."""
+
+        def usable(images: ImageLoader) -> list[int]:
+            names = enumerate(images.names)
+            return [row for row, name in names if not captioned or data.texts.get(name)]
+
+        enough = len(usable(data.held_out_images)) >= FEWEST
         images = data.held_out_images if enough else data.images
         embeddings = data.held_out_embeddings if enough else data.embeddings
-        order = torch.randperm(len(images), generator=seeds.generator("asked of a generator"))
-        chosen = order[:count].tolist()
+        among = torch.tensor(usable(images), dtype=torch.long)
+        order = torch.randperm(len(among), generator=seeds.generator("asked of a generator"))
+        chosen = among[order[:count]].tolist()
         images.prefetch(sorted(chosen))  # shard by shard
         rows, pixels = images.get_batch(chosen)
         images.sync()
@@ -76,6 +85,7 @@ class EvalSet:
             data.embeddings,
             data.encoder_id,
             torch.tensor([] if enough else rows, dtype=torch.long),
+            [next(iter(data.texts.get(images.names[row], [])), "") for row in rows],
         )
 
     @property

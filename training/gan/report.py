@@ -3,7 +3,7 @@ and as a grid. Metrics of another reference are not set beside them. Shape lette
 of the evaluation set, D embedding, R resolution.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,12 +27,22 @@ from training.gan.evaluate import (
 )
 from training.metrics.distances import few_samples_note, intra_set_cosine
 from training.metrics.inception import Inception
+from training.metrics.judged import JUDGE_COLUMNS, JudgedSet, judge_lines
+from training.metrics.judges import CLIP, IMAGE
+from training.metrics.table import Column, markdown_table
 
 GENERATOR, SAME = "generator", "the same images"
 NEAREST, OTHERS = "nearest training images", "other training images"
-COLUMNS = (
-    *("images", "Frechet distance", "kernel distance", "clip_i_sim", "recall@1 / @10 %"),
-    *("precision / manifold recall %", "intra-set cosine", "nearest training square"),
+COLUMNS = (  # judges first: the CLIP that conditions a generator is no judge of it
+    *JUDGE_COLUMNS,
+    Column("fd_clip", ("fd_clip",)),
+    Column("kid_clip", ("kid_clip",), 5),
+    Column("clip_i_sim", ("clip_i_sim",), 3),
+    Column("retrieval@1 / @10 %", ("retrieval_1", "retrieval_10"), 1, 100),
+    Column("precision / recall %", ("precision", "recall"), 1, 100),
+    Column("intra-set cosine", ("intra_set_cosine",), 3),
+    Column("nearest training clip_i_sim", ("nearest_training_clip_i_sim_resized",), 3),
+    Column("FID", ("fid",), 2, space="inception"),
 )
 SHOWN = (
     *("fd_clip", "kid_clip", "clip_i_sim", "retrieval_1", "retrieval_10"),
@@ -43,7 +53,7 @@ Metrics = Mapping[str, float]
 
 @dataclass(frozen=True)
 class GanReport:
-    """Metrics in CLIP space by row: the generator's, and those of real images in its place."""
+    """Metrics by row: the generator's, and those of real images in its place."""
 
     model: str
     training: Mapping[str, object]  # what the model tells of its training
@@ -52,6 +62,7 @@ class GanReport:
     references: Mapping[str, Reference]  # by feature space
     rows: Mapping[str, Metrics]
     real_intra_set_cosine: float
+    notes: Sequence[str]  # what metrics are missing, or of few images
     command: str
 
 
@@ -71,16 +82,26 @@ def renderer(model: TextToImage):
     return render
 
 
-def references_of(eval_set: EvalSet, inception: Inception | None) -> dict[str, Reference]:
+def references_of(
+    eval_set: EvalSet, inception: Inception | None, judged: JudgedSet
+) -> dict[str, Reference]:
     """The reference of the metrics in each feature space."""
-    found = {"clip": eval_set.reference}
+    found: dict[str, Reference] = {"clip": eval_set.reference, **judged.references}
     return found | ({"inception": inception.reference(eval_set.pixels)} if inception else {})
 
 
 def evaluate_gan(
-    model: TextToImage, eval_set: EvalSet, *, inception: Inception | None, name: str, command: str
+    model: TextToImage,
+    eval_set: EvalSet,
+    *,
+    judged: JudgedSet,
+    inception: Inception | None,
+    name: str,
+    command: str,
 ) -> tuple[GanReport, Image.Image]:
-    """The metrics of the model's generator, and a grid of its images."""
+    """The metrics of the model's generator, and a grid of its images. `judged` are the images of
+    the evaluation set.
+    """
     render = renderer(model)
 
     def embed(images: Tensor) -> Tensor:
@@ -88,52 +109,70 @@ def evaluate_gan(
 
     rows: dict[str, dict[str, float]] = {}
     made = render(eval_set.embeddings)
+    by_judges = {GENERATOR: judged.metrics_of(made), SAME: judged.metrics(judged.features)}
     for row, images in ((GENERATOR, made), (SAME, eval_set.squares)):
         seen = embed(images)
-        rows[row] = gan_metrics(eval_set, seen)
+        rows[row] = by_judges[row] | gan_metrics(eval_set, seen)
         if eval_set.where == "held_out":
             rows[row]["nearest_training_clip_i_sim_resized"] = nearest_training_similarity(
                 eval_set, seen, embed
             )
-    others = others_of(eval_set)
-    if others:
-        for row, kind in ((NEAREST, "nearest"), (OTHERS, "unrelated")):
-            rows[row] = gan_metrics(eval_set, eval_set.training_embeddings[others[kind]])
-            rows[row].pop("nearest_training_clip_i_sim", None)  # of itself
-    if inception:  # slow: no line of the nearest ones
-        shown = {GENERATOR: made.permute(0, 3, 1, 2)}
-        if others:
-            shown[OTHERS] = eval_set.training_images.get_batch(others["unrelated"].tolist()).pixels
-        for row, images in shown.items():
-            rows[row]["fid"] = inception.distance(images, eval_set.pixels)
+    rows |= _other_rows(eval_set, judged, inception)
+    if inception:
+        rows[GENERATOR]["fid"] = inception.distance(made.permute(0, 3, 1, 2), eval_set.pixels)
+    references = references_of(eval_set, inception, judged)
     report = GanReport(
         model=name,
         training=model.generator.training,
         eval_set=eval_set.where,
         resolution=eval_set.pixels.shape[-1],
-        references=references_of(eval_set, inception),
+        references=references,
         rows=rows,
         real_intra_set_cosine=intra_set_cosine(eval_set.embeddings),
+        notes=[*judged.notes(), *few_notes(references)],
         command=command,
     )
     return report, grid(eval_set, render, embed)
 
 
+def _other_rows(
+    eval_set: EvalSet, judged: JudgedSet, inception: Inception | None
+) -> dict[str, dict[str, float]]:
+    """Metrics of training images in the place of generated ones: in CLIP space those of the files,
+    for the others of images of R pixels.
+    """
+    rows: dict[str, dict[str, float]] = {}
+    others = others_of(eval_set) or {}
+    for row, kind in ((NEAREST, "nearest"), (OTHERS, "unrelated")):
+        if kind not in others:
+            continue
+        metrics = gan_metrics(eval_set, eval_set.training_embeddings[others[kind]])
+        metrics.pop("nearest_training_clip_i_sim", None)  # of itself
+        pixels = eval_set.training_images.get_batch(others[kind].tolist()).pixels
+        rows[row] = judged.metrics_of(pixels.permute(0, 2, 3, 1)) | metrics
+        if inception and row == OTHERS:  # slow: no line of the nearest ones
+            rows[row]["fid"] = inception.distance(pixels, eval_set.pixels)
+    return rows
+
+
 def read_metrics(path: Path, references: Mapping[str, Reference]) -> Metrics:
     """The generator's metrics in the report.json of another evaluation; InputError unless they were
-    measured against the same `references`.
+    measured against the same `references`. It may have been made without judges, and has no metrics
+    of them then.
     """
     record = read_json(path)
     try:
         row = record["rows"][GENERATOR]
         metrics = {name: row[name] for name in SHOWN} | row
-        known = {space: dict(record["references"][space]) for space in references}
+        told = record["references"]
+        spaces = [space for space in references if space in told or space not in (IMAGE, CLIP)]
+        known = {space: dict(told[space]) for space in spaces}
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} is no report.json of `evaluate gan` with these metrics (it lacks {error}). "
             "Make it again with the same options."
         ) from error
-    changed = differences(known, {space: dict(found) for space, found in references.items()})
+    changed = differences(known, {space: dict(references[space]) for space in spaces})
     if changed:
         raise InputError(
             f"{path} was measured against other real images, or seen otherwise: "
@@ -155,40 +194,26 @@ def write_gan_report(
 def markdown(report: GanReport, *, against: Mapping[str, Metrics]) -> str:
     """The report as a table, with the generators of `against` below."""
     clip = report.references["clip"]
-    rows = dict(report.rows) | dict(against)
-    inception, seen = report.references.get("inception"), ""
-    notes = "".join(f"{note}\n\n" for note in few_notes(report.references))
+    inception, seen = report.references.get("inception"), judge_lines(report.references)
     if inception is not None:
-        seen = "Inception: reference {hash}, network {encoder}, {filter}.\n\n".format(**inception)
-    columns = [*COLUMNS, *(["FID"] if inception else [])]
+        seen += "Inception: reference {hash}, network {encoder}, {filter}.\n\n".format(**inception)
+    notes = "".join(f"{note}\n\n" for note in report.notes)
     where = report.eval_set.replace("_", "-")
     head = (
         f"`{report.model}`, evaluated on {clip['images']} {where} images "
         f"(reference {clip['hash']}; CLIP {clip['encoder']}, {clip['filter']}), made at "
         f"{report.resolution} px, as which {SAME} are shown below; the training images are the "
-        f"files. Intra-set cosine of the real ones: {report.real_intra_set_cosine:.3f}.\n\n"
+        "files, but for judges. Intra-set cosine of the real ones: "
+        f"{report.real_intra_set_cosine:.3f}.\n\n"
         f"{seen}{notes}    {report.command}\n\n"
-        f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n"
     )
-    cells = ([name, *_cells(metrics)][: len(columns)] for name, metrics in rows.items())
-    return head + "".join(f"| {' | '.join(row)} |\n" for row in cells)
+    spaces = {"", *report.references}
+    columns = [column for column in COLUMNS if column.space in spaces]
+    return head + markdown_table("images", columns, dict(report.rows) | dict(against))
 
 
 def few_notes(references: Mapping[str, Reference]) -> list[str]:
-    """What to say of Frechet distances of few images."""
-    found = [few_samples_note(int(r["images"]), int(r["dim"])) for r in references.values()]
+    """What to say of Frechet distances of few images; judges have none then."""
+    known = [references[space] for space in ("clip", "inception") if space in references]
+    found = [few_samples_note(int(r["images"]), int(r["dim"])) for r in known]
     return [note for note in found if note]
-
-
-def _cells(f: Metrics) -> list[str]:
-    copied, inception = f.get("nearest_training_clip_i_sim_resized"), f.get("fid")
-    return [
-        f"{f['fd_clip']:.4f}",
-        f"{f['kid_clip']:.5f}",
-        f"{f['clip_i_sim']:.3f}",
-        f"{100 * f['retrieval_1']:.1f} / {100 * f['retrieval_10']:.1f}",
-        f"{100 * f['precision']:.1f} / {100 * f['recall']:.1f}",
-        f"{f['intra_set_cosine']:.3f}",
-        "" if copied is None else f"{copied:.3f}",
-        "" if inception is None else f"{inception:.2f}",
-    ]

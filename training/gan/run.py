@@ -193,7 +193,8 @@ def gan_data_for(
         squares=squares,
         options=options,
     )
-    return data, report
+    texts = {row["file_name"]: row["captions"] for row in found.rows}
+    return dataclasses.replace(data, texts=texts), report
 
 
 def gan_cost(

@@ -1,4 +1,6 @@
-"""Metrics in CLIP space that need no other network. Shape letters: N rows, D embedding."""
+"""Metrics of sets of embeddings, or of the features of a judge. Shape letters: N rows, D embedding,
+F features.
+"""
 
 import torch
 from torch import Tensor
@@ -80,3 +82,11 @@ def kernel_distance(a: Tensor, b: Tensor, *, paired: bool = False) -> float:
     a, b = a.double(), b.double()
     within = mean(a, a, without_diagonal=True) + mean(b, b, without_diagonal=True)
     return float(within - 2 * mean(a, b, without_diagonal=paired))
+
+
+def feature_kernel_distance(a: Tensor, b: Tensor, *, paired: bool = False) -> float:
+    """The same of features [N, F] and [M, F] by the kernel (<x, y> / F + 1)^3 (arXiv:1801.01401,
+    section 4, as Kernel Inception Distance).
+    """
+    root = a.shape[1] ** 0.5
+    return kernel_distance(a.double() / root, b.double() / root, paired=paired)

@@ -103,6 +103,17 @@ def labelled_grid(
     return LabelledGrid(as_grid(canvas), legend)
 
 
+def with_column_titles(grid: Image.Image, titles: Sequence[str], *, cell: int) -> Image.Image:
+    """A labelled grid whose images are `cell` pixels wide, with a title above each column."""
+    labels = [label_of(title, width=cell) for title in titles]
+    height = max(label.height for label in labels) + MARGIN
+    canvas = Image.new("RGB", (grid.width, grid.height + height), "white")
+    canvas.paste(grid, (0, height))
+    for column, label in enumerate(labels):
+        label.draw(canvas, (MARGIN + column * (cell + GAP), MARGIN))
+    return as_grid(canvas)
+
+
 def _strip(images: Sequence[Image.Image], cell: tuple[int, int], columns: int) -> Image.Image:
     smaller = cell[0] < images[0].width
     method = Image.Resampling.LANCZOS if smaller else Image.Resampling.NEAREST

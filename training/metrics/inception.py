@@ -1,7 +1,7 @@
 """Frechet distance of Inception features (arXiv:1706.08500), as published metrics have it: by
 torch-fidelity, with a local file of its weights; nothing is downloaded.
 
-Shape letters: N images, R resolution.
+Shape letters: N images, R resolution, F features.
 """
 
 import os
@@ -12,24 +12,28 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lafite_shifted.encoders.encoder_id import weights_digest
 from lafite_shifted.errors import InputError
 
 NAME = "inception-v3-compat"  # of the network, as torch-fidelity calls it
 LAYER = "2048"  # features: those of the last average pooling
+BATCH = 32
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 REMEDY = f"Give the file {FILE} of https://github.com/toshas/torch-fidelity/releases."
 
 
 @dataclass(frozen=True)
 class Inception:
-    """The network in a file that torch-fidelity reads."""
+    """The network in a file that torch-fidelity reads; an `ImageJudge`, of F = 2048 features."""
 
     weights: Path
     digest: str
     device: torch.device
+    network: nn.Module
+    name: str = NAME
+    filter: str = "bilinear to 299 as TensorFlow 1 does"
 
     @staticmethod
     def load(weights: Path, *, device: torch.device) -> "Inception":
@@ -52,7 +56,15 @@ class Inception:
                 f"--inception {weights}: these are no weights of Inception ({reason[:200]}). "
                 f"{REMEDY}"
             ) from error
-        return Inception(weights, weights_digest(network.state_dict()), device)
+        digest = weights_digest(network.state_dict())
+        return Inception(weights, digest, device, network.to(device).eval())
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """[N, F] float32 on the CPU, of images [N, R, R, 3] uint8."""
+        parts = images.permute(0, 3, 1, 2).split(BATCH)
+        found = [self.network(part.contiguous().to(self.device))[0] for part in parts]
+        return torch.cat([part.float().flatten(1).cpu() for part in found])
 
     def reference(self, real: Tensor) -> dict[str, int | str]:
         """What distances to the images `real` [N, 3, R, R] uint8 are measured against."""
@@ -60,7 +72,7 @@ class Inception:
         return {
             "images": len(real),
             "dim": int(LAYER),
-            "filter": f"training images of {size} pixels, bilinear to 299 as TensorFlow 1 does",
+            "filter": f"training images of {size} pixels, {self.filter}",
             "encoder": self.digest,
             "hash": weights_digest({"images": real}),
         }

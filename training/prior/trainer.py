@@ -203,6 +203,7 @@ class PriorTrainer:
             "kimg": round(samples_seen / 1000, 3),
             "num_images": self.prior.stats.count,
             "num_captions": len(self.training),
+            "hold_out": self.config.hold_out,
         }
         save_prior(folder / "prior", self.ema_prior, training=training)
         metrics = self._same_cluster()

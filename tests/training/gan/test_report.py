@@ -60,14 +60,15 @@ def data(some_images: Path, some_embeddings: Path) -> GanData:
 def evaluated(gan_run: Path, some_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report on `gan_run`, embeddings made on the way."""
     out = tmp_path_factory.mktemp("report") / "out"
-    outcome = succeed("evaluate", "gan", gan_run, some_images, "--out", out)
+    outcome = succeed("evaluate", "gan", gan_run, some_images, "--out", out, "--judge", "none")
     assert "48 images embedded" in outcome.err
     assert outcome.out == (out / "report.md").read_text(encoding="utf-8")
     return out
 
 
 def evaluate(model: Path, some_images: Path, out: Path, *arguments: str | Path) -> dict:
-    printed = succeed("evaluate", "gan", model, some_images, "--out", out, "--json", *arguments)
+    flags = ("--json", "--judge", "none")
+    printed = succeed("evaluate", "gan", model, some_images, "--out", out, *flags, *arguments)
     assert json.loads(printed.out) == read_json(out / "report.json")
     record = json.loads(printed.out)
     assert record["model"] == str(model)
@@ -225,7 +226,8 @@ def test_metrics_of_the_same_images_stand_beside_each_other(
     evaluated: Path, gan_run: Path, some_images: Path, tmp_path: Path
 ):
     old = evaluated / "report.json"
-    arguments = ("--embeddings", gan_run / "embeddings", "--compare", old)
+    ready = ("--embeddings", gan_run / "embeddings", "--judge", "none")
+    arguments = (*ready, "--compare", old)
     outcome = succeed("evaluate", "gan", gan_run, some_images, "--out", tmp_path, *arguments)
     rows = {line.split(" | ")[0]: line.split(" | ")[1:] for line in outcome.out.splitlines()}
     assert rows[f"| {old}"] == rows["| generator"]
@@ -235,7 +237,7 @@ def test_metrics_of_other_images_are_refused(
     evaluated: Path, gan_run: Path, some_images: Path, tmp_path: Path
 ):
     old, out = evaluated / "report.json", tmp_path / "out"
-    command = ("evaluate", "gan", gan_run, some_images, "--out", out)
+    command = ("evaluate", "gan", gan_run, some_images, "--out", out, "--judge", "none")
     ready = ("--embeddings", gan_run / "embeddings")
     outcome = run_command(*command, *ready, "--count", "16", "--compare", old)
     assert outcome.code == 2

@@ -11,6 +11,7 @@ from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import read_json
 from tests.commands import run_command, succeed
 from training.metrics import inception
+from training.metrics.distances import set_distance
 from training.metrics.inception import Inception
 
 CPU = torch.device("cpu")
@@ -53,6 +54,15 @@ def test_distance_is_zero_for_the_same_images_and_grows_with_their_difference(we
     assert 0 < near < far
 
 
+def test_it_judges_images_by_the_features_of_its_distance(weights: Path):
+    network = Inception.load(weights, device=CPU)
+    images = [some(80, seed=0), some(80, seed=1) // 2]
+    made, real = (network.features(found.permute(0, 2, 3, 1)) for found in images)
+    assert made.shape == (80, 64)
+    expected = network.distance(*images)
+    assert set_distance(made, real) == pytest.approx(expected, rel=1e-3)
+
+
 def test_the_reference_names_images_filter_and_network(weights: Path):
     network = Inception.load(weights, device=CPU)
     reference = network.reference(some(4, seed=0))
@@ -64,10 +74,11 @@ def test_the_reference_names_images_filter_and_network(weights: Path):
 def test_evaluate_gan_tells_it_and_compares_only_the_same(
     weights: Path, gan_run: Path, some_images: Path, tmp_path: Path
 ):
-    ready = ("--embeddings", gan_run / "embeddings", "--count", "12")
+    ready = ("--embeddings", gan_run / "embeddings", "--count", "12", "--judge", "none")
     command = ("evaluate", "gan", gan_run, some_images, *ready)
     succeed(*command, "--out", tmp_path / "plain")
-    outcome = succeed(*command, "--out", tmp_path / "a", "--inception", weights)
+    judge = ("--judge", "inception", "--inception", weights)
+    outcome = succeed(*command, "--out", tmp_path / "a", *judge)
     header, row = outcome.out.splitlines()[-6], outcome.out.splitlines()[-4]
     found = read_json(tmp_path / "a" / "report.json")
     distance = found["rows"]["generator"]["fid"]
@@ -75,6 +86,9 @@ def test_evaluate_gan_tells_it_and_compares_only_the_same(
     assert header.endswith("| FID |")
     assert row.endswith(f"| {distance:.2f} |")
     assert found["references"]["inception"]["images"] == 12
+    assert found["references"]["judge"]["name"] == inception.NAME
+    kernel = {row: metrics["kid_judge"] for row, metrics in found["rows"].items()}
+    assert kernel["generator"] > kernel["other training images"]
     old = tmp_path / "plain" / "report.json"
     refused = run_command(
         *command, "--out", tmp_path / "b", "--inception", weights, "--compare", old
