@@ -8,10 +8,12 @@ from lafite_shifted.cli import options
 
 
 @click.command("dataset")
-@click.argument("name", type=click.Choice(["emoji", "clipart", "sample", "cone"]))
+@click.argument(
+    "name", type=click.Choice(["emoji", "twemoji", "clipart", "sample", "cone", "wordnet"])
+)
 @options.out_option("the images, metadata.jsonl and split.json")
 @options.positive_int(
-    "--size", default=None, help="Side in pixels.  [default: emoji 64, clipart 128]"
+    "--size", default=None, help="Side in pixels.  [default: clipart 128, others 64]"
 )
 @options.positive_int("--names", default=3000, help="Of cone: names, eight embeddings each.")
 @options.seed_option
@@ -23,15 +25,22 @@ from lafite_shifted.cli import options
 def command(name: str, out: Path, size: int | None, names: int, seed: int, raw: bool) -> None:
     """Build a captioned image set from npm and Debian packages.
 
-    emoji: 7,158 drawings in two styles. clipart: 8,121 public-domain drawings. sample: the 512
-    emoji images that lafite-shifted ships, and 512 further ones. Needs npm, or apt-get and dpkg.
-    cone: no images, but made-up embeddings in a narrow cone, to compare priors on.
+    emoji: 7,158 drawings in two styles. twemoji: the same names in a third style, to adapt a model
+    to. clipart: 8,121 public-domain drawings. sample: the 512 emoji images that lafite-shifted
+    ships, and 512 further ones. Needs npm, or apt-get and dpkg. cone: no images, but made-up
+    embeddings in a narrow cone, to compare priors on. wordnet: no images, but words and phrases,
+    for `train-clip --texts`.
     """
     if name == "cone":
         from training.data.synthetic_cone import PAIRS_PER_NAME, write_cone
 
         write_cone(out, num_names=names, seed=seed)
         click.echo(f"{names * PAIRS_PER_NAME} embeddings of {names} names in {out}")
+        return
+    if name == "wordnet":
+        from training.data.wordnet import build_wordnet
+
+        click.echo(f"{build_wordnet(out)} texts in {out / 'texts.txt'}")
         return
     from training.data.datasets import DEFAULT_SIZES, build_dataset, build_sample
 

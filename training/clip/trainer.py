@@ -5,11 +5,10 @@ Shape letters: N batch, D embedding, R resolution.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
+import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
@@ -22,73 +21,16 @@ from lafite_shifted.io.files import save_tensors, write_json
 from torch_utils import seeds
 from torch_utils.device import pick_dtype
 from torch_utils.ema import Ema
+from training.clip.config import ClipModelConfig, ClipTrainConfig
 from training.clip.data import CaptionedImage, CaptionedSet, augment, draw_caption
-from training.config import RunConfig, positive
+from training.clip.start import ClipStart
+from training.clip.teacher import TeacherHead
 from training.metrics.distances import retrieval_at
 from training.run_folder import Evaluation
 
 MEAN = (0.5, 0.5, 0.5)  # preprocessing of the starter: images in [-1, 1]
 STD = (0.5, 0.5, 0.5)
-
-
-@dataclass(frozen=True)
-class ClipModelConfig:
-    """Architecture, in open_clip's terms: its modified ResNet and its text transformer."""
-
-    embed_dim: int = 128
-    image_size: int = 64  # pixels
-    vision_layers: tuple[int, int, int, int] = (2, 2, 2, 2)  # bottleneck blocks a stage
-    vision_width: int = 24
-    context_length: int = 32  # tokens
-    text_width: int = 192
-    text_heads: int = 6
-    text_layers: int = 3
-
-    def open_clip_config(self) -> dict[str, Any]:
-        """The `model_cfg` of an open_clip_config.json."""
-        return {
-            "embed_dim": self.embed_dim,
-            "vision_cfg": {
-                "image_size": self.image_size,
-                "layers": list(self.vision_layers),
-                "width": self.vision_width,
-                "head_width": 32,
-            },
-            "text_cfg": {
-                "context_length": self.context_length,
-                "vocab_size": 49408,
-                "width": self.text_width,
-                "heads": self.text_heads,
-                "layers": self.text_layers,
-            },
-        }
-
-
-@dataclass(frozen=True)
-class ClipTrainConfig:
-    """Everything `train-clip` needs besides the images."""
-
-    model: ClipModelConfig = field(default_factory=ClipModelConfig)
-    run: RunConfig = field(
-        default_factory=lambda: RunConfig(
-            kimg=600, log_kimg=5, evaluate_kimg=50, checkpoint_kimg=25
-        )
-    )
-    batch: int = 256
-    learning_rate: float = 1e-3
-    warmup_kimg: float = 20.0
-    schedule_kimg: float = 600.0  # where the cosine decay of the learning rate ends
-    weight_decay: float = 0.2
-    label_smoothing: float = 0.1
-    word_vector_decay: float = 0.2  # weight decay of the token embedding
-    augment_strength: float = 1.0
-    ema_half_life_kimg: float = 20.0
-    num_evaluation: int = 1000
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of activations while training
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        positive(self, "batch", "learning_rate", "warmup_kimg", "schedule_kimg", "num_evaluation")
+NOTHING = ClipStart()
 
 
 def contrastive_loss(
@@ -105,50 +47,109 @@ def contrastive_loss(
     return (rows + columns) / 2
 
 
+def encode_texts(model: CLIP, ids: Tensor, device: torch.device) -> Tensor:
+    """`model.encode_text` of ids [N, L], [N, D], at as many positions as the longest text has: no
+    token sees those behind it.
+    """
+    length = int((ids != 0).sum(dim=1).max())
+    ids = ids[:, :length].to(device)
+    x = model.token_embedding(ids) + model.positional_embedding[:length]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    return x[torch.arange(len(x), device=device), ids.argmax(dim=1)] @ model.text_projection
+
+
 class ClipTrainer:
-    """One contrastive step on a batch sampled with `CaptionedSet.sampling_weights`."""
+    """One contrastive step on a batch sampled with `CaptionedSet.sampling_weights`.
+
+    With a teacher, images are compared with its embeddings of the captions, through a head that
+    learns; the text tower follows what the head gives, for the captions and for `texts`.
+    """
 
     waited = 0.0  # all data lie in memory
 
-    def __init__(self, config: ClipTrainConfig, data: CaptionedSet, *, device: torch.device):
+    def __init__(
+        self,
+        config: ClipTrainConfig,
+        data: CaptionedSet,
+        *,
+        device: torch.device,
+        start: ClipStart = NOTHING,
+    ):
         if config.batch > len(data.training):
             raise InputError(
                 f"--batch-size {config.batch}: there are only {len(data.training)} images with "
                 "captions to train on. Give a smaller --batch-size, or more images."
             )
         self.config, self.data, self.device = config, data, device
+        self.teacher, self.texts = start.teacher, start.texts
         self.batch = config.batch
         torch.manual_seed(seeds.seed_of(config.seed, "clip weights"))
         model = CLIP(**config.model.open_clip_config())
+        self.pretrained = list[nn.Parameter]()
+        if start.image_weights is not None:
+            trunk: nn.Module = model.visual.trunk  # type: ignore[assignment]
+            own = trunk.state_dict()
+            trunk.load_state_dict({name: start.image_weights[name] for name in own})
+            self.pretrained = list(trunk.parameters())
         self.model = model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.head = (
+            TeacherHead(start.teacher.dim, config.model.embed_dim, config.teacher).to(device)
+            if start.teacher
+            else None
+        )
         self.ema = Ema(self.model, half_life=config.ema_half_life_kimg * 1000)
         self.tokenizer = open_clip.SimpleTokenizer(context_length=config.model.context_length)
         self.weights = data.sampling_weights()
         dtype = pick_dtype(config.dtype, device)
         self.autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-        words = [p for name, p in self.model.named_parameters() if name == "token_embedding.weight"]
-        matrices = [
-            p for name, p in self.model.named_parameters() if p.ndim >= 2 and p is not words[0]
-        ]
-        others = [p for p in self.model.parameters() if p.ndim < 2]
-        groups = [
-            {"params": words, "weight_decay": config.word_vector_decay},
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        self.optimizer = AdamW(
-            groups, lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=True
+        self.optimizer = self._optimizer()
+
+    def _optimizer(self) -> AdamW:
+        config = self.config
+        named = [*self.model.named_parameters(), *(self.head or nn.Identity()).named_parameters()]
+        pretrained = set(self.pretrained)
+        groups = dict[tuple[float, float, bool], list[nn.Parameter]]()
+        for name, parameter in named:
+            decay = config.weight_decay if parameter.ndim >= 2 else 0.0
+            if name == "token_embedding.weight":
+                decay = config.word_vector_decay
+            known = parameter in pretrained
+            rate = config.pretrained_learning_rate if known else config.learning_rate
+            groups.setdefault((rate, decay, known), []).append(parameter)
+        return AdamW(
+            [
+                {
+                    "params": parameters,
+                    "lr": rate,
+                    "base_lr": rate,
+                    "weight_decay": decay,
+                    "pretrained": from_weights,
+                }
+                for (rate, decay, from_weights), parameters in groups.items()
+            ],
+            betas=(0.9, 0.98),
+            eps=1e-6,
+            fused=True,
         )
 
     def parts(self) -> Mapping[str, nn.Module | Optimizer]:
         """Everything with state, by name."""
-        return {"model": self.model, "ema": self.ema.network, "optimizer": self.optimizer}
+        head = {"head": self.head} if self.head else {}
+        return {
+            "model": self.model,
+            "ema": self.ema.network,
+            "optimizer": self.optimizer,
+            **head,
+        }
 
-    def _learning_rate(self, samples_seen: int) -> float:
-        kimg = samples_seen / 1000
-        warmup = min(1.0, (kimg + 1e-3) / self.config.warmup_kimg)
-        decay = 0.5 * (1 + math.cos(math.pi * min(1.0, kimg / self.config.schedule_kimg)))
-        return self.config.learning_rate * warmup * max(decay, 0.01)
+    def _set_learning_rates(self, samples_seen: int) -> None:
+        """Warm-up and cosine decay; that of a pretrained tower begins where it is let go."""
+        config, kimg = self.config, samples_seen / 1000
+        decay = 0.5 * (1 + math.cos(math.pi * min(1.0, kimg / config.schedule_kimg)))
+        for group in self.optimizer.param_groups:
+            since = kimg - (config.frozen_kimg if group["pretrained"] else 0)
+            warmup = min(1.0, max(0.0, since + 1e-3) / config.warmup_kimg)
+            group["lr"] = group["base_lr"] * warmup * max(decay, 0.01)
 
     def _pixels(self, images: list[CaptionedImage]) -> Tensor:
         """[N, 3, R, R] in [-1, 1]."""
@@ -156,12 +157,12 @@ class ClipTrainer:
         return batch.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def step(self, samples_seen: int) -> Mapping[str, Tensor]:
-        """One contrastive step; scalars to log."""
+        """One step on images and captions; scalars to log."""
         config = self.config
         rng = seeds.numpy_generator(config.seed, "clip batch", samples_seen)
         chosen = rng.choice(len(self.data.training), size=self.batch, replace=False, p=self.weights)
         images = [self.data.training[i] for i in chosen]
-        texts = self.tokenizer([draw_caption(image, rng) for image in images]).to(self.device)
+        captions = [draw_caption(image, rng) for image in images]
         names = [image.name for image in images]
         numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
         name_index = torch.tensor([numbers[name] for name in names], device=self.device)
@@ -170,15 +171,15 @@ class ClipTrainer:
             strength=config.augment_strength,
             generator=seeds.generator(config.seed, "clip augment", samples_seen),
         )
-        learning_rate = self._learning_rate(samples_seen)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        self._set_learning_rates(samples_seen)
+        torch.manual_seed(seeds.seed_of(config.seed, "clip dropout", samples_seen))
         self.model.train()
         with self.autocast:
-            image_features = self.model.encode_image(
-                pixels.contiguous(memory_format=torch.channels_last)
+            image_features = self._image_features(
+                pixels.contiguous(memory_format=torch.channels_last),
+                frozen=samples_seen < 1000 * config.frozen_kimg,
             )
-            text_features = self.model.encode_text(texts)
+            text_features, distillation = self._text_features(captions, rng)
         scale = self.model.logit_scale.exp().clamp(max=100)
         same = (name_index[:, None] == name_index[None, :]).float()
         loss = contrastive_loss(
@@ -188,12 +189,49 @@ class ClipTrainer:
             same=same,
             smoothing=config.label_smoothing,
         )
+        logged = {"loss": loss.detach(), "logit_scale": scale.detach()}
+        if distillation is not None:
+            logged["loss_distillation"] = distillation.detach()
+            loss = loss + config.teacher.distillation_weight * distillation
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         self.optimizer.step()
         self.ema.update(self.model, batch=self.batch, samples_seen=samples_seen + self.batch)
-        return {"loss": loss.detach(), "logit_scale": scale.detach()}
+        return logged
+
+    def _image_features(self, pixels: Tensor, *, frozen: bool) -> Tensor:
+        """[N, D]; a pretrained trunk takes no part in training while it is frozen."""
+        if not (self.pretrained and frozen):
+            return self.model.encode_image(pixels)
+        self.model.visual.trunk.eval()
+        with torch.no_grad():
+            features = self.model.visual.trunk(pixels)
+        return self.model.visual.head(features)
+
+    def _text_features(
+        self, captions: Sequence[str], rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """What images are compared with, [N, D], and, where there is a teacher, how far the text
+        tower is from what its head gives: 1 - cosine.
+        """
+        if self.teacher is None or self.head is None:
+            return encode_texts(self.model, self.tokenizer(captions), self.device), None
+        config = self.config.teacher
+        more = rng.integers(len(self.texts), size=config.num_texts) if self.texts else []
+        texts = [*captions, *(self.texts[i] for i in more)]
+        known = self.teacher.embed(texts)  # [N + T, F]
+        self.head.eval()
+        with torch.no_grad():
+            target = F.normalize(self.head(known).float(), dim=1)
+        self.head.train()
+        own = encode_texts(self.model, self.tokenizer(texts), self.device)
+        distance = 1 - (F.normalize(own.float(), dim=1) * target).sum(dim=1)
+        known = known[: len(captions)]
+        noise = torch.from_numpy(rng.standard_normal(known.shape, np.float32)).to(known.device)
+        noisy = known + noise * (config.noise / known.shape[1] ** 0.5)
+        return self.head(F.normalize(noisy, dim=1)), distance.mean()
 
     @torch.no_grad()
     def embed(self, images: list[CaptionedImage]) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,9 @@
-"""Two real captioned image sets, built from npm and Debian packages.
+"""Real captioned image sets, built from npm and Debian packages.
 
 emoji    npm emoji-datasource-google (Noto drawings, Apache-2.0), @lobehub/fluent-emoji-3d
          (Fluent drawings, MIT), emojibase-data (CLDR names, MIT)
+twemoji  npm emoji-datasource-twitter (Twemoji, CC-BY 4.0, (c) Twitter, Inc. and other
+         contributors): a style to adapt a model to that no part of it has seen
 clipart  Debian openclipart-png and openclipart-svg (public domain)
 
 Each becomes a folder of square PNGs on white, `metadata.jsonl` ({"file_name", "text", "tags",
@@ -15,7 +17,7 @@ import shutil
 import subprocess
 import tempfile
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,12 +41,15 @@ from training.data.split import is_held_out, split_key
 NPM_PACKAGES = {  # pinned: what ships was made from these versions
     "flat": "emoji-datasource-google@16.0.0",
     "3d": "@lobehub/fluent-emoji-3d@1.1.0",
+    "twemoji": "emoji-datasource-twitter@16.0.0",
     "names": "emojibase-data@17.0.0",
 }
 DEBIAN_PACKAGES = ("openclipart-png", "openclipart-svg")  # apt offers the release's one version
 MAX_MEGAPIXELS = 1000.0  # the largest clipart has 623
 SAMPLE_SIZE = 512  # images that ship with lafite-shifted, and as many further ones
-DEFAULT_SIZES = {"emoji": 64, "clipart": 128}  # pixels
+DEFAULT_SIZES = {"emoji": 64, "twemoji": 64, "clipart": 128}  # pixels
+STYLES = {"emoji": ("flat", "3d"), "twemoji": ("twemoji",)}
+EMOJI_FOLDERS = {"flat": "img/google/64", "3d": "assets", "twemoji": "img/twitter/64"}  # by style
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,8 @@ class Built:
     bad: list[tuple[str, str]]
 
 
-def _run(*command: str, cwd: Path) -> None:
+def run_tool(*command: str, cwd: Path) -> None:
+    """Run a program of npm or Debian; InputError if it is missing or fails."""
     if shutil.which(command[0]) is None:
         package = {"npm": "Node.js", "apt-get": "apt", "dpkg": "dpkg"}.get(command[0], command[0])
         raise InputError(
@@ -85,8 +91,8 @@ def _run(*command: str, cwd: Path) -> None:
 def _npm_package(name: str, work: Path) -> Path:
     folder = work / re.sub(r"\W", "-", name)
     folder.mkdir()
-    _run("npm", "pack", name, cwd=folder)
-    _run("tar", "xzf", next(folder.glob("*.tgz")).name, cwd=folder)
+    run_tool("npm", "pack", name, cwd=folder)
+    run_tool("tar", "xzf", next(folder.glob("*.tgz")).name, cwd=folder)
     return folder / "package"
 
 
@@ -97,20 +103,16 @@ def _codepoints(name: str) -> str:
     return "-".join(part for part in name.lower().split("-") if part != "fe0f")
 
 
-def _emoji_entries(work: Path) -> Iterator[Entry]:
+def _emoji_entries(work: Path, styles: Sequence[str]) -> Iterator[Entry]:
     names = {}
     for entry in json.loads(
         (_npm_package(NPM_PACKAGES["names"], work) / "en/data.json").read_text(encoding="utf-8")
     ):
         for variant in [entry, *entry.get("skins", [])]:
             names[_codepoints(variant["hexcode"])] = (variant["label"], entry.get("tags", []))
-    flat = _npm_package(NPM_PACKAGES["flat"], work) / "img/google/64"
-    fluent = _npm_package(NPM_PACKAGES["3d"], work) / "assets"
-    for style, files in (
-        ("flat", sorted(flat.glob("*.png"))),
-        ("3d", sorted(fluent.glob("*.webp"))),
-    ):
-        for file in files:
+    for style in styles:
+        folder = _npm_package(NPM_PACKAGES[style], work) / EMOJI_FOLDERS[style]
+        for file in sorted([*folder.glob("*.png"), *folder.glob("*.webp")]):
             key = _codepoints(file.stem)
             if key in names:
                 text, tags = names[key]
@@ -118,9 +120,9 @@ def _emoji_entries(work: Path) -> Iterator[Entry]:
 
 
 def _clipart_entries(work: Path) -> Iterator[Entry]:
-    _run("apt-get", "download", *DEBIAN_PACKAGES, cwd=work)
+    run_tool("apt-get", "download", *DEBIAN_PACKAGES, cwd=work)
     for package in work.glob("*.deb"):
-        _run("dpkg", "-x", str(package), str(work / "root"), cwd=work)
+        run_tool("dpkg", "-x", str(package), str(work / "root"), cwd=work)
     root = work / "root/usr/share/openclipart"
     drawings = {file.stem: file for file in root.glob("svg/**/*.svg")}
     for number, file in enumerate(sorted(root.glob("png/**/*.png"))):
@@ -155,9 +157,14 @@ def _square_on_white(image: Image.Image, size: int) -> Image.Image:
     return canvas.resize((size, size), Image.Resampling.LANCZOS)
 
 
-def _check_unused(out: Path) -> None:
+def check_unused(out: Path) -> None:
+    """InputError unless `out` is new or empty."""
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty. Choose another --out, or delete it first.")
+
+
+def _entries(name: str, work: Path) -> Iterator[Entry]:
+    return _emoji_entries(work, STYLES[name]) if name in STYLES else _clipart_entries(work)
 
 
 def build_dataset(name: str, out: Path, *, size: int, raw: bool = False) -> Built:
@@ -167,13 +174,12 @@ def build_dataset(name: str, out: Path, *, size: int, raw: bool = False) -> Buil
     InputError when a tool or the network is missing, or `out` is in use already; nothing
     half-written is left.
     """
-    _check_unused(out)
-    entries = {"emoji": _emoji_entries, "clipart": _clipart_entries}[name]
+    check_unused(out)
     rows: dict[str, dict] = {}
     bad: list[tuple[str, str]] = []
     held_out: list[str] = []
     with tempfile.TemporaryDirectory() as work, atomic_directory(out) as target:
-        for entry in entries(Path(work)):
+        for entry in _entries(name, Path(work)):
             file_name = f"{entry.stem}{entry.path.suffix if raw else '.png'}"
             try:
                 if raw:
@@ -199,7 +205,8 @@ def build_dataset(name: str, out: Path, *, size: int, raw: bool = False) -> Buil
         write_json_lines(target / "report.jsonl", bad_image_rows(bad))
         write_json(target / "split.json", {"held_out": sorted(set(held_out))})
         debian = sorted(path.name for path in Path(work).glob("*.deb"))  # NAME_VERSION_all.deb
-        packages = debian if name == "clipart" else sorted(NPM_PACKAGES.values())
+        npm = sorted(NPM_PACKAGES[part] for part in ("names", *STYLES.get(name, ())))
+        packages = debian if name == "clipart" else npm
         write_json(target / "sources.json", {"packages": packages, "size": size, "raw": raw})
     return Built(num_images=len(rows), num_held_out=len(set(held_out)), bad=bad)
 
@@ -211,7 +218,7 @@ def build_sample(out: Path) -> None:
     Drawings of both styles in an order given by their names' hash; skin-tone variants and keycaps
     are left out. Raises InputError as `build_dataset` does.
     """
-    _check_unused(out)
+    check_unused(out)
     with tempfile.TemporaryDirectory() as work, atomic_directory(out) as target:
         emoji = Path(work) / "emoji"
         build_dataset("emoji", emoji, size=DEFAULT_SIZES["emoji"])

@@ -23,6 +23,7 @@ _EMPTY_WORDS = frozenset(
     [
         "flat",
         "3d",
+        "twemoji",
         "img",
         "image",
         "dsc",
@@ -31,7 +32,6 @@ _EMPTY_WORDS = frozenset(
         "pxl",
         "mvimg",
         "photo",
-        "image",
         "pic",
         "screenshot",
         "frame",

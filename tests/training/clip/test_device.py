@@ -7,15 +7,16 @@ import pytest
 import torch
 
 from tests.fake_cuda import CUDA, fake_cuda, in_a_process_of_its_own
+from training.clip.config import ClipModelConfig, ClipTrainConfig
 from training.clip.data import CaptionedImage, CaptionedSet, augment
-from training.clip.trainer import ClipModelConfig, ClipTrainConfig, ClipTrainer
+from training.clip.trainer import ClipTrainer
 
 SMALL = ClipTrainConfig(
     model=ClipModelConfig(
         embed_dim=8,
         image_size=32,
-        vision_layers=(1, 1, 1, 1),
-        vision_width=8,
+        resnet_layers=(1, 1, 1, 1),
+        resnet_width=8,
         context_length=16,
         text_width=16,
         text_heads=2,
