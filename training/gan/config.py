@@ -9,6 +9,8 @@ from lafite_shifted.decoder.generator import GeneratorConfig
 from training.config import RunConfig, positive
 from training.data.decoding.crop import SquareConfig
 from training.gan.augment.config import AugmentConfig
+from training.gan.features.config import FeatureConfig
+from training.gan.losses import Adversarial
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class GanTrainConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
     images: SquareConfig = field(default_factory=SquareConfig)
     run: RunConfig = field(default_factory=RunConfig)
     batch: int = 32  # samples a step, over all processes
@@ -25,7 +28,7 @@ class GanTrainConfig:
     learning_rate: float | None = None  # None: 0.0025, from 1024 px on 0.002
     beta2: float = 0.99  # beta1 is 0
     # non-saturating, or of pairs that share their condition (arXiv:2501.05441)
-    adversarial: Literal["non_saturating", "relativistic"] = "non_saturating"
+    adversarial: Adversarial = "non_saturating"
     r1_gamma: float | None = None  # None: 0.0002 R^2 / batch
     r1_every: int = 16  # steps between R1 terms, each weighing r1_every
     r2: bool = False  # R1's term on generated images too

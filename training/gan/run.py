@@ -10,8 +10,10 @@ import torch
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.encoder_id import check_same_encoder
 from lafite_shifted.errors import InputError
+from lafite_shifted.io.shell import absolute
 from lafite_shifted.pipeline import TextToImage
 from torch_utils import distributed
+from torch_utils.device import pick_dtype
 from torch_utils.ops import native
 from training.config import override
 from training.data.crop_cache import ReadySquares
@@ -28,6 +30,7 @@ from training.gan.batch import check_captions
 from training.gan.config import GanTrainConfig
 from training.gan.cost import measure_gan
 from training.gan.data import GanData, load_gan_data
+from training.gan.features.backbone import Backbone
 from training.gan.trainer import GanTrainer
 from training.gan.transfer import Start, check_freezing
 from training.run_folder import RunFolder, RunLock, check_usable
@@ -41,6 +44,7 @@ def gan_config(
     kimg: float | None = None,
     batch: int | None = None,
     augment: AugmentConfig | None = None,
+    features: str | None = None,
     seed: int = 0,
     assignments: Sequence[str] = (),
 ) -> GanTrainConfig:
@@ -57,7 +61,15 @@ def gan_config(
         flags.append(f"batch={batch}")
     if resolution is not None:
         flags += [f"{part}.resolution={resolution}" for part in ("generator", "discriminator")]
-    return override(preset, [*flags, *assignments])
+    if features is not None:
+        flags.append(f"features.backbone={features}")
+    config = override(preset, [*flags, *assignments])
+    if config.features.weights is None:
+        return config
+    weights = absolute(config.features.weights)  # the same in another folder
+    return dataclasses.replace(
+        config, features=dataclasses.replace(config.features, weights=weights)
+    )
 
 
 def open_gan_run(
@@ -79,6 +91,7 @@ def open_gan_run(
     check_usable(out, kind="gan")
     start = Start.of(init, out) if init else None
     check_freezing(config, start)
+    backbone = load_backbone(config, encoder, device=device)  # first: it may not be there
     RunFolder.restore_threads(out)
     folder = out / "embeddings"
     is_ready = (folder / "index.jsonl").is_file() or isinstance(source, RemoteImages)
@@ -108,7 +121,7 @@ def open_gan_run(
         )
         config = _for_encoder(config, encoder)
         # first: it may refuse the data
-        trainer = GanTrainer(config, data, encoder, device=device, start=start)
+        trainer = GanTrainer(config, data, encoder, device=device, start=start, backbone=backbone)
         ops = native.status(device).partition(" ")[0]  # compiled or reference: rounded differently
         description = {
             "config": dataclasses.asdict(config),
@@ -116,10 +129,24 @@ def open_gan_run(
             "data": data.describe(),
             "compute": compute_record(config.dtype, device) | {"ops": ops},
             "init": start and dict(start.record),
+            "features": backbone and backbone.record,
         }
         run = RunFolder(out, kind="gan", description=description, lock=lock)
         undo.pop_all()  # the lock is the run's
     return trainer, run, report
+
+
+def load_backbone(
+    config: GanTrainConfig, encoder: ClipEncoder, *, device: torch.device
+) -> Backbone | None:
+    """The frozen network of `config.features`; None where it is off."""
+    return Backbone.load(
+        config.features,
+        encoder,
+        image_size=config.generator.resolution,
+        dtype=pick_dtype(config.dtype, device),
+        device=device,
+    )
 
 
 def _embed(

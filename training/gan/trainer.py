@@ -39,6 +39,9 @@ from training.gan.evaluate import (
     grid,
     real_metrics,
 )
+from training.gan.features.backbone import Backbone
+from training.gan.features.heads import FeatureDiscriminator
+from training.gan.features.terms import FeatureTerms
 from training.gan.step import GanSteps
 from training.gan.transfer import Start, freeze
 from training.metrics.distances import few_samples_note
@@ -73,12 +76,21 @@ class GanTrainer:
         *,
         device: torch.device,
         start: Start | None = None,
+        backbone: Backbone | None = None,
     ):
+        """`backbone` is what `config.features` names."""
+        assert (backbone is not None) == config.features.is_on
         self.config, self.data, self.clip, self.device = config, data, clip, device
         self.batch = config.batch
         torch.manual_seed(seeds.seed_of(config.seed, "gan weights"))
         self.generator = Generator(config.generator).to(device)
         self.discriminator = Discriminator(config.discriminator).to(device)
+        self.heads = backbone and FeatureDiscriminator(
+            backbone.channels,
+            backbone.sizes,
+            channels=config.features.channels,
+            condition_dim=config.discriminator.condition_dim,
+        ).to(device)
         networks = self.generator, self.discriminator
         self.kept = start.apply(*networks, data.encoder_id) if start else []  # lines to show
         freeze(config, *networks)
@@ -103,8 +115,13 @@ class GanTrainer:
         few = few_samples_note(*self.eval_set.embeddings.shape)
         self.notes = [few] if few else []  # lines to show
         self.g_scale, self.d_scale = LossScale(dtype).to(device), LossScale(dtype).to(device)
+        features = None
+        if backbone is not None and self.heads is not None:
+            self.heads.compute_dtype = dtype
+            features = FeatureTerms(config, backbone, self.heads)
+            self.notes.append(f"features       {config.features.backbone}: {backbone.describe()}")
         self.steps = GanSteps(
-            config, self.generator, self.discriminator, clip, self.g_scale, self.d_scale
+            config, self.generator, self.discriminator, clip, self.g_scale, self.d_scale, features
         )
         # Lazy R1 and path lengths join the gradients of an ordinary step, so Adam's learning rate
         # and betas stay as they are. StyleGAN2's correction by k / (k + 1), for a term with a step
@@ -116,7 +133,7 @@ class GanTrainer:
             "fused": True,
         }
         self.g_optimizer = Adam(self.generator.parameters(), **options)
-        self.d_optimizer = Adam(self.discriminator.parameters(), **options)
+        self.d_optimizer = Adam(self.steps.judging_parameters(), **options)
 
     @property
     def waited(self) -> float:
@@ -125,7 +142,8 @@ class GanTrainer:
 
     def parts(self) -> Mapping[str, nn.Module | Optimizer]:
         """Everything with state, by name."""
-        return {
+        heads = {} if self.heads is None else {"heads": self.heads}
+        return heads | {
             "generator": self.generator,
             "discriminator": self.discriminator,
             "ema": self.ema.network,
@@ -150,7 +168,9 @@ class GanTrainer:
         self.data.images.sync()
         self.d_optimizer.zero_grad(set_to_none=True)
         logged = self.steps.discriminator_gradients(
-            batch, regularise=self._is_due(samples_seen, config.r1_every)
+            batch,
+            regularise=self._is_due(samples_seen, config.r1_every),
+            with_features=config.features.acts(samples_seen),
         )
         if not self._apply(self.d_optimizer, self.d_scale):
             return self._skipped()
@@ -160,7 +180,9 @@ class GanTrainer:
         self.g_optimizer.zero_grad(set_to_none=True)
         lengths_are_due = config.lengths_are_due(samples_seen)
         mean = self.running.path_length_mean if lengths_are_due else None
-        of_generator, w_mean = self.steps.generator_gradients(batch, path_length_mean=mean)
+        of_generator, w_mean = self.steps.generator_gradients(
+            batch, path_length_mean=mean, with_features=config.features.acts(samples_seen)
+        )
         if not self._apply(self.g_optimizer, self.g_scale):
             return self._skipped()
         self.running.skipped.zero_()

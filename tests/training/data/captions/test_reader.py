@@ -50,7 +50,9 @@ def test_other_alphabets_are_refused_not_guessed(text: str, encoding: str):
         decode_text(text.encode(encoding))
 
 
-@pytest.mark.parametrize("content", [b"\xff\xd8\xff\xe0\0\x10JFIF", bytes(range(256)), b"\xe9\x01b"])
+@pytest.mark.parametrize(
+    "content", [b"\xff\xd8\xff\xe0\0\x10JFIF", bytes(range(256)), b"\xe9\x01b"]
+)
 def test_what_is_no_text_is_refused(content: bytes):
     with pytest.raises(UndecodableTextError):
         decode_text(content)
@@ -88,7 +90,6 @@ def test_a_spoilt_caption_costs_no_other_row(suffix: str, spoilt: str, tmp_path:
     assert source.captions == {"b.png": ["a house"]}
     ((place, _),) = source.caption_problems
     assert place == f"metadata{suffix}, line {1 + (suffix == '.csv')}"
-
 
 
 @pytest.mark.parametrize("caption", ["text", "caption", "prompt"])
