@@ -242,7 +242,16 @@ def gan_cost(
         resolution = config.generator.resolution
         cache = plan_cache(len(source), resolution=resolution, limit_gib=cache_gib)
         described = f"{len(source)}, {cache.reason}"
-    cost = measure_gan(_for_encoder(config, encoder), encoder, device=device)
+    config = _for_encoder(config, encoder)
+    backbone = load_backbone(config, encoder, device=device)
+    cost = measure_gan(config, encoder, device=device, backbone=backbone)
+    features = []
+    if backbone is not None:
+        features.append(
+            f"features       {config.features.backbone}: {backbone.describe()}; heads "
+            f"{cost.feature_parameters / 1e6:.2f} M, together {cost.feature_gmac:.2f} GMAC an "
+            "image, forward"
+        )
     hours = cost.seconds_per_kimg * config.run.kimg / 3600
     return [
         f"resolution     {config.generator.resolution} px, batch {config.batch}, "
@@ -251,6 +260,7 @@ def gan_cost(
         f"{cost.discriminator_parameters / 1e6:.2f} M",
         f"work           G {cost.generator_gmac:.2f} GMAC, D {cost.discriminator_gmac:.2f} GMAC a "
         "image, forward",
+        *features,
         f"images       {described}",
         f"memory         about {cost.training_gib:.2f} GiB on {device} while training at this "
         "batch (estimated from the shapes)",

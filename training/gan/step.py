@@ -55,30 +55,35 @@ class GanSteps:
         on features if they take part; scalars to log.
         """
         config, sums = self.config, Sums(len(batch))
-        contrast = self._contrast(batch, lambda part: self._score_real(part, part.real)[1])
+        features = self.features if with_features else None
+        contrast = self._contrast(
+            batch, "loss_infonce_real", lambda part: self._score_real(part, part.real)[1]
+        )
+        by_features = features and self._feature_contrast(
+            batch, "real", lambda part: self._augment_real(part, part.real)
+        )
         for place, part in batch.parts(config.micro_batch or len(batch)):
             with torch.no_grad():
                 fake = self._generate(part)
             # real and generated apart: the minibatch statistics are of consecutive samples
-            seen_real, seen_fake = (
-                self._augment_real(part, part.real),
-                self._augment_fake(part, fake),
-            )
+            seen_real = self._augment_real(part, part.real)
+            seen_fake = self._augment_fake(part, fake)
             real_realness, real_feature = self.discriminator(seen_real)
             fake_realness, fake_feature = self.discriminator(seen_fake)
             real_logit = conditional_logit(real_realness, real_feature, part.condition)
             fake_logit = conditional_logit(fake_realness, fake_feature, part.condition)
             loss = sums.add("loss_d", adversarial_d(config.adversarial, real_logit, fake_logit))
-            if with_features and self.features is not None:
-                loss = loss + self.features.of_discriminator(seen_real, seen_fake, part, sums)
+            if features is not None:
+                of_heads, feature = features.of_discriminator(seen_real, seen_fake, part, sums)
+                loss = loss + of_heads
+                if by_features is not None:
+                    loss = loss + by_features.term(feature, place, sums)
             if config.mismatch_weight > 0:
                 wrong = conditional_logit(real_realness, real_feature, part.mismatch)
                 terms = mismatch_loss(wrong, part.keep)
                 loss = loss + config.mismatch_weight * sums.add("mismatch", terms)
             if contrast is not None:
-                value = contrast.loss(real_feature, place)
-                sums.values["loss_infonce_real"] = value.detach()
-                loss = loss + config.contrast_weight * distributed.world_size() * value
+                loss = loss + contrast.term(real_feature, place, sums)
             (loss * self.d_scale.scale).backward()
             sums.add("logit_real", real_logit.detach())
             sums.add("logit_fake", fake_logit.detach())
@@ -107,8 +112,14 @@ class GanSteps:
         for parameter in trainable:
             parameter.requires_grad_(False)
         w_mean = torch.zeros_like(self.generator.mapping.w_average)
+        features = self.features if with_features else None
         contrast = self._contrast(
-            batch, lambda part: self._score_fake(part, self._generate(part))[1]
+            batch,
+            "loss_infonce_fake",
+            lambda part: self._score_fake(part, self._generate(part))[1],
+        )
+        by_features = features and self._feature_contrast(
+            batch, "fake", lambda part: self._augment_fake(part, self._generate(part))
         )
         by_clip = self._clip_contrast(batch)
         for place, part in batch.parts(config.micro_batch or len(batch)):
@@ -122,16 +133,15 @@ class GanSteps:
             logit = conditional_logit(realness, feature, part.condition)
             real_logit = None if real is None else self._constant_logit(real, part)
             loss = sums.add("loss_g", adversarial_g(config.adversarial, real_logit, logit))
-            if with_features and self.features is not None:
-                loss = loss + self.features.of_generator(real, seen, part, sums)
             if contrast is not None:
-                value = contrast.loss(feature, place)
-                sums.values["loss_infonce_fake"] = value.detach()
-                loss = loss + config.contrast_weight * distributed.world_size() * value
+                loss = loss + contrast.term(feature, place, sums)
+            if features is not None:
+                of_heads, feature = features.of_generator(real, seen, part, sums)
+                loss = loss + of_heads
+                if by_features is not None:
+                    loss = loss + by_features.term(feature, place, sums)
             if by_clip is not None:
-                value = by_clip.loss(self.clip.embed_images(images), place)
-                sums.values["loss_infonce_clip"] = value.detach()
-                loss = loss + config.clip_weight * distributed.world_size() * value
+                loss = loss + by_clip.term(self.clip.embed_images(images), place, sums)
             (loss * self.g_scale.scale).backward()
             if path_length_mean is not None:
                 self._path_lengths(part, path_length_mean, sums)
@@ -170,36 +180,51 @@ class GanSteps:
 
     @torch.no_grad()
     def _constant_logit(self, seen: Tensor, part: Batch) -> Tensor:
-        return conditional_logit(*self.discriminator(seen), part.condition)
+        realness, feature = self.discriminator(seen)
+        return conditional_logit(realness, feature, part.condition)
 
-    def _contrast(self, batch: Batch, feature: Callable[[Batch], Tensor]) -> Contrast | None:
+    def _contrast(
+        self, batch: Batch, name: str, feature: Callable[[Batch], Tensor]
+    ) -> Contrast | None:
         """D-side; where there are micro-batches, all features are computed beforehand."""
-        if self.config.contrast_weight == 0:
+        weight, temperature = self.config.contrast_weight, self.config.contrast_temperature
+        if weight == 0:
             return None
-        temperature = self.config.contrast_temperature
-        contrast = Contrast(batch.condition, batch.keep, temperature=temperature)
-        self._prepare(contrast, batch, feature)
-        return contrast
+        options = {"temperature": temperature, "weight": weight, "name": name}
+        return self._prepared(Contrast(batch.condition, batch.keep, **options), batch, feature)
+
+    def _feature_contrast(
+        self, batch: Batch, what: str, images: Callable[[Batch], Tensor]
+    ) -> Contrast | None:
+        """The same of the heads on frozen features, which take augmented `images`."""
+        weight, features = self.config.features.contrast_weight, self.features
+        if weight == 0 or features is None:
+            return None
+        options = {"temperature": self.config.contrast_temperature, "weight": weight}
+        name = f"loss_infonce_{what}_features"
+        contrast = Contrast(batch.condition, batch.keep, **options, name=name)
+        return self._prepared(contrast, batch, lambda part: features.feature(images(part)))
 
     def _clip_contrast(self, batch: Batch) -> Contrast | None:
         """CLIP-side: the images' embeddings against the pseudo texts."""
-        if self.config.clip_weight == 0:
+        weight, temperature = self.config.clip_weight, self.config.clip_temperature
+        if weight == 0:
             return None
-        contrast = Contrast(batch.pseudo, batch.keep, temperature=self.config.clip_temperature)
-
-        def embed(part: Batch) -> Tensor:
-            return self.clip.embed_images(self._generate(part))
-
-        self._prepare(contrast, batch, embed)
-        return contrast
+        options = {"temperature": temperature, "weight": weight, "name": "loss_infonce_clip"}
+        return self._prepared(
+            Contrast(batch.pseudo, batch.keep, **options),
+            batch,
+            lambda part: self.clip.embed_images(self._generate(part)),
+        )
 
     @torch.no_grad()
-    def _prepare(
+    def _prepared(
         self, contrast: Contrast, batch: Batch, feature: Callable[[Batch], Tensor]
-    ) -> None:
+    ) -> Contrast:
         size = self.config.micro_batch or len(batch)
         if size < len(batch):
             contrast.prepare(torch.cat([feature(part) for _, part in batch.parts(size)]))
+        return contrast
 
     def _regularise(self, score: Score, images: Tensor, part: Batch, sums: Sums, name: str) -> None:
         """The gradient penalty of images before they are augmented."""

@@ -25,14 +25,14 @@ from torch_utils.batch_norm import fold_batch_norms
 from training.gan.features.config import CLIP_TOWER, FeatureConfig
 from training.gan.features.weights import load_timm
 
-SMALLEST, LARGEST = 96, 224  # pixels that images are resized to, unless it is set
+SMALLEST, LARGEST = 80, 224  # pixels that images are resized to, unless it is set
 
 
 @dataclass(frozen=True)
 class Trunk:
     """A network, and how it takes its images."""
 
-    network: nn.Module
+    network: Any  # a module of open_clip's or timm's that has forward_intermediates
     mean: Sequence[float]  # of RGB in [0, 1]
     std: Sequence[float]
     size: int  # pixels that it was trained on
@@ -49,13 +49,13 @@ class Trunk:
         of a transformer pass its last norm, which is trained to bring out what a few channels of
         large values hide.
         """
-        options: dict[str, Any] = {"indices": stages, "intermediates_only": True}
+        read, options = self.network.forward_intermediates, {"indices": stages}
         if isinstance(self.network, ModifiedResNet):  # computes no later stage unless told to stop
-            return self.network.forward_intermediates(x, **options)["image_intermediates"]
+            return read(x, intermediates_only=True, **options)["image_intermediates"]
+        options |= {"stop_early": True, "intermediates_only": True}
         if isinstance(self.network, VisionTransformer):
-            options |= {"stop_early": True, "normalize_intermediates": True}
-            return self.network.forward_intermediates(x, **options)["image_intermediates"]
-        return self.network.forward_intermediates(x, stop_early=True, norm=True, **options)
+            return read(x, normalize_intermediates=True, **options)["image_intermediates"]
+        return read(x, norm=True, **options)
 
     def resize(self, resolution: int) -> None:
         """Take images of other sizes: a transformer's table of positions is resampled, in place."""
@@ -90,7 +90,7 @@ class Backbone(nn.Module):
         if self.resolution != trunk.size:
             trunk.resize(self.resolution)
         self.trunk = trunk
-        self.network = trunk.network.eval().requires_grad_(False)
+        self.network: nn.Module = trunk.network.eval().requires_grad_(False)
         blank = torch.zeros(1, 3, self.resolution, self.resolution)
         sizes = [found.shape[-1] for found in trunk.maps(blank, None)]
         self.stages = pick_stages(config, [self.resolution / size for size in sizes])
@@ -122,7 +122,7 @@ class Backbone(nn.Module):
         with torch.no_grad():
             found = Backbone(_trunk_of(config, clip), config, image_size=image_size)
         found.compute_dtype = torch.float32 if device.type == "cpu" else dtype
-        found.network.to(found.compute_dtype, memory_format=torch.channels_last)
+        found.network.to(found.compute_dtype).to(memory_format=torch.channels_last)
         return found.to(device)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -148,7 +148,7 @@ def unit_second_moment(x: Tensor) -> Tensor:
 
 
 def pick_resolution(config: FeatureConfig, trunk: Trunk, *, image_size: int) -> int:
-    """Pixels of the images that a trunk takes: those of the run, but 96 at least, and at most 224
+    """Pixels of the images that a trunk takes: those of the run, but 80 at least, and at most 224
     or what the trunk was trained on; in whole patches.
     """
     patch = trunk.patch
@@ -184,12 +184,12 @@ def _trunk_of(config: FeatureConfig, clip: ClipEncoder) -> Trunk:
     """A network of its own: it will be changed."""
     if config.backbone != CLIP_TOWER:
         network = load_timm(config)
-        facts = network.pretrained_cfg
+        facts: Any = network.pretrained_cfg
         return _checked(
             Trunk(network, facts["mean"], facts["std"], facts["input_size"][-1]), config
         )
     first = clip.clips[0] if isinstance(clip, ClipEnsemble) else clip
-    tower = copy.deepcopy(first.model.visual).cpu()
+    tower: Any = copy.deepcopy(first.model.visual).cpu()
     facts = first.preprocess_config
     network = tower.trunk if isinstance(tower, TimmModel) else tower
     return _checked(Trunk(network, facts.mean, facts.std, first.input_size[-1]), config)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lafite_shifted.decoder.layers import EqualConv2d, EqualLinear
 
-HALVED_FROM = 12  # pixels of a map: larger ones cost most, and say least of a whole object
+HALVED_FROM = 12  # pixels of a map: larger ones cost most, and tell least of a whole object
 
 
 class Head(nn.Module):
@@ -23,7 +23,7 @@ class Head(nn.Module):
         super().__init__()
         self.mix = EqualConv2d(num_inputs, channels, kernel=1)
         self.first = EqualConv2d(channels, channels, kernel=3, down=size >= HALVED_FROM)
-        self.second = EqualConv2d(channels, channels, kernel=3)
+        self.second = EqualConv2d(channels, channels, kernel=3, down=size >= 2 * HALVED_FROM)
         self.to_realness = EqualLinear(channels, 1)
         self.to_feature = EqualLinear(channels, condition_dim)
 

@@ -19,22 +19,41 @@ from training.gan.sums import Sums
 
 @dataclass(frozen=True)
 class FeatureTerms:
-    """Images [N, 3, R, R] are those that the discriminator of pixels takes, augmented; losses are
-    means over the heads.
+    """Images [N, 3, R, R] are those that the discriminator of pixels takes, augmented; losses and
+    features are means over the heads.
     """
 
     config: GanTrainConfig
     backbone: Backbone
     heads: FeatureDiscriminator
 
-    def of_discriminator(self, real: Tensor, fake: Tensor, part: Batch, sums: Sums) -> Tensor:
-        """The weighted loss of the heads; the images are constants."""
+    @staticmethod
+    def of(
+        config: GanTrainConfig, backbone: Backbone, *, dtype: torch.dtype, device: torch.device
+    ) -> "FeatureTerms":
+        """With new heads, whose activations are in `dtype`."""
+        heads = FeatureDiscriminator(
+            backbone.channels,
+            backbone.sizes,
+            channels=config.features.channels,
+            condition_dim=config.discriminator.condition_dim,
+        )
+        heads.compute_dtype = dtype
+        return FeatureTerms(config, backbone, heads.to(device))
+
+    def of_discriminator(
+        self, real: Tensor, fake: Tensor, part: Batch, sums: Sums
+    ) -> tuple[Tensor, Tensor]:
+        """The weighted loss of the heads, and the feature [N, D] of real images. Images are
+        constants.
+        """
         config = self.config
         with torch.no_grad():
             real_maps, fake_maps = self.backbone(real), self.backbone(fake)
         real_realness, real_feature = self.heads(real_maps)  # [S, N], [S, N, D]
+        fake_realness, fake_feature = self.heads(fake_maps)
         real_logit = conditional_logit(real_realness, real_feature, part.condition)
-        fake_logit = conditional_logit(*self.heads(fake_maps), part.condition)
+        fake_logit = conditional_logit(fake_realness, fake_feature, part.condition)
         terms = adversarial_d(config.adversarial, real_logit, fake_logit).mean(dim=0)
         loss = sums.add("loss_d_features", terms)
         if config.mismatch_weight > 0:
@@ -43,14 +62,28 @@ class FeatureTerms:
             loss = loss + config.mismatch_weight * sums.add("mismatch_features", terms)
         sums.add("logit_real_features", real_logit.detach().mean(dim=0))
         sums.add("logit_fake_features", fake_logit.detach().mean(dim=0))
-        return config.features.weight * loss
+        return config.features.weight * loss, real_feature.mean(dim=0)
 
-    def of_generator(self, real: Tensor | None, fake: Tensor, part: Batch, sums: Sums) -> Tensor:
-        """The weighted loss of G; `real` images where losses are of pairs."""
-        fake_logit = conditional_logit(*self.heads(self.backbone(fake)), part.condition)
-        real_logit = None
+    def of_generator(
+        self, real: Tensor | None, fake: Tensor, part: Batch, sums: Sums
+    ) -> tuple[Tensor, Tensor]:
+        """The weighted loss of G, and the feature [N, D] of generated images; `real` images where
+        losses are of pairs.
+        """
+        realness, feature = self.heads(self.backbone(fake))
+        fake_logit, real_logit = conditional_logit(realness, feature, part.condition), None
         if real is not None:
             with torch.no_grad():
-                real_logit = conditional_logit(*self.heads(self.backbone(real)), part.condition)
+                real_logit = self.logit(real, part.condition)
         terms = adversarial_g(self.config.adversarial, real_logit, fake_logit).mean(dim=0)
-        return self.config.features.weight * sums.add("loss_g_features", terms)
+        loss = self.config.features.weight * sums.add("loss_g_features", terms)
+        return loss, feature.mean(dim=0)
+
+    def logit(self, images: Tensor, condition: Tensor) -> Tensor:
+        """[S, N] of images under conditions [N, D]."""
+        realness, feature = self.heads(self.backbone(images))
+        return conditional_logit(realness, feature, condition)
+
+    def feature(self, images: Tensor) -> Tensor:
+        """[N, D] of images."""
+        return self.heads(self.backbone(images))[1].mean(dim=0)

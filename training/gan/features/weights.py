@@ -5,6 +5,7 @@ import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -42,7 +43,8 @@ def load_timm(config: FeatureConfig) -> nn.Module:
     found = _read(path)
     own = {key: value for key, value in network.state_dict().items() if not _is_count(key)}
     fitting = found if own.keys() & found.keys() else _in_order(found, own)
-    classifier = str(network.pretrained_cfg.get("classifier") or "")
+    facts: Any = network.pretrained_cfg
+    classifier = str(facts.get("classifier") or "")
     wrong = [
         key
         for key, value in own.items()
