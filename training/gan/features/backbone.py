@@ -82,21 +82,21 @@ class Backbone(nn.Module):
     scale: Tensor
 
     def __init__(self, trunk: Trunk, config: FeatureConfig, *, image_size: int):
-        """`image_size` R; InputError where the stages or the resolution do not exist."""
+        """`image_size` R, of the run; InputError where the stages or the resolution do not exist.
+        `trunk` is changed.
+        """
         super().__init__()
         # of the weights as they came
         digest = weights_digest(trunk.network.state_dict())
         self.resolution = pick_resolution(config, trunk, image_size=image_size)
-        if self.resolution != trunk.size:
-            trunk.resize(self.resolution)
         self.trunk = trunk
         self.network: nn.Module = trunk.network.eval().requires_grad_(False)
-        blank = torch.zeros(1, 3, self.resolution, self.resolution)
-        sizes = [found.shape[-1] for found in trunk.maps(blank, None)]
+        example = torch.linspace(-2, 2, 3 * self.resolution**2).sin()  # of no random numbers
+        example = example.view(1, 3, self.resolution, self.resolution)
+        sizes = [found.shape[-1] for found in _all_maps(trunk, example, config)]
         self.stages = pick_stages(config, [self.resolution / size for size in sizes])
-        with torch.no_grad():
-            fold_batch_norms(self.network, lambda: trunk.maps(blank, self.stages))
-            maps = trunk.maps(blank, self.stages)
+        fold_batch_norms(self.network, lambda: trunk.maps(example, self.stages))
+        maps = trunk.maps(example, self.stages)
         self.channels = [found.shape[1] for found in maps]
         self.sizes = [found.shape[-1] for found in maps]
         self.record = {"weights": digest, "stages": self.stages}  # what config.json tells of it
@@ -170,7 +170,8 @@ def pick_stages(config: FeatureConfig, strides: list[float]) -> list[int]:
     if len(set(strides)) == 1:
         count = min(len(config.strides), len(strides))
         return [round((i + 1) * len(strides) / count) - 1 for i in range(count)]
-    last = {round(stride): stage for stage, stride in enumerate(strides)}
+    # a power of two, but where maps are rounded up
+    last = {2 ** round(math.log2(stride)): stage for stage, stride in enumerate(strides)}
     missing = [stride for stride in config.strides if stride not in last]
     if missing:
         raise InputError(
@@ -178,6 +179,23 @@ def pick_stages(config: FeatureConfig, strides: list[float]) -> list[int]:
             f"{','.join(map(str, last))}."
         )
     return sorted(last[stride] for stride in config.strides)
+
+
+def _all_maps(trunk: Trunk, example: Tensor, config: FeatureConfig) -> list[Tensor]:
+    """Those of all stages, of images [N, 3, R, R] as large as wanted; InputError where the network
+    cannot take them.
+    """
+    resolution = example.shape[-1]
+    try:
+        if resolution != trunk.size:
+            trunk.resize(resolution)
+        return trunk.maps(example, None)
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+        raise InputError(
+            f"features.backbone={config.backbone} cannot take images of {resolution} pixels "
+            f"({str(error)[:100]}). Give another --set features.resolution, such as {trunk.size}, "
+            "on which it was trained, or another network."
+        ) from error
 
 
 def _trunk_of(config: FeatureConfig, clip: ClipEncoder) -> Trunk:

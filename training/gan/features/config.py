@@ -15,7 +15,7 @@ class FeatureConfig:
     # "clip": the image tower that conditions the run (the first of several); else a timm name
     backbone: str | None = None  # None: pixels alone
     weights: str | None = None  # file of a timm network: .safetensors or .pth
-    # of the stages that are read; where a network has but one stride, as many blocks
+    # powers of two, of the stages that are read; where a network has one stride, as many blocks
     strides: tuple[int, ...] = (4, 8, 16)
     resolution: int | None = None  # pixels; None: see `pick_resolution`
     channels: int = 64  # of a head
