@@ -104,6 +104,7 @@ class Backbone(nn.Module):
         self.register_buffer("scale", 0.5 / std)  # [-1, 1] to (x - mean) / std
         self.register_buffer("shift", (0.5 - mean) / std)
         self.compute_dtype = torch.float32
+        self.eval()
 
     @staticmethod
     def load(
