@@ -74,7 +74,13 @@ class GanSteps:
             fake_logit = conditional_logit(fake_realness, fake_feature, part.condition)
             loss = sums.add("loss_d", adversarial_d(config.adversarial, real_logit, fake_logit))
             if features is not None:
-                of_heads, feature = features.of_discriminator(seen_real, seen_fake, part, sums)
+                of_heads, feature = features.of_discriminator(
+                    seen_real,
+                    seen_fake,
+                    part,
+                    sums,
+                    r1_scale=self.d_scale.scale if regularise else None,
+                )
                 loss = loss + of_heads
                 if by_features is not None:
                     loss = loss + by_features.term(feature, place, sums)

@@ -42,14 +42,17 @@ class FeatureTerms:
         return FeatureTerms(config, backbone, heads.to(device))
 
     def of_discriminator(
-        self, real: Tensor, fake: Tensor, part: Batch, sums: Sums
+        self, real: Tensor, fake: Tensor, part: Batch, sums: Sums, *, r1_scale: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The weighted loss of the heads, and the feature [N, D] of real images. Images are
-        constants.
+        constants. With `r1_scale`, that of the losses, the heads' R1 is added, of the maps that
+        they take: none of it passes the frozen network.
         """
         config = self.config
         with torch.no_grad():
             real_maps, fake_maps = self.backbone(real), self.backbone(fake)
+        penalised = r1_scale is not None and config.features.r1_gamma > 0
+        real_maps = [x.requires_grad_(penalised) for x in real_maps]
         real_realness, real_feature = self.heads(real_maps)  # [S, N], [S, N, D]
         fake_realness, fake_feature = self.heads(fake_maps)
         real_logit = conditional_logit(real_realness, real_feature, part.condition)
@@ -60,6 +63,11 @@ class FeatureTerms:
             wrong = conditional_logit(real_realness, real_feature, part.mismatch)
             terms = mismatch_loss(wrong, part.keep).mean(dim=0)
             loss = loss + config.mismatch_weight * sums.add("mismatch_features", terms)
+        if penalised:
+            assert r1_scale is not None
+            terms = maps_penalty(real_logit * r1_scale, real_maps) / r1_scale.square()
+            penalty = sums.add("r1_penalty_features", terms)
+            loss = loss + config.features.r1_gamma / 2 * config.r1_every * penalty
         sums.add("logit_real_features", real_logit.detach().mean(dim=0))
         sums.add("logit_fake_features", fake_logit.detach().mean(dim=0))
         return config.features.weight * loss, real_feature.mean(dim=0)
@@ -87,3 +95,10 @@ class FeatureTerms:
     def feature(self, images: Tensor) -> Tensor:
         """[N, D] of images."""
         return self.heads(self.backbone(images))[1].mean(dim=0)
+
+
+def maps_penalty(logit: Tensor, maps: list[Tensor]) -> Tensor:
+    """|grad D(x)|^2 with respect to each head's own map, the mean over heads, [N]: logit [S, N]."""
+    found = torch.autograd.grad(logit.sum(), maps, create_graph=True)
+    squares = [gradient.float().square().sum(dim=(1, 2, 3)) for gradient in found]
+    return torch.stack(squares).mean(dim=0)

@@ -69,27 +69,34 @@ def gradients(trainer: GanTrainer, *, samples_seen: int = 0) -> dict[str, Tensor
 def test_gradients_match_the_losses_written_out(clip: ClipEncoder, weights: Path, adversarial: str):
     """Of the heads, and what they add to those of G."""
     options: dict[str, Any] = {"adversarial": adversarial, "augment": AUGMENTATIONS["off"]}
-    options |= {**ALONE, "mismatch_weight": 0.5}
-    trainer = trainer_of(clip, features_of(weights, weight=0.7), **options)
+    options |= {**ALONE, "mismatch_weight": 0.5, "r1_every": 3}
+    trainer = trainer_of(clip, features_of(weights, weight=0.7, r1_gamma=2.0), **options)
     found = gradients(trainer)
     without = gradients(trainer_of(clip, features_of(weights, weight=0.0), **options))
     batch, terms = trainer.sample_batch(0), terms_of(trainer)
     pair = adversarial == "relativistic"
 
-    def logits(images: Tensor, condition: Tensor) -> list[Tensor]:
+    def logits(maps: list[Tensor], condition: Tensor) -> list[Tensor]:
         judged = []
-        for head, x in zip(terms.heads.heads, terms.backbone(images), strict=True):
+        for head, x in zip(terms.heads.heads, maps, strict=True):
             realness, feature = head(x)
             judged.append(realness + (feature * condition).sum(1) / condition.shape[1] ** 0.5)
         return judged
 
     fake = trainer.generator(batch.z, batch.condition, noise=batch.noise)
     losses, losses_of_g = [], []
-    all_logits = (logits(x, batch.condition) for x in (batch.real, fake.detach(), fake))
-    wrongs = logits(batch.real, batch.mismatch)
-    for real, made, through, wrong in zip(*all_logits, wrongs, strict=True):
+    all_maps = [terms.backbone(x) for x in (batch.real, fake.detach(), fake)]
+    real_maps = [x.requires_grad_() for x in all_maps[0]]
+    all_logits = [logits(maps, batch.condition) for maps in all_maps]
+    wrongs = logits(real_maps, batch.mismatch)
+    slopes = [
+        torch.autograd.grad(logit.sum(), x, create_graph=True)[0]
+        for logit, x in zip(all_logits[0], real_maps, strict=True)
+    ]
+    for real, made, through, wrong, slope in zip(*all_logits, wrongs, slopes, strict=True):
         loss = F.softplus(made - real) if pair else F.softplus(-real) + F.softplus(made)
-        losses.append(loss.mean() + 0.5 * (F.softplus(wrong) * batch.keep).mean())
+        r1 = 2.0 / 2 * 3 * slope.square().sum(dim=(1, 2, 3)).mean()
+        losses.append(loss.mean() + 0.5 * (F.softplus(wrong) * batch.keep).mean() + r1)
         losses_of_g.append(F.softplus(real.detach() * pair - through).mean())
     heads, g = (dict(n.named_parameters()) for n in (terms.heads, trainer.generator))
     parts = torch.autograd.grad(0.7 * sum(losses) / 2, list(heads.values()))
@@ -108,7 +115,7 @@ def test_gradients_match_the_losses_written_out(clip: ClipEncoder, weights: Path
 def test_micro_batches_have_the_gradients_of_the_whole(
     clip: ClipEncoder, weights: Path, adversarial: str
 ):
-    features = features_of(weights, contrast_weight=0.5)
+    features = features_of(weights, contrast_weight=0.5, r1_gamma=2.0)
     options: dict[str, Any] = {"adversarial": adversarial, **EVERYTHING}
     whole = gradients(trainer_of(clip, features, **options))
     for size in (4, 12):
@@ -125,7 +132,7 @@ from tests.training.gan.features.networks import features_of
 from tests.training.gan.features.test_terms import EVERYTHING, gradients, trainer_of
 from torch_utils import distributed
 with distributed.group():
-    features = features_of(Path(sys.argv[1]), contrast_weight=0.5)
+    features = features_of(Path(sys.argv[1]), contrast_weight=0.5, r1_gamma=2.0)
     found = gradients(trainer_of(ClipEncoder.load("starter"), features, **EVERYTHING))
     save_tensors(Path(sys.argv[2]) / f"{distributed.rank()}.safetensors", found, {})
 """
@@ -144,7 +151,9 @@ def test_processes_have_the_gradients_of_the_whole(
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[4])},
     )
     assert done.returncode == 0, done.stderr
-    whole = gradients(trainer_of(clip, features_of(weights, contrast_weight=0.5), **EVERYTHING))
+    whole = gradients(
+        trainer_of(clip, features_of(weights, contrast_weight=0.5, r1_gamma=2.0), **EVERYTHING)
+    )
     for rank in range(2):
         assert_same(load_tensors(tmp_path / f"{rank}.safetensors")[0], whole)
 
@@ -245,13 +254,25 @@ def test_heads_wait_for_their_start(clip: ClipEncoder, weights: Path):
         assert all(found[name].equal(expected[name]) for name in expected)
 
 
-def test_what_they_cost_is_counted(clip: ClipEncoder, weights: Path):
+def test_what_they_cost_is_counted(
+    clip: ClipEncoder, weights: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As in the middle of a run: a late start does not hide it."""
+    whole, calls = FeatureTerms.of_generator, list[int]()
+
+    def counted(self: FeatureTerms, *arguments: Any):
+        calls.append(0)
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(FeatureTerms, "of_generator", counted)
+
     def cost(config: GanTrainConfig):
         backbone = load_backbone(config, clip, device=CPU)
         return measure_gan(config, clip, device=CPU, backbone=backbone, probe_seconds=0.0)
 
     small = dataclasses.replace(SMALL, batch=64)
     plain = cost(small)
+    assert calls == []
     longer = cost(dataclasses.replace(small, features=features_of(weights, start_kimg=9.0)))
     assert (plain.feature_parameters, plain.feature_gmac) == (0, 0)
     trainer = trainer_of(clip, features_of(weights))
@@ -259,4 +280,5 @@ def test_what_they_cost_is_counted(clip: ClipEncoder, weights: Path):
     assert longer.feature_parameters == heads
     assert longer.feature_gmac > 0
     assert longer.training_gib > plain.training_gib
+    assert calls
     assert longer.discriminator_gmac == plain.discriminator_gmac
