@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -122,18 +123,26 @@ def open_gan_run(
         config = _for_encoder(config, encoder)
         # first: it may refuse the data
         trainer = GanTrainer(config, data, encoder, device=device, start=start, backbone=backbone)
-        ops = native.status(device).partition(" ")[0]  # compiled or reference: rounded differently
-        description = {
-            "config": dataclasses.asdict(config),
-            "encoder": encoder.id.to_json(),
-            "data": data.describe(),
-            "compute": compute_record(config.dtype, device) | {"ops": ops},
-            "init": start and dict(start.record),
-            "features": backbone and backbone.record,
-        }
+        description = _description(trainer, start, backbone)
         run = RunFolder(out, kind="gan", description=description, lock=lock)
         undo.pop_all()  # the lock is the run's
     return trainer, run, report
+
+
+def _description(
+    trainer: GanTrainer, start: Start | None, backbone: Backbone | None
+) -> dict[str, Any]:
+    """What config.json records, and must not change when the run is resumed."""
+    config, device = trainer.config, trainer.device
+    ops = native.status(device).partition(" ")[0]  # compiled or reference: rounded differently
+    return {
+        "config": dataclasses.asdict(config),
+        "encoder": trainer.clip.id.to_json(),
+        "data": trainer.data.describe(),
+        "compute": compute_record(config.dtype, device) | {"ops": ops},
+        "init": start and dict(start.record),
+        "features": backbone and backbone.record,
+    }
 
 
 def load_backbone(
