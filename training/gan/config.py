@@ -9,6 +9,8 @@ from lafite_shifted.decoder.generator import GeneratorConfig
 from training.config import RunConfig, positive
 from training.data.decoding.crop import SquareConfig
 from training.gan.augment.config import AugmentConfig
+from training.gan.features.config import FeatureConfig
+from training.gan.losses import Adversarial
 
 
 @dataclass(frozen=True)
@@ -18,14 +20,17 @@ class GanTrainConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
     images: SquareConfig = field(default_factory=SquareConfig)
     run: RunConfig = field(default_factory=RunConfig)
     batch: int = 32  # samples a step, over all processes
     micro_batch: int | None = None  # samples a backward pass; None: all of a process at once
     learning_rate: float | None = None  # None: 0.0025, from 1024 px on 0.002
+    # of the end of the run, over which it falls to 0 in a straight line; another --kimg moves that
+    learning_rate_decay_kimg: float = 0.0
     beta2: float = 0.99  # beta1 is 0
     # non-saturating, or of pairs that share their condition (arXiv:2501.05441)
-    adversarial: Literal["non_saturating", "relativistic"] = "non_saturating"
+    adversarial: Adversarial = "non_saturating"
     r1_gamma: float | None = None  # None: 0.0002 R^2 / batch
     r1_every: int = 16  # steps between R1 terms, each weighing r1_every
     r2: bool = False  # R1's term on generated images too
@@ -59,7 +64,7 @@ class GanTrainConfig:
         if self.learning_rate is not None:
             positive(self, "learning_rate")
         weights = ("contrast_weight", "clip_weight", "path_length_weight", "mismatch_weight")
-        for name in weights:
+        for name in (*weights, "learning_rate_decay_kimg"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not (0 <= self.gamma < math.inf and 0 <= self.beta2 < 1 and self.half_life_kimg > 0):
@@ -120,6 +125,13 @@ class GanTrainConfig:
             return self.learning_rate
         return 0.0025 if self.generator.resolution < 1024 else 0.002
 
+    def step_size_at(self, samples_seen: int) -> float:
+        """Learning rate of the step after so many samples."""
+        if self.learning_rate_decay_kimg == 0:
+            return self.step_size
+        left_kimg = self.run.kimg - samples_seen / 1000
+        return self.step_size * min(1.0, left_kimg / self.learning_rate_decay_kimg)
+
     @property
     def augment_speed_kimg(self) -> float:
         """kimg in which the probability can rise from 0 to 1."""
@@ -133,6 +145,8 @@ class GanTrainConfig:
         gamma = given if self.r1_gamma is not None else "0.0002 resolution^2 / batch"
         half_life = given if self.ema_half_life_kimg is not None else "10 kimg at batch 32"
         rate = given if self.learning_rate is not None else "StyleGAN2's; 0.002 from 1024 px on"
+        if self.learning_rate_decay_kimg > 0:
+            rate += f"; to 0 over the last {self.learning_rate_decay_kimg:g} kimg"
         pieces = "" if self.micro_batch is None else f", in pieces of {self.micro_batch}"
         return [
             f"R1 gamma       {self.gamma:.4g} ({gamma})",

@@ -24,6 +24,8 @@ from torch_utils.device import pick_dtype
 from training.data.image_cache import ImageLoader
 from training.gan.config import GanTrainConfig
 from training.gan.data import GanData
+from training.gan.features.backbone import Backbone
+from training.gan.features.terms import FeatureTerms
 from training.gan.losses import path_lengths, r1_penalty
 from training.gan.trainer import GanTrainer
 
@@ -39,6 +41,8 @@ class GanCost:
     discriminator_parameters: int
     generator_gmac: float  # an image, forward
     discriminator_gmac: float
+    feature_parameters: int  # of the heads on features; 0 without
+    feature_gmac: float  # of their frozen network and of themselves
     training_gib: float  # weights, optimizer, CLIP and the largest phase's activations
     seconds_per_kimg: float
     probe_images: int
@@ -49,9 +53,12 @@ def measure_gan(
     encoder: ClipEncoder,
     *,
     device: torch.device,
+    backbone: Backbone | None = None,
     probe_seconds: float = PROBE_SECONDS,
 ) -> GanCost:
-    """Count on the meta device (no memory), then time real steps at a small batch."""
+    """Count on the meta device (no memory), then time real steps at a small batch. `backbone` is
+    what `config.features` names.
+    """
     with torch.device("meta"):
         generator, discriminator = Generator(config.generator), Discriminator(config.discriminator)
         dtype = pick_dtype(config.dtype, device)
@@ -82,15 +89,54 @@ def measure_gan(
     if config.clip_weight > 0:
         seen = torch.zeros(1, 3, size, size, device=device, requires_grad=True)
         phases["generator"] += saved_bytes(lambda: encoder.embed_images(seen))
-    seconds, images_timed = _probe(config, encoder, device, limit=probe_seconds)
+    features = _features_cost(config, backbone, device)
+    phases["discriminator"] += features.heads_bytes
+    phases["generator"] += features.all_bytes
+    state_bytes += features.state_bytes
+    seconds, images_timed = _probe(config, encoder, backbone, device, limit=probe_seconds)
     return GanCost(
         g_parameters,
         d_parameters,
         g_gmac,
         d_gmac,
+        features.parameters,
+        features.gmac,
         (state_bytes + max(phases.values()) * (config.micro_batch or config.batch)) / 2**30,
         seconds * 1000,
         images_timed,
+    )
+
+
+class FeaturesCost(NamedTuple):
+    """What a discriminator on frozen features adds, an image; zeros without one."""
+
+    parameters: int = 0
+    gmac: float = 0.0
+    state_bytes: int = 0
+    heads_bytes: float = 0.0  # activations of the heads, for a real and a generated image
+    all_bytes: float = 0.0  # those of the frozen network too
+
+
+def _features_cost(
+    config: GanTrainConfig, backbone: Backbone | None, device: torch.device
+) -> FeaturesCost:
+    """Of a small frozen network: counted by running it on one image."""
+    if backbone is None:
+        return FeaturesCost()
+    size = config.generator.resolution
+    images = torch.zeros(1, 3, size, size, device=device, requires_grad=True)
+    condition = torch.zeros(1, config.discriminator.condition_dim, device=device)
+    terms = FeatureTerms.of(config, backbone, dtype=pick_dtype(config.dtype, device), device=device)
+    with torch.no_grad():
+        maps = backbone(images)
+    parameters = sum(p.numel() for p in terms.heads.parameters())
+    frozen = sum(p.numel() * p.element_size() for p in backbone.parameters())
+    return FeaturesCost(
+        parameters=parameters,
+        gmac=_gmac(lambda: terms.logit(images, condition)),
+        state_bytes=16 * parameters + frozen,  # weights, gradients and two moments
+        heads_bytes=2 * saved_bytes(lambda: terms.heads(maps)),
+        all_bytes=saved_bytes(lambda: terms.logit(images, condition)),
     )
 
 
@@ -171,7 +217,12 @@ def mean_seconds(
 
 
 def _probe(
-    config: GanTrainConfig, encoder: ClipEncoder, device: torch.device, *, limit: float
+    config: GanTrainConfig,
+    encoder: ClipEncoder,
+    backbone: Backbone | None,
+    device: torch.device,
+    *,
+    limit: float,
 ) -> tuple[float, int]:
     """(seconds an image, images timed) of training steps on grey images."""
     batch = min(
@@ -181,6 +232,7 @@ def _probe(
     group = math.gcd(config.discriminator.group, batch)
     discriminator = dataclasses.replace(config.discriminator, group=group)
     changes = {"batch": batch, "micro_batch": None, "discriminator": discriminator}
+    changes["features"] = dataclasses.replace(config.features, start_kimg=0.0)
     small = dataclasses.replace(config, **changes)
     size, num = config.generator.resolution, max(2 * batch, 4)
     generator = torch.Generator().manual_seed(0)
@@ -193,7 +245,7 @@ def _probe(
     data = GanData(
         squares, embeddings, nothing, embeddings[:0], encoder.id, "probe", captions, first_caption
     )
-    trainer = GanTrainer(small, data, encoder, device=device)
+    trainer = GanTrainer(small, data, encoder, device=device, backbone=backbone)
 
     if config.augment.control != "fixed":  # it rises from 0: as in the middle of a run
         trainer.augment.probability.fill_(config.augment.probability / 2)

@@ -1,6 +1,8 @@
 """Losses of the GAN: tensors in, one number a sample out. Shape letters: N batch, D embedding, C H
-W image.
+W image. Those of logits take [..., N] too: of several discriminators.
 """
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,24 @@ def relativistic_loss(better_logit: Tensor, worse_logit: Tensor) -> Tensor:
     eq. 2): real images are the better ones for D, generated ones for G.
     """
     return F.softplus(worse_logit - better_logit)
+
+
+Adversarial = Literal["non_saturating", "relativistic"]
+
+
+def adversarial_d(kind: Adversarial, real_logit: Tensor, fake_logit: Tensor) -> Tensor:
+    """D's loss of this kind, [N]."""
+    if kind == "relativistic":
+        return relativistic_loss(real_logit, fake_logit)
+    return discriminator_loss(real_logit, fake_logit)
+
+
+def adversarial_g(kind: Adversarial, real_logit: Tensor | None, fake_logit: Tensor) -> Tensor:
+    """G's loss of this kind, [N]; that of pairs needs the real logits."""
+    if kind == "relativistic":
+        assert real_logit is not None
+        return relativistic_loss(fake_logit, real_logit)
+    return generator_loss(fake_logit)
 
 
 def mismatch_loss(wrong_logit: Tensor, keep: Tensor) -> Tensor:

@@ -4,14 +4,17 @@ import dataclasses
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.encoder_id import check_same_encoder
 from lafite_shifted.errors import InputError
+from lafite_shifted.io.shell import absolute
 from lafite_shifted.pipeline import TextToImage
 from torch_utils import distributed
+from torch_utils.device import pick_dtype
 from torch_utils.ops import native
 from training.config import override
 from training.data.crop_cache import ReadySquares
@@ -28,6 +31,7 @@ from training.gan.batch import check_captions
 from training.gan.config import GanTrainConfig
 from training.gan.cost import measure_gan
 from training.gan.data import GanData, load_gan_data
+from training.gan.features.backbone import Backbone
 from training.gan.trainer import GanTrainer
 from training.gan.transfer import Start, check_freezing
 from training.run_folder import RunFolder, RunLock, check_usable
@@ -41,6 +45,7 @@ def gan_config(
     kimg: float | None = None,
     batch: int | None = None,
     augment: AugmentConfig | None = None,
+    features: str | None = None,
     seed: int = 0,
     assignments: Sequence[str] = (),
 ) -> GanTrainConfig:
@@ -57,7 +62,15 @@ def gan_config(
         flags.append(f"batch={batch}")
     if resolution is not None:
         flags += [f"{part}.resolution={resolution}" for part in ("generator", "discriminator")]
-    return override(preset, [*flags, *assignments])
+    if features is not None:
+        flags.append(f"features.backbone={features}")
+    config = override(preset, [*flags, *assignments])
+    if config.features.weights is None:
+        return config
+    weights = absolute(config.features.weights)  # the same in another folder
+    return dataclasses.replace(
+        config, features=dataclasses.replace(config.features, weights=weights)
+    )
 
 
 def open_gan_run(
@@ -79,6 +92,7 @@ def open_gan_run(
     check_usable(out, kind="gan")
     start = Start.of(init, out) if init else None
     check_freezing(config, start)
+    backbone = load_backbone(config, encoder, device=device)  # first: it may not be there
     RunFolder.restore_threads(out)
     folder = out / "embeddings"
     is_ready = (folder / "index.jsonl").is_file() or isinstance(source, RemoteImages)
@@ -108,18 +122,40 @@ def open_gan_run(
         )
         config = _for_encoder(config, encoder)
         # first: it may refuse the data
-        trainer = GanTrainer(config, data, encoder, device=device, start=start)
-        ops = native.status(device).partition(" ")[0]  # compiled or reference: rounded differently
-        description = {
-            "config": dataclasses.asdict(config),
-            "encoder": encoder.id.to_json(),
-            "data": data.describe(),
-            "compute": compute_record(config.dtype, device) | {"ops": ops},
-            "init": start and dict(start.record),
-        }
+        trainer = GanTrainer(config, data, encoder, device=device, start=start, backbone=backbone)
+        description = _description(trainer, start, backbone)
         run = RunFolder(out, kind="gan", description=description, lock=lock)
         undo.pop_all()  # the lock is the run's
     return trainer, run, report
+
+
+def _description(
+    trainer: GanTrainer, start: Start | None, backbone: Backbone | None
+) -> dict[str, Any]:
+    """What config.json records, and must not change when the run is resumed."""
+    config, device = trainer.config, trainer.device
+    ops = native.status(device).partition(" ")[0]  # compiled or reference: rounded differently
+    return {
+        "config": dataclasses.asdict(config),
+        "encoder": trainer.clip.id.to_json(),
+        "data": trainer.data.describe(),
+        "compute": compute_record(config.dtype, device) | {"ops": ops},
+        "init": start and dict(start.record),
+        "features": backbone and backbone.record,
+    }
+
+
+def load_backbone(
+    config: GanTrainConfig, encoder: ClipEncoder, *, device: torch.device
+) -> Backbone | None:
+    """The frozen network of `config.features`; None where it is off."""
+    return Backbone.load(
+        config.features,
+        encoder,
+        image_size=config.generator.resolution,
+        dtype=pick_dtype(config.dtype, device),
+        device=device,
+    )
 
 
 def _embed(
@@ -216,7 +252,16 @@ def gan_cost(
         resolution = config.generator.resolution
         cache = plan_cache(len(source), resolution=resolution, limit_gib=cache_gib)
         described = f"{len(source)}, {cache.reason}"
-    cost = measure_gan(_for_encoder(config, encoder), encoder, device=device)
+    config = _for_encoder(config, encoder)
+    backbone = load_backbone(config, encoder, device=device)
+    cost = measure_gan(config, encoder, device=device, backbone=backbone)
+    features = []
+    if backbone is not None:
+        features.append(
+            f"features       {config.features.backbone}: {backbone.describe()}; heads "
+            f"{cost.feature_parameters / 1e6:.2f} M, together {cost.feature_gmac:.2f} GMAC an "
+            "image, forward"
+        )
     hours = cost.seconds_per_kimg * config.run.kimg / 3600
     return [
         f"resolution     {config.generator.resolution} px, batch {config.batch}, "
@@ -225,6 +270,7 @@ def gan_cost(
         f"{cost.discriminator_parameters / 1e6:.2f} M",
         f"work           G {cost.generator_gmac:.2f} GMAC, D {cost.discriminator_gmac:.2f} GMAC a "
         "image, forward",
+        *features,
         f"images       {described}",
         f"memory         about {cost.training_gib:.2f} GiB on {device} while training at this "
         "batch (estimated from the shapes)",

@@ -5,14 +5,14 @@ samples of this process, and gradients are averaged over processes afterwards. T
 terms compare a sample with all others: there a process differentiates its own rows of the whole
 comparison, the others' being constants, and the parts add up.
 
-Shape letters: N samples of this process, A of all, D embedding, Z latent, R resolution.
+Shape letters: N samples of this process, D embedding, Z latent, R resolution.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lafite_shifted.decoder.discriminator import Discriminator, conditional_logit
 from lafite_shifted.decoder.generator import Generator
@@ -22,57 +22,16 @@ from torch_utils.loss_scale import LossScale
 from training.gan.augment.augment import augment
 from training.gan.batch import Batch
 from training.gan.config import GanTrainConfig
+from training.gan.contrast import Contrast
+from training.gan.features.terms import FeatureTerms
 from training.gan.losses import (
-    discriminator_loss,
-    generator_loss,
-    info_nce,
-    mean_kept,
+    adversarial_d,
+    adversarial_g,
     mismatch_loss,
     path_lengths,
     r1_penalty,
-    relativistic_loss,
 )
-
-
-class Contrast:
-    """InfoNCE of features [A, D] against conditions over the whole batch, of which a micro-batch
-    has its own rows with gradients.
-    """
-
-    def __init__(self, condition: Tensor, keep: Tensor, *, temperature: float):
-        self.temperature = temperature
-        self.condition = distributed.all_gather_rows(condition)  # [A, D]
-        self.keep = distributed.all_gather_rows(keep.to(torch.uint8)).bool()  # gloo has no bool
-        self.first = distributed.rank() * len(condition)
-        self.features: Tensor | None = None  # [A, D], constants
-
-    def prepare(self, features: Tensor) -> None:
-        """The features [N, D] of all samples of this process."""
-        self.features = distributed.all_gather_rows(features.detach())
-
-    def loss(self, features: Tensor, place: slice) -> Tensor:
-        """The whole loss, with gradients of the rows at `place` of this process alone."""
-        if self.features is None:
-            self.prepare(features)  # a batch in one piece
-        assert self.features is not None
-        start, end = self.first + place.start, self.first + place.stop
-        rows = torch.cat([self.features[:start], features, self.features[end:]])
-        terms = info_nce(rows, self.condition, temperature=self.temperature, keep=self.keep)
-        return mean_kept(terms, self.keep)
-
-
-class Sums:
-    """Scalars of a step: means over the samples of this process."""
-
-    def __init__(self, count: int):
-        self.count, self.values = count, dict[str, Tensor]()
-
-    def add(self, name: str, terms: Tensor) -> Tensor:
-        """The part of terms [n] in the mean over all samples; logged without its graph."""
-        part = terms.sum() / self.count
-        self.values[name] = self.values.get(name, 0.0) + part.detach()
-        return part
-
+from training.gan.sums import Sums
 
 Score = Callable[[Batch, Tensor], tuple[Tensor, Tensor]]  # realness and feature of images
 
@@ -87,30 +46,50 @@ class GanSteps:
     clip: ClipEncoder
     g_scale: LossScale  # gradients are left multiplied by these
     d_scale: LossScale
+    features: FeatureTerms | None = None  # of a discriminator on frozen features, beside D
 
-    def discriminator_gradients(self, batch: Batch, *, regularise: bool) -> dict[str, Tensor]:
-        """Fill the gradients of D, averaged over all samples and times `d_scale`; scalars to
-        log.
+    def discriminator_gradients(
+        self, batch: Batch, *, regularise: bool, with_features: bool = False
+    ) -> dict[str, Tensor]:
+        """Fill the gradients of D, averaged over all samples and times `d_scale`, and of the heads
+        on features if they take part; scalars to log.
         """
         config, sums = self.config, Sums(len(batch))
-        contrast = self._contrast(batch, lambda part: self._score_real(part, part.real)[1])
+        features = self.features if with_features else None
+        contrast = self._contrast(
+            batch, "loss_infonce_real", lambda part: self._score_real(part, part.real)[1]
+        )
+        by_features = features and self._feature_contrast(
+            batch, "real", lambda part: self._augment_real(part, part.real)
+        )
         for place, part in batch.parts(config.micro_batch or len(batch)):
             with torch.no_grad():
                 fake = self._generate(part)
             # real and generated apart: the minibatch statistics are of consecutive samples
-            real_realness, real_feature = self._score_real(part, part.real)
-            fake_realness, fake_feature = self._score_fake(part, fake)
+            seen_real = self._augment_real(part, part.real)
+            seen_fake = self._augment_fake(part, fake)
+            real_realness, real_feature = self.discriminator(seen_real)
+            fake_realness, fake_feature = self.discriminator(seen_fake)
             real_logit = conditional_logit(real_realness, real_feature, part.condition)
             fake_logit = conditional_logit(fake_realness, fake_feature, part.condition)
-            loss = sums.add("loss_d", self._d_terms(real_logit, fake_logit))
+            loss = sums.add("loss_d", adversarial_d(config.adversarial, real_logit, fake_logit))
+            if features is not None:
+                of_heads, feature = features.of_discriminator(
+                    seen_real,
+                    seen_fake,
+                    part,
+                    sums,
+                    r1_scale=self.d_scale.scale if regularise else None,
+                )
+                loss = loss + of_heads
+                if by_features is not None:
+                    loss = loss + by_features.term(feature, place, sums)
             if config.mismatch_weight > 0:
                 wrong = conditional_logit(real_realness, real_feature, part.mismatch)
                 terms = mismatch_loss(wrong, part.keep)
                 loss = loss + config.mismatch_weight * sums.add("mismatch", terms)
             if contrast is not None:
-                value = contrast.loss(real_feature, place)
-                sums.values["loss_infonce_real"] = value.detach()
-                loss = loss + config.contrast_weight * distributed.world_size() * value
+                loss = loss + contrast.term(real_feature, place, sums)
             (loss * self.d_scale.scale).backward()
             sums.add("logit_real", real_logit.detach())
             sums.add("logit_fake", fake_logit.detach())
@@ -120,38 +99,55 @@ class GanSteps:
                 self._regularise(self._score_real, part.real, part, sums, "r1_penalty")
                 if config.r2:
                     self._regularise(self._score_fake, fake, part, sums, "r2_penalty")
-        distributed.all_reduce_mean(p.grad for p in self.discriminator.parameters())
+        distributed.all_reduce_mean(p.grad for p in self.judging_parameters())
         return sums.values
 
+    def judging_parameters(self) -> list[nn.Parameter]:
+        """Of D, and of the heads on features."""
+        heads = self.features.heads.parameters() if self.features is not None else ()
+        return [*self.discriminator.parameters(), *heads]
+
     def generator_gradients(
-        self, batch: Batch, *, path_length_mean: Tensor | None
+        self, batch: Batch, *, path_length_mean: Tensor | None, with_features: bool = False
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Fill the gradients of G, averaged over all samples and times `g_scale`; scalars to log,
         and the mean w [V]. Path lengths are held to `path_length_mean`, where it is given.
         """
         config, sums = self.config, Sums(len(batch))
-        trainable = [p for p in self.discriminator.parameters() if p.requires_grad]
-        self.discriminator.requires_grad_(False)
+        trainable = [p for p in self.judging_parameters() if p.requires_grad]
+        for parameter in trainable:
+            parameter.requires_grad_(False)
         w_mean = torch.zeros_like(self.generator.mapping.w_average)
+        features = self.features if with_features else None
         contrast = self._contrast(
-            batch, lambda part: self._score_fake(part, self._generate(part))[1]
+            batch,
+            "loss_infonce_fake",
+            lambda part: self._score_fake(part, self._generate(part))[1],
+        )
+        by_features = features and self._feature_contrast(
+            batch, "fake", lambda part: self._augment_fake(part, self._generate(part))
         )
         by_clip = self._clip_contrast(batch)
         for place, part in batch.parts(config.micro_batch or len(batch)):
             w = self.generator.mapping(part.z)
             w_mean = w_mean + w.detach().sum(dim=0) / len(batch)
             images = self.generator.synthesise(w, part.condition, noise=part.noise)
-            realness, feature = self._score_fake(part, images)
+            seen, real = self._augment_fake(part, images), None
+            if config.adversarial == "relativistic":
+                real = self._augment_real(part, part.real)
+            realness, feature = self.discriminator(seen)
             logit = conditional_logit(realness, feature, part.condition)
-            loss = sums.add("loss_g", self._g_terms(logit, part))
+            real_logit = None if real is None else self._constant_logit(real, part)
+            loss = sums.add("loss_g", adversarial_g(config.adversarial, real_logit, logit))
             if contrast is not None:
-                value = contrast.loss(feature, place)
-                sums.values["loss_infonce_fake"] = value.detach()
-                loss = loss + config.contrast_weight * distributed.world_size() * value
+                loss = loss + contrast.term(feature, place, sums)
+            if features is not None:
+                of_heads, feature = features.of_generator(real, seen, part, sums)
+                loss = loss + of_heads
+                if by_features is not None:
+                    loss = loss + by_features.term(feature, place, sums)
             if by_clip is not None:
-                value = by_clip.loss(self.clip.embed_images(images), place)
-                sums.values["loss_infonce_clip"] = value.detach()
-                loss = loss + config.clip_weight * distributed.world_size() * value
+                loss = loss + by_clip.term(self.clip.embed_images(images), place, sums)
             (loss * self.g_scale.scale).backward()
             if path_length_mean is not None:
                 self._path_lengths(part, path_length_mean, sums)
@@ -168,64 +164,73 @@ class GanSteps:
 
     def _score_real(self, part: Batch, images: Tensor) -> tuple[Tensor, Tensor]:
         """Realness and feature of images, augmented as real ones are."""
-        return self._score(part, images, part.augment_real, part.augment_noise[:, :1])
+        return self.discriminator(self._augment_real(part, images))
 
     def _score_fake(self, part: Batch, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self._score(part, images, part.augment_fake, part.augment_noise[:, 1:])
+        return self.discriminator(self._augment_fake(part, images))
 
-    def _score(
-        self, part: Batch, images: Tensor, uniform: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        augmented = augment(
+    def _augment_real(self, part: Batch, images: Tensor) -> Tensor:
+        return self._augment(part, images, part.augment_real, part.augment_noise[:, :1])
+
+    def _augment_fake(self, part: Batch, images: Tensor) -> Tensor:
+        return self._augment(part, images, part.augment_fake, part.augment_noise[:, 1:])
+
+    def _augment(self, part: Batch, images: Tensor, uniform: Tensor, noise: Tensor) -> Tensor:
+        return augment(
             images,
             uniform,
             config=self.config.augment,
             probability=part.augment_probability,
             noise=noise.flatten(1, 2) if noise.numel() else None,
         )
-        return self.discriminator(augmented)
 
-    def _d_terms(self, real_logit: Tensor, fake_logit: Tensor) -> Tensor:
-        if self.config.adversarial == "relativistic":
-            return relativistic_loss(real_logit, fake_logit)
-        return discriminator_loss(real_logit, fake_logit)
+    @torch.no_grad()
+    def _constant_logit(self, seen: Tensor, part: Batch) -> Tensor:
+        realness, feature = self.discriminator(seen)
+        return conditional_logit(realness, feature, part.condition)
 
-    def _g_terms(self, fake_logit: Tensor, part: Batch) -> Tensor:
-        if self.config.adversarial == "relativistic":
-            with torch.no_grad():
-                realness, feature = self._score_real(part, part.real)
-                real_logit = conditional_logit(realness, feature, part.condition)
-            return relativistic_loss(fake_logit, real_logit)
-        return generator_loss(fake_logit)
-
-    def _contrast(self, batch: Batch, feature: Callable[[Batch], Tensor]) -> Contrast | None:
+    def _contrast(
+        self, batch: Batch, name: str, feature: Callable[[Batch], Tensor]
+    ) -> Contrast | None:
         """D-side; where there are micro-batches, all features are computed beforehand."""
-        if self.config.contrast_weight == 0:
+        weight, temperature = self.config.contrast_weight, self.config.contrast_temperature
+        if weight == 0:
             return None
-        temperature = self.config.contrast_temperature
-        contrast = Contrast(batch.condition, batch.keep, temperature=temperature)
-        self._prepare(contrast, batch, feature)
-        return contrast
+        options = {"temperature": temperature, "weight": weight, "name": name}
+        return self._prepared(Contrast(batch.condition, batch.keep, **options), batch, feature)
+
+    def _feature_contrast(
+        self, batch: Batch, what: str, images: Callable[[Batch], Tensor]
+    ) -> Contrast | None:
+        """The same of the heads on frozen features, which take augmented `images`."""
+        weight, features = self.config.features.contrast_weight, self.features
+        if weight == 0 or features is None:
+            return None
+        options = {"temperature": self.config.contrast_temperature, "weight": weight}
+        name = f"loss_infonce_{what}_features"
+        contrast = Contrast(batch.condition, batch.keep, **options, name=name)
+        return self._prepared(contrast, batch, lambda part: features.feature(images(part)))
 
     def _clip_contrast(self, batch: Batch) -> Contrast | None:
         """CLIP-side: the images' embeddings against the pseudo texts."""
-        if self.config.clip_weight == 0:
+        weight, temperature = self.config.clip_weight, self.config.clip_temperature
+        if weight == 0:
             return None
-        contrast = Contrast(batch.pseudo, batch.keep, temperature=self.config.clip_temperature)
-
-        def embed(part: Batch) -> Tensor:
-            return self.clip.embed_images(self._generate(part))
-
-        self._prepare(contrast, batch, embed)
-        return contrast
+        options = {"temperature": temperature, "weight": weight, "name": "loss_infonce_clip"}
+        return self._prepared(
+            Contrast(batch.pseudo, batch.keep, **options),
+            batch,
+            lambda part: self.clip.embed_images(self._generate(part)),
+        )
 
     @torch.no_grad()
-    def _prepare(
+    def _prepared(
         self, contrast: Contrast, batch: Batch, feature: Callable[[Batch], Tensor]
-    ) -> None:
+    ) -> Contrast:
         size = self.config.micro_batch or len(batch)
         if size < len(batch):
             contrast.prepare(torch.cat([feature(part) for _, part in batch.parts(size)]))
+        return contrast
 
     def _regularise(self, score: Score, images: Tensor, part: Batch, sums: Sums, name: str) -> None:
         """The gradient penalty of images before they are augmented."""

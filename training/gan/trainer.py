@@ -39,6 +39,8 @@ from training.gan.evaluate import (
     grid,
     real_metrics,
 )
+from training.gan.features.backbone import Backbone
+from training.gan.features.terms import FeatureTerms
 from training.gan.step import GanSteps
 from training.gan.transfer import Start, freeze
 from training.metrics.distances import few_samples_note
@@ -73,16 +75,22 @@ class GanTrainer:
         *,
         device: torch.device,
         start: Start | None = None,
+        backbone: Backbone | None = None,
     ):
+        """`backbone` is what `config.features` names."""
+        assert (backbone is not None) == config.features.is_on
         self.config, self.data, self.clip, self.device = config, data, clip, device
         self.batch = config.batch
         torch.manual_seed(seeds.seed_of(config.seed, "gan weights"))
         self.generator = Generator(config.generator).to(device)
         self.discriminator = Discriminator(config.discriminator).to(device)
+        dtype = pick_dtype(config.dtype, device)
+        self.features = backbone and FeatureTerms.of(config, backbone, dtype=dtype, device=device)
         networks = self.generator, self.discriminator
         self.kept = start.apply(*networks, data.encoder_id) if start else []  # lines to show
+        if start and self.features:
+            self.kept += start.apply_heads(self.features, data.encoder_id)
         freeze(config, *networks)
-        dtype = pick_dtype(config.dtype, device)
         self.generator.compute_dtype = self.discriminator.compute_dtype = dtype
         self.generator.activation_checkpointing = self.discriminator.activation_checkpointing = (
             config.activation_checkpointing
@@ -103,20 +111,19 @@ class GanTrainer:
         few = few_samples_note(*self.eval_set.embeddings.shape)
         self.notes = [few] if few else []  # lines to show
         self.g_scale, self.d_scale = LossScale(dtype).to(device), LossScale(dtype).to(device)
-        self.steps = GanSteps(
-            config, self.generator, self.discriminator, clip, self.g_scale, self.d_scale
-        )
+        if backbone is not None:
+            self.notes.append(f"features       {config.features.backbone}: {backbone.describe()}")
+        self.steps = GanSteps(config, *networks, clip, self.g_scale, self.d_scale, self.features)
         # Lazy R1 and path lengths join the gradients of an ordinary step, so Adam's learning rate
         # and betas stay as they are. StyleGAN2's correction by k / (k + 1), for a term with a step
         # of its own, made no difference beyond that of the seed (docs/gan.md).
-        options = {
-            "lr": config.step_size,
-            "betas": (0.0, config.beta2),
-            "eps": 1e-8,
-            "fused": True,
-        }
-        self.g_optimizer = Adam(self.generator.parameters(), **options)
-        self.d_optimizer = Adam(self.discriminator.parameters(), **options)
+        self.g_optimizer = self._adam([*self.generator.parameters()])
+        self.d_optimizer = self._adam(self.steps.judging_parameters())
+
+    def _adam(self, parameters: list[nn.Parameter]) -> Adam:
+        config = self.config
+        betas = (0.0, config.beta2)
+        return Adam(parameters, lr=config.step_size, betas=betas, eps=1e-8, fused=True)
 
     @property
     def waited(self) -> float:
@@ -125,7 +132,8 @@ class GanTrainer:
 
     def parts(self) -> Mapping[str, nn.Module | Optimizer]:
         """Everything with state, by name."""
-        return {
+        heads = {"heads": self.features.heads} if self.features else {}
+        return heads | {
             "generator": self.generator,
             "discriminator": self.discriminator,
             "ema": self.ema.network,
@@ -147,10 +155,15 @@ class GanTrainer:
     def step(self, samples_seen: int) -> Mapping[str, Tensor]:
         """One step of D and one of G; scalars to log."""
         config, batch = self.config, self.sample_batch(samples_seen)
+        rate, with_features = config.step_size_at(samples_seen), config.features.acts(samples_seen)
+        for optimizer in (self.d_optimizer, self.g_optimizer):
+            optimizer.param_groups[0]["lr"] = rate
         self.data.images.sync()
         self.d_optimizer.zero_grad(set_to_none=True)
         logged = self.steps.discriminator_gradients(
-            batch, regularise=self._is_due(samples_seen, config.r1_every)
+            batch,
+            regularise=self._is_due(samples_seen, config.r1_every),
+            with_features=with_features,
         )
         if not self._apply(self.d_optimizer, self.d_scale):
             return self._skipped()
@@ -160,7 +173,9 @@ class GanTrainer:
         self.g_optimizer.zero_grad(set_to_none=True)
         lengths_are_due = config.lengths_are_due(samples_seen)
         mean = self.running.path_length_mean if lengths_are_due else None
-        of_generator, w_mean = self.steps.generator_gradients(batch, path_length_mean=mean)
+        of_generator, w_mean = self.steps.generator_gradients(
+            batch, path_length_mean=mean, with_features=with_features
+        )
         if not self._apply(self.g_optimizer, self.g_scale):
             return self._skipped()
         self.running.skipped.zero_()
@@ -175,6 +190,8 @@ class GanTrainer:
             "skipped": torch.zeros(()),
             "replaced": batch.replaced.float().mean(),
         }
+        if config.learning_rate_decay_kimg > 0:
+            more["learning_rate"] = torch.tensor(rate)
         return logged | of_generator | more
 
     def _apply(self, optimizer: Optimizer, scale: LossScale) -> bool:

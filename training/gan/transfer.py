@@ -1,13 +1,15 @@
 """Starting from another generator: other images, another CLIP, another size of condition.
 
 What fits by name and shape is kept. Layers that read the condition are new where the CLIP is
-another, whose dimensions mean something else. Freezing keeps layers as they came: the first blocks
+another, whose dimensions mean something else; heads on features where the frozen network or its
+stages are. Freezing keeps layers as they came: the first blocks
 of the discriminator (Freeze-D, arXiv:2002.10964), the mapping or the synthesis network.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +18,11 @@ from lafite_shifted.decoder.discriminator import Discriminator
 from lafite_shifted.decoder.generator import Generator
 from lafite_shifted.encoders.encoder_id import EncoderId, weights_digest
 from lafite_shifted.errors import InputError
-from lafite_shifted.io.files import load_tensors
+from lafite_shifted.io.files import load_tensors, read_json
 from lafite_shifted.model_folder import LoadedGenerator, find_part, load_generator
 from training.checkpoint import checkpoint_paths
 from training.gan.config import GanTrainConfig
+from training.gan.features.terms import FeatureTerms
 from training.run_folder import recorded_start
 
 # layers that read the condition
@@ -33,6 +36,8 @@ class Start:
     record: Mapping[str, str]  # path as it was given, hash of the generator's weights
     generator: LoadedGenerator | None = None  # None: the run resumes from its own checkpoint
     discriminator: Mapping[str, Tensor] | None = None  # None: the model has none
+    heads: Mapping[str, Tensor] | None = None  # on frozen features; None: the run has none
+    features: Mapping[str, Any] | None = None  # what the run has recorded of these
 
     @staticmethod
     def of(init: Path, out: Path) -> "Start":
@@ -45,13 +50,13 @@ class Start:
             return Start(recorded)
         generator = load_generator(find_part(init, "generator"), device=torch.device("cpu"))
         digest = weights_digest(generator.network.generator.state_dict())
-        discriminator, checkpoints = None, checkpoint_paths(init)
-        if checkpoints:
-            tensors, _ = load_tensors(checkpoints[-1] / "state.safetensors")
-            prefix = "discriminator."
-            named = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-            discriminator = named or None
-        return Start({"path": str(init), "weights": digest}, generator, discriminator)
+        record, checkpoints = {"path": str(init), "weights": digest}, checkpoint_paths(init)
+        if not checkpoints:
+            return Start(record, generator)
+        tensors, _ = load_tensors(checkpoints[-1] / "state.safetensors")
+        features = read_json(init / "config.json").get("features")
+        parts = (_part(tensors, prefix) for prefix in ("discriminator.", "heads."))
+        return Start(record, generator, *parts, features=features)
 
     def apply(
         self, generator: Generator, discriminator: Discriminator, encoder_id: EncoderId
@@ -67,8 +72,7 @@ class Start:
                 f"--init {self.record['path']} makes images of {found} pixels, this run of "
                 f"{wanted}. Give --resolution {found}."
             )
-        pinned = [[b.pinned for b in i.blocks] for i in (self.generator.encoder_id, encoder_id)]
-        same = pinned[0] == pinned[1]
+        same = self._same_encoder(encoder_id)
         tensors = self.generator.network.generator.state_dict()
         kept = _fill(generator, tensors, new=() if same else G_CONDITION)
         lines = [f"generator from {self.record['path']}: {kept}"]
@@ -76,6 +80,31 @@ class Start:
             return [*lines, "discriminator: new, as there is none beside that generator"]
         kept = _fill(discriminator, self.discriminator, new=() if same else D_CONDITION)
         return [*lines, f"discriminator from {self.record['path']}: {kept}"]
+
+    def apply_heads(self, terms: FeatureTerms, encoder_id: EncoderId) -> list[str]:
+        """Fill the heads in place where they were trained on the same features; a line of what was
+        kept.
+        """
+        if self.generator is None:
+            return []
+        if self.heads is None:
+            return ["heads on features: new, as there are none beside that generator"]
+        if self.features != terms.backbone.record:
+            return ["heads on features: new, as those there are on another network or its stages"]
+        names = [name for name in self.heads if D_CONDITION[0] in name]
+        new = () if self._same_encoder(encoder_id) else tuple(names)
+        return [f"heads from {self.record['path']}: {_fill(terms.heads, self.heads, new=new)}"]
+
+    def _same_encoder(self, encoder_id: EncoderId) -> bool:
+        assert self.generator is not None
+        pinned = [[b.pinned for b in i.blocks] for i in (self.generator.encoder_id, encoder_id)]
+        return pinned[0] == pinned[1]
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor] | None:
+    """The tensors of a checkpoint below `prefix`; None if there are none."""
+    named = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    return named or None
 
 
 def _fill(network: nn.Module, tensors: Mapping[str, Tensor], *, new: tuple[str, ...]) -> str:
