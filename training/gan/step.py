@@ -142,7 +142,9 @@ class GanSteps:
             if contrast is not None:
                 loss = loss + contrast.term(feature, place, sums)
             if features is not None:
-                of_heads, feature = features.of_generator(real, seen, part, sums)
+                matched = config.features.matching_weight > 0
+                target = self._augment_fake(part, part.real) if matched else None
+                of_heads, feature = features.of_generator(real, seen, part, sums, target=target)
                 loss = loss + of_heads
                 if by_features is not None:
                     loss = loss + by_features.term(feature, place, sums)

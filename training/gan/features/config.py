@@ -21,6 +21,8 @@ class FeatureConfig:
     channels: int = 64  # of a head
     weight: float = 0.3  # of the mean loss of the heads, in both steps
     contrast_weight: float = 0.0  # of InfoNCE of the heads' features against the condition
+    # of G's mean distance to its condition's own image on the maps (arXiv:1603.08155)
+    matching_weight: float = 0.0
     r1_gamma: float = 0.0  # of the heads' gradients with respect to what they take, at R1's steps
     start_kimg: float = 0.0  # of a run that pixels alone begin
 
@@ -28,7 +30,7 @@ class FeatureConfig:
         positive(self, "channels")
         if self.resolution is not None:
             positive(self, "resolution")
-        for name in ("weight", "contrast_weight", "r1_gamma", "start_kimg"):
+        for name in ("weight", "contrast_weight", "matching_weight", "r1_gamma", "start_kimg"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not self.strides or min(self.strides) < 1 or len(set(self.strides)) < len(self.strides):

@@ -3,6 +3,7 @@
 Shape letters: N samples, D embedding, R resolution, S heads.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,18 +74,33 @@ class FeatureTerms:
         return config.features.weight * loss, real_feature.mean(dim=0)
 
     def of_generator(
-        self, real: Tensor | None, fake: Tensor, part: Batch, sums: Sums
+        self,
+        real: Tensor | None,
+        fake: Tensor,
+        part: Batch,
+        sums: Sums,
+        *,
+        target: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The weighted loss of G, and the feature [N, D] of generated images; `real` images where
-        losses are of pairs.
+        losses are of pairs. With `target`, the real images augmented as the generated ones are,
+        also the distance of their maps.
         """
-        realness, feature = self.heads(self.backbone(fake))
+        maps = self.backbone(fake)
+        realness, feature = self.heads(maps)
         fake_logit, real_logit = conditional_logit(realness, feature, part.condition), None
         if real is not None:
             with torch.no_grad():
                 real_logit = self.logit(real, part.condition)
         terms = adversarial_g(self.config.adversarial, real_logit, fake_logit).mean(dim=0)
         loss = self.config.features.weight * sums.add("loss_g_features", terms)
+        if target is not None:
+            with torch.no_grad():
+                wanted = self.backbone(target)
+            # images that are not conditioned on anything may be any
+            distance = torch.where(part.keep, maps_distance(maps, wanted), 0.0)
+            matching = sums.add("loss_matching", distance)
+            loss = loss + self.config.features.matching_weight * matching
         return loss, feature.mean(dim=0)
 
     def logit(self, images: Tensor, condition: Tensor) -> Tensor:
@@ -95,6 +111,12 @@ class FeatureTerms:
     def feature(self, images: Tensor) -> Tensor:
         """[N, D] of images."""
         return self.heads(self.backbone(images))[1].mean(dim=0)
+
+
+def maps_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Mean |a - b| over each of S pairs of maps [N, C, H, W], the mean over pairs, [N]."""
+    gaps = [(x.float() - y.float()).abs().mean(dim=(1, 2, 3)) for x, y in zip(a, b, strict=True)]
+    return torch.stack(gaps).mean(dim=0)
 
 
 def maps_penalty(logit: Tensor, maps: list[Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lafite_shifted.decoder.generator import Generator
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.io.files import load_tensors
 from tests.training.gan.features.networks import features_of, save_timm
@@ -33,6 +34,7 @@ from training.gan.features.terms import FeatureTerms
 from training.gan.run import load_backbone
 from training.gan.trainer import GanTrainer
 
+ALL: dict[str, Any] = {"contrast_weight": 0.5, "matching_weight": 3.0, "r1_gamma": 2.0}
 ALONE: dict[str, Any] = {"contrast_weight": 0.0, "clip_weight": 0.0, "r1_gamma": 0.0}
 
 
@@ -70,7 +72,8 @@ def test_gradients_match_the_losses_written_out(clip: ClipEncoder, weights: Path
     """Of the heads, and what they add to those of G."""
     options: dict[str, Any] = {"adversarial": adversarial, "augment": AUGMENTATIONS["off"]}
     options |= {**ALONE, "mismatch_weight": 0.5, "r1_every": 3}
-    trainer = trainer_of(clip, features_of(weights, weight=0.7, r1_gamma=2.0), **options)
+    features = features_of(weights, weight=0.7, r1_gamma=2.0, matching_weight=3.0)
+    trainer = trainer_of(clip, features, **options)
     found = gradients(trainer)
     without = gradients(trainer_of(clip, features_of(weights, weight=0.0), **options))
     batch, terms = trainer.sample_batch(0), terms_of(trainer)
@@ -98,6 +101,10 @@ def test_gradients_match_the_losses_written_out(clip: ClipEncoder, weights: Path
         r1 = 2.0 / 2 * 3 * slope.square().sum(dim=(1, 2, 3)).mean()
         losses.append(loss.mean() + 0.5 * (F.softplus(wrong) * batch.keep).mean() + r1)
         losses_of_g.append(F.softplus(real.detach() * pair - through).mean())
+    assert not batch.keep.all()
+    for wanted, seen in zip(all_maps[0], all_maps[2], strict=True):
+        distance = (wanted.detach() - seen).abs().flatten(1).mean(1)
+        losses_of_g.append(3.0 / 0.7 * distance[batch.keep].sum() / len(batch.keep))
     heads, g = (dict(n.named_parameters()) for n in (terms.heads, trainer.generator))
     parts = torch.autograd.grad(0.7 * sum(losses) / 2, list(heads.values()))
     expected = {f"H.{name}": part for name, part in zip(heads, parts, strict=True)}
@@ -115,7 +122,7 @@ def test_gradients_match_the_losses_written_out(clip: ClipEncoder, weights: Path
 def test_micro_batches_have_the_gradients_of_the_whole(
     clip: ClipEncoder, weights: Path, adversarial: str
 ):
-    features = features_of(weights, contrast_weight=0.5, r1_gamma=2.0)
+    features = features_of(weights, **ALL)
     options: dict[str, Any] = {"adversarial": adversarial, **EVERYTHING}
     whole = gradients(trainer_of(clip, features, **options))
     for size in (4, 12):
@@ -129,10 +136,10 @@ from pathlib import Path
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.io.files import save_tensors
 from tests.training.gan.features.networks import features_of
-from tests.training.gan.features.test_terms import EVERYTHING, gradients, trainer_of
+from tests.training.gan.features.test_terms import ALL, EVERYTHING, gradients, trainer_of
 from torch_utils import distributed
 with distributed.group():
-    features = features_of(Path(sys.argv[1]), contrast_weight=0.5, r1_gamma=2.0)
+    features = features_of(Path(sys.argv[1]), **ALL)
     found = gradients(trainer_of(ClipEncoder.load("starter"), features, **EVERYTHING))
     save_tensors(Path(sys.argv[2]) / f"{distributed.rank()}.safetensors", found, {})
 """
@@ -151,9 +158,7 @@ def test_processes_have_the_gradients_of_the_whole(
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[4])},
     )
     assert done.returncode == 0, done.stderr
-    whole = gradients(
-        trainer_of(clip, features_of(weights, contrast_weight=0.5, r1_gamma=2.0), **EVERYTHING)
-    )
+    whole = gradients(trainer_of(clip, features_of(weights, **ALL), **EVERYTHING))
     for rank in range(2):
         assert_same(load_tensors(tmp_path / f"{rank}.safetensors")[0], whole)
 
@@ -227,6 +232,22 @@ def test_heads_learn_to_tell_colours_from_noise_and_conditions_apart(
         assert all((better > other).float().mean() > 0.9 for other in worse)
 
 
+def test_images_are_matched_as_they_are_augmented(
+    clip: ClipEncoder, weights: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A generator that gives the real images has nothing to match."""
+    always = dataclasses.replace(AUGMENTATIONS["ada"], control="fixed", probability=1.0)
+    options: dict[str, Any] = {"augment": always, **ALONE}
+    trainer = trainer_of(clip, features_of(weights, matching_weight=1.0), **options)
+    batch = trainer.sample_batch(0)
+    logged, _ = trainer.steps.generator_gradients(batch, path_length_mean=None, with_features=True)
+    assert logged["loss_matching"] > 0.05
+    monkeypatch.setattr(Generator, "synthesise", lambda *_, **__: batch.real + 0 * bias)
+    bias = torch.zeros((), requires_grad=True)
+    logged, _ = trainer.steps.generator_gradients(batch, path_length_mean=None, with_features=True)
+    assert logged["loss_matching"] == 0
+
+
 def test_heads_wait_for_their_start(clip: ClipEncoder, weights: Path):
     """As if they were not there; a run that is resumed before or after it is exact."""
     features = features_of(weights, start_kimg=0.032)
@@ -260,9 +281,9 @@ def test_what_they_cost_is_counted(
     """As in the middle of a run: a late start does not hide it."""
     whole, calls = FeatureTerms.of_generator, list[int]()
 
-    def counted(self: FeatureTerms, *arguments: Any):
+    def counted(self: FeatureTerms, *arguments: Any, **options: Any):
         calls.append(0)
-        return whole(self, *arguments)
+        return whole(self, *arguments, **options)
 
     monkeypatch.setattr(FeatureTerms, "of_generator", counted)
 
