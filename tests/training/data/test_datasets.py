@@ -29,8 +29,8 @@ def emoji_package(name: str, work: Path) -> Path:
         entries[0]["skins"] = [skin]
         (package / "en").mkdir(parents=True)
         (package / "en" / "data.json").write_text(json.dumps(entries), encoding="utf-8")
-    elif name.startswith("emoji-datasource-google@"):
-        folder = package / "img" / "google" / "64"
+    elif name.startswith("emoji-datasource-"):
+        folder = package / "img" / name.split("@")[0].rpartition("-")[2] / "64"
         folder.mkdir(parents=True)
         for number in range(8):
             Image.new("RGBA", (64, 64), (number, 0, 0, 255)).save(folder / f"1f40{number}.png")
@@ -56,7 +56,9 @@ def test_emoji_become_squares_on_white_with_names(tmp_path: Path):
     rows = {row["file_name"]: row for row in read_json_lines(tmp_path / "emoji" / "metadata.jsonl")}
     assert built.num_images == len(rows) == 17
     sources = read_json(tmp_path / "emoji" / "sources.json")
-    assert sources["packages"] == sorted(datasets.NPM_PACKAGES.values())
+    assert sources["packages"] == sorted(
+        datasets.NPM_PACKAGES[part] for part in ("flat", "3d", "names")
+    )
     assert all("@" in package[1:] for package in sources["packages"])  # versions are pinned
     assert rows["flat-1f402.png"] == {
         "file_name": "flat-1f402.png",
@@ -94,6 +96,20 @@ def test_split_beside_the_images_is_that_of_the_contract(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("npm")
+def test_a_third_style_is_divided_as_the_others_are(tmp_path: Path):
+    build_dataset("emoji", tmp_path / "emoji", size=32)
+    build_dataset("twemoji", tmp_path / "twemoji", size=32)
+    sides = []
+    for name in ("emoji", "twemoji"):
+        held_out = set(read_json(tmp_path / name / "split.json")["held_out"])
+        rows = read_json_lines(tmp_path / name / "metadata.jsonl")
+        sides.append({row["text"]: row["file_name"] in held_out for row in rows})
+    assert len(sides[1]) == 9
+    assert sides[0] == sides[1]
+    assert {row["style"] for row in rows} == {"twemoji"}
+
+
+@pytest.mark.usefixtures("npm")
 def test_raw_keeps_the_files_as_they_are(tmp_path: Path):
     build_dataset("emoji", tmp_path / "raw", size=32, raw=True)
     assert (tmp_path / "raw" / "3d-1f400-1f3fb.webp").read_bytes() == b"broken"
@@ -128,8 +144,8 @@ def test_shipped_images_are_512_with_captions(shipped_images: Path):
     assert {row["style"] for row in source.metadata.values()} == {"flat", "3d"}
 
 
-SVG = """<svg><metadata><dc:title>Tom &amp; Jerry</dc:title>
-<dc:subject><rdf:Bag><rdf:li>cat &amp; mouse</rdf:li></rdf:Bag></dc:subject></metadata>"""
+SVG = """<svg><metadata><dc:title>Tom &amp;\x9a Jerry</dc:title>
+<dc:subject><rdf:Bag><rdf:li>cat &amp; mouse\x82</rdf:li></rdf:Bag></dc:subject></metadata>"""
 
 
 @pytest.fixture
@@ -149,7 +165,7 @@ def debian(monkeypatch: pytest.MonkeyPatch) -> None:
         untitled = "<dc:title>Untitled</dc:title>"
         (root / "svg/animals/untitled_thing_03.svg").write_text(untitled, encoding="utf-8")
 
-    monkeypatch.setattr(datasets, "_run", run)
+    monkeypatch.setattr(datasets, "run_tool", run)
 
 
 @pytest.mark.usefixtures("debian")
@@ -159,6 +175,9 @@ def test_clipart_takes_titles_unescaped_or_file_names(tmp_path: Path):
     assert [row["text"] for row in rows] == ["plain drawing", "Tom & Jerry", "untitled thing"]
     assert rows[1]["tags"] == ["cat & mouse", "animals"]
     assert rows[1]["file_name"] == "00001-tom_01.png"
+    captions = ImageSource(tmp_path / "clipart").captions
+    assert captions["00001-tom_01.png"] == ["Tom & Jerry"]  # control characters are left out
+    assert len(captions) == 3
     with Image.open(tmp_path / "clipart" / "00001-tom_01.png") as image:
         assert image.size == (64, 64)
 
