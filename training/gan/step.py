@@ -10,6 +10,7 @@ Shape letters: N samples of this process, D embedding, Z latent, R resolution.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,13 @@ from training.gan.sums import Sums
 Score = Callable[[Batch, Tensor], tuple[Tensor, Tensor]]  # realness and feature of images
 
 
+class Generated(NamedTuple):
+    """w [N, V] and images [N, 3, R, R] of a whole batch, with their graph."""
+
+    w: Tensor
+    images: Tensor
+
+
 @dataclass(frozen=True)
 class GanSteps:
     """The networks, and gradients of their losses."""
@@ -48,8 +56,21 @@ class GanSteps:
     d_scale: LossScale
     features: FeatureTerms | None = None  # of a discriminator on frozen features, beside D
 
+    def generate(self, batch: Batch) -> Generated | None:
+        """What both steps judge: D learns nothing that changes G. None where the batch is taken in
+        pieces, whose graphs are not all kept.
+        """
+        if (self.config.micro_batch or len(batch)) < len(batch):
+            return None
+        return self._generate(batch)
+
     def discriminator_gradients(
-        self, batch: Batch, *, regularise: bool, with_features: bool = False
+        self,
+        batch: Batch,
+        *,
+        regularise: bool,
+        with_features: bool = False,
+        generated: Generated | None = None,
     ) -> dict[str, Tensor]:
         """Fill the gradients of D, averaged over all samples and times `d_scale`, and of the heads
         on features if they take part; scalars to log.
@@ -63,8 +84,7 @@ class GanSteps:
             batch, "real", lambda part: self._augment_real(part, part.real)
         )
         for place, part in batch.parts(config.micro_batch or len(batch)):
-            with torch.no_grad():
-                fake = self._generate(part)
+            fake = self._constant_images(part) if generated is None else generated.images.detach()
             # real and generated apart: the minibatch statistics are of consecutive samples
             seen_real = self._augment_real(part, part.real)
             seen_fake = self._augment_fake(part, fake)
@@ -108,7 +128,12 @@ class GanSteps:
         return [*self.discriminator.parameters(), *heads]
 
     def generator_gradients(
-        self, batch: Batch, *, path_length_mean: Tensor | None, with_features: bool = False
+        self,
+        batch: Batch,
+        *,
+        path_length_mean: Tensor | None,
+        with_features: bool = False,
+        generated: Generated | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Fill the gradients of G, averaged over all samples and times `g_scale`; scalars to log,
         and the mean w [V]. Path lengths are held to `path_length_mean`, where it is given.
@@ -122,16 +147,15 @@ class GanSteps:
         contrast = self._contrast(
             batch,
             "loss_infonce_fake",
-            lambda part: self._score_fake(part, self._generate(part))[1],
+            lambda part: self._score_fake(part, self._constant_images(part))[1],
         )
         by_features = features and self._feature_contrast(
-            batch, "fake", lambda part: self._augment_fake(part, self._generate(part))
+            batch, "fake", lambda part: self._augment_fake(part, self._constant_images(part))
         )
         by_clip = self._clip_contrast(batch)
         for place, part in batch.parts(config.micro_batch or len(batch)):
-            w = self.generator.mapping(part.z)
+            w, images = generated or self._generate(part)
             w_mean = w_mean + w.detach().sum(dim=0) / len(batch)
-            images = self.generator.synthesise(w, part.condition, noise=part.noise)
             seen, real = self._augment_fake(part, images), None
             if config.adversarial == "relativistic":
                 real = self._augment_real(part, part.real)
@@ -161,8 +185,13 @@ class GanSteps:
 
     # --- parts
 
-    def _generate(self, part: Batch) -> Tensor:
-        return self.generator(part.z, part.condition, noise=part.noise)
+    def _generate(self, part: Batch) -> Generated:
+        w = self.generator.mapping(part.z)
+        return Generated(w, self.generator.synthesise(w, part.condition, noise=part.noise))
+
+    @torch.no_grad()
+    def _constant_images(self, part: Batch) -> Tensor:
+        return self._generate(part).images
 
     def _score_real(self, part: Batch, images: Tensor) -> tuple[Tensor, Tensor]:
         """Realness and feature of images, augmented as real ones are."""
@@ -222,7 +251,7 @@ class GanSteps:
         return self._prepared(
             Contrast(batch.pseudo, batch.keep, **options),
             batch,
-            lambda part: self.clip.embed_images(self._generate(part)),
+            lambda part: self.clip.embed_images(self._constant_images(part)),
         )
 
     @torch.no_grad()

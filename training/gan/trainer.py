@@ -160,10 +160,12 @@ class GanTrainer:
             optimizer.param_groups[0]["lr"] = rate
         self.data.images.sync()
         self.d_optimizer.zero_grad(set_to_none=True)
+        generated = self.steps.generate(batch)
         logged = self.steps.discriminator_gradients(
             batch,
             regularise=self._is_due(samples_seen, config.r1_every),
             with_features=with_features,
+            generated=generated,
         )
         if not self._apply(self.d_optimizer, self.d_scale):
             return self._skipped()
@@ -174,7 +176,7 @@ class GanTrainer:
         lengths_are_due = config.lengths_are_due(samples_seen)
         mean = self.running.path_length_mean if lengths_are_due else None
         of_generator, w_mean = self.steps.generator_gradients(
-            batch, path_length_mean=mean, with_features=with_features
+            batch, path_length_mean=mean, with_features=with_features, generated=generated
         )
         if not self._apply(self.g_optimizer, self.g_scale):
             return self._skipped()

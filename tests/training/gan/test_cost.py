@@ -69,7 +69,8 @@ def test_a_probe_ends_in_time():
 
 def test_path_lengths_cost_time_and_memory(clip: ClipEncoder):
     """Most of all where activations are computed again, but for these."""
-    small = dataclasses.replace(SMALL, activation_checkpointing=True, clip_weight=0.0, batch=4096)
+    changes: dict[str, Any] = {"activation_checkpointing": True, "clip_weight": 0.0}
+    small = dataclasses.replace(SMALL, batch=8192, micro_batch=4096, **changes)
     device = torch.device("cpu")
     plain, longer = (
         measure_gan(
@@ -83,3 +84,15 @@ def test_path_lengths_cost_time_and_memory(clip: ClipEncoder):
     assert longer.training_gib > 1.2 * plain.training_gib
     assert plain.probe_images == longer.probe_images == 32  # the first step
     assert min(plain.seconds_per_kimg, longer.seconds_per_kimg) > 0
+
+
+def test_a_whole_batch_keeps_what_pieces_do_not(clip: ClipEncoder):
+    """The generator's activations, while the discriminator learns."""
+    changes: dict[str, Any] = {"activation_checkpointing": True, "clip_weight": 0.0}
+    pieces = dataclasses.replace(SMALL, batch=8192, micro_batch=4096, **changes)
+    whole = dataclasses.replace(SMALL, batch=4096, **changes)
+    found = [
+        measure_gan(config, clip, device=torch.device("cpu"), probe_seconds=0.0).training_gib
+        for config in (pieces, whole)
+    ]
+    assert found[1] > found[0]

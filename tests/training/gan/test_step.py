@@ -79,10 +79,11 @@ def trainer_of(clip: ClipEncoder, **changes: Any) -> GanTrainer:
 def gradients(trainer: GanTrainer, *, samples_seen: int = 0) -> dict[str, Tensor]:
     """Of D, then of G against the same D."""
     batch, found = trainer.sample_batch(samples_seen), {}
-    trainer.steps.discriminator_gradients(batch, regularise=True)
+    generated = trainer.steps.generate(batch)
+    trainer.steps.discriminator_gradients(batch, regularise=True, generated=generated)
     found |= {f"D.{n}": p.grad.clone() for n, p in trainer.discriminator.named_parameters()}
     mean = torch.tensor(0.5) if trainer.config.path_length_weight else None
-    _, w_mean = trainer.steps.generator_gradients(batch, path_length_mean=mean)
+    _, w_mean = trainer.steps.generator_gradients(batch, path_length_mean=mean, generated=generated)
     named = trainer.generator.named_parameters()
     found |= {f"G.{n}": p.grad.clone() for n, p in named if p.grad is not None}
     return found | {"w": w_mean}
@@ -154,6 +155,22 @@ def test_gradients_match_the_losses_written_out(clip: ClipEncoder, adversarial: 
     ):
         expected[f"G.{name}"] = gradient
     assert_same(found, expected | {"w": w.mean(dim=0).detach()})
+
+
+@pytest.mark.parametrize(("micro_batch", "expected"), [(None, [16]), (8, [8] * 8)])
+def test_images_of_a_whole_batch_are_generated_once_a_step(
+    clip: ClipEncoder, monkeypatch: pytest.MonkeyPatch, micro_batch: int | None, expected: list[int]
+):
+    """In pieces, whose graphs cannot all be kept: for D, for both contrasts, and for G."""
+    sizes, synthesise = list[int](), Generator.synthesise
+
+    def counted(self: Generator, w: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        sizes.append(len(w))
+        return synthesise(self, w, *arguments, **options)
+
+    monkeypatch.setattr(Generator, "synthesise", counted)
+    trainer_of(clip, micro_batch=micro_batch).step(0)
+    assert sizes == expected
 
 
 @pytest.mark.parametrize("adversarial", ["non_saturating", "relativistic"])

@@ -57,12 +57,17 @@ def terms_of(trainer: GanTrainer) -> FeatureTerms:
 def gradients(trainer: GanTrainer, *, samples_seen: int = 0) -> dict[str, Tensor]:
     """Of D and the heads, then of G against the same."""
     batch, found = trainer.sample_batch(samples_seen), {}
-    trainer.steps.discriminator_gradients(batch, regularise=True, with_features=True)
+    generated = trainer.steps.generate(batch)
+    trainer.steps.discriminator_gradients(
+        batch, regularise=True, with_features=True, generated=generated
+    )
     judges = {"D": trainer.discriminator, "H": terms_of(trainer).heads}
     for name, network in judges.items():
         found |= {f"{name}.{n}": p.grad.clone() for n, p in network.named_parameters()}
     mean = torch.tensor(0.5) if trainer.config.path_length_weight else None
-    trainer.steps.generator_gradients(batch, path_length_mean=mean, with_features=True)
+    trainer.steps.generator_gradients(
+        batch, path_length_mean=mean, with_features=True, generated=generated
+    )
     named = trainer.generator.named_parameters()
     return found | {f"G.{n}": p.grad.clone() for n, p in named if p.grad is not None}
 
