@@ -34,7 +34,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class ChainReport:
-    """Metrics by row: ways from sentence to image, then real images."""
+    """Metrics by row: chains from sentence to image, then real images."""
 
     model: str
     training: Mapping[str, Mapping[str, object]]  # what the parts tell of their trainings

@@ -1,5 +1,5 @@
-"""The ways from a sentence to an image embedding that are compared: the text embedding itself, mean
-regression, priors in several numbers of steps, and the true image embedding.
+"""The chains from a sentence to an image embedding that are compared: the text embedding itself,
+mean regression, priors in several numbers of steps, and the true image embedding.
 
 Shape letters: N images, m captions, D embedding.
 """

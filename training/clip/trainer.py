@@ -19,19 +19,17 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from lafite_shifted.errors import InputError
-from lafite_shifted.io.files import save_tensors, write_json
 from torch_utils import seeds
 from torch_utils.device import pick_dtype
 from torch_utils.ema import Ema
-from training.clip.config import ClipModelConfig, ClipTrainConfig
+from training.clip.config import ClipTrainConfig
 from training.clip.data import CaptionedImage, CaptionedSet, augment, draw_caption
+from training.clip.save import save_clip
 from training.clip.start import ClipStart
 from training.clip.teacher import TeacherHead
 from training.metrics.distances import retrieval_at
 from training.run_folder import Evaluation
 
-MEAN = (0.5, 0.5, 0.5)  # preprocessing of the starter: images in [-1, 1]
-STD = (0.5, 0.5, 0.5)
 NOTHING = ClipStart()
 
 
@@ -290,22 +288,3 @@ class ClipTrainer:
             results[f"retrieval_10{suffix}"] = retrieval_at(similarity, 10)
         save_clip(self.ema.network, self.config.model, folder / "clip")
         return Evaluation(results)
-
-
-def save_clip(model: nn.Module, config: ClipModelConfig, folder: Path) -> None:
-    """Write float16 weights and open_clip_config.json: a folder that open_clip's `local-dir:`
-    loads.
-    """
-    tensors = {
-        name: tensor.half() if tensor.is_floating_point() else tensor
-        for name, tensor in model.state_dict().items()
-    }
-    save_tensors(folder / "open_clip_model.safetensors", tensors, {})
-    preprocess = {"size": config.image_size, "mean": MEAN, "std": STD, "interpolation": "bicubic"}
-    write_json(
-        folder / "open_clip_config.json",
-        {
-            "model_cfg": config.open_clip_config(),
-            "preprocess_cfg": preprocess | {"resize_mode": "shortest"},
-        },
-    )

@@ -182,8 +182,8 @@ def test_without_the_wheel_a_line_says_how_to_install_it(
     assert "kid_judge" not in outcome.out
     quiet = succeed(*command, "--out", tmp_path / "a", "--judge", "none")
     assert "warning: " not in quiet.err
-    asked = run_command(*command, "--out", tmp_path / "b", "--judge", "resnet")
-    assert_refused(asked, "pip install 'lafite-shifted[judge]'")
+    refused = run_command(*command, "--out", tmp_path / "b", "--judge", "resnet")
+    assert_refused(refused, "pip install 'lafite-shifted[judge]'")
     alone = run_command("evaluate", "model", *command[2:], "--out", tmp_path / "b")
     assert_refused(alone, "there is none. Install the judge of images")
     assert not (tmp_path / "b").exists()
