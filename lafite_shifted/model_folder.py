@@ -1,11 +1,12 @@
 """Model folders, which `pack` writes and `generate` reads: saving and loading their parts.
 
-    generator/   config.json, weights.safetensors, stats.safetensors
-    prior/       the same, with clusters.safetensors where it has several Gaussians; optional
-    README.md    model card
+    generator/      config.json, weights.safetensors, stats.safetensors
+    prior/          the same, with clusters.safetensors where it has several Gaussians; optional
+    discriminator/  what training the generator on begins with; optional
+    README.md       model card
 
-Each part keeps the statistics of its own training images and the id of the CLIP that made its
-embeddings.
+Generator and prior keep the statistics of their own training images and the id of the CLIP that
+made their embeddings. Weights may be stored in float16; all are loaded into float32.
 """
 
 import dataclasses
@@ -21,7 +22,8 @@ import torch
 from torch import nn
 
 from lafite_shifted.decoder.generator import Generator, GeneratorConfig
-from lafite_shifted.decoder.inference import InferenceGenerator, freeze_for_inference
+from lafite_shifted.decoder.inference import freeze_for_inference
+from lafite_shifted.decoder.loaded import LoadedGenerator
 from lafite_shifted.encoders.encoder_id import EncoderId, TextEncoderId
 from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian.cluster_stats import ClusterStats
@@ -35,22 +37,14 @@ from lafite_shifted.io.files import (
     save_tensors,
     write_json,
 )
+from lafite_shifted.io.half import in_float
 from lafite_shifted.prior.diffusion import ScheduleConfig
 from lafite_shifted.prior.network import PriorConfig
 from lafite_shifted.prior.prior import Prior
 from torch_utils.device import DtypeName, pick_dtype
 
 FORMAT = 4
-
-
-@dataclass(frozen=True)
-class LoadedGenerator:
-    """A generator ready to use, with what it must know of its training."""
-
-    network: InferenceGenerator
-    gaussian: Gaussian  # of its own training images; standardises conditions
-    encoder_id: EncoderId
-    training: dict[str, Any]  # kimg, number of images, cosine of the pseudo text
+PARTS = ("generator", "prior")  # on which images depend
 
 
 @dataclass(frozen=True)
@@ -178,6 +172,7 @@ def load_generator(
         Gaussian.from_stats(stats, covariance_type="diagonal").to(device),
         encoder_id,
         record.get("training", {}),
+        stats,
     )
 
 
@@ -217,14 +212,15 @@ def best_metric(
 
 
 def model_hash(folder: Path) -> str:
-    """First 16 hexadecimal digits over the weights of all parts (not over the files, whose headers
-    have no fixed order).
+    """First 16 hexadecimal digits over the weights, as loaded, of the parts that make images (not
+    over the files, whose headers have no fixed order).
     """
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*/weights.safetensors")):
-        tensors, _ = load_tensors(file)
+    for part in PARTS:
+        file = folder / part / "weights.safetensors"
+        tensors = in_float(load_tensors(file)[0]) if file.is_file() else {}
         for name, tensor in sorted(tensors.items()):
-            digest.update(f"{file.parent.name}/{name}".encode())
+            digest.update(f"{part}/{name}".encode())
             digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 

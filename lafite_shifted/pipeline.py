@@ -1,13 +1,12 @@
 """The public API: words in, images out.
 
-    model = TextToImage.from_pretrained("my-model")
+    model = TextToImage.from_pretrained("starter")  # the one that ships, or a folder
     images = model("a red apple", num_images=4, seed=0)
 
-Shape letters: N images, D embedding.
+Shape letters: N prompts or images, R images a prompt or resolution, D embedding.
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -16,12 +15,27 @@ from torch import Tensor
 
 from lafite_shifted.decoder.generator import to_uint8
 from lafite_shifted.device import resolve_device
+from lafite_shifted.edits import Edits, PromptLike
+from lafite_shifted.embedding_sampler import EmbeddingSampler, embedding_sampler
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.encoder_id import check_same_encoder, check_same_text_encoder
 from lafite_shifted.encoders.ensemble import load_clip
-from lafite_shifted.encoders.text_encoder import TextEncoder, read_texts
-from lafite_shifted.encoders.text_features import clean_text
+from lafite_shifted.encoders.image_input import image_levels
+from lafite_shifted.encoders.text_encoder import TextEncoder
 from lafite_shifted.errors import InputError
+from lafite_shifted.generation import (
+    Callback,
+    Generation,
+    Output,
+    OutputType,
+    Seeds,
+    as_output,
+    batches,
+    seeds_of,
+    to_pil,
+)
+from lafite_shifted.io.hub import download
+from lafite_shifted.io.starter import model_path
 from lafite_shifted.model_folder import (
     LoadedGenerator,
     LoadedPrior,
@@ -29,14 +43,15 @@ from lafite_shifted.model_folder import (
     load_prior,
     model_hash,
 )
-from lafite_shifted.prior.sample_embeddings import resolve_sampler, sample_embeddings
 from lafite_shifted.prior.samplers import SamplerConfig
-from torch_utils import seeds
-from torch_utils.device import DtypeName
+from lafite_shifted.prompts import Prompt
+from torch_utils.device import DtypeName, pick_dtype
 from torch_utils.torch_defaults import kept_random_state, plain_settings
 
+BATCH = 16  # images a forward pass
 
-class TextToImage:
+
+class TextToImage(Edits):
     """A generator with its CLIP and, if there is one, its prior, which may read another text
     encoder's token states. `hash` identifies the weights.
     """
@@ -76,17 +91,19 @@ class TextToImage:
         dtype: DtypeName = "auto",
         clip: str | None = None,
         text_encoder: str | None = None,
+        revision: str | None = None,
     ) -> "TextToImage":
-        """Load a model folder, or a Hugging Face Hub id such as "someone/model" where no such
-        folder exists.
+        """Load "starter", the model that ships (./starter is a folder); a model folder; or a
+        Hugging Face Hub id such as "someone/model" where no such folder exists: `revision`, or
+        "someone/model@REVISION", is a branch, tag or commit of it.
 
         `dtype` is of activations, by default the one that training chooses on `device`: bfloat16
         where it is fast, else float32. `clip` and `text_encoder` override the names of the CLIP and
         of the prior's text encoder, for weights that lie elsewhere now. Raises InputError.
         """
-        folder = Path(path)
+        folder = model_path(path) if isinstance(path, str) else path
         if not folder.is_dir():
-            folder = _download(str(path))
+            folder = download(str(path), revision=revision)
         chosen = resolve_device(device)
         generator = load_generator(folder / "generator", device=chosen, dtype=dtype)
         prior = None
@@ -104,118 +121,177 @@ class TextToImage:
         return TextToImage(encoder, generator, prior, text_encoder=reader, hash=model_hash(folder))
 
     @plain_settings()
+    def to(
+        self,
+        device: str | torch.device | torch.dtype | None = None,
+        dtype: torch.dtype | DtypeName | None = None,
+    ) -> "TextToImage":
+        """Move the model, in place, and return it: `.to("cuda")`, `.to("cuda", torch.bfloat16)`,
+        `.to(torch.float32)`. `dtype` is of activations; it stays what it is where none is given.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        chosen = self.device if device is None else resolve_device(str(device))
+        kind = pick_dtype(dtype, chosen) if isinstance(dtype, str) else dtype
+        kind = kind or self.generator.network.compute_dtype
+        if kind not in (torch.float32, torch.bfloat16, torch.float16):
+            raise InputError(f"dtype {kind} is not one of float32, bfloat16 and float16.")
+        self.generator = self.generator.to(chosen, kind)
+        self.clip.to(chosen)
+        if self.text_encoder is not None:
+            self.text_encoder.to(chosen)
+        if self.prior is not None:
+            self.prior.prior.to_device(chosen).compute_dtype = kind
+        self.device = chosen
+        return self
+
+    @plain_settings()
     @torch.no_grad()
     def sampler(
-        self,
-        texts: Sequence[str],
-        *,
-        use_prior: bool = True,
-        sampling: SamplerConfig | None = None,
-    ) -> Callable[[Sequence[int]], Tensor]:
-        """Encode N texts, once. The function returned gives image embeddings [N R, D] of N R seeds,
-        row n R + r of text n; without a prior, the text embeddings themselves.
+        self, prompts: Sequence[PromptLike], generation: Generation | None = None
+    ) -> EmbeddingSampler:
+        """Encode N prompts, once. The function returned gives image embeddings [N R, D] of N R
+        seeds, row n R + r of prompt n; without a prior, text embeddings.
         """
-        texts = [clean_text(text) for text in texts]
-        distinct = list(dict.fromkeys(texts))
-        rows = torch.tensor([distinct.index(text) for text in texts])
-        if not use_prior or self.prior is None:
-            embedding = self.clip.embed_texts(distinct).embedding[rows]
+        generation = generation or Generation()
+        images = [prompt for prompt in prompts if isinstance(prompt, Image.Image)]
+        if images:
+            if len(images) < len(prompts):
+                raise InputError("Give sentences or images; `interpolate` mixes the two.")
+            embedding = self.embed_images(images)
             return lambda seeds: embedding.repeat_interleave(len(seeds) // len(embedding), dim=0)
-        prior = self.prior.prior
-        sampling = resolve_sampler(prior, sampling or SamplerConfig())
-        features = read_texts(distinct, self.clip, self.text_encoder)[rows]
-        encoded = prior.encode_text(features, guided=sampling.guidance != 1.0)
+        callback = generation.callback_on_step_end
 
-        @plain_settings()
-        def sample(seeds: Sequence[int]) -> Tensor:
-            return sample_embeddings(prior, encoded, sample_seeds=seeds, sampling=sampling)
+        def on_step(step: int, time: int, z: Tensor) -> Tensor | None:
+            assert callback is not None
+            return (callback(self, step, time, {"latents": z}) or {}).get("latents")
 
-        return sample
+        return embedding_sampler(
+            [Prompt.of(prompt) for prompt in prompts if not isinstance(prompt, Image.Image)],
+            self.clip,
+            self.prior.prior if self.prior else None,
+            self.text_encoder,
+            generation=generation,
+            on_step=on_step if callback else None,
+        )
 
     def embed(
         self,
-        texts: Sequence[str],
+        prompts: Sequence[PromptLike],
         *,
         seeds: Sequence[int],
         use_prior: bool = True,
         sampling: SamplerConfig | None = None,
     ) -> Tensor:
-        """Image embeddings [N R, D] for N texts and N R seeds, see `sampler`."""
-        return self.sampler(texts, use_prior=use_prior, sampling=sampling)(seeds)
+        """Image embeddings [N R, D] for N prompts and N R seeds, see `sampler`."""
+        return self.sampler(prompts, Generation(use_prior, sampling))(seeds)
 
     @plain_settings()
     @torch.no_grad()
+    def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Embeddings [N, D] of N images of any size, as training takes them."""
+        return self.clip.embed_images([image_levels(image) for image in images])
+
+    @plain_settings()
+    @torch.no_grad()
+    def render(
+        self, embeddings: Tensor, *, seeds: Sequence[int], truncation: float = 1.0
+    ) -> Tensor:
+        """Images [N, 3, R, R], about [-1, 1], of unit image embeddings [N, D]; z of row i comes
+        from `seeds[i]` alone.
+        """
+        truncation = Generation(truncation=truncation).truncation
+        return self.generator.render(embeddings, self.generator.w(seeds, truncation=truncation))
+
     def decode(
         self, embeddings: Tensor, *, seeds: Sequence[int], truncation: float = 1.0
     ) -> Tensor:
-        """Images [N, R, R, 3] uint8 of unit image embeddings [N, D]; z of row i comes from
-        `seeds[i]` alone.
+        """The same as [N, R, R, 3] uint8, on the CPU."""
+        return to_uint8(self.render(embeddings, seeds=seeds, truncation=truncation))
+
+    def stream(
+        self,
+        prompts: Sequence[PromptLike],
+        seeds: Sequence[Sequence[int]],
+        generation: Generation | None = None,
+        *,
+        batch: int = BATCH,
+    ) -> Iterator[tuple[int, int, Tensor]]:
+        """(number of the prompt, seed, image [R, R, 3] uint8 on the CPU) of the seeds of each
+        prompt, in their order, as they are made; several prompts share a forward pass.
         """
-        if not math.isfinite(truncation):
-            raise InputError(f"truncation must be finite, not {truncation}. Give 1 for none.")
-        network = self.generator.network
-        z = latents(seeds, network.config.z_dim).to(self.device)
-        condition = self.generator.gaussian.standardise(embeddings.to(self.device))
-        return to_uint8(network(z, condition, truncation=truncation))
+        parts = self._batches(prompts, seeds, generation or Generation(), batch=batch)
+        for numbers, own, images in parts:
+            yield from zip(numbers, own, to_uint8(images), strict=True)
+
+    def _batches(
+        self,
+        prompts: Sequence[PromptLike],
+        seeds: Sequence[Sequence[int]],
+        generation: Generation,
+        *,
+        batch: int,
+    ) -> Iterator[tuple[list[int], list[int], Tensor]]:
+        """Numbers of prompts, seeds, and images [n, 3, R, R] of each forward pass, on the
+        device.
+        """
+        for part, passes in batches(seeds, batch):
+            sample = self.sampler([prompts[n] for n in part], generation)
+            for own in passes:
+                flat = [seed for row in own for seed in row]
+                images = self.render(sample(flat), seeds=flat, truncation=generation.truncation)
+                numbers = [n for n, row in zip(part, own, strict=True) for _ in row]
+                yield numbers, flat, images
 
     def images(
         self,
-        text: str,
+        prompt: PromptLike,
         *,
         num_images: int = 1,
-        seed: int = 0,
-        batch: int = 16,
+        seed: Seeds = 0,
+        batch: int = BATCH,
         use_prior: bool = True,
         sampling: SamplerConfig | None = None,
         truncation: float = 1.0,
     ) -> Iterator[tuple[int, Image.Image]]:
         """(seed, image) pairs; image i uses seed + i, with separate streams for prior and z."""
-        if num_images < 1 or batch < 1:
-            raise InputError(
-                f"num_images and batch must be at least 1, not {num_images} and {batch}."
-            )
-        sample = self.sampler([text], use_prior=use_prior, sampling=sampling)
-        for start in range(0, num_images, batch):
-            part = range(seed + start, seed + min(start + batch, num_images))
-            made = self.decode(sample(part), seeds=part, truncation=truncation)
-            for number, array in zip(part, made, strict=True):
-                yield number, Image.fromarray(array.numpy())
+        generation = Generation(use_prior, sampling, truncation)
+        seeds = seeds_of(1, num_images, seed=seed, generator=None)
+        for _, number, levels in self.stream([prompt], seeds, generation, batch=batch):
+            yield number, to_pil(levels)
 
     def __call__(
         self,
-        text: str,
+        prompt: PromptLike | list[PromptLike] | tuple[PromptLike, ...],
         *,
+        negative_prompt: str | None = None,
         num_images: int = 1,
-        seed: int = 0,
+        seed: Seeds = 0,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         use_prior: bool = True,
         sampling: SamplerConfig | None = None,
-    ) -> list[Image.Image]:
-        """`num_images` images of `text`; the same seed gives the same images."""
-        made = self.images(
-            text, num_images=num_images, seed=seed, use_prior=use_prior, sampling=sampling
+        truncation: float = 1.0,
+        output_type: OutputType = "pil",
+        callback_on_step_end: Callback | None = None,
+        batch: int = BATCH,
+    ) -> Output:
+        """`num_images` images of each prompt, those of a prompt together; the same seed gives the
+        same images. A sequence of seeds stands for as many images of each prompt; a
+        `torch.Generator` draws a seed for each image, or each of a list of them does.
+
+        `output_type`: "pil", a list; "pt", a tensor [N, 3, R, R] in [0, 1]; "np", an array [N, R,
+        R, 3] in [0, 1]. `callback_on_step_end` is called as diffusers does, with (model, step,
+        time, {"latents": noisy embeddings [N, D]}), after each step of the prior, and may return
+        such a dict to continue with.
+        """
+        prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
+        if not prompts:
+            raise InputError(
+                "The list of prompts is empty. Give a sentence, such as 'a red apple'."
+            )
+        generation = Generation(
+            use_prior, sampling, truncation, negative_prompt, callback_on_step_end
         )
-        return [image for _, image in made]
-
-
-def latents(sample_seeds: Sequence[int], dim: int) -> Tensor:
-    """z [N, Z] whose row i depends on `sample_seeds[i]` alone."""
-    return seeds.normal_per_sample((dim,), key=("z",), indices=sample_seeds)
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    if name.count("/") != 1:
-        raise InputError(
-            f"{name} is no folder. Give a model folder (see `lafite-shifted pack`) or a Hub id "
-            "ORG/MODEL."
-        )
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.md"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{name} is no folder here, and the Hub has not given it ({reason}). Check the name "
-            "and the network."
-        ) from error
+        seeds = seeds_of(len(prompts), num_images, seed=seed, generator=generator)
+        parts = self._batches(prompts, seeds, generation, batch=batch)
+        return as_output((images for *_, images in parts), output_type)

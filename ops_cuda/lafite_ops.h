@@ -14,12 +14,13 @@
 extern "C" {
 #endif
 
-#define LS_ABI 4 /* raised with every change of this header; the loader compares it */
+#define LS_ABI 5 /* raised with every change of this header; the loader compares it */
 #define LS_BAD_ARGUMENT (-1)
 #define LS_MAX_TAPS 64 /* along an axis */
 
 enum { LS_FLOAT32 = 0, LS_FLOAT64 = 1, LS_FLOAT16 = 2, LS_BFLOAT16 = 3 }; /* dtype */
 enum { LS_CONTIGUOUS = 0, LS_CHANNELS_LAST = 1 };                         /* layout */
+enum { LS_BITS = 0, LS_UNIFORM = 1, LS_NORMAL = 2 };                           /* distribution */
 enum { LS_LINEAR = 0, LS_LEAKY_RELU = 1 };                                /* activation */
 
 /* Where to run: the CUDA device index and stream; both are ignored on the host. */
@@ -84,6 +85,12 @@ typedef struct {
 /* y = upfirdn2d(x) + add; add has the shape, dtype and layout of y, or is NULL. */
 int ls_upfirdn2d(ls_place place, int dtype, const void* x, const void* add, void* y,
                  const ls_upfirdn2d_shape* shape);
+
+/* Random numbers [n, count] of Philox 4x32-10: row i depends on key and indices[i] alone, and its first
+ * numbers do not depend on count. Float32 (the one dtype), uniform in [0, 1) or standard normal; or the
+ * 32-bit integers themselves. indices [n] on the device. */
+int ls_philox(ls_place place, int dtype, const int64_t* indices, void* out, int64_t n, int64_t count,
+              uint64_t key, int32_t distribution);
 
 /* On the CPU only: all that lies between two convolutions, in one pass over activations whose channels
  * are last. x is filtered (taps: 4 at rate 1, or NULL), goes through the epilogue with the numbers of

@@ -1,15 +1,16 @@
 """A built library of native operators: the functions of lafite_ops.h through ctypes."""
 
 import ctypes
-from ctypes import POINTER, c_char_p, c_double, c_int, c_int32, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_int, c_int32, c_int64, c_uint64, c_void_p
 from pathlib import Path
 
 from ops_cuda import build, targets
 
-ABI = 4
+ABI = 5
 MAX_TAPS = 64
 DTYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}
 LAYOUTS = {"contiguous": 0, "channels_last": 1}
+DISTRIBUTIONS = {"bits": 0, "uniform": 1, "normal": 2}
 ACTIVATIONS = {"linear": 0, "leaky_relu": 1}
 
 
@@ -54,6 +55,7 @@ class Upfirdn2dShape(ctypes.Structure):
 _SIGNATURES = {
     "ls_bias_act": (Place, c_int, *[c_void_p] * 3, *[c_int64] * 3, Activation),
     "ls_bias_act_grad": (Place, c_int, *[c_void_p] * 3, c_int64, Activation),
+    "ls_philox": (Place, c_int, *[c_void_p] * 2, *[c_int64] * 2, c_uint64, c_int32),
     "ls_synthesis_epilogue": (Place, c_int, *[c_void_p] * 7, EpilogueShape, Activation),
     "ls_synthesis_epilogue_grad": (
         *(Place, c_int, *[c_void_p] * 7),

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SOURCES = Path(__file__).parent
-KERNELS = ("bias_act", "synthesis_epilogue", "to_rgb", "upfirdn2d")
+KERNELS = ("bias_act", "philox", "synthesis_epilogue", "to_rgb", "upfirdn2d")
 HEADERS = (
     *("lafite_ops.h", "numeric.cuh", "cpu.h", "cuda.cuh"),
-    *("synthesis_epilogue.h", "to_rgb.h", "upfirdn2d.h"),
+    *("philox.h", "synthesis_epilogue.h", "to_rgb.h", "upfirdn2d.h"),
 )
 
 

@@ -55,6 +55,7 @@ void filter_one_y(const T* x, A* out, const ls_upfirdn2d_shape& s, int64_t o, in
         case 1: add_up<1>(out, rows, weights, length); return;
         case 2: add_up<2>(out, rows, weights, length); return;
         case 3: add_up<3>(out, rows, weights, length); return;
+        case 6: add_up<6>(out, rows, weights, length); return;
         default: add_up<4>(out, rows, weights, length);
     }
     for (int64_t k = 4; k < m.count; k++) {

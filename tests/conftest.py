@@ -11,7 +11,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # who reaches for the network must
 import tempfile
 
 # the operators are built anew for every run, as on a fresh machine
-os.environ["LAFITE_SHIFTED_CACHE"] = tempfile.mkdtemp(prefix="lafite-shifted-tests-")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share that of the process that started them
+    os.environ["LAFITE_SHIFTED_CACHE"] = tempfile.mkdtemp(prefix="lafite-shifted-tests-")
 
 import pytest
 import torch
@@ -91,6 +92,43 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, gan_run: Path, prior_
     folder = tmp_path_factory.mktemp("model") / "packed"
     succeed("pack", "--gan", gan_run, "--prior", prior_run, "--out", folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def starter_run(
+    tmp_path_factory: pytest.TempPathFactory, some_images: Path, some_embeddings: Path
+) -> Path:
+    """As `gan_run`, with heads on features and sizes that no preset has; read only."""
+    from tests.commands import TINY_GAN, succeed
+
+    folder = tmp_path_factory.mktemp("starter-gan") / "run"
+    shutil.copytree(some_embeddings, folder / "embeddings")
+    flags = ("--features", "clip", "--set", "features.resolution=32")
+    flags += ("--set", "features.channels=8", "--set", "generator.mapping_layers=3")
+    succeed("train-gan", some_images, "--out", folder, *TINY_GAN, *flags)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def starter_files(
+    tmp_path_factory: pytest.TempPathFactory, starter_run: Path, prior_run: Path
+) -> Path:
+    """A tiny model packed as the one that ships is, beside the shipped CLIP; read only."""
+    from lafite_shifted.io.starter import starter_clip
+    from tests.commands import succeed
+
+    folder = tmp_path_factory.mktemp("starter") / "starter"
+    flags = ("--with-discriminator", "--half", "--clip", "starter")
+    succeed("pack", "--gan", starter_run, "--prior", prior_run, "--out", folder, *flags)
+    (folder / "clip").symlink_to(starter_clip())
+    return folder
+
+
+@pytest.fixture
+def starter(starter_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`starter` names the tiny model while a test runs."""
+    monkeypatch.setattr("lafite_shifted.io.starter.starter_folder", lambda: starter_files)
+    return starter_files
 
 
 @pytest.fixture

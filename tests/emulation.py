@@ -7,6 +7,7 @@ are also run one at a time, to see that no element is written by two of them, an
 import ctypes
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from ops_cuda import library
 from ops_cuda.library import Activation, EpilogueShape, Library, Place, Upfirdn2dShape
 from tests.operators import using
 from torch_utils.ops import bias_act, synthesis_epilogue, to_rgb, upfirdn2d
+from torch_utils.ops.philox import philox
 
 GUARD = 64  # bytes
 GUARD_BYTE, POISON = 0xA5, 0xFF
@@ -287,6 +289,40 @@ def to_rgb_cases(dtype: torch.dtype) -> Iterator[Case]:
         yield Case(name, "ls_to_rgb", dtype, inputs, [out], arguments, reference, shift=shift)
 
 
+def philox_cases(dtype: torch.dtype) -> Iterator[Case]:
+    if dtype != torch.float32:
+        return
+    key = 0x9E3779B97F4A7C15
+    for n, count, distribution in itertools.product(
+        (1, 3), (1, 4, 7, 300, 1040), ("uniform", "normal")
+    ):
+        indices = torch.tensor([5, -1, 2**40 + 3])[:n]
+
+        def reference(
+            to: torch.dtype, indices=indices, count=count, distribution=distribution
+        ) -> list[Tensor]:
+            if distribution == "normal" and to == torch.float64:
+                return [exact_normal(indices, count, key)]
+            return [philox(indices, count, key=key, distribution=distribution)]
+
+        yield Case(
+            f"philox {n} x {count} {distribution}",
+            *("ls_philox", dtype, [indices], [torch.empty(n, count)]),
+            [n, count, key, library.DISTRIBUTIONS[distribution]],
+            reference,
+        )
+
+
+def exact_normal(indices: Tensor, count: int, key: int) -> Tensor:
+    """Box and Muller in float64, of numbers that are float32 before."""
+    bits = philox(indices, count + -count % 4, key=key, distribution="bits").long()
+    x, y = bits[:, 0::2] % 2**32, bits[:, 1::2]
+    radius = (-2 * ((x.float() + 0.5) * 2.0**-32).double().log()).sqrt()
+    angle = y.float().double() * (math.pi * 2.0**-31)
+    pairs = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=2)
+    return pairs.flatten(1)[:, :count].contiguous()
+
+
 FILTERS = (  # up, down, taps, (before, after)
     *((1, 1, 4, (1, 1)), (2, 1, 4, (2, 1)), (1, 2, 4, (1, 1))),  # the fast paths
     *((1, 1, 4, (-1, 3)), (2, 1, 4, (-1, 2)), (1, 2, 4, (3, -2))),
@@ -333,6 +369,7 @@ CASES = {
     "bias_act": bias_act_cases,
     "bias_act_grad": bias_act_grad_cases,
     "synthesis_epilogue": epilogue_cases,
+    "philox": philox_cases,
     "to_rgb": to_rgb_cases,
     "upfirdn2d": upfirdn2d_cases,
 }

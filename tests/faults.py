@@ -25,9 +25,15 @@ from lafite_shifted.io import files
 from training import loop
 from training.gan import run as gan_run
 from training.gan.trainer import GanTrainer
+from training.prior import run as prior_run
 from training.run_folder import RunFolder
 
-IMPORTED = (train_gan, gan_run, torch.utils.tensorboard)  # before it forks, to start quickly
+IMPORTED = (
+    train_gan,
+    gan_run,
+    prior_run,
+    torch.utils.tensorboard,
+)  # before it forks, to start quickly
 
 SLOW_S = 120
 PLACES: dict[str, tuple[Any, str]] = {

@@ -13,7 +13,7 @@ class Server:
 
     folder: Path
     url: str
-    eval_set: list[str] = field(default_factory=list)
+    fetched: list[str] = field(default_factory=list)
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -27,7 +27,7 @@ class Handler(SimpleHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self.record.eval_set.append(self.path)
+        self.record.fetched.append(self.path)
         if "cut" not in self.path:
             return super().do_GET()
         content = (self.record.folder / self.path[1:]).read_bytes()

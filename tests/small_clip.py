@@ -4,6 +4,7 @@ and its means.
 
 import copy
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ import safetensors.torch
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP, CustomTextCLIP
+
+from lafite_shifted.encoders.clip import ClipEncoder
+from training.clip.config import ClipModelConfig
+from training.clip.save import save_clip
 
 MODEL_CONFIG: dict[str, Any] = {
     "embed_dim": 24,
@@ -54,3 +59,22 @@ def save_small_clip(
     record = {"model_cfg": config, "preprocess_cfg": means | {"size": image_size} | preprocess}
     (folder / "open_clip_config.json").write_text(json.dumps(record), encoding="utf-8")
     return folder
+
+
+def load_resnet_clip() -> ClipEncoder:
+    """A shallow ResNet with random weights and as many dimensions as the shipped CLIP: rounding,
+    which differs with the size of a batch, stays small behind few layers.
+    """
+    config = ClipModelConfig(
+        embed_dim=256,
+        image_size=64,
+        resnet_layers=(1, 1, 1, 1),
+        resnet_width=8,
+        text_width=16,
+        text_heads=2,
+        text_layers=1,
+    )
+    with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        save_clip(CLIP(**config.open_clip_config()), config, Path(folder))
+        return ClipEncoder.load(folder)

@@ -1,4 +1,5 @@
-"""Imports run downwards only, nothing is pickled, no exception is swallowed: read from the ASTs."""
+"""Imports run downwards only, nothing is pickled, no exception is swallowed, a GPU
+is read in one place: read from the ASTs."""
 
 import ast
 import importlib.util
@@ -109,6 +110,18 @@ def broad_handlers(source: str) -> list[int]:
     return lines
 
 
+def host_reads(source: str) -> list[int]:
+    """Lines that call `cpu` or `item` of something."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("cpu", "item")
+        and not node.args
+    ]
+
+
 def test_every_floor_is_there():
     assert {floor_of(name) for name in MODULES} == set(range(len(FLOORS)))
 
@@ -146,6 +159,17 @@ def test_no_handler_catches_everything(path: Path):
 )  # fmt: skip
 def test_upward_imports_are_found(module: str, source: str):
     assert upward_imports(source, module=module)
+
+
+def test_what_a_gpu_has_computed_is_read_in_one_place():
+    """Which has the list of reasons. What numpy calls `item` is no read of a GPU."""
+    found = {name for name, path in MODULES.items() if host_reads(path.read_text("utf-8"))}
+    assert found == {"torch_utils.host_reads", "lafite_shifted.legacy.builders"}
+
+
+@pytest.mark.parametrize("source", ["x.cpu()", "float(x.mean().item())", "[t.cpu() for t in x]"])
+def test_host_reads_are_found(source: str):
+    assert host_reads(source)
 
 
 def test_downward_imports_are_allowed():

@@ -25,13 +25,15 @@ def readme_commands() -> list[list[str]]:
 
 def shortened(words: list[str], images: Path) -> list[str]:
     """The same command on `images`, with the shipped CLIP and a tiny network."""
-    words = [str(images) if word in ("PHOTOS", "CAPTIONED") else word for word in words]
+    words = [str(images) if word in ("PHOTOS", "CAPTIONED", "DRAWINGS") else word for word in words]
     if "--clip" in words:
         words[words.index("--clip") + 1] = "starter"
     if "--preset" in words:
         at = words.index("--preset")
         del words[at : at + 2]
     brief = {"train-gan": BRIEF_GAN, "train-prior": BRIEF_PRIOR}.get(words[1], "")
+    if "--init" in words:  # the sizes are those of the model
+        brief = "--kimg 0.016 --batch 8"
     return [*words, *shlex.split(brief)]
 
 
@@ -48,6 +50,7 @@ def test_readme_names_real_make_targets():
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
 
 
+@pytest.mark.usefixtures("starter")
 def test_readme_commands_run(
     some_images: Path,
     tmp_path: Path,
@@ -57,10 +60,12 @@ def test_readme_commands_run(
     monkeypatch.chdir(tmp_path)
     commands = readme_commands()
     verbs = [words[1] for words in commands]
-    assert verbs == ["train-gan", "pack", "generate", "evaluate", "train-prior", "pack"]
+    chain = ["train-gan", "pack", "generate"]
+    assert verbs == ["generate", *chain, *chain, "evaluate", "train-prior", "pack"]
     for words in commands:
         run(shortened(words, some_images), monkeypatch)
-    assert (tmp_path / "images" / "grid.png").is_file()
+    for folder in ("out", "drawn", "images"):
+        assert (tmp_path / folder / "grid.png").is_file()
     snippet = re.search(
         r"^    from lafite_shifted.*?(?=\n\n)", README, flags=re.MULTILINE | re.DOTALL
     )

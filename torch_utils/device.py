@@ -26,12 +26,22 @@ def pick_device(name: str) -> torch.device:
         if device.type == "cuda" and device.index is not None:
             # else what names no device, as NCCL's barrier, would use the first of the machine
             torch.cuda.set_device(device)
+        if device.type == "cuda":
+            _set_policy()
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"device {name!r} is not available here: {str(error).splitlines()[0]}"
         ) from error
     return device
+
+
+def _set_policy() -> None:
+    """How a GPU computes: float32 means float32, in products and convolutions alike (what may be
+    coarser is bfloat16), and the fastest convolution is looked for, since sizes repeat.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

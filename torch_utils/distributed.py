@@ -116,6 +116,12 @@ def all_reduce_sum(tensor: Tensor) -> None:
         dist.all_reduce(tensor)
 
 
+def all_reduce_max(tensor: Tensor) -> None:
+    """Replace the tensor by the largest of all processes, entry by entry."""
+    if _is_joined():
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+
+
 def all_reduce_mean(tensors: Iterable[Tensor | None]) -> None:
     """Replace each tensor by its mean over all processes, in one flat message (None is skipped, and
     must be None everywhere).

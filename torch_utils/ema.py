@@ -1,10 +1,11 @@
 """Exponential moving average of a network's parameters, with the half-life stated in samples."""
 
 import copy
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 RAMP = 0.05  # of the half-life, in samples a sample seen
 Network = TypeVar("Network", bound=nn.Module)
@@ -28,7 +29,11 @@ class Ema(Generic[Network]):
         """Move the parameters towards those of `source`, copy its buffers."""
         half_life = max(min(self.half_life, self.ramp * samples_seen), 1e-8)
         decay = 0.5 ** (batch / half_life)
-        for average, parameter in zip(self.network.parameters(), source.parameters(), strict=True):
-            average.lerp_(parameter, 1 - decay)
+        averages, parameters = _tensors(self.network.parameters()), _tensors(source.parameters())
+        torch._foreach_lerp_(averages, parameters, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         for kept, buffer in zip(self.network.buffers(), source.buffers(), strict=True):
             kept.copy_(buffer)
+
+
+def _tensors(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return list(tensors)

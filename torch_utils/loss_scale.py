@@ -20,21 +20,19 @@ class LossScale(nn.Module):
         self.register_buffer("scale", torch.tensor(2.0**14 if self.is_dynamic else 1.0))
         self.register_buffer("finite_steps", torch.zeros((), dtype=torch.long))
 
-    def unscale(self, parameters: list[nn.Parameter]) -> None:
-        """Divide the gradients, in place."""
-        if self.is_dynamic:
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    parameter.grad.div_(self.scale)
+    @property
+    def divisor(self) -> Tensor | None:
+        """What a fused optimizer divides the gradients by; None for 1."""
+        return self.scale if self.is_dynamic else None
 
-    def update(self, *, finite: bool) -> None:
-        """After a step, or after one that was skipped."""
+    def update(self, overflowed: Tensor) -> None:
+        """After a step, or after one that was skipped where `overflowed` [] is 1; on the device:
+        nobody waits for it.
+        """
         if not self.is_dynamic:
             return
-        if not finite:
-            self.scale.mul_(0.5).clamp_(min=1.0)
-            self.finite_steps.zero_()
-            return
-        self.finite_steps += 1
-        grows = self.finite_steps % GROWTH_STEPS == 0  # on the device: nobody waits for it
-        self.scale.mul_(torch.where(grows, 2.0, 1.0)).clamp_(max=LARGEST)
+        skipped = overflowed > 0
+        self.finite_steps.add_(1).masked_fill_(skipped, 0)
+        grows = ~skipped & (self.finite_steps % GROWTH_STEPS == 0)
+        larger = torch.where(grows, (2 * self.scale).clamp(max=LARGEST), self.scale)
+        self.scale.copy_(torch.where(skipped, (self.scale / 2).clamp(min=1.0), larger))

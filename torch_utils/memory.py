@@ -7,20 +7,30 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+# of malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 
 
 def keep_freed_memory() -> bool:
     """Let the process keep the memory of tensors that it frees; whether the C library can.
 
-    glibc gives blocks above 32 MiB back to the kernel at once, and each new tensor of that size is
-    then filled page by page with zeros by page faults: on a CPU that takes longer than the work of
-    most operators. Call it before the first large tensor is made.
+    glibc gives large blocks back to the kernel at once, and each new tensor of that size is then
+    filled page by page with zeros by page faults. Call it before the first large tensor is made.
     """
+    return _set({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1})  # no block apart; never trimmed
+
+
+def return_freed_memory() -> bool:
+    """The opposite, as glibc does by itself after some large blocks: to measure what it costs."""
+    options = {_M_MMAP_MAX: 65536, _M_MMAP_THRESHOLD: 2**25, _M_TRIM_THRESHOLD: 2**26}
+    return _set(options)
+
+
+def _set(options: dict[int, int]) -> bool:
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    return all(libc.mallopt(option, 2**31 - 1) for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD))
+    return all([libc.mallopt(option, value) for option, value in options.items()])
 
 
 def available_bytes(root: Path = Path("/")) -> int:

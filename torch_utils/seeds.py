@@ -5,12 +5,15 @@ A key is a tuple of integers and names, such as (seed, "z", index of the sample)
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from torch_utils.ops.philox import Distribution, philox
 
 Key = tuple[int | str, ...]
 
@@ -31,22 +34,34 @@ def numpy_generator(*key: int | str) -> np.random.Generator:
     return np.random.default_rng(seed_of(*key))
 
 
-def normal_per_sample(shape: Sequence[int], *, key: Key, indices: Sequence[int]) -> Tensor:
-    """Standard normal [len(indices), *shape], float32 CPU; row i depends on `key` and `indices[i]`
-    alone.
+def normal_per_sample(shape: Sequence[int], *, key: Key, indices: Sequence[int] | Tensor) -> Tensor:
+    """Standard normal [len(indices), *shape] float32; row i depends on `key` and `indices[i]`
+    alone. On the device of `indices` if they are a tensor, else on the CPU; the same to rounding.
     """
-    return torch.stack(
-        [torch.randn(tuple(shape), generator=generator(*key, index)) for index in indices]
-    )
+    return _per_sample(shape, key, indices, "normal")
 
 
-def uniform_per_sample(shape: Sequence[int], *, key: Key, indices: Sequence[int]) -> Tensor:
-    """Uniform [0, 1) [len(indices), *shape], float32 CPU; row i depends on `key` and `indices[i]`
-    alone.
+def uniform_per_sample(
+    shape: Sequence[int], *, key: Key, indices: Sequence[int] | Tensor
+) -> Tensor:
+    """Uniform [0, 1) [len(indices), *shape] float32; row i depends on `key` and `indices[i]`
+    alone. On the device of `indices` if they are a tensor, else on the CPU; the same everywhere.
     """
-    return torch.stack(
-        [torch.rand(tuple(shape), generator=generator(*key, index)) for index in indices]
-    )
+    return _per_sample(shape, key, indices, "uniform")
+
+
+def _per_sample(
+    shape: Sequence[int], key: Key, indices: Sequence[int] | Tensor, distribution: Distribution
+) -> Tensor:
+    if not isinstance(indices, Tensor):
+        indices = torch.tensor([_wrapped(index) for index in indices], dtype=torch.int64)
+    numbers = philox(indices, math.prod(shape), key=seed_of(*key), distribution=distribution)
+    return numbers.view(len(indices), *shape)
+
+
+def _wrapped(index: int) -> int:
+    """The low 64 bits, as a signed number."""
+    return (index + 2**63) % 2**64 - 2**63
 
 
 def epoch_indices(positions: Sequence[int], *, size: int, key: Key) -> list[int]:

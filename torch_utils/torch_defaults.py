@@ -1,6 +1,7 @@
 """PyTorch's settings as this project computes with them, whatever a notebook has set before."""
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -8,15 +9,39 @@ import numpy as np
 import torch
 
 
+class _Float32:
+    """float32 as the default dtype, which all threads share, while any of them is inside; the
+    last to leave gives back what the first has found.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._before = torch.float32
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = torch.get_default_dtype()
+            torch.set_default_dtype(torch.float32)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                torch.set_default_dtype(self._before)
+
+
+_float32 = _Float32()
+
+
 @contextmanager
 def plain_settings() -> Iterator[None]:
     """float32 as the default dtype, the CPU as the default device, no autocast, and no inference
     mode, whose tensors nobody can use elsewhere; the caller's settings come back.
     """
-    dtype = torch.get_default_dtype()
     with ExitStack() as undo:
-        undo.callback(torch.set_default_dtype, dtype)
-        torch.set_default_dtype(torch.float32)
+        undo.enter_context(_float32)
         if torch.get_default_device().type != "cpu":
             undo.enter_context(torch.device("cpu"))
         for kind in ("cpu", "cuda"):

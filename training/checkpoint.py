@@ -22,8 +22,9 @@ from lafite_shifted.io.files import (
     save_tensors,
     write_json,
 )
+from torch_utils.host_reads import HostRead, on_host
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def write_checkpoint(run: Path, checkpoint: Checkpoint, *, encoder: object, keep
     before it.
     """
     target = run / "checkpoints" / f"samples-{checkpoint.samples:010d}"
-    tensors = {name: tensor.detach().cpu() for name, tensor in checkpoint.tensors.items()}
+    tensors = {name: on_host(tensor, HostRead.STATE) for name, tensor in checkpoint.tensors.items()}
     with atomic_directory(target) as folder:
         state = folder / "state.safetensors"
         save_tensors(state, tensors, {"kind": "checkpoint", "format": FORMAT, "encoder": encoder})

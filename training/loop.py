@@ -27,8 +27,11 @@ from lafite_shifted.errors import (
 )
 from torch_utils import distributed
 from torch_utils.device import peak_gib
+from torch_utils.host_reads import HostRead, numbers
+from torch_utils.lagged import Lagged
 from training.checkpoint import Checkpoint, flatten_state, restore_state
 from training.config import RunConfig
+from training.log_sums import LogSums
 from training.run_folder import Evaluation, RunFolder
 
 # columns of the log that tell of the machine, and differ between equal runs: time since the process
@@ -40,6 +43,7 @@ class Trainer(Protocol):
     """What `run_loop` needs of a training."""
 
     batch: int  # samples a step
+    device: torch.device
 
     @property
     def waited(self) -> float:
@@ -51,7 +55,9 @@ class Trainer(Protocol):
         ...
 
     def step(self, samples_seen: int) -> Mapping[str, Tensor]:
-        """Train on the samples [samples_seen, samples_seen + batch); scalars to log."""
+        """Train on the samples [samples_seen, samples_seen + batch); scalars to log: see
+        `LogSums`.
+        """
         ...
 
     def evaluate(self, samples_seen: int, folder: Path) -> Evaluation:
@@ -140,12 +146,13 @@ def _telling_what_is_kept(trainer: Trainer, folder: RunFolder) -> Iterator[None]
 
 
 def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[Progress]:
-    """The loop itself; `pending` holds sum and count of each value since the last line."""
+    """The loop itself."""
     checkpoint = folder.latest_checkpoint()
-    samples, pending = 0, dict[str, list[float]]()
+    samples, evaluated, sums = 0, 0, LogSums()
     if checkpoint is not None:
         restore_state(trainer.parts(), checkpoint.tensors)
-        samples, pending = checkpoint.samples, checkpoint.state["pending"]
+        samples, sums = checkpoint.samples, LogSums(checkpoint.state["pending"])
+        evaluated = checkpoint.state.get("evaluated", 0)
         torch.set_num_threads(checkpoint.state["threads"])
     first = distributed.is_main_process()
     if first:
@@ -154,8 +161,12 @@ def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[P
     started, first_samples = time.perf_counter(), samples
     stepping, waiting = 0.0, 0.0  # seconds since the last line
 
+    stop = _Received(trainer.device)
+
     def save() -> None:
-        state = {"pending": pending, "threads": torch.get_num_threads()}
+        _check_finite({name: total for name, (total, _) in sums.read().items()}, samples)
+        threads = torch.get_num_threads()
+        state = {"pending": sums.here, "threads": threads, "evaluated": evaluated}
         tensors = flatten_state(trainer.parts())
         _check_finite_state(tensors, samples)
         if first:
@@ -163,18 +174,25 @@ def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[P
             folder.save_checkpoint(checkpoint, keep=config.keep_checkpoints)
 
     with _Interrupts() as interrupts:
+        if checkpoint is not None and samples >= total and evaluated < samples:
+            # it was stopped between evaluations, and is to end where it stands
+            evaluated = samples
+            if first:
+                evaluation = trainer.evaluate(samples, folder.path)
+                folder.log(samples, {}, evaluation)
+                save()
+                yield Progress(samples, samples, dict(evaluation.metrics))
         while samples < total:
             began, waited = time.perf_counter(), trainer.waited
-            values, received = _together(trainer.step(samples), interrupts.received)
+            sums.add(trainer.step(samples))
+            received = stop.agreed(interrupts.received)
             stepping += time.perf_counter() - began
             waiting += trainer.waited - waited
-            _add(pending, values)
             before, samples = samples, samples + trainer.batch
             last, logged, evaluation = samples >= total, None, None
             evaluate_now = last or _due(before, samples, config.evaluate_kimg)
             if evaluate_now or _due(before, samples, config.log_kimg):
-                logged = {name: value / count for name, (value, count) in pending.items()}
-                pending.clear()
+                logged = sums.means()
                 _check_finite(logged, samples)
                 logged["seconds_per_kimg"] = (
                     (time.perf_counter() - started) / (samples - first_samples) * 1000
@@ -183,6 +201,7 @@ def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[P
                 stepping, waiting = 0.0, 0.0
                 if evaluate_now:
                     _check_finite_state(flatten_state(trainer.parts()), samples)
+                    evaluated = samples
                     if first:
                         evaluation = trainer.evaluate(samples, folder.path)
                 logged["peak_mem_gib"] = peak_gib()
@@ -190,20 +209,11 @@ def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[P
                     folder.log(samples, logged, evaluation)
                     logged |= evaluation.metrics if evaluation else {}
             if last or received or _due(before, samples, config.checkpoint_kimg):
-                _check_finite({name: sums[0] for name, sums in pending.items()}, samples)
                 save()
             if received and not last:
                 distributed.barrier()  # torchrun would end the first while it still writes
                 raise _interrupted(received, samples, total)
             yield Progress(samples, total, logged)
-
-
-def _add(pending: dict[str, list[float]], values: Mapping[str, float]) -> None:
-    """Add a step's values to the sums and counts since the last line of the log."""
-    for name, value in values.items():
-        sums = pending.setdefault(name, [0.0, 0.0])
-        sums[0] += value
-        sums[1] += 1.0
 
 
 def _interrupted(received: int, samples: int, total: int) -> InterruptedRunError:
@@ -215,27 +225,27 @@ def _interrupted(received: int, samples: int, total: int) -> InterruptedRunError
     )
 
 
-def _together(values: Mapping[str, Tensor], received: int | None) -> tuple[dict[str, float], int]:
-    """The means of what each process logs, and the signal that any has received (0: none)."""
-    scalars = _numbers(list(values.values()))
-    parts = distributed.all_gather({"scalars": torch.tensor([*scalars, received or 0]).double()})
-    rows = torch.stack([part["scalars"] for part in parts])  # [processes, values + 1]
-    means = rows[:, :-1].mean(dim=0).tolist() if len(parts) > 1 else scalars
-    return dict(zip(values, means, strict=True)), int(rows[:, -1].max())
+class _Received:
+    """The signal that any process has received, 0 for none: known to all at the same step. Of
+    several processes that is two steps later, so that a GPU is not waited for.
+    """
 
+    def __init__(self, device: torch.device):
+        self.lagged = Lagged(0.0).to(device)
 
-def _numbers(scalars: list[Tensor]) -> list[float]:
-    """Their values; a GPU's are waited for once, together."""
-    found = [float(scalar) if scalar.device.type == "cpu" else None for scalar in scalars]
-    there = [scalar.double() for scalar in scalars if scalar.device.type != "cpu"]
-    read = iter(torch.stack(there).tolist() if there else [])
-    return [next(read) if number is None else number for number in found]
+    def agreed(self, own: int | None) -> int:
+        if distributed.world_size() == 1:
+            return own or 0
+        flag = torch.tensor(float(own or 0)).to(self.lagged.under_way.device, non_blocking=True)
+        distributed.all_reduce_max(flag)
+        self.lagged.put(flag)
+        return int(self.lagged.take())
 
 
 def _check_finite_state(tensors: Mapping[str, Tensor], samples: int) -> None:
     """A loss can be finite while a gradient was not: no such weights are saved or shown."""
     names = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
-    finite = _numbers([tensors[name].isfinite().all() for name in names])
+    finite = numbers([tensors[name].isfinite().all() for name in names], HostRead.STATE)
     bad = [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
     _check_finite({name: math.nan for name in bad[:3]}, samples)
 

@@ -8,6 +8,7 @@ run leaves the same files as an unbroken one.
 import fcntl
 import json
 import os
+import time
 import warnings
 import weakref
 from collections.abc import Mapping
@@ -28,7 +29,9 @@ from lafite_shifted.io.files import (
     write_json,
     write_json_lines,
 )
+from lafite_shifted.io.starter import model_name
 from torch_utils import distributed
+from torch_utils.host_reads import HostRead, on_host
 from training.checkpoint import Checkpoint, checkpoint_paths, read_checkpoint, write_checkpoint
 from training.config import differences
 
@@ -145,6 +148,7 @@ class RunFolder:
                 stacklevel=2,
             )
             return
+        _await_next_second(events)
         self._writer = SummaryWriter(str(events), purge_step=samples + 1)
 
     def log(
@@ -168,7 +172,8 @@ class RunFolder:
             for name, image in found.images.items():
                 self._writer.add_image(name, np.asarray(image), samples, dataformats="HWC")
             for name, tensor in found.histograms.items():
-                finite = tensor[tensor.isfinite()].float().cpu()
+                here = on_host(tensor, HostRead.EVALUATION)
+                finite = here[here.isfinite()].float()
                 if len(finite):  # a run that has just diverged may have none
                     self._writer.add_histogram(f"evaluation/{name}", finite, samples)
             self._writer.flush()
@@ -183,6 +188,15 @@ class RunFolder:
                 self._lock.release()
 
 
+def _await_next_second(events: Path) -> None:
+    """Sleep, at most a second, until a new event file sorts behind those in `events`: TensorBoard
+    reads them by name, which has the second, and numbers those of a second "9", "10".
+    """
+    now = time.time()
+    if any(events.glob(f"events.out.tfevents.{int(now):010d}.*")):
+        time.sleep(1 - now % 1)
+
+
 def recorded_start(run: Path, init: Path) -> dict[str, str] | None:
     """The record of `init` in config.json of a run that began with it and has a checkpoint, else
     None: `init` may have changed since, and is not needed any more.
@@ -190,7 +204,7 @@ def recorded_start(run: Path, init: Path) -> dict[str, str] | None:
     if not checkpoint_paths(run):
         return None
     recorded = read_json(run / "config.json").get("init")
-    return recorded if recorded and recorded["path"] == str(init) else None
+    return recorded if recorded and recorded["path"] == model_name(init) else None
 
 
 def check_usable(path: Path, *, kind: str) -> None:

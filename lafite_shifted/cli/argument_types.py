@@ -1,6 +1,8 @@
 """Parameter types of the command line: paths as the shell means them, finite numbers, shares."""
 
 import os
+import re
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import click
 
 from lafite_shifted.io.shell import absolute, expanded
+from lafite_shifted.io.starter import STARTER, starter_model
 
 
 class ShellPath(click.Path):
@@ -31,8 +34,23 @@ class ShellPath(click.Path):
         return super().convert(path, param, ctx)
 
 
+class ModelPath(ShellPath):
+    """A run or model folder, or the model that ships, `starter`; ./starter is a folder."""
+
+    def convert(
+        self,
+        value: "str | os.PathLike[str]",
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        """The path; InputError where the weights that should ship are missing."""
+        return starter_model() if value == STARTER else super().convert(value, param, ctx)
+
+
 FolderPath = ShellPath()
 RecordedPath = ShellPath(absolute=True)
+ModelFolder = ModelPath()
+RecordedModel = ModelPath(absolute=True)
 
 
 class PathOrUrl(click.ParamType):
@@ -81,3 +99,70 @@ class Share(click.ParamType):
         if not 0 <= share <= 1:
             self.fail(f"{text!r} is no share: give one from 0% to 100%, such as 1% or 0.01.")
         return share
+
+
+class SeedList(click.ParamType):
+    """Whole numbers: one, `1,5,9`, a range such as `0-7` (both ends included), or both. One alone
+    is an int, more are a sequence.
+    """
+
+    name = "seeds"
+    MOST = 10**7
+
+    def convert(
+        self,
+        value: "str | int | Sequence[int]",
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> "int | Sequence[int]":
+        """The seeds; click's usage error for anything else, or one given twice."""
+        if not isinstance(value, str):
+            return value
+        if re.fullmatch(r"\s*-?\d+\s*", value):
+            return int(value)
+        found = dict[int, None]()
+        for part in value.split(","):
+            match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+            first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+            if first > last or last - first >= self.MOST:
+                self.fail(f"{value!r} is no list of seeds: give such as 7, 1,5,9 or 0-7.")
+            if found.keys() & range(first, last + 1):
+                self.fail(f"{value!r} holds a seed twice.")
+            found |= dict.fromkeys(range(first, last + 1))
+        return list(found)
+
+
+class LayerList(SeedList):
+    """Numbers of layers, as `3-8` or `0,2,5`."""
+
+    name = "layers"
+    MOST = 1000
+
+    def convert(
+        self,
+        value: "str | int | Sequence[int]",
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> tuple[int, ...]:
+        """Always several."""
+        found = super().convert(value, param, ctx)
+        return (found,) if isinstance(found, int) else tuple(found)
+
+
+class NumberList(Number):
+    """Finite numbers in a range, with commas between, as a tuple."""
+
+    name = "numbers"
+
+    def convert(  # type: ignore[override]
+        self,
+        value: "str | float | Sequence[float]",
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> tuple[float, ...]:
+        """The numbers; click's usage error for one out of range, or given twice."""
+        parts = value.split(",") if isinstance(value, str) else [value]
+        found = tuple(Number.convert(self, part, param, ctx) for part in parts)  # type: ignore[arg-type]
+        if len(set(found)) < len(found):
+            self.fail(f"{value!r} holds a number twice.", param, ctx)
+        return found

@@ -1,12 +1,14 @@
-"""`bench`: how fast operators, generators, priors and the reading of images are here."""
+"""`bench`: how fast operators, generators, priors, training, a cold start and the reading of images
+are here, and what exports weigh.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from lafite_shifted.cli import options
-from lafite_shifted.cli.argument_types import FolderPath
+from lafite_shifted.cli import bench_embed, bench_export, bench_startup, bench_train, options
+from lafite_shifted.cli.argument_types import FolderPath, ModelFolder
 from lafite_shifted.cli.messages import choose_ops
 
 if TYPE_CHECKING:
@@ -16,6 +18,12 @@ if TYPE_CHECKING:
 @click.group("bench", context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
     """Benchmarks, as ratios taken in one run."""
+
+
+command.add_command(bench_embed.command)
+command.add_command(bench_export.command)
+command.add_command(bench_startup.command)
+command.add_command(bench_train.command)
 
 
 @command.command("ops")
@@ -59,7 +67,7 @@ def ops(device: str, rounds: int, no_compile: bool, as_json: bool) -> None:
 @command.command("generate")
 @click.option("--preset", default="256", help="tiny, small, 256, 512 or 1024.")
 @click.option(
-    "--model", type=FolderPath, help="A run or model folder instead of an untrained preset."
+    "--model", type=ModelFolder, help="A run or model folder, or starter, not an untrained preset."
 )
 @options.device_option
 @options.dtype_option
@@ -108,7 +116,7 @@ def generate(
 @command.command("prior")
 @click.option("--preset", default="base", help="tiny, base, or corgi (the paper's size).")
 @click.option(
-    "--model", type=FolderPath, help="A run or model folder instead of an untrained preset."
+    "--model", type=ModelFolder, help="A run or model folder, or starter, not an untrained preset."
 )
 @click.option("--clip", default="starter", help="As in `embed`: its text tower is timed too.")
 @options.device_option

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lafite_shifted.cli import options
-from lafite_shifted.cli.argument_types import FolderPath
+from lafite_shifted.cli.argument_types import FolderPath, ModelFolder
 from lafite_shifted.cli.evaluate_report import check_own_report, typed
 from lafite_shifted.cli.judges import (
     inception_option,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command("gan")
-@click.argument("model", type=FolderPath)
+@click.argument("model", type=ModelFolder)
 @click.argument("images", type=FolderPath)
 @options.out_option("report.json, report.md and grid.png")
 @click.option("--best", is_flag=True, help="Of a run: the best generator instead of the last.")
@@ -66,9 +66,9 @@ def command(
     max_megapixels: float,
     as_json: bool,
 ) -> None:
-    """Evaluate the generator in MODEL (a run of `train-gan`, or a model folder) on the held-out
-    images of IMAGES, generated from their embeddings. By judges that took no part: kernel and
-    Frechet distance of the sets, precision and recall of the manifold, R-precision. By the
+    """Evaluate the generator in MODEL (a run of `train-gan`, a model folder, or starter) on the
+    held-out images of IMAGES, generated from their embeddings. By judges that took no part: kernel
+    and Frechet distance of the sets, precision and recall of the manifold, R-precision. By the
     generator's CLIP: cosine of CLIP(G(h)) to h, the same distances, retrieval of the right one,
     intra-set cosine (low: diverse), cosine to the nearest training image at the same size. Beside
     it stand the held-out images themselves at the generator's size, as a perfect one would generate
@@ -79,6 +79,7 @@ def command(
 
     from lafite_shifted.device import resolve_device
     from lafite_shifted.encoders.ensemble import load_clip
+    from lafite_shifted.io.starter import model_name
     from lafite_shifted.model_folder import find_part, load_generator
     from lafite_shifted.pipeline import TextToImage
     from training.data.decoding.read_image import ReadOptions
@@ -116,7 +117,7 @@ def command(
     references = references_of(eval_set, network, judged)
     others = {str(path): read_metrics(path, references) for path in compare}
     found, grid = evaluate_gan(
-        whole, eval_set, judged=judged, inception=network, name=str(model), command=typed()
+        whole, eval_set, judged=judged, inception=network, name=model_name(model), command=typed()
     )
     write_gan_report(out, found, grid, against=others)
     if as_json:

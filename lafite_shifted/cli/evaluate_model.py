@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lafite_shifted.cli import options
-from lafite_shifted.cli.argument_types import FolderPath, PathOrUrl
+from lafite_shifted.cli.argument_types import FolderPath, ModelFolder, PathOrUrl
 from lafite_shifted.cli.evaluate_report import check_own_report, numbers, typed
 from lafite_shifted.cli.judges import (
     inception_option,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @options.out_option("report.json, report.md and grid.png")
 @click.option(
     "--baseline",
-    type=FolderPath,
+    type=ModelFolder,
     metavar="PRIOR",
     help="Also the prior in this run of `train-prior` or model folder, with the same generator.",
 )
@@ -74,11 +74,11 @@ def command(
     max_megapixels: float,
     as_json: bool,
 ) -> None:
-    """Evaluate MODEL (a model folder or Hub id, as `generate` takes it) from sentence to image, on
-    the held-out images of IMAGES that have captions. Judges that took no part tell whether images
-    fit their sentences (R-precision among 100), how far they are from real ones, and how diverse
-    those of one sentence are. In rows: the text embedding as condition, mean regression, the prior
-    in several numbers of steps, the true image embedding; then real images.
+    """Evaluate MODEL (a model folder, starter or a Hub id, as `generate` takes it) from sentence to
+    image, on the held-out images of IMAGES that have captions. Judges that took no part tell
+    whether images fit their sentences (R-precision among 100), how far they are from real ones, and
+    how diverse those of one sentence are. In rows: the text embedding as condition, mean
+    regression, the prior in several numbers of steps, the true image embedding; then real images.
     """
     import json
     from dataclasses import asdict

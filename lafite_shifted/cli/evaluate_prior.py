@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lafite_shifted.cli import options
-from lafite_shifted.cli.argument_types import FolderPath
+from lafite_shifted.cli.argument_types import FolderPath, ModelFolder
 from lafite_shifted.cli.evaluate_report import check_own_report, numbers, typed
 from lafite_shifted.cli.messages import choose_ops
 from lafite_shifted.cli.progress import progress_bar
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("prior")
-@click.argument("runs", type=FolderPath, nargs=-1, required=True)
+@click.argument("runs", type=ModelFolder, nargs=-1, required=True)
 @click.option(
     "--embeddings",
     required=True,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @options.positive_int("--limit", default=None, help="At most so many captions.")
 @click.option(
     "--gan",
-    type=FolderPath,
+    type=ModelFolder,
     help="Judge the images that the generator in this run or model folder makes of them.",
 )
 @options.device_option

@@ -1,142 +1,126 @@
-"""`generate`: images from sentences."""
+"""`generate`: images from sentences, one or ten thousand."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from lafite_shifted.cli import options
-from lafite_shifted.cli.argument_types import Number, PathOrUrl
-from lafite_shifted.cli.messages import choose_ops, plain_warnings
+from lafite_shifted.cli.argument_types import FolderPath, PathOrUrl
+from lafite_shifted.cli.messages import plain_warnings
+from lafite_shifted.cli.progress import progress_bar
+from lafite_shifted.errors import InputError, InterruptedRunError
 
 if TYPE_CHECKING:
-    from lafite_shifted.prior.samplers import Sampler
-    from torch_utils.device import DtypeName
+    from lafite_shifted.cli.generated import Outputs
+    from lafite_shifted.generation import Generation
+    from lafite_shifted.pipeline import TextToImage
 
-LEGEND = "labels of grid.png, by lafite-shifted"  # the first line of grid.txt
+SIGINT = 2
 
 
 @click.command("generate")
-@click.argument("texts", nargs=-1, required=True)
+@click.argument("texts", nargs=-1)
 @click.option(
-    "--model",
-    required=True,
+    "--prompts",
     type=PathOrUrl(),
-    help="Model folder (see `pack`), or a Hugging Face Hub id.",
+    help="A file of prompts, one a line; - is standard input, which is read too where no prompt is "
+    "given.",
 )
-@options.out_option("the images and grid.png")
-@options.positive_int("--num-images", default=4, help="Images a sentence; image i uses seed + i.")
-@options.seed_option
-@options.device_option
-@options.ops_option
-@options.dtype_option
+@click.option(
+    "--image",
+    "images",
+    type=FolderPath,
+    multiple=True,
+    help="An image in place of a prompt: its own CLIP embedding is the condition.",
+)
+@options.out_option("images, manifest.jsonl and grid.png")
+@options.positive_int(
+    "--num-images", default=None, help="Images a prompt; image i uses seed + i.  [default: 4]"
+)
+@options.seeds_option
+@click.option(
+    "--format",
+    "suffix",
+    default="png",
+    type=click.Choice(["png", "webp", "jpg"]),
+    help="Of the images; grids and sheets are PNGs.",
+)
+@click.option(
+    "--as",
+    "forms",
+    multiple=True,
+    default=["files", "grid"],
+    type=click.Choice(["files", "grid", "sheet"]),
+    help="One file an image; a grid with a row a prompt; contact sheets with the names below the "
+    "images. May be repeated.",
+)
+@click.option("--resume", is_flag=True, help="Skip the images that are there, made from the same.")
 @options.batch_option(default=16, help="Images a forward pass.")
-@options.positive_int(
-    "--steps",
-    default=None,
-    help="Sampling steps of the prior.  [default: 4, or its step budget]",
-)
-@click.option(
-    "--sampler",
-    type=click.Choice(["ancestral", "ddim", "dpm++"]),
-    help="Of the prior; ddim and dpm++ add no noise on the way. By default dpm++, ancestral for a "
-    "prior of the energy objective.",
-)
-@click.option("--eta", type=Number(0, 1), default=0.0, help="Noise of ddim; 1 is ancestral.")
-@click.option("--guidance", type=Number(-100, 100), default=1.0, help="Of the prior; 1 is none.")
-@click.option(
-    "--dynamic-threshold", is_flag=True, help="Dynamic thresholding, for guidance above 1."
-)
-@options.positive_int(
-    "--best-of",
-    default=1,
-    help="Samples of the prior; the closest to the text by CLIP is used.",
-)
-@click.option(
-    "--truncation",
-    type=Number(-10, 10),
-    default=1.0,
-    help="Pulls w towards its mean below 1.",
-)
-@click.option("--no-prior", is_flag=True, help="Condition on the text embedding itself.")
-@click.option("--clip", help="Where the model's CLIP lies, if not where it was trained with.")
-@click.option("--text-encoder", help="Where the prior's text encoder lies, likewise.")
+@options.truncation_option
+@options.prior_options
+@options.model_options
 def command(
     texts: tuple[str, ...],
-    model: str,
+    prompts: str | None,
+    images: tuple[Path, ...],
     out: Path,
-    num_images: int,
-    seed: int,
-    device: str,
-    ops: str,
-    dtype: "DtypeName",
+    num_images: int | None,
+    seed: int | Sequence[int],
+    suffix: str,
+    forms: tuple[str, ...],
+    resume: bool,
     batch: int,
-    steps: int | None,
-    sampler: "Sampler",
-    eta: float,
-    guidance: float,
-    dynamic_threshold: bool,
-    best_of: int,
     truncation: float,
-    no_prior: bool,
-    clip: str | None,
-    text_encoder: str | None,
+    prior: options.PriorFlags,
+    model: options.ModelFlags,
 ) -> None:
-    """Make images of TEXTS with a trained model, such as: generate "a red apple" "a cat" --model
-    M --out DIR.
+    """Make images of TEXTS, with the model that ships or with yours, such as: generate "a red
+    apple" "a cat" --model M --out DIR. Weights mix sentences into one: "a cat:0.7" "a tiger:0.3".
     """
-    from lafite_shifted.device import resolve_device
-    from lafite_shifted.encoders.text_features import clean_text
-    from lafite_shifted.io.files import check_own_text, write_text
-    from lafite_shifted.io.png import check_own_png, save_png, slug
-    from lafite_shifted.pipeline import TextToImage
-    from lafite_shifted.prior.sample_embeddings import resolve_sampler
-    from lafite_shifted.prior.samplers import SamplerConfig
-    from training.metrics.grids import labelled_grid
+    from lafite_shifted.cli.generated import Outputs, source_of_images, sources_of_prompts
+    from lafite_shifted.generation import seeds_of
 
-    sampling = SamplerConfig(steps, sampler, eta, guidance, dynamic_threshold, best_of)
-    # a sentence given twice makes the same images
-    texts = tuple(dict.fromkeys(map(clean_text, texts)))
-    names = [
-        f"{slug(text)}-{number:04d}" for text in texts for number in range(seed, seed + num_images)
-    ]
-    for name in (*names, "grid"):  # before the first image is made
-        check_own_png(out / f"{name}.png")
-    check_own_text(out / "grid.txt", LEGEND)
-    choose_ops(ops, resolve_device(device))
-    with plain_warnings():
-        pipeline = TextToImage.from_pretrained(
-            model, device=device, dtype=dtype, clip=clip, text_encoder=text_encoder
+    generation = prior.generation(truncation=truncation)
+    if images and (texts or prompts or prior.negative or prior.no_prior):
+        raise InputError("--image takes the place of sentences. Leave one of the two out.")
+    if isinstance(seed, Sequence) and num_images not in (None, len(seed)):
+        raise InputError(
+            f"--seed {len(seed)} seeds are as many images of each prompt. Leave --num-images out."
         )
-        if pipeline.prior is None and not no_prior:
-            click.echo(
-                f"{model} has no prior: conditioning on the text embedding itself. Add one with "
-                "`pack --prior`.",
-                err=True,
-            )
-        if pipeline.prior is not None:
-            resolve_sampler(pipeline.prior.prior, sampling)  # refused before the first image
-        rows = []
-        for text in texts:
-            made = pipeline.images(
-                text,
-                num_images=num_images,
-                seed=seed,
-                batch=batch,
-                use_prior=not no_prior,
-                sampling=sampling,
-                truncation=truncation,
-            )
-            images = []
-            for number, image in made:
-                metadata = {"prompt": text, "seed": str(number), "model": pipeline.hash}
-                save_png(out / f"{slug(text)}-{number:04d}.png", image, metadata)
-                images.append(image)
-            rows.append((text, images))
-        scale = max(1, 96 // rows[0][1][0].width)
-        grid = labelled_grid(rows, scale=scale)
-        save_png(out / "grid.png", grid.image, {"model": pipeline.hash})
-        if grid.legend:
-            write_text(out / "grid.txt", LEGEND, "\n".join(grid.legend))
-    also = ", grid.txt (labels that it cannot show)" if grid.legend else ""
-    click.echo(f"{num_images * len(texts)} images and grid.png{also} in {out}")
+    sources = source_of_images(images) if images else sources_of_prompts(texts, prompts)
+    count = num_images or (4 if isinstance(seed, int) else 1)
+    (seeds,) = seeds_of(1, count, seed=seed, generator=None)
+    outputs = Outputs(out, sources, seeds, suffix=suffix, forms=forms, resume=resume)
+    with plain_warnings():
+        pipeline = model.load(needs_prior=not (prior.no_prior or images))
+        outputs.describe(pipeline, generation)
+        _generate(pipeline, generation, outputs, batch)
+    click.echo(outputs.summary())
+
+
+def _generate(
+    pipeline: "TextToImage", generation: "Generation", outputs: "Outputs", batch: int
+) -> None:
+    """All images that are not there yet; a Ctrl-C keeps what is saved."""
+    todo, total = outputs.missing(), outputs.num_missing
+    sources = [outputs.sources[number].prompt for number in todo]
+    stream = pipeline.stream(sources, list(todo.values()), generation, batch=batch)
+    numbers = list(todo)
+    try:
+        with progress_bar("generate", "image") as progress:
+            progress(0, total)
+            for done, (number, seed, image) in enumerate(stream, start=1):
+                outputs.add(numbers[number], seed, image)
+                if done % batch == 0 or done == total:
+                    outputs.flush()
+                    progress(done, total)
+    except KeyboardInterrupt as error:
+        outputs.flush()
+        raise InterruptedRunError(
+            f"Interrupted. {outputs.num_saved} images are in {outputs.folder}; the same command "
+            "with --resume goes on.",
+            SIGINT,
+        ) from error
+    outputs.finish()

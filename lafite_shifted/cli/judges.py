@@ -1,6 +1,6 @@
 """The flags that choose judges for the verbs of `evaluate`, and loading what they name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,9 @@ from lafite_shifted.cli.argument_types import FolderPath
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
+    from lafite_shifted.encoders.clip import ClipEncoder
     from lafite_shifted.encoders.encoder_id import EncoderId
     from training.metrics.inception import Inception
     from training.metrics.judges import ImageJudge, Judges
@@ -90,3 +92,21 @@ def load_inception(path: Path | None, device: "torch.device") -> "Inception | No
     from training.metrics.inception import Inception
 
     return Inception.load(path, device=device) if path else None
+
+
+def load_clip_judge(
+    name: str, *, conditioning: "EncoderId", device: "torch.device"
+) -> "ClipEncoder":
+    """The CLIP of --judge-clip; InputError where it took part."""
+    from lafite_shifted.encoders.ensemble import load_clip
+    from training.metrics.judges import ClipJudge
+
+    return ClipJudge.of(load_clip(name, device=device), conditioning=conditioning).clip
+
+
+def text_cosine(clip: "ClipEncoder", images: "Sequence[Image.Image]", text: str) -> float:
+    """Mean cosine of images with a sentence."""
+    from lafite_shifted.encoders.image_input import image_levels
+
+    embeddings = clip.embed_images([image_levels(image) for image in images])
+    return float((embeddings @ clip.embed_texts([text]).embedding.T).mean())

@@ -1,12 +1,21 @@
 """Flags that verbs share: the same flag has the same name everywhere."""
 
-from collections.abc import Callable
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lafite_shifted.cli.argument_types import FolderPath, Number, Share
+from lafite_shifted.cli.argument_types import FolderPath, Number, PathOrUrl, SeedList, Share
 from lafite_shifted.errors import DEFAULT_MAX_BAD
+from lafite_shifted.io.starter import STARTER
+
+if TYPE_CHECKING:
+    from lafite_shifted.generation import Generation
+    from lafite_shifted.pipeline import TextToImage
+    from lafite_shifted.prior.samplers import Sampler
+    from torch_utils.device import DtypeName
 
 clip_option = click.option(
     "--clip",
@@ -21,6 +30,21 @@ text_encoder_option = click.option(
 )
 device_option = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 seed_option = click.option("--seed", default=0, help="Of all randomness.")
+seeds_option = click.option(
+    "--seed", default=0, type=SeedList(), help="One (image i uses seed + i), a list 1,5,9, or 0-7."
+)
+model_option = click.option(
+    "--model",
+    default=STARTER,
+    type=PathOrUrl(),
+    help="Model folder (see `pack`), a Hugging Face Hub id, or the small one that ships.",
+)
+truncation_option = click.option(
+    "--truncation",
+    type=Number(-10, 10),
+    default=1.0,
+    help="Pulls w towards its mean below 1.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 max_bad_option = click.option(
     "--max-bad",
@@ -55,6 +79,26 @@ set_option = click.option(
 )
 
 
+class _Threads(click.ParamType):
+    """auto, or a number from 1."""
+
+    name = "auto|N"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | None:
+        """None for auto."""
+        if value is None or value == "auto":
+            return None
+        return click.IntRange(min=1).convert(value, param, ctx)
+
+
+threads_option = click.option(
+    "--threads",
+    type=_Threads(),
+    help="Of the CPU: a number, or auto: a short probe at the start chooses, unless "
+    "OMP_NUM_THREADS does. A resumed run keeps its own.  [default: auto]",
+)
+
+
 def out_option(what: str) -> Callable[[Any], Any]:
     """--out, the folder for `what`."""
     return click.option("--out", required=True, type=FolderPath, help=f"Folder for {what}.")
@@ -74,3 +118,157 @@ def batch_option(*, default: int | None, help: str) -> Callable[[Any], Any]:
 def positive_int(name: str, *, default: int | None, help: str) -> Callable[[Any], Any]:
     """The flag `name`, a whole number from 1; `default` None where it may be left out."""
     return click.option(name, default=default, type=click.IntRange(min=1), help=help)
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """The flags that say which model, where and how it computes."""
+
+    model: str
+    device: str
+    ops: str
+    dtype: "DtypeName"
+    clip: str | None
+    text_encoder: str | None
+
+    def load(self, *, needs_prior: bool = True) -> "TextToImage":
+        """The model; says which operators run, and what it means that there is no prior."""
+        from lafite_shifted.cli.messages import choose_ops
+        from lafite_shifted.device import resolve_device
+        from lafite_shifted.pipeline import TextToImage
+
+        choose_ops(self.ops, resolve_device(self.device))
+        model = TextToImage.from_pretrained(
+            self.model,
+            device=self.device,
+            dtype=self.dtype,
+            clip=self.clip,
+            text_encoder=self.text_encoder,
+        )
+        if model.prior is None and needs_prior:
+            click.echo(
+                f"{self.model} has no prior: conditioning on the text embedding itself. Add one "
+                "with `pack --prior`.",
+                err=True,
+            )
+        return model
+
+
+@dataclass(frozen=True)
+class PriorFlags:
+    """The flags that say how the prior samples."""
+
+    steps: int | None
+    sampler: "Sampler | None"
+    eta: float
+    guidance: float | None
+    dynamic_threshold: bool
+    best_of: int
+    negative: str | None
+    no_prior: bool
+
+    def generation(self, *, truncation: float = 1.0) -> "Generation":
+        """What they mean; InputError for what cannot be meant."""
+        from lafite_shifted.generation import NEGATIVE_GUIDANCE, Generation
+        from lafite_shifted.prior.samplers import SamplerConfig
+
+        usual = 1.0 if self.negative is None else NEGATIVE_GUIDANCE
+        sampling = SamplerConfig(
+            self.steps,
+            self.sampler,
+            self.eta,
+            usual if self.guidance is None else self.guidance,
+            self.dynamic_threshold,
+            self.best_of,
+        )
+        return Generation(not self.no_prior, sampling, truncation, self.negative)
+
+
+def animation_options(*, default: str | None) -> Callable[[Any], Any]:
+    """--animation and --fps."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = click.option(
+            "--fps", default=24, type=click.IntRange(1, 50), help="Frames a second."
+        )(command)
+        return click.option(
+            "--animation",
+            default=default,
+            type=click.Choice(["webp", "gif", "mp4"]),
+            help="Format of the animation; mp4 needs the extra `video`.",
+        )(command)
+
+    return add
+
+
+def _gathered(
+    options: Sequence[Callable[[Any], Any]], kind: type, name: str, command: Callable[..., Any]
+) -> Callable[..., Any]:
+    """`command` with these options, which reach it as one argument `name`, a `kind` of them."""
+
+    @functools.wraps(command)
+    def gather(**given: Any) -> Any:
+        own = {field.name: given.pop(field.name) for field in fields(kind)}
+        return command(**given, **{name: kind(**own)})
+
+    for option in reversed(options):
+        gather = option(gather)
+    return gather
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--model, --device, --ops, --dtype, --clip, --text-encoder, as `model`: a ModelFlags."""
+    options = (
+        model_option,
+        device_option,
+        ops_option,
+        dtype_option,
+        click.option(
+            "--clip", help="Where the model's CLIP lies, if not where it was trained with."
+        ),
+        click.option("--text-encoder", help="Where the prior's text encoder lies, likewise."),
+    )
+    return _gathered(options, ModelFlags, "model", command)
+
+
+def prior_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--steps, --sampler, --eta, --guidance, --dynamic-threshold, --best-of, --negative,
+    --no-prior, as `prior`: a PriorFlags.
+    """
+    options = (
+        positive_int(
+            "--steps",
+            default=None,
+            help="Sampling steps of the prior.  [default: 4, or its step budget]",
+        ),
+        click.option(
+            "--sampler",
+            type=click.Choice(["ancestral", "ddim", "dpm++"]),
+            help="Of the prior; ddim and dpm++ add no noise on the way. By default dpm++, "
+            "ancestral for a prior of the energy objective.",
+        ),
+        click.option(
+            "--eta", type=Number(0, 1), default=0.0, help="Noise of ddim; 1 is ancestral."
+        ),
+        click.option(
+            "--guidance",
+            type=Number(-100, 100),
+            default=None,
+            help="Of the prior; 1 is none.  [default: 1, or 2 with --negative]",
+        ),
+        click.option(
+            "--dynamic-threshold",
+            is_flag=True,
+            help="Dynamic thresholding, for guidance above 1.",
+        ),
+        positive_int(
+            "--best-of",
+            default=1,
+            help="Samples of the prior; the closest to the text by CLIP is used.",
+        ),
+        click.option(
+            "--negative", help="What images must not show; acts through guidance in the prior."
+        ),
+        click.option("--no-prior", is_flag=True, help="Condition on the text embedding itself."),
+    )
+    return _gathered(options, PriorFlags, "prior", command)

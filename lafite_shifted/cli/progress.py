@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from lafite_shifted.cli.pace import Pace
+
 if TYPE_CHECKING:
     from training.loop import Progress
 
@@ -49,8 +51,13 @@ def show_progress(progress: "Iterator[Progress]", description: str) -> dict[str,
         dynamic_ncols=True,
         disable=None,
     ) as bar:
+        pace = Pace()
         for step in progress:
             bar.total = step.total_samples / 1000
+            slow = pace.step(counts=step.logged is None, data_time=last.get("data_time"))
+            if slow:
+                with _terminal_may_be_gone():
+                    tqdm.write(slow, file=sys.stderr)
             if bar.n == 0:
                 bar.initial = step.samples / 1000
             bar.update(step.samples / 1000 - bar.n)

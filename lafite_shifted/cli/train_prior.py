@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from lafite_shifted.cli import options
-from lafite_shifted.cli.argument_types import FolderPath, RecordedPath
+from lafite_shifted.cli.argument_types import FolderPath, RecordedModel
 from lafite_shifted.cli.messages import choose_ops, note_starter, plain_warnings, report_embedding
 from lafite_shifted.cli.progress import progress_bar, show_progress
 
@@ -27,7 +27,7 @@ from lafite_shifted.cli.progress import progress_bar, show_progress
 @options.text_encoder_option
 @click.option(
     "--init",
-    type=RecordedPath,
+    type=RecordedModel,
     metavar="PRIOR",
     help="Start from the prior in a run or model folder, such as one of the mse objective "
     "for the energy objective.",

@@ -20,7 +20,7 @@ class DiscriminatorConfig:
     """Architecture of the discriminator."""
 
     resolution: int = 64  # pixels
-    condition_dim: int = 128  # D
+    condition_dim: int = 256  # D, by default that of the shipped CLIP
     channel_base: int = 16384
     channel_max: int = 512
     group: int = 4  # samples of a minibatch standard deviation; 1 switches it off

@@ -19,6 +19,7 @@ from lafite_shifted.decoder.layers import (
     checkpointed,
     clamp_of,
 )
+from torch_utils.host_reads import HostRead, on_host
 from torch_utils.ops import synthesis_epilogue
 from torch_utils.ops.upfirdn2d import upsample
 
@@ -28,7 +29,7 @@ class GeneratorConfig:
     """Architecture of the generator."""
 
     resolution: int = 64  # pixels, a power of two from 8
-    condition_dim: int = 128  # D
+    condition_dim: int = 256  # D, by default that of the shipped CLIP
     channel_base: int = 16384  # channels at resolution r: min(channel_base / r, channel_max)
     channel_max: int = 512
     z_dim: int = 512
@@ -37,6 +38,7 @@ class GeneratorConfig:
     mapping_lr_multiplier: float = 0.01
     condition_lr_multiplier: float = 0.01  # of the per-layer condition layers
     noise: bool = True  # per pixel, of learned strength, in each layer; off for flat drawings
+    clamp: float | None = None  # largest activation in every dtype; None: 256 in float16 alone
 
     def __post_init__(self) -> None:
         check_resolution(self.resolution)
@@ -46,6 +48,8 @@ class GeneratorConfig:
             raise ValueError(
                 "channel_base / resolution, channel_max, z_dim and w_dim must be at least 1"
             )
+        if self.clamp is not None and not self.clamp > 0:
+            raise ValueError(f"clamp must be above 0, not {self.clamp}")
 
     def channels(self, resolution: int) -> int:
         """Channels of the activations at `resolution`."""
@@ -103,7 +107,7 @@ class Styles(nn.Module):
         self.second = EqualLinears(num_layers, hidden, config.w_dim, learning_rate_multiplier=rate)
 
     def forward(self, w: Tensor, condition: Tensor) -> Tensor:
-        """w [N, V], condition [N, D] -> [L, N, 2 V]."""
+        """w [N, V] or [L, N, V], condition [N, D] or [L, N, D] -> [L, N, 2 V]."""
         views = self.second(self.first(condition.expand(self.num_layers, -1, -1)))  # [L, N, V]
         return torch.cat([w.expand(self.num_layers, -1, -1), views], dim=2)
 
@@ -116,7 +120,7 @@ class SynthesisLayer(nn.Module):
     def __init__(self, config: GeneratorConfig, num_inputs: int, resolution: int, *, up: bool):
         super().__init__()
         num_outputs = config.channels(resolution)
-        self.resolution = resolution
+        self.resolution, self.clamp = resolution, config.clamp
         self.conv = ModulatedConv2d(num_inputs, num_outputs, style_dim=2 * config.w_dim, up=up)
         self.noise_strength = nn.Parameter(torch.zeros(()), requires_grad=config.noise)
         self.bias = nn.Parameter(torch.zeros(num_outputs))
@@ -129,7 +133,8 @@ class SynthesisLayer(nn.Module):
         y, demodulation = self.conv(x, style)
         noise = self.noise_buffer if noise is None else noise
         return synthesis_epilogue(
-            y, demodulation, noise, self.noise_strength, self.bias, clamp=clamp_of(y.dtype)
+            *(y, demodulation, noise, self.noise_strength, self.bias),
+            clamp=clamp_of(y.dtype, self.clamp),
         )
 
 
@@ -179,11 +184,14 @@ class Generator(nn.Module):
         return self.synthesise(w, condition, noise=noise)
 
     def synthesise(self, w: Tensor, condition: Tensor, *, noise: Tensor | None = None) -> Tensor:
-        """The part after the mapping network."""
+        """The part after the mapping network; w and condition may be of each layer, [L, N, V] and
+        [L, N, D].
+        """
         styles = self.styles(w, condition).unbind()  # of the layers, then of the to_rgbs
         of_layers, of_rgbs = styles[: len(self.layers)], styles[len(self.layers) :]
         noises = self.split_noise(noise)
-        x = self.constant.to(self.compute_dtype).expand(len(w), -1, -1, -1)  # [N, C, 4, 4]
+        x = self.constant.to(self.compute_dtype)
+        x = x.expand(of_layers[0].shape[0], -1, -1, -1)  # [N, C, 4, 4]
         x = x.contiguous(memory_format=torch.channels_last)
         x = self.layers[0](x, of_layers[0], noises[0])
         rgb = self.to_rgbs[0](x, of_rgbs[0])
@@ -221,5 +229,5 @@ class Generator(nn.Module):
 
 def to_uint8(images: Tensor) -> Tensor:
     """[N, 3, H, W] in [-1, 1] -> [N, H, W, 3] uint8 on the CPU."""
-    levels = (images.float() * 127.5 + 127.5).round().clamp(0, 255)
-    return levels.to("cpu", torch.uint8).permute(0, 2, 3, 1).contiguous()
+    levels = (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+    return on_host(levels.permute(0, 2, 3, 1).contiguous(), HostRead.IMAGES)

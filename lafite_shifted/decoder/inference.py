@@ -57,7 +57,7 @@ class FrozenLayer(nn.Module):
             layer.bias,
             dtype=self.dtype,
             filtered=layer.conv.up,
-            clamp=clamp_of(self.dtype),
+            clamp=clamp_of(self.dtype, layer.clamp),
             rgb=rgb,
             after=after,
         )

@@ -32,9 +32,11 @@ def checkpointed(function: Callable[..., T], *inputs: Any, when: bool) -> T:
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
-def clamp_of(dtype: torch.dtype) -> float | None:
-    """Activations in float16 are clamped, far below where it ends (arXiv:2006.06676, appendix)."""
-    return 256.0 if dtype == torch.float16 else None
+def clamp_of(dtype: torch.dtype, always: float | None = None) -> float | None:
+    """Activations in float16 are clamped, far below where it ends (arXiv:2006.06676, appendix);
+    those of other dtypes to `always`, if at all.
+    """
+    return 256.0 if always is None and dtype == torch.float16 else always
 
 
 def linear(
@@ -48,9 +50,16 @@ def linear(
     """weight_gain x W^T + bias_gain b, or without a bias x W^T: x [N, I], weight [O, I], bias [O]
     -> [N, O].
 
-    As a batch of blocks of W's rows: a batch's products are shared out to a CPU's threads, while a
-    product with few columns, which takes as long as reading W does, is left to one of them.
+    In generation on several threads as a batch of blocks of W's rows: a batch's products are shared
+    out to a CPU's threads, while a product with few columns, which takes as long as reading W does,
+    is left to one of them. On one thread and with gradients that is slower (docs/performance.md),
+    and an exported program has no threads of ours.
     """
+    one_thread = torch.get_num_threads() == 1 or torch.compiler.is_exporting()
+    if x.device.type != "cpu" or torch.is_grad_enabled() or one_thread:
+        if bias is None:
+            return x @ weight.T
+        return torch.addmm(bias, x, weight.T, beta=bias_gain, alpha=weight_gain)
     num_blocks = math.gcd(len(weight), 8)
     blocks = weight.view(num_blocks, -1, weight.shape[1])  # [B, O / B, I]
     columns = x.T.expand(num_blocks, -1, -1)  # [B, I, N]

@@ -6,31 +6,38 @@ Shape letters: N batch, C H W image, D embedding, L tokens, F width of the text 
 
 import json
 import warnings
-import zipfile
 from collections.abc import Sequence
-from importlib import resources
-from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import open_clip
 import safetensors
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP, CustomTextCLIP
-from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import PreprocessCfg
 from open_clip.transformer import QuickGELU
 from open_clip.utils import to_2tuple
 from torch import Tensor, nn
 
+from lafite_shifted.encoders.clip_name import (
+    needs_quick_gelu,
+    recorded_name,
+    refuse_torchscript,
+    resolve,
+    weights_files,
+)
 from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId, weights_digest
-from lafite_shifted.encoders.preprocessing import describe_preprocessing, preprocess
-from lafite_shifted.encoders.text_features import TextFeatures, clean_text
+from lafite_shifted.encoders.preprocessing import (
+    describe_preprocessing,
+    preprocess,
+    resize,
+    standardise,
+)
+from lafite_shifted.encoders.text_features import TOKENIZING, TextFeatures, clean_text
+from lafite_shifted.encoders.text_tower import is_causal, text_features, text_lengths
 from lafite_shifted.errors import InputError
-from lafite_shifted.io.shell import absolute, expanded
-
-STARTER = "starter"
+from torch_utils.sending import to_device
+from torch_utils.uninitialised import without_random_weights
 
 
 class ClipEncoder:
@@ -66,17 +73,17 @@ class ClipEncoder:
         network.
         """
         name = recorded_name(name)
-        model_name, pretrained = _resolve(name)
-        for file in _weights_files(model_name, pretrained):
-            _refuse_torchscript(file)
+        model_name, pretrained = resolve(name)
+        for file in weights_files(model_name, pretrained):
+            refuse_torchscript(file)
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), without_random_weights():
                 warnings.simplefilter("ignore", FutureWarning)
                 model = open_clip.create_model(
                     model_name,
                     pretrained=pretrained,
                     require_pretrained=True,
-                    force_quick_gelu=_needs_quick_gelu(model_name, pretrained),
+                    force_quick_gelu=needs_quick_gelu(model_name, pretrained),
                 )
                 tokenizer = open_clip.get_tokenizer(model_name)
         except (safetensors.SafetensorError, EOFError) as error:
@@ -111,6 +118,11 @@ class ClipEncoder:
             )
         return ClipEncoder(model, tokenizer, name=name, device=torch.device(device))
 
+    def to(self, device: torch.device) -> None:
+        """Move the model."""
+        self.model.to(device)
+        self.device = device
+
     # --- images
 
     def preprocess(self, images: Tensor) -> Tensor:
@@ -122,6 +134,17 @@ class ClipEncoder:
         """
         return preprocess(images, self.preprocess_config)
 
+    def resize(self, images: Tensor) -> Tensor:
+        """Images [N, 3, H, W] uint8 -> [N, 3, S, S] uint8, which `preprocess` standardises: a
+        quarter of the memory, to be kept or sent.
+        """
+        return resize(images, self.preprocess_config).to(torch.uint8)
+
+    def embed_resized(self, levels: Tensor) -> Tensor:
+        """Unit embeddings [N, D] float32 of what `resize` returned."""
+        levels = to_device(levels, self.device)
+        return self.embed_prepared(standardise(levels, self.preprocess_config))
+
     def embed_images(self, images: Tensor | Sequence[Tensor]) -> Tensor:
         """Unit embeddings [N, D] float32 of a batch [N, 3, H, W], or of images [3, H, W] of
         various sizes.
@@ -129,12 +152,13 @@ class ClipEncoder:
         Gradients flow to float images; wrap in torch.no_grad() where none are wanted.
         """
         batches = [images] if isinstance(images, Tensor) else [image[None] for image in images]
-        prepared = torch.cat([self.preprocess(batch.to(self.device)) for batch in batches])
+        prepared = torch.cat([self.preprocess(to_device(batch, self.device)) for batch in batches])
         return self.embed_prepared(prepared)
 
     def embed_prepared(self, prepared: Tensor) -> Tensor:
         """Unit embeddings [N, D] float32 of what `preprocess` returned."""
-        return F.normalize(self.model.encode_image(prepared.to(self.device)).float(), dim=1)
+        prepared = to_device(prepared, self.device)
+        return F.normalize(self.model.encode_image(prepared).float(), dim=1)
 
     # --- texts
 
@@ -146,16 +170,13 @@ class ClipEncoder:
         if not texts:
             raise InputError("The list of texts is empty. Give a sentence, such as 'a red apple'.")
         texts = [clean_text(text) for text in texts]
-        ids = self.tokenizer(list(texts), context_length=self.context_length)  # [N, L]
-        lengths = _lengths(self.model, ids)
+        with TOKENIZING:
+            ids = self.tokenizer(list(texts), context_length=self.context_length)  # [N, L]
+        lengths = text_lengths(self.model, ids)
         self._warn_if_cut(texts, lengths)
-        ids = ids.to(self.device)
-        embedding, states = _text_states(self.model, ids)
-        inside = torch.arange(states.shape[1]) < lengths[:, None]  # [N, L]
-        inside = inside.to(states.device)
-        return TextFeatures(
-            F.normalize(embedding.float(), dim=1), states.float() * inside[..., None], lengths
-        )
+        if is_causal(self.model):  # no token depends on those behind it
+            ids = ids[:, : int(lengths.max())]
+        return text_features(self.model, to_device(ids, self.device), lengths)
 
     def _warn_if_cut(self, texts: Sequence[str], lengths: Tensor) -> None:
         if self._warned_about_length:
@@ -176,102 +197,9 @@ class ClipEncoder:
                 return
 
 
-def starter_folder() -> Path:
-    """Where the shipped CLIP lies."""
-    return Path(str(resources.files("lafite_shifted") / "assets" / "starter-clip"))
-
-
-def recorded_name(name: str) -> str:
-    """A --clip value that means the same in another folder: paths become absolute, ~ the home
-    folder.
-    """
-    if name == STARTER or name.startswith("hf-hub:"):
-        return name
-    folder = name.removeprefix("local-dir:")
-    if (Path(expanded(folder)) / "open_clip_config.json").is_file():
-        return name.removesuffix(folder) + absolute(folder)
-    model, slash, pretrained = name.partition("/")
-    if slash and model in open_clip.list_models() and Path(expanded(pretrained)).is_file():
-        return f"{model}/{absolute(pretrained)}"
-    return name
-
-
-def _resolve(name: str) -> tuple[str, str | None]:
-    """open_clip's (model name, pretrained) for a --clip value."""
-    if name == STARTER:
-        return f"local-dir:{starter_folder()}", None
-    if name.startswith(("hf-hub:", "local-dir:")):
-        return name, None
-    path = Path(name)
-    if (path / "open_clip_config.json").is_file():
-        return f"local-dir:{path}", None
-    model, slash, pretrained = name.partition("/")
-    if not slash or not pretrained or model not in open_clip.list_models():
-        raise InputError(
-            f"--clip {name}: not known. Give `starter`, MODEL/PRETRAINED such as "
-            "ViT-B-32/laion2b_s34b_b79k (or "
-            "ViT-B-32/path/to/weights.safetensors), hf-hub:ORG/REPO, or a folder with "
-            "open_clip_config.json."
-        )
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    if pretrained not in tags and not Path(pretrained).is_file():
-        raise InputError(
-            f"--clip {name}: {pretrained!r} is neither a file nor a pretrained tag of {model}. "
-            f"Its tags are: {', '.join(tags) or 'none'}."
-        )
-    return model, pretrained
-
-
-def _needs_quick_gelu(model: str, pretrained: str | None) -> bool:
-    """Whether the weights of this tag were trained with QuickGELU: the wrong one silently hurts."""
-    return bool(pretrained and get_pretrained_cfg(model, pretrained).get("quick_gelu", False))
-
-
-def _weights_files(model_name: str, pretrained: str | None) -> list[Path]:
-    """Local files that open_clip may unpickle."""
-    if pretrained is not None:
-        return [Path(pretrained)]
-    folder = Path(model_name.removeprefix("local-dir:"))
-    return [*folder.glob("*.bin"), *folder.glob("*.pth")]
-
-
-def _refuse_torchscript(path: Path) -> None:
-    """TorchScript archives carry code; open_clip would run it."""
-    if path.is_file() and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(entry.endswith("constants.pkl") for entry in archive.namelist()):
-                raise InputError(
-                    f"{path} is a TorchScript archive, which can run code. Use safetensors "
-                    "weights instead."
-                )
-
-
 def _block(model: nn.Module, config: PreprocessCfg, *, name: str, dim: int) -> EncoderBlock:
     quick = any(isinstance(module, QuickGELU) for module in model.modules())
     # the same weights under another activation embed differently
     digest = weights_digest(model.state_dict(), also=b"QuickGELU" if quick else b"")
     preprocess = json.dumps(describe_preprocessing(config), separators=(",", ":"))
     return EncoderBlock(name, digest, preprocess, dim)
-
-
-def _lengths(model: nn.Module, ids: Tensor) -> Tensor:
-    """Tokens up to and including end-of-text. The byte-pair vocabulary has its largest id there;
-    others pad.
-    """
-    text = getattr(model, "text", model)
-    pool = getattr(text, "pool_type", getattr(text, "text_pool_type", None))
-    if pool == "argmax":
-        return ids.argmax(dim=1) + 1
-    pad = getattr(getattr(text, "config", None), "pad_token_id", None) or getattr(text, "pad_id", 0)
-    return (ids != pad).sum(dim=1)
-
-
-def _text_states(model: CLIP | CustomTextCLIP, ids: Tensor) -> tuple[Any, Any]:
-    """Projected text embedding [N, D] and token states [N, L, F] after the final norm."""
-    text = getattr(model, "text", None)
-    if text is not None and not hasattr(text, "forward_intermediates"):  # a Hugging Face tower
-        text.output_tokens = True
-        return text(ids)
-    arguments = {"text_indices": 1, "normalize_intermediates": True, "text_output_fmt": "NLC"}
-    output = model.forward_intermediates(text=ids, normalize=False, **arguments)
-    return output["text_features"], output["text_intermediates"][-1]

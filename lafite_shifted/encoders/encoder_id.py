@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lafite_shifted.errors import InputError
+from torch_utils.host_reads import HostRead, on_host
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def weights_digest(weights: Mapping[str, Tensor], *, also: bytes = b"") -> str:
     digest = hashlib.sha256()
     for key, tensor in sorted(weights.items()):
         digest.update(key.encode())
-        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        values = on_host(tensor, HostRead.FILE).contiguous().flatten().view(torch.uint8)
         digest.update(values.numpy().tobytes())
     digest.update(also)
     return digest.hexdigest()[:16]

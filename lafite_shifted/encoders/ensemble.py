@@ -4,7 +4,7 @@ takes three), scaled so that the whole is a unit vector too.
 Shape letters: N batch, B CLIPs, L tokens, F width of a text tower, D embedding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,17 +30,36 @@ class ClipEnsemble(ClipEncoder):
         self.context_length = max(clip.context_length for clip in clips)
         self.id = EncoderId(tuple(clip.id.blocks[0] for clip in clips))
 
+    def to(self, device: torch.device) -> None:
+        """Move all models."""
+        for clip in self.clips:
+            clip.to(device)
+        self.device = device
+
     def preprocess(self, images: Tensor) -> Tensor:
         """Images [N, 3, H, W] -> the inputs of all CLIPs, flat, [N, sum of 3 S^2]."""
         return torch.cat([clip.preprocess(images).flatten(1) for clip in self.clips], dim=1)
 
     def embed_prepared(self, prepared: Tensor) -> Tensor:
         """Unit embeddings [N, D] float32 of what `preprocess` returned."""
+        found = [clip.embed_prepared(part) for clip, part in self._parts(prepared)]
+        return self.id.normalise(torch.cat(found, dim=1))
+
+    def resize(self, images: Tensor) -> Tensor:
+        """Images [N, 3, H, W] uint8 -> what all CLIPs standardise, flat, uint8."""
+        return torch.cat([clip.resize(images).flatten(1) for clip in self.clips], dim=1)
+
+    def embed_resized(self, levels: Tensor) -> Tensor:
+        """Unit embeddings [N, D] float32 of what `resize` returned."""
+        found = [clip.embed_resized(part) for clip, part in self._parts(levels)]
+        return self.id.normalise(torch.cat(found, dim=1))
+
+    def _parts(self, flat: Tensor) -> Iterator[tuple[ClipEncoder, Tensor]]:
+        """Each CLIP with its own [N, 3, S, S] of rows [N, sum of 3 S^2]."""
         shapes = [(3, *clip.input_size) for clip in self.clips]
         sizes = [channels * height * width for channels, height, width in shapes]
-        parts = zip(self.clips, prepared.split(sizes, dim=1), shapes, strict=True)
-        found = [clip.embed_prepared(part.unflatten(1, shape)) for clip, part, shape in parts]
-        return self.id.normalise(torch.cat(found, dim=1))
+        for clip, part, shape in zip(self.clips, flat.split(sizes, dim=1), shapes, strict=True):
+            yield clip, part.unflatten(1, shape)
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> TextFeatures:

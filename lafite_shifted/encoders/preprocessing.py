@@ -12,6 +12,8 @@ from open_clip.transform import PreprocessCfg
 from open_clip.utils import to_2tuple
 from torch import Tensor
 
+from torch_utils.sending import to_device
+
 PILLOW_CHOOSES_ORDER = int(PIL.__version__.partition(".")[0]) >= 13  # before: columns first, always
 LONGEST_RATIO = 8  # of an image to its crop: of longer ones only the middle is resized
 LARGE_PIXELS = 2**23  # that are resized one channel at a time
@@ -19,6 +21,23 @@ LARGE_PIXELS = 2**23  # that are resized one channel at a time
 
 def preprocess(images: Tensor, config: PreprocessCfg) -> Tensor:
     """Images [N, 3, H, W], uint8 or float in [-1, 1] -> the model's input [N, 3, S, S]."""
+    return standardise(resize(images, config), config)
+
+
+def standardise(levels: Tensor, config: PreprocessCfg) -> Tensor:
+    """Levels [N, 3, S, S] from 0 to 255 -> the model's input."""
+    # to the device without waiting for what it computes
+    mean, std = (
+        to_device(torch.tensor(values).view(3, 1, 1), levels.device)
+        for values in (config.mean, config.std)
+    )
+    return (levels.float() / 255 - mean) / std
+
+
+def resize(images: Tensor, config: PreprocessCfg) -> Tensor:
+    """Images [N, 3, H, W], uint8 or float in [-1, 1] -> levels [N, 3, S, S] from 0 to 255, float32;
+    whole numbers where the images are uint8.
+    """
     height, width = to_2tuple(config.size)
     size = (height, width)
     if config.resize_mode == "shortest":
@@ -26,13 +45,7 @@ def preprocess(images: Tensor, config: PreprocessCfg) -> Tensor:
     # a large one channel by channel: as floats it takes four times its memory
     large = images.shape[-2] * images.shape[-1] > LARGE_PIXELS
     channels = [_centred(part, size, config) for part in images.split(1 if large else 3, dim=1)]
-    unit = torch.cat(channels, dim=1) / 255
-    # to the device without waiting for what it computes
-    mean, std = (
-        torch.tensor(values).view(3, 1, 1).to(unit.device, non_blocking=True)
-        for values in (config.mean, config.std)
-    )
-    return (unit - mean) / std
+    return torch.cat(channels, dim=1)
 
 
 def _without_far_ends(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -99,7 +112,8 @@ def _resample(levels: Tensor, size: tuple[int, int], *, mode: str) -> Tensor:
             levels = F.interpolate(
                 levels, size=step, mode=mode, align_corners=False, antialias=True
             ).clamp(0, 255)
-            levels = levels + (levels.round() - levels).detach()
+            rounded = (levels.detach() + 0.5).floor_()  # Pillow rounds halves up
+            levels = levels + (rounded - levels).detach() if levels.requires_grad else rounded
     return levels
 
 

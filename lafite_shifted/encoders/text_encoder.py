@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.encoder_id import TextEncoderId, weights_digest
-from lafite_shifted.encoders.text_features import TextFeatures, clean_text
+from lafite_shifted.encoders.text_features import TOKENIZING, TextFeatures, clean_text
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.shell import absolute, expanded
+from torch_utils.sending import to_device
 
 LONGEST = 512  # tokens, where neither tokenizer nor model has a limit
 
@@ -66,13 +67,22 @@ class TextEncoder:
             ) from error
         return TextEncoder(model, tokenizer, name=name, device=torch.device(device))
 
+    def to(self, device: torch.device) -> None:
+        """Move the model."""
+        self.model.to(device)
+        self.device = device
+
     @torch.no_grad()
     def states(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token states [N, L, F] float32, zero behind each text, and lengths [N]. A text beyond the
         context length is cut, with a warning.
         """
         limit = self.context_length
-        ids = self.tokenizer(list(texts))["input_ids"]
+        with TOKENIZING:
+            ids = self.tokenizer(list(texts))["input_ids"]
+            padded = self.tokenizer(
+                list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
+            )
         cut = [text for text, found in zip(texts, ids, strict=True) if len(found) > limit]
         if cut:
             warnings.warn(
@@ -81,12 +91,10 @@ class TextEncoder:
                 UserWarning,
                 stacklevel=2,
             )
-        padded = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
-        )
-        mask = padded["attention_mask"].to(self.device)
+        mask = to_device(padded["attention_mask"], self.device)
         lengths = padded["attention_mask"].sum(dim=1)  # on the CPU
-        output = self.model(input_ids=padded["input_ids"].to(self.device), attention_mask=mask)
+        sent = to_device(padded["input_ids"], self.device)
+        output = self.model(input_ids=sent, attention_mask=mask)
         return output.last_hidden_state.float() * mask[..., None], lengths
 
 

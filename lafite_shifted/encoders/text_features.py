@@ -3,12 +3,18 @@ tower, D embedding.
 """
 
 import re
+import threading
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lafite_shifted.errors import InputError
+from torch_utils.sending import to_device
+
+# Hugging Face's fast tokenizers refuse a second thread
+TOKENIZING = threading.Lock()
 
 
 def clean_text(text: object) -> str:
@@ -31,7 +37,9 @@ class TextFeatures:
     """Features of N texts that condition a prior."""
 
     embedding: Tensor  # [N, D] unit float32
-    tokens: Tensor  # [N, L, F] float32, states after the final norm, zero behind the end of text
+    # [N, L, F] float32, states after the final norm, zero behind the end of text; L is at least the
+    # longest of `lengths`
+    tokens: Tensor
     # [N] int64, tokens up to and including end-of-text; on the CPU: what is computed depends on it
     lengths: Tensor
 
@@ -39,12 +47,23 @@ class TextFeatures:
         return len(self.lengths)
 
     def __getitem__(self, index: slice | Tensor) -> "TextFeatures":
-        return TextFeatures(self.embedding[index], self.tokens[index], self.lengths[index])
+        """A tensor of rows is on the CPU."""
+        there = to_device(index, self.tokens.device) if isinstance(index, Tensor) else index
+        return TextFeatures(self.embedding[there], self.tokens[there], self.lengths[index])
 
     def to(self, device: torch.device) -> "TextFeatures":
         """`lengths` stay on the CPU; a GPU is not waited for."""
-        embedding, tokens = (
-            tensor.to(device, non_blocking=device.type == "cuda")
-            for tensor in (self.embedding, self.tokens)
-        )
+        embedding, tokens = (to_device(x, device) for x in (self.embedding, self.tokens))
         return TextFeatures(embedding, tokens, self.lengths)
+
+    def joined(self, other: "TextFeatures") -> "TextFeatures":
+        """These texts, then those of `other`."""
+        longest = max(self.tokens.shape[1], other.tokens.shape[1])
+        tokens = [
+            F.pad(part.tokens, (0, 0, 0, longest - part.tokens.shape[1])) for part in (self, other)
+        ]
+        return TextFeatures(
+            torch.cat([self.embedding, other.embedding]),
+            torch.cat(tokens),
+            torch.cat([self.lengths, other.lengths]),
+        )

@@ -17,6 +17,7 @@ from lafite_shifted.gaussian.kmeans import Reservoir, find_centroids
 from lafite_shifted.io.check_tensors import check_like
 from lafite_shifted.io.files import check_format, load_tensors, save_tensors
 from torch_utils import distributed, seeds
+from torch_utils.host_reads import HostRead, on_host
 
 FORMAT = 2
 ClusterCovarianceType = Literal["diagonal", "low-rank", "full"]
@@ -74,7 +75,7 @@ class ClusterStats:
         """Add embeddings [N, D], each to its closest centroid; ValueError for another shape."""
         if batch.ndim != 2 or batch.shape[1] != self.dim:
             raise ValueError(f"expected embeddings [N, {self.dim}], got {list(batch.shape)}")
-        batch = batch.detach().to("cpu", torch.float64)
+        batch = on_host(batch, HostRead.STATISTICS).double()
         k = torch.cdist(batch, self.centroids).argmin(dim=1)
         deviation = batch - self.centroids[k]
         self.counts += torch.bincount(k, minlength=self.num_clusters)

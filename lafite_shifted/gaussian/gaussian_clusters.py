@@ -142,6 +142,8 @@ def _roots(covariance: Tensor, *, rank: int, smallest: float) -> dict[str, Tenso
     }
 
 
-def same_cluster_share(clusters: GaussianClusters, text: Tensor, image: Tensor) -> float:
-    """Share of pairs of unit embeddings [N, D] whose text and image choose the same cluster."""
-    return float((clusters.assign(text) == clusters.assign(image)).double().mean())
+def same_cluster(clusters: GaussianClusters, text: Tensor, image: Tensor) -> Tensor:
+    """Which pairs of unit embeddings [N, D] have a text and an image that choose the same cluster:
+    [N] bool, where they are.
+    """
+    return clusters.assign(text) == clusters.assign(image)

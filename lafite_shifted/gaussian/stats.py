@@ -20,7 +20,9 @@ from lafite_shifted.encoders.encoder_id import EncoderId, check_same_encoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.check_tensors import check_like
 from lafite_shifted.io.files import check_format, load_tensors, save_tensors
+from lafite_shifted.io.stored_rows import Batches, Rows
 from torch_utils import distributed
+from torch_utils.host_reads import HostRead, on_host
 
 FORMAT = 3
 
@@ -76,7 +78,7 @@ class EmbeddingStats:
             raise ValueError(f"expected embeddings [N, {self.dim}], got {list(batch.shape)}")
         if len(batch) == 0:
             return
-        batch = batch.detach().to("cpu", torch.float64)
+        batch = on_host(batch, HostRead.STATISTICS).double()
         mean = batch.mean(dim=0)
         deviation = batch - mean
         parts = [deviation[:, part] for part in self._slices]
@@ -142,10 +144,11 @@ class EmbeddingStats:
         return stats
 
     @staticmethod
-    def of(embeddings: Tensor, encoder_id: EncoderId | None = None) -> "EmbeddingStats":
-        """Statistics of one tensor [N, D]."""
+    def of(embeddings: Rows, encoder_id: EncoderId | None = None) -> "EmbeddingStats":
+        """Statistics of all rows [N, D]."""
         stats = EmbeddingStats(encoder_id, dim=embeddings.shape[1])
-        stats.update(embeddings)
+        for _, batch in Batches(embeddings):
+            stats.update(batch)
         return stats
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from lafite_shifted.errors import InputError
 
 
-def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+def check_finite(tensors: Mapping[str, Tensor], path: Path | str) -> None:
     """InputError if a number is infinite or none at all."""
     bad = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
     if bad:

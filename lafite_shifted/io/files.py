@@ -19,6 +19,7 @@ import safetensors.torch
 from torch import Tensor
 
 from lafite_shifted.errors import InputError
+from torch_utils.host_reads import HostRead, on_host
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
@@ -190,7 +191,7 @@ def numbered_json_lines(content: bytes, *, what: str) -> list[tuple[int, Any]]:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write `tensors` as safetensors, atomically; `metadata` (any JSON values) in the header."""
     content = safetensors.torch.save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        {name: on_host(x, HostRead.FILE).contiguous() for name, x in tensors.items()},
         {name: json.dumps(value) for name, value in metadata.items()},
     )
     write_bytes(path, content)

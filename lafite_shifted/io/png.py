@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -50,14 +51,19 @@ def save_png(path: Path, image: Image.Image, metadata: Mapping[str, str]) -> Non
     file would be lost.
     """
     check_own_png(path)
+    with atomic_file(path) as file:
+        write_png(file, image, metadata)
+
+
+def write_png(file: BinaryIO, image: Image.Image, metadata: Mapping[str, str]) -> None:
+    """The same, into an open file."""
     info = PngInfo()
     info.add_text("Software", SOFTWARE)
     if image.info.get("Comment") == GRID:
         info.add_text("Comment", GRID)
     for key, value in metadata.items():
         info.add_itxt(key, value)
-    with atomic_file(path) as file:
-        image.save(file, format="PNG", pnginfo=info)
+    image.save(file, format="PNG", pnginfo=info)
 
 
 def slug(text: str) -> str:

@@ -10,6 +10,7 @@ Shape letters: N batch, D embedding, T steps. Time t counts from 1 (least noise)
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 import torch
@@ -80,7 +81,7 @@ class Schedule:
         """abar at times `t`, float64 of its shape and on its device, which is not waited for."""
         return self.abar.to(t.device, non_blocking=t.is_cuda)[t]
 
-    @property
+    @cached_property
     def half_log_snr(self) -> Tensor:
         """log(sqrt(abar) / sqrt(1 - abar)), [T + 1] float64; infinite at t = 0."""
         return 0.5 * (self.abar.log() - (1 - self.abar).log())

@@ -15,6 +15,6 @@ def energy_score(samples: Tensor, true: Tensor) -> Tensor:
     m = samples.shape[1]
     if m < 2:
         raise ValueError("the energy score needs at least 2 samples")
-    first, second = torch.triu_indices(m, m, offset=1)
+    first, second = torch.triu_indices(m, m, offset=1, device=samples.device)
     apart = (samples[:, first] - samples[:, second]).norm(dim=2)  # [N, M (M - 1) / 2]
     return (samples - true[:, None]).norm(dim=2).mean(dim=1) - apart.mean(dim=1) / 2

@@ -3,13 +3,15 @@
 A causal transformer over [text tokens, text embedding, cluster, time, noisy embedding, query]
 (arXiv:2204.06125, section 2.2) takes the noisy embedding whitened and predicts at the query z_0, or
 v (see `Prior.predict`). RMSNorm, SwiGLU. Nothing before the time depends on it: the keys and values
-of a text are computed once (`encode_text`) and used by every network evaluation (`forward`).
+of a text are computed once (`encode_text`) and used by every network evaluation (`forward`); in
+sampling also those of the timesteps (`encode_times`), which leaves two tokens a step (`denoise`).
 
-Shape letters: N texts, R timesteps a text, L text tokens, F width of the text tower, P condition
-tokens of a text, S sequence, W width, D embedding.
+Shape letters: N texts, R timesteps or samples a text, L text tokens, F width of the text tower, P
+condition tokens of a text, S sequence, W width, D embedding.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,10 +24,18 @@ from lafite_shifted.encoders.text_features import TextFeatures
 from lafite_shifted.gaussian.cluster_stats import ClusterCovarianceType
 from lafite_shifted.gaussian.gaussian import CovarianceType, Gaussian
 from lafite_shifted.gaussian.stats import EmbeddingStats
+from lafite_shifted.prior.caches import (
+    NUM_CONDITION_TOKENS,
+    NUM_QUERY_TOKENS,
+    StepCache,
+    TextCache,
+    query_mask,
+    text_mask,
+    visible_places,
+    what_is_visible,
+)
 from lafite_shifted.prior.diffusion import ScheduleConfig
-
-NUM_CONDITION_TOKENS = 2  # behind the tokens: text embedding, cluster (0 without)
-NUM_QUERY_TOKENS = 3  # time, noisy embedding, query
+from torch_utils.sending import to_device
 
 
 @dataclass(frozen=True)
@@ -95,31 +105,37 @@ class Block(nn.Module):
         self.to_gate = nn.Linear(width, 2 * hidden, bias=False)
         self.from_hidden = nn.Linear(hidden, width, bias=False)
 
+    def project(self, x: Tensor, mask: Tensor, places: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Queries [N, heads, S, W / heads] of x [rows, W], and keys and values [2, N, heads, S, W /
+        heads]; `places` are the positions of the rows in [N S], with padding between (None:
+        without).
+        """
+        n, _, s, _ = mask.shape
+        qkv = self.to_qkv(self.attention_norm(x))
+        if places is not None:
+            qkv = qkv.new_zeros(n * s, qkv.shape[1]).index_copy(0, places, qkv)
+        qkv = qkv.view(n, s, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        return qkv[0], qkv[1:]
+
     def forward(
         self,
         x: Tensor,
         mask: Tensor,
         *,
         places: Tensor | None = None,
-        cached: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """x [rows, W] -> the next x, and its keys and values, each [N, heads, S, W / heads].
+        cached: Tensor | None = None,
+        wanted: slice = slice(None),
+    ) -> tuple[Tensor, Tensor]:
+        """x [rows, W] -> the next x of the `wanted` rows, and the keys and values of all.
 
-        `places` are the positions of the rows in [N S], with padding between (None: without);
-        `cached` are the keys and values of the tokens before them.
+        `places` as `project` takes them; `cached` are the keys and values of the tokens before.
         """
-        n, _, s, _ = mask.shape
-        qkv = self.to_qkv(self.attention_norm(x))
-        if places is not None:
-            qkv = qkv.new_zeros(n * s, qkv.shape[1]).index_copy(0, places, qkv)
-        q, k, v = qkv.view(n, s, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        own = (k, v)
-        if cached is not None:
-            k, v = torch.cat([cached[0], k], dim=2), torch.cat([cached[1], v], dim=2)
+        q, own = self.project(x, mask, places)
+        k, v = own if cached is None else torch.cat([cached, own], dim=3)
         attended = _attend(q, k, v, mask).transpose(1, 2).flatten(2).flatten(0, 1)  # [N S, W]
         if places is not None:
             attended = attended[places]
-        x = x + self.to_output(attended)
+        x = x[wanted] + self.to_output(attended[wanted])
         gate, value = self.to_gate(self.mlp_norm(x)).chunk(2, dim=1)
         return x + self.from_hidden(F.silu(gate) * value), own
 
@@ -132,14 +148,6 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores = (q @ k.mT).float() / math.sqrt(q.shape[-1])
     return scores.masked_fill(~mask, -math.inf).softmax(dim=-1).to(v.dtype) @ v
-
-
-@dataclass(frozen=True)
-class TextCache:
-    """Keys and values of the condition tokens of N texts."""
-
-    blocks: list[tuple[Tensor, Tensor]]  # keys and values, each [N, heads, P, W / heads]
-    visible: Tensor  # [N, P] bool: not what is dropped or lies behind the end of a text
 
 
 class PriorNetwork(nn.Module):
@@ -175,24 +183,60 @@ class PriorNetwork(nn.Module):
         """Texts whose tokens and embedding are dropped where `has_text` [N], on the CPU, is False;
         cluster [N], zeros where there is one Gaussian.
         """
-        num_tokens, device = text.tokens.shape[1], text.tokens.device
+        device = text.tokens.device
 
-        def sent(tensor: Tensor) -> Tensor:  # a GPU is not waited for
-            return tensor.to(device, non_blocking=device.type == "cuda")
-
-        visible, places = map(sent, what_is_visible(text.lengths, has_text, num_tokens))
-        embedding = self.from_text(text.embedding * math.sqrt(self.config.embed_dim))
-        embedding = torch.where(sent(has_text)[:, None], embedding, self.no_text)
-        extra = torch.stack([embedding, self.from_cluster(cluster)], dim=1)
-        x = torch.cat([self.from_token(text.tokens), extra], dim=1)  # [N, P, W]
-        behind = self.position[-NUM_CONDITION_TOKENS - NUM_QUERY_TOKENS : -NUM_QUERY_TOKENS]
-        x = x + torch.cat([self.position[:num_tokens], behind])
+        seen = what_is_visible(text.lengths, has_text, text.tokens.shape[1])
+        visible, places = (to_device(tensor, device) for tensor in seen)
+        x = self._condition_tokens(text, to_device(has_text, device), cluster)  # [N, P, W]
         x = x.flatten(0, 1)[places]  # outside attention, padding costs nothing
-        mask, blocks = text_mask(visible), []
-        for block in self.blocks:
-            x, own = block(x, mask, places=places)
-            blocks.append(own)
-        return TextCache(blocks, visible)
+        return self._text_cache(x, visible, places)
+
+    def encode_padded_text(self, text: TextFeatures, cluster: Tensor) -> TextCache:
+        """The same with padding computed too, where no shape may depend on the lengths; a text of
+        length 0 is dropped.
+        """
+        has_text = text.lengths > 0
+        visible = visible_places(text.lengths, text.tokens.shape[1])
+        x = self._condition_tokens(text, has_text, cluster)
+        return self._text_cache(x.flatten(0, 1), visible, None)
+
+    def _condition_tokens(self, text: TextFeatures, has_text: Tensor, cluster: Tensor) -> Tensor:
+        """[N, P, W]."""
+        embedding = self.from_text(text.embedding * math.sqrt(self.config.embed_dim))
+        embedding = torch.where(has_text[:, None], embedding, self.no_text)
+        extra = torch.stack([embedding, self.from_cluster(cluster)], dim=1)
+        x = torch.cat([self.from_token(text.tokens), extra], dim=1)
+        behind = self.position[-NUM_CONDITION_TOKENS - NUM_QUERY_TOKENS : -NUM_QUERY_TOKENS]
+        return x + torch.cat([self.position[: text.tokens.shape[1]], behind])
+
+    def _text_cache(self, x: Tensor, visible: Tensor, places: Tensor | None) -> TextCache:
+        """Through the blocks: x [rows, W], of the `places` as `Block` takes them."""
+        none = [None] * len(self.blocks)
+        return TextCache(self._keys(x, text_mask(visible), none, places), visible)
+
+    def _keys(
+        self, x: Tensor, mask: Tensor, caches: Sequence[Tensor | None], places: Tensor | None = None
+    ) -> list[Tensor]:
+        """Keys and values of x [rows, W] in every block: of the last one, nothing else."""
+        found = []
+        for block, cached in zip(self.blocks[:-1], caches[:-1], strict=True):
+            x, own = block(x, mask, cached=cached, places=places)
+            found.append(own)
+        return [*found, self.blocks[-1].project(x, mask, places)[1]]  # type: ignore[operator]
+
+    def encode_times(self, cache: TextCache, times: Tensor, *, repeats: int) -> list[StepCache]:
+        """What `denoise` takes at each of the timesteps `times` [S], for R = `repeats` samples."""
+        n, s, visible = cache.visible.shape[0], len(times), cache.visible
+        time = self._time(times) + self.position[-NUM_QUERY_TOKENS]
+        keys = self._keys(time.repeat(n, 1), query_mask(visible, s, 1), cache.blocks)
+        mask = query_mask(F.pad(visible, (0, 1), value=True), repeats, NUM_QUERY_TOKENS - 1)
+        pairs = list(zip(cache.blocks, keys, strict=True))
+        return [
+            StepCache(
+                [torch.cat([text, own[:, :, :, i : i + 1]], dim=3) for text, own in pairs], mask
+            )
+            for i in range(s)
+        ]
 
     def forward(
         self, y: Tensor, t: Tensor, cache: TextCache, sample_noise: Tensor | None = None
@@ -201,16 +245,30 @@ class PriorNetwork(nn.Module):
         independent of the others. With the energy objective, the standard normal
         `sample_noise` [N R, D] selects the sample.
         """
-        num_texts = len(cache.visible)
-        query = self.query.expand(len(y), -1)
-        if self.from_sample_noise is not None and sample_noise is not None:
-            query = query + self.from_sample_noise(sample_noise)
-        x = torch.stack([self._time(t), self.from_noisy(y), query], dim=1)
-        x = (x + self.position[-NUM_QUERY_TOKENS:]).flatten(0, 1)  # [3 N R, W]
-        mask = query_mask(cache.visible, len(y) // num_texts)
-        for block, cached in zip(self.blocks, cache.blocks, strict=True):
+        mask = query_mask(cache.visible, y.shape[0] // cache.visible.shape[0])
+        tokens = [self._time(t), self.from_noisy(y), self._query(y, sample_noise)]
+        return self._answer(tokens, mask, cache.blocks)
+
+    def denoise(self, y: Tensor, cache: StepCache, sample_noise: Tensor | None = None) -> Tensor:
+        """The same of `forward`, for R samples of each text at the one timestep of `cache`."""
+        tokens = [self.from_noisy(y), self._query(y, sample_noise)]
+        return self._answer(tokens, cache.mask, cache.blocks)
+
+    def _query(self, y: Tensor, sample_noise: Tensor | None) -> Tensor:
+        query = self.query.expand(y.shape[0], -1)
+        if self.from_sample_noise is None or sample_noise is None:
+            return query
+        return query + self.from_sample_noise(sample_noise)
+
+    def _answer(self, tokens: list[Tensor], mask: Tensor, caches: Sequence[Tensor]) -> Tensor:
+        """[N R, D] at the last of the tokens, each [N R, W]."""
+        size = len(tokens)
+        x = (torch.stack(tokens, dim=1) + self.position[-size:]).flatten(0, 1)
+        for block, cached in zip(self.blocks[:-1], caches[:-1], strict=True):
             x, _ = block(x, mask, cached=cached)
-        return self.to_output(self.norm(x[NUM_QUERY_TOKENS - 1 :: NUM_QUERY_TOKENS]))
+        last = slice(size - 1, None, size)
+        x, _ = self.blocks[-1](x, mask, cached=caches[-1], wanted=last)
+        return self.to_output(self.norm(x))
 
     def _time(self, t: Tensor) -> Tensor:
         """Sinusoidal embedding of t, through two layers, [N R, W]."""
@@ -219,33 +277,3 @@ class PriorNetwork(nn.Module):
         angle = t.float()[:, None] * frequency
         wave = torch.cat([angle.cos(), angle.sin()], dim=1)
         return self.from_time(F.pad(wave, (0, self.config.width - 2 * half)))
-
-
-def what_is_visible(lengths: Tensor, has_text: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
-    """Of texts of `lengths` [N], padded to `num_tokens`: what is neither dropped nor padding,
-    [N, P] bool, and the numbers of those of its N P places. On the CPU.
-    """
-    index = torch.arange(num_tokens + NUM_CONDITION_TOKENS)
-    seen = torch.where(has_text, lengths, 0)
-    visible = (index < seen[:, None]) | (index >= num_tokens)
-    return visible, visible.flatten().nonzero().flatten()
-
-
-def text_mask(visible: Tensor) -> Tensor:
-    """[N, 1, P, P] True where attention may look: causal, at what is visible [N, P] and itself."""
-    size = visible.shape[1]
-    causal = torch.ones(size, size, dtype=torch.bool, device=visible.device).tril()
-    itself = torch.eye(size, dtype=torch.bool, device=visible.device)  # no row is empty
-    return ((causal & visible[:, None, :]) | itself)[:, None]
-
-
-def query_mask(visible: Tensor, num_timesteps: int) -> Tensor:
-    """[N, 1, 3 R, P + 3 R] True where attention may look: at what is visible [N, P] of the text,
-    and causally within its own timestep.
-    """
-    one = torch.ones(
-        NUM_QUERY_TOKENS, NUM_QUERY_TOKENS, dtype=torch.bool, device=visible.device
-    ).tril()
-    own = torch.block_diag(*[one] * num_timesteps).bool()  # [3 R, 3 R]
-    text = visible[:, None, :].expand(-1, len(own), -1)
-    return torch.cat([text, own.expand(len(visible), -1, -1)], dim=2)[:, None]

@@ -9,6 +9,8 @@ Shape letters: N texts, R timesteps a text, M samples a timestep, D embedding.
 """
 
 import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +23,14 @@ from lafite_shifted.gaussian.gaussian import Gaussian
 from lafite_shifted.gaussian.gaussian_clusters import GaussianClusters
 from lafite_shifted.gaussian.linear_denoiser import LinearDenoiser
 from lafite_shifted.gaussian.stats import EmbeddingStats
+from lafite_shifted.prior.caches import StepCache, TextCache
 from lafite_shifted.prior.diffusion import NoiseGaussian, Schedule, diffuse
 from lafite_shifted.prior.energy_score import energy_score
-from lafite_shifted.prior.network import PriorConfig, PriorNetwork, TextCache
+from lafite_shifted.prior.network import PriorConfig, PriorNetwork
+from torch_utils.host_reads import HostRead, on_host
+from torch_utils.sending import to_device
 
+START = HostRead.START
 THRESHOLD_PERCENTILE = 99.5  # of dynamic thresholding
 
 
@@ -34,7 +40,14 @@ class EncodedText:
 
     embedding: Tensor  # [N, D]
     cluster: Tensor  # [N]
-    caches: list[TextCache]  # with the text, and without it if guided
+    cache: TextCache  # of the N texts; if guided, then of what it leads away from, 2 N
+
+    def __getitem__(self, rows: Tensor) -> "EncodedText":
+        """`rows` are on the CPU."""
+        num_texts, rows = len(self.cluster), to_device(rows, self.embedding.device)
+        guided = len(self.cache.visible) > num_texts
+        cached = torch.cat([rows, rows + num_texts]) if guided else rows
+        return EncodedText(self.embedding[rows], self.cluster[rows], self.cache[cached])
 
 
 class Prior(nn.Module):
@@ -72,7 +85,8 @@ class Prior(nn.Module):
         gaussian, self.clusters, self.linear = self.config.gaussian(self.stats), None, None
         self.gaussian = gaussian.to(device)
         if self.config.is_v_parameterised:
-            data = Gaussian.from_stats(self.stats)
+            own = self.config.process == "shifted" and self.config.covariance == "full"
+            data = gaussian if own else Gaussian.from_stats(self.stats)
             self.linear = LinearDenoiser.of(data, gaussian).to(device)
         if self.cluster_stats is not None:
             self.clusters = GaussianClusters.from_stats(self.cluster_stats).to(device)
@@ -89,7 +103,7 @@ class Prior(nn.Module):
     def assign(self, embedding: Tensor) -> Tensor:
         """The cluster [N] of each unit text embedding [N, D]; zeros where there is one Gaussian."""
         if self.clusters is None:
-            return embedding.new_zeros(len(embedding), dtype=torch.long)
+            return embedding.new_zeros(embedding.shape[0], dtype=torch.long)
         return self.clusters.assign(embedding)
 
     def gaussian_of(self, cluster: Tensor) -> NoiseGaussian:
@@ -101,7 +115,7 @@ class Prior(nn.Module):
         its text's embedding [N, D].
         """
         parts = [  # few at a time: a full covariance for each row is large
-            self.gaussian_of(self.assign(text)).whiten(image).abs().flatten().cpu()
+            on_host(self.gaussian_of(self.assign(text)).whiten(image).abs().flatten(), START)
             for image, text in zip(z0.split(256), embedding.split(256), strict=True)
         ]
         return float(np.percentile(torch.cat(parts).double().numpy(), THRESHOLD_PERCENTILE))
@@ -120,9 +134,12 @@ class Prior(nn.Module):
         gaussian: NoiseGaussian,
         cache: TextCache,
         sample_noise: Tensor | None = None,
+        *,
+        level: float | None = None,
     ) -> Tensor:
         """z_0 [N R, D] (not normalised) from z_t [N R, D] at timesteps t [N R], R of them for each
         of the N cached texts; `sample_noise` [N R, D] selects the sample of the energy objective.
+        `level` is abar where all t are the same: an exported graph then has no float64.
 
         In the v-parameterisation, z_0 is the best linear denoiser of the data's Gaussian plus
         sqrt(1 - abar) times the output of the network. In the process of that Gaussian the first
@@ -132,13 +149,53 @@ class Prior(nn.Module):
         y = gaussian.whiten(z_t)
         with self._reduced(y.device):
             scaled = self.network(y, t, cache, sample_noise)
+        if level is None:
+            abar = self.schedule.at(t)[:, None]
+            return self._z0(z_t, scaled, abar.float(), (1 - abar).sqrt().float())
+        return self._z0(z_t, scaled, torch.tensor(level), torch.tensor(math.sqrt(1 - level)))
+
+    def cache_times(
+        self, cache: TextCache, times: Sequence[int], *, repeats: int
+    ) -> dict[int, StepCache]:
+        """What `denoise` takes at each of `times`, for R = `repeats` samples of each text."""
+        device = cache.visible.device
+        with self._reduced(device):
+            t = to_device(torch.tensor(times), device)
+            steps = self.network.encode_times(cache, t, repeats=repeats)
+        return dict(zip(times, steps, strict=True))
+
+    def denoise(
+        self,
+        z_t: Tensor,
+        t: int,
+        gaussian: NoiseGaussian,
+        cache: StepCache,
+        sample_noise: Tensor | None = None,
+    ) -> Tensor:
+        """As `predict`, all rows at one timestep: z_0 [V, N R, D], V = 1, or 2 where `cache` also
+        has what guidance leads away from.
+        """
+        y = gaussian.whiten(z_t)
+        views = cache.num_samples // len(z_t)
+        if views > 1:
+            y = y.repeat(views, 1)
+            sample_noise = None if sample_noise is None else sample_noise.repeat(views, 1)
+        with self._reduced(y.device):
+            scaled = self.network.denoise(y, cache, sample_noise)
+        abar = self.schedule.abar[t]
+        scaled = scaled.view(views, *z_t.shape)
+        return self._z0(z_t, scaled, abar.float(), (1 - abar).sqrt().float())
+
+    def _z0(self, z_t: Tensor, scaled: Tensor, abar: Tensor, spread: Tensor) -> Tensor:
+        """z_0 of the network's output; abar and sqrt(1 - abar) [N R, 1], or one for all."""
         predicted = scaled.float() / math.sqrt(self.config.embed_dim)
         if self.linear is None:
             return predicted
-        abar = self.schedule.at(t)[:, None]
-        return self.linear(z_t, abar.float()) + (1 - abar).sqrt().float() * predicted
+        return self.linear(z_t, abar) + spread * predicted
 
-    def _reduced(self, device: torch.device):
+    def _reduced(self, device: torch.device) -> AbstractContextManager:
+        if torch.compiler.is_exporting():  # each would be a graph of its own
+            return nullcontext()
         reduced = self.compute_dtype != torch.float32
         return torch.autocast(device.type, self.compute_dtype, enabled=reduced)
 
@@ -184,13 +241,17 @@ class Prior(nn.Module):
         return (error.view_as(t) * weight).mean(dim=1)
 
     @torch.no_grad()
-    def encode_text(self, text: TextFeatures, *, guided: bool = False) -> EncodedText:
+    def encode_text(
+        self, text: TextFeatures, *, guided: bool = False, negative: TextFeatures | None = None
+    ) -> EncodedText:
         """N texts as `sample_embeddings` takes them, computed once for all their samples; `guided`:
-        also as no text, which guidance needs.
+        also what guidance leads away from, which is no text, or the one text `negative`.
         """
-        cluster = self.assign(text.embedding)
-        yes = torch.ones(len(text), dtype=torch.bool)
-        caches = [self.cache_text(text, yes, cluster)]
+        cluster = own = self.assign(text.embedding)
+        embedding, has_text = text.embedding, torch.ones(len(text), dtype=torch.bool)
         if guided:
-            caches.append(self.cache_text(text, ~yes, cluster))
-        return EncodedText(text.embedding, cluster, caches)
+            rows = torch.zeros(len(text), dtype=torch.long)
+            text = text.joined(text if negative is None else negative[rows])
+            has_text = torch.cat([has_text, has_text & (negative is not None)])
+            own = cluster.repeat(2)  # both are of the text's Gaussian, whose chain this is
+        return EncodedText(embedding, cluster, self.cache_text(text, has_text, own))

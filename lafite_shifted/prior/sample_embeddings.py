@@ -3,8 +3,9 @@
 Shape letters: N texts, R samples a text, D embedding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +13,21 @@ from torch import Tensor
 
 from lafite_shifted.encoders.text_features import TextFeatures
 from lafite_shifted.errors import InputError
+from lafite_shifted.prior.caches import StepCache
 from lafite_shifted.prior.diffusion import NoiseGaussian
-from lafite_shifted.prior.network import TextCache
 from lafite_shifted.prior.prior import THRESHOLD_PERCENTILE, EncodedText, Prior
-from lafite_shifted.prior.samplers import SamplerConfig, clamp_dynamically, guide, plan, sample
+from lafite_shifted.prior.samplers import (
+    LinearStep,
+    SamplerConfig,
+    StepCallback,
+    clamp_dynamically,
+    guide,
+    plan,
+    sample,
+)
 from torch_utils import seeds
+from torch_utils.seeds import Key
+from torch_utils.sending import to_device
 
 DEFAULT_STEPS = 4  # where the configuration leaves them open
 
@@ -28,10 +39,12 @@ def sample_embeddings(
     *,
     sample_seeds: Sequence[int],
     sampling: SamplerConfig | None = None,
+    on_step: StepCallback | None = None,
 ) -> Tensor:
     """Unit image embeddings [N R, D] for N texts and N R seeds: row n R + r depends on text n
     and its own seed. Of `best_of` candidates a row keeps the one closest to its text's embedding.
-    InputError where the prior cannot sample so.
+    `on_step` is called after each step of every candidate. InputError where the prior cannot sample
+    so.
     """
     sampling = resolve_sampler(prior, sampling or SamplerConfig())
     if isinstance(text, TextFeatures):
@@ -40,11 +53,12 @@ def sample_embeddings(
     assert not rest, "every text has the same number of seeds"
     gaussian = prior.gaussian_of(text.cluster.repeat_interleave(repeats))
     wanted = text.embedding.repeat_interleave(repeats, dim=0)  # [N R, D]
-    best = _sample_once(prior, gaussian, text.caches, sample_seeds, sampling, candidate=0)
+    steps = plan_of(prior, sampling)
+    caches = prior.cache_times(text.cache, [t for t, _ in steps], repeats=repeats)
+    once = partial(_sample_once, prior, gaussian, caches, steps, sample_seeds, sampling, on_step)
+    best = once(candidate=0)
     for candidate in range(1, sampling.best_of):
-        other = _sample_once(
-            prior, gaussian, text.caches, sample_seeds, sampling, candidate=candidate
-        )
+        other = once(candidate=candidate)
         closer = (other * wanted).sum(dim=1) > (best * wanted).sum(dim=1)
         best = torch.where(closer[:, None], other, best)
     return best
@@ -87,24 +101,26 @@ def resolve_sampler(prior: Prior, sampling: SamplerConfig) -> SamplerConfig:
 def _sample_once(
     prior: Prior,
     gaussian: NoiseGaussian,
-    caches: Sequence[TextCache],
+    caches: Mapping[int, StepCache],
+    steps: Sequence[tuple[int, LinearStep]],
     sample_seeds: Sequence[int],
     sampling: SamplerConfig,
+    on_step: StepCallback | None,
     *,
     candidate: int,
 ) -> Tensor:
-    """One sample for each seed; `caches` with the text, and without it if guided."""
-    device = caches[0].visible.device
+    """One sample for each seed; `caches` of each timestep."""
+    device = caches[steps[0][0]].mask.device
 
     def normal(*key: int | str) -> Tensor:
         key = key if candidate == 0 else (*key, candidate)
         shape = (prior.config.embed_dim,)
-        return seeds.normal_per_sample(shape, key=key, indices=sample_seeds).to(device)
+        noise = seeds.normal_per_sample(shape, key=key, indices=sample_seeds)
+        return to_device(noise, device)
 
     def denoise(z_t: Tensor, t: int) -> Tensor:
-        time = torch.full((len(z_t),), t, device=device)
         sample_noise = normal("prior inner", t) if prior.config.objective == "energy" else None
-        z0, *without = (prior.predict(z_t, time, gaussian, cache, sample_noise) for cache in caches)
+        z0, *without = prior.denoise(z_t, t, gaussian, caches[t], sample_noise)
         if without:
             z0 = guide(z0, without[0], sampling.guidance)
         if sampling.dynamic_threshold and prior.threshold_quantile is not None:
@@ -114,15 +130,34 @@ def _sample_once(
             z0 = gaussian.unwhiten(y0)
         return z0
 
+    return normalised(
+        prior, sample(denoise, lambda step: normal("prior", step), gaussian, steps, on_step)
+    )
+
+
+def plan_of(prior: Prior, sampling: SamplerConfig) -> list[tuple[int, LinearStep]]:
+    """The steps of a sampler, resolved, on this prior's schedule."""
     assert sampling.steps is not None  # resolved, as the sampler is
     assert sampling.sampler is not None
-    steps = plan(
-        prior.schedule,
-        num_steps=sampling.steps,
-        sampler=sampling.sampler,
-        eta=sampling.eta,
+    return plan(
+        prior.schedule, num_steps=sampling.steps, sampler=sampling.sampler, eta=sampling.eta
     )
-    # normalised once, at the end: early predictions rightly have norms below 1
-    z0 = sample(denoise, lambda step: normal("prior", step), gaussian, steps)
+
+
+def noise_keys(prior: Prior, steps: Sequence[tuple[int, LinearStep]]) -> list[Key]:
+    """The keys of the noises that one sample takes, in the order of their first use."""
+    keys: list[Key] = [("prior", 0)]
+    for number, (t, step) in enumerate(steps, start=1):
+        if prior.config.objective == "energy":
+            keys.append(("prior inner", t))
+        if step.sigma > 0:
+            keys.append(("prior", number))
+    return keys
+
+
+def normalised(prior: Prior, z0: Tensor) -> Tensor:
+    """Unit embeddings [N, D] of z_0 [N, D]: once, at the end, because early predictions rightly
+    have norms below 1.
+    """
     encoder = prior.stats.encoder_id
     return encoder.normalise(z0) if encoder else F.normalize(z0, dim=1)

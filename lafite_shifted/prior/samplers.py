@@ -23,6 +23,10 @@ Denoiser = Callable[[Tensor, int], Tensor]  # (z_t [N, D], t) -> z_0 [N, D]
 NoiseSource = Callable[[int], Tensor]  # step number (0 = start) -> standard normal [N, D]
 
 
+# (step number from 0, its time t, z [N, D] after the step) -> another z to continue with, or None
+StepCallback = Callable[[int, int, Tensor], Tensor | None]
+
+
 Sampler = Literal["ancestral", "ddim", "dpm++"]
 
 
@@ -107,10 +111,12 @@ def sample(
     noise: NoiseSource,
     gaussian: NoiseGaussian,
     steps: Sequence[tuple[int, LinearStep]],
+    on_step: StepCallback | None = None,
 ) -> Tensor:
     """z_0 [N, D] from z_T ~ N(mu, Sigma), by the steps of a `plan`.
 
     `noise(i)` gives the i-th standard normal [N, D]: 0 is the start, i > 0 the i-th step's.
+    `on_step` is called after each step.
     """
     x = gaussian.color(noise(0))
     previous: Tensor | None = None
@@ -122,6 +128,9 @@ def sample(
         if step.sigma > 0:
             x = x + step.sigma * gaussian.color(noise(number))
         previous = x0
+        if on_step is not None:
+            other = on_step(number - 1, t, gaussian.mean + x)
+            x = x if other is None else other - gaussian.mean
     return gaussian.mean + x
 
 
@@ -134,9 +143,9 @@ def clamp_dynamically(y0: Tensor, quantile: float, *, percentile: float) -> Tens
     return y0.clamp(-largest, largest) * (quantile / largest)
 
 
-def guide(with_text: Tensor, without_text: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance of a z_0 prediction, rescaled to the norm of the conditional one
-    (arXiv:2207.12598).
+def guide(with_text: Tensor, without_text: Tensor, scale: float | Tensor) -> Tensor:
+    """Classifier-free guidance of a z_0 prediction by `scale`, a number or [N, 1], rescaled to the
+    norm of the conditional one (arXiv:2207.12598).
 
     Predictions early in the chain rightly have norms below 1, so the norm kept is the conditional
     one's, not 1.

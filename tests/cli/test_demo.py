@@ -1,78 +1,120 @@
-"""The demo, shortened to seconds: the whole chain, its images, its table."""
+"""The demo, shortened to seconds, with a tiny model in the place of the one that ships."""
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.commands import Outcome, half_written, succeed
+from lafite_shifted.io.files import load_tensors, read_json, read_json_lines
+from lafite_shifted.model_folder import model_hash
+from tests.commands import Outcome, half_written, run_command, succeed
+from training.metrics import resnet
 from training.tools import demo
 
-SHORT = demo.DemoConfig(gan_kimg=0.064, prior_kimg=0.128, num_captions=48)
+SHORT = demo.DemoConfig(adapt_kimg=0.016, settings=("batch=8",))
 
 
 @pytest.fixture(scope="module")
-def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
+def shortened(starter_files: Path) -> Iterator[None]:
+    """`starter` is the tiny model, the adaptation two steps, and no judge is installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lafite_shifted.io.starter.starter_folder", lambda: starter_files)
+        patch.setattr(demo, "DemoConfig", lambda seed: SHORT)
+        patch.setattr(resnet, "PACKAGES", ("no_such_package",))
+        yield
+
+
+@pytest.fixture(scope="module")
+def outcome(shortened: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
     """What `demo` printed, and its folder."""
     out = tmp_path_factory.mktemp("demo") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "DemoConfig", lambda seed: SHORT)
-        return succeed("demo", "--out", out), out
+    return succeed("demo", "--out", out), out
 
 
-def test_table_compares_both_priors_with_none(outcome: tuple[Outcome, Path]):
+def test_the_starter_is_adapted_with_all_that_it_has(
+    outcome: tuple[Outcome, Path], starter_files: Path
+):
     printed, out = outcome
-    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    assert list(metrics) == ["shifted", "baseline", "no prior", "real against real"]
-    for name in ("shifted", "baseline", "no prior"):
-        assert metrics[name]["fd_clip"] > metrics["real against real"]["fd_clip"] > 0
-        line = next(line for line in printed.out.splitlines() if line.startswith(name))
-        assert f"{metrics[name]['fd_clip']:.4f}" in line
-    # the CLIP that conditions is no judge of whether an image follows its sentence
-    table = printed.out[printed.out.index("Frechet distance: between") :]
-    assert "recall" not in table + json.dumps(metrics)
-    floor = metrics["real against real"]["fd_clip"]
-    assert f"{floor:.4f}" in printed.out
-
-
-def test_grid_holds_every_sentence_with_and_without_prior(outcome: tuple[Outcome, Path]):
-    printed, out = outcome
-    assert len(demo.SENTENCES) == 8
-    assert demo.SEEDS_PER_SENTENCE == 16
-    with Image.open(out / "grid.png") as grid:
-        assert grid.width >= 16 * 64
-        assert grid.height >= 16 * 64
-        assert len(grid.text["model"]) == 16
-    assert str(out / "grid.png") in printed.out
-
-
-def test_models_are_packed_and_made_again(outcome: tuple[Outcome, Path], tmp_path: Path):
-    _, out = outcome
-    for process in ("shifted", "baseline"):
-        model = out / f"model-{process}"
-        config = json.loads((model / "prior" / "config.json").read_text(encoding="utf-8"))
-        assert config["config"]["process"] == process
-    arguments = ("--model", out / "model-shifted", "--out", tmp_path / "out", "--num-images", "1")
-    succeed("generate", demo.SENTENCES[0], *arguments)
+    record = read_json(out / "adapted" / "config.json")
+    assert record["init"]["path"] == "starter"
+    assert record["data"] == record["data"] | {"num_training": 512, "num_held_out": 0}
+    assert record["config"]["caption_share"] == 0
+    assert "heads from starter: " in printed.out
+    assert "new: " not in printed.out
+    assert read_json_lines(out / "adapted" / "log.jsonl")[-1]["samples"] == 16
+    model, prior = out / "model", starter_files / "prior"
+    kept = load_tensors(model / "prior" / "weights.safetensors")[0]
+    exact = load_tensors(prior / "weights.safetensors")[0]
+    assert all(kept[name].equal(exact[name]) for name in exact)
     assert half_written(out) == []
 
 
-def test_what_to_do_next_is_told(outcome: tuple[Outcome, Path]):
-    printed, _ = outcome
+def test_the_table_tells_before_after_and_the_floor(outcome: tuple[Outcome, Path]):
+    printed, out = outcome
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    assert list(metrics) == ["starter", "adapted", "real against real"]
+    assert metrics["starter"]["kid_judge"] != metrics["adapted"]["kid_judge"]
+    assert metrics["starter"]["kid_judge"] > 10 * abs(metrics["real against real"]["kid_judge"])
+    for name, values in metrics.items():
+        line = next(line for line in printed.out.splitlines() if line.startswith(f"{name}  "))
+        assert line.split()[-1] == f"{values['kid_judge']:.4f}"
+    assert "warning: The image judge needs no-such-package" in printed.out
+    assert "by CLIP, of images" in printed.out
+
+
+def test_grids_show_every_sentence_before_and_after(outcome: tuple[Outcome, Path]):
+    printed, out = outcome
+    assert len(demo.SENTENCES) == 8
+    with Image.open(out / "grid.png") as grid, Image.open(out / "starter.png") as first:
+        assert grid.width == 12 * 66 - 2 + 8  # 3 times 4 images of 64 pixels, gaps and margins
+        assert grid.height >= 8 * 66
+        assert grid.text["model"] == model_hash(out / "model")
+        assert grid.text["model"] != first.text["model"]
+        assert first.height >= 8 * 66
+    assert str(out / "grid.png") in printed.out
+
+
+def test_what_to_do_next_is_told_and_works(outcome: tuple[Outcome, Path], tmp_path: Path):
+    printed, out = outcome
     for verb in ("train-gan", "pack", "generate"):
         assert f"    lafite-shifted {verb} " in printed.out
-    assert "coloured shapes" in printed.out
+    command = ("generate", "a smiling cat", "--model", out / "model", "--out", tmp_path / "out")
+    assert "4 images" in succeed(*command).out
 
 
-def test_same_command_again_trains_no_more(outcome: tuple[Outcome, Path]):
+def test_the_same_command_again_trains_no_more(outcome: tuple[Outcome, Path]):
     _, out = outcome
-    logs = {p: p.read_bytes() for p in out.glob("*/log.jsonl")}
-    metrics = (out / "metrics.json").read_bytes()
-    assert len(logs) == 3
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "DemoConfig", lambda seed: SHORT)
-        again = succeed("demo", "--out", out)
-    assert "0 embedded, 512 reused" in again.out
-    assert {p: p.read_bytes() for p in out.glob("*/log.jsonl")} == logs
-    assert (out / "metrics.json").read_bytes() == metrics
+    names = ("adapted/log.jsonl", "metrics.json", "grid.png")
+    before = [(out / name).read_bytes() for name in names]
+    again = succeed("demo", "--out", out)
+    assert "0 images embedded, 512 reused" in again.out
+    assert [(out / name).read_bytes() for name in names] == before
+
+
+@pytest.mark.usefixtures("shortened")
+def test_it_goes_on_without_a_frozen_network_that_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starter_files: Path
+):
+    model = Path(shutil.copytree(starter_files, tmp_path / "starter", symlinks=True))
+    path = model / "discriminator" / "config.json"
+    record = read_json(path)
+    record["feature_config"] |= {"backbone": "resnet18", "resolution": None}
+    path.write_text(json.dumps(record), encoding="utf-8")
+    monkeypatch.setattr("lafite_shifted.io.starter.starter_folder", lambda: model)
+    printed = succeed("demo", "--out", tmp_path / "out")
+    assert "warning: features.backbone=resnet18 needs a file" in printed.out
+    config = read_json(tmp_path / "out" / "adapted" / "config.json")["config"]
+    assert config["features"]["backbone"] is None
+
+
+def test_nothing_is_written_where_the_starter_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("lafite_shifted.io.starter.starter_folder", lambda: tmp_path / "none")
+    refused = run_command("demo", "--out", tmp_path / "out")
+    assert (refused.code, refused.out) == (2, "")
+    assert "demo --from-scratch" in refused.err
+    assert not (tmp_path / "out").exists()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lafite_shifted.encoders.clip import starter_folder
 from lafite_shifted.encoders.encoder_id import EncoderId
 from lafite_shifted.io.files import read_json, read_json_lines
+from lafite_shifted.io.starter import starter_clip
 from tests.commands import (
     TINY_GAN,
     TINY_PRIOR,
@@ -92,7 +92,7 @@ def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     image_folder(home / "photos", *NAMES)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(here)
-    shutil.copytree(starter_folder(), home / "my-clip")
+    shutil.copytree(starter_clip(), home / "my-clip")
     succeed("embed", "~/photos", "--out=~/runs/a", "--clip=~/my-clip")
     assert (home / "runs" / "a" / "index.jsonl").is_file()
     succeed("train-gan", "~/photos", "--out=~/run", *TINY_GAN)
@@ -107,7 +107,7 @@ def test_a_relative_clip_is_found_from_another_folder(
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     elsewhere.mkdir()
     image_folder(here / "photos", *NAMES)
-    shutil.copytree(starter_folder(), here / "my-clip")
+    shutil.copytree(starter_clip(), here / "my-clip")
     monkeypatch.chdir(here)
     train = ("train-gan", "photos", "--out", "run", *TINY_GAN)
     succeed(*train, "--clip", "my-clip")

@@ -1,9 +1,11 @@
 """`stats` as its users type it: clusters, merging, figures, several processes, constant memory."""
 
+import functools
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId
 from lafite_shifted.gaussian.cluster_stats import ClusterStats
 from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.io.files import save_tensors
-from tests.commands import run_command, succeed
+from tests.commands import Outcome, run_command, succeed
+from tests.ranks import succeed_in_ranks
 
 ENCODER = EncoderId((EncoderBlock("made up", "abc", "{}", 32),))
 
@@ -103,22 +106,17 @@ def test_the_figure_shows_spectrum_and_cone(shards: Path, tmp_path: Path):
 
 
 def test_processes_share_the_shards_and_find_the_same(shards: Path, tmp_path: Path):
-    """Under torchrun: one output, the statistics of one process to rounding, the same clusters."""
+    """One output, the statistics of one process to rounding, the same clusters."""
 
-    def run(name: str, *launcher: str) -> tuple[EmbeddingStats, ClusterStats]:
+    def run(name: str, succeed: Callable[..., Outcome]) -> tuple[EmbeddingStats, ClusterStats]:
         outs = [tmp_path / f"{name}-{part}.safetensors" for part in ("stats", "clusters")]
-        printed = []
         for out, options in zip(outs, ([], ["--clusters", "4"]), strict=True):
-            command = [*launcher, "-m", "lafite_shifted.cli", "stats", str(shards), "--json"]
-            done = subprocess.run(
-                [*command, "--out", str(out), *options], capture_output=True, text=True, check=True
-            )
-            printed += done.stdout.splitlines()
-        assert len(printed) == 2
+            done = succeed("stats", shards, "--json", "--out", out, *options)
+            assert len(done.out.splitlines()) == 1
         return EmbeddingStats.load(outs[0]), ClusterStats.load(outs[1])
 
-    alone = run("alone", sys.executable)
-    shared = run("shared", sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "3")
+    alone = run("alone", succeed)
+    shared = run("shared", functools.partial(succeed_in_ranks, folder=tmp_path, count=3))
     assert shared[0].count == alone[0].count == 700
     torch.testing.assert_close(shared[0].m2, alone[0].m2, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(shared[0].fourth, alone[0].fourth, rtol=1e-12, atol=1e-13)

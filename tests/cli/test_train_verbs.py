@@ -221,5 +221,5 @@ def test_prior_dry_run_prints_the_cost_and_writes_nothing(
     before = [text.partition("time ")[0] for text in printed]
     assert before[0] == before[1]
     assert "s/kimg on cpu" in printed[0]
-    assert "48, by starter (128 dimensions)" in printed[0]
+    assert "48, by starter (256 dimensions)" in printed[0]
     assert list(tmp_path.iterdir()) == []

@@ -78,18 +78,18 @@ def test_embed_writes_shards_index_and_report(some_embeddings: Path, some_images
     names = sorted(p.name for p in some_embeddings.iterdir())
     assert names == ["index.jsonl", "report.jsonl", "shard-00000.safetensors"]
     data = EmbeddingSet(some_embeddings)
-    assert data.names == sorted(p.name for p in some_images.glob("*.png"))
+    assert list(data.names) == sorted(p.name for p in some_images.glob("*.png"))
     assert len(data.captions) == 48
 
 
 def test_stats_describe_the_cone(some_embeddings: Path, tmp_path: Path):
     outcome = succeed("stats", some_embeddings, "--json", "--out", tmp_path / "s.safetensors")
     found = json.loads(outcome.out)
-    image = EmbeddingSet(some_embeddings).image.double().numpy()
+    image = EmbeddingSet(some_embeddings).image[:].double().numpy()
     cosines = image @ image.T
     spectrum = np.linalg.eigvalsh(np.cov(image.T)).clip(0)
     share = spectrum[spectrum > 0] / spectrum.sum()
-    assert (found["count"], found["dim"]) == (48, 128)
+    assert (found["count"], found["dim"]) == (48, 256)
     assert found["norm_of_mean"] == pytest.approx(np.linalg.norm(image.mean(axis=0)), rel=1e-6)
     assert found["mean_cosine"] == pytest.approx(cosines[~np.eye(48, dtype=bool)].mean(), rel=1e-4)
     assert found["effective_rank"] == pytest.approx(
@@ -102,7 +102,7 @@ def test_stats_describe_the_cone(some_embeddings: Path, tmp_path: Path):
 
 def test_stats_in_words(some_embeddings: Path):
     lines = succeed("stats", some_embeddings).out.splitlines()
-    assert lines[0].split() == ["embeddings", "48", "of", "128", "dimensions,", "by", "starter"]
+    assert lines[0].split() == ["embeddings", "48", "of", "256", "dimensions,", "by", "starter"]
     assert [line[:20].strip() for line in lines[1:]] == [
         "norm of the mean",
         "mean pairwise cosine",
@@ -275,6 +275,8 @@ def test_doctor_has_a_line_for_each_thing():
         "CUDA",
         "GPU",
         "open_clip",
+        "starter CLIP",
+        "starter model",
         "compiler",
         "nvcc",
         "operators",

@@ -15,6 +15,7 @@ from ops_cuda import build, targets
 from ops_cuda.library import Activation, EpilogueShape, Library, Upfirdn2dShape
 from tests.emulation import CASES, DTYPES, HOST, check, configure, num_blocks
 from tests.operators import EMULATION, emulated_target
+from torch_utils.ops.philox import philox_4x32
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,9 @@ def emulated() -> Library:
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize("kernel", CASES)
 def test_emulated_kernels_match_float64(kernel: str, dtype: torch.dtype, emulated: Library):
-    for case in CASES[kernel](dtype):
+    cases = list(CASES[kernel](dtype))
+    assert cases or (kernel, dtype) in {("philox", other) for other in DTYPES[1:]}
+    for case in cases:
         check(case, emulated)
 
 
@@ -92,6 +95,18 @@ def test_bias_act_grad_beyond_two_to_the_31(emulated: Library, huge: tuple[Untou
         lambda: emulated.call("ls_bias_act_grad", HOST, BFLOAT16, *pointers, HUGE, function),
     )
     assert y.values[-64:].float().equal(2 * (torch.arange(64) + 100.0))
+
+
+def test_philox_beyond_two_to_the_31(emulated: Library):
+    index, count = torch.tensor([11]), HUGE
+    y = Untouched(4 * count)
+    call = ("ls_philox", HOST, 0, index.data_ptr(), y.pointer, 1, count, 77, 1)
+    ends(emulated, lambda: emulated.call(*call))
+    found = y.bytes.view(torch.float32)
+    last = torch.arange(count // 4 - 4, count // 4)
+    counter = [last, torch.zeros_like(last), torch.full_like(last, 11), torch.zeros_like(last)]
+    expected = torch.stack(philox_4x32(counter, 77), dim=1).flatten()
+    assert found[-16:].equal((expected >> 8).float() * 2.0**-24)
 
 
 @pytest.mark.parametrize("layout", [0, 1])

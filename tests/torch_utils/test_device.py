@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ops_cuda import library
+from torch_utils import device as device_module
 from torch_utils.device import pick_device
 from torch_utils.ops import native
 
@@ -24,9 +25,23 @@ def test_a_gpu_becomes_the_current_one_of_its_process(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: done.append(("set", device)))
     monkeypatch.setattr(torch, "empty", lambda *_, device: done.append(("touched", device)))
+    policies: list[None] = []
+    monkeypatch.setattr(device_module, "_set_policy", lambda: policies.append(None))
     device = torch.device("cuda") if expected is None else torch.device("cuda", expected)
     assert pick_device(name) == device
     assert done == [("set", device)] * (expected is not None) + [("touched", device)]
+    assert policies == [None]
+
+
+def test_float32_is_float32_on_a_gpu():
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    try:
+        matmul.allow_tf32 = cudnn.allow_tf32 = True
+        device_module._set_policy()
+        assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == (False, False, True)
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
 
 
 def test_the_cpu_sets_no_gpu(monkeypatch: pytest.MonkeyPatch):

@@ -1,6 +1,11 @@
 """How much memory is free: what the machine and the control groups leave."""
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from torch_utils.memory import available_bytes
 
@@ -46,3 +51,28 @@ def test_control_groups_of_version_1_bound_it_too(tmp_path: Path):
     write("sys/fs/cgroup/memory/docker/ab/memory.limit_in_bytes", "3000\n")
     write("sys/fs/cgroup/memory/docker/ab/memory.usage_in_bytes", "2600\n")
     assert available_bytes(tmp_path) == 400
+
+
+KEEPS_WHAT_IS_FREED = """
+import ctypes, torch
+from torch_utils.memory import keep_freed_memory, return_freed_memory
+
+libc = ctypes.CDLL(None)
+libc.sbrk.restype = ctypes.c_void_p
+
+def heap_after(bytes):
+    torch.empty(bytes, dtype=torch.uint8)  # not touched: no page is taken
+    return libc.sbrk(0)
+
+assert return_freed_memory()
+before = libc.sbrk(0)
+assert heap_after(3 * 2**30) - before < 2**28
+assert keep_freed_memory()
+assert heap_after(3 * 2**30) - before > 2.5 * 2**30
+assert heap_after(2**20) - before > 2.5 * 2**30
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc's")
+def test_the_process_keeps_what_it_frees_of_any_size():
+    subprocess.run([sys.executable, "-c", KEEPS_WHAT_IS_FREED], check=True)

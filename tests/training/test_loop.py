@@ -225,13 +225,30 @@ def test_finished_run_ends_at_once(open_run: Open, unbroken, tmp_path: Path):
     assert_same_run(folder, unbroken(open_run))
 
 
+def test_run_that_is_to_end_where_it_was_stopped_is_evaluated(open_run: Open, tmp_path: Path):
+    """Between two evaluations: what is for use is as of its end."""
+    folder = tmp_path / "run"
+    with pytest.raises(InterruptedRunError):
+        interrupt(open_run(folder), at=28, number=signal.SIGTERM)
+    train(open_run(folder, "run.kimg=0.028"))
+    planned = tmp_path / "planned"
+    train(open_run(planned, "run.kimg=0.028"))
+    for part in ("generator", "prior", "clip"):
+        for file in (planned / part).glob("*.safetensors"):
+            assert_same_tensors(folder / part / file.name, file)
+    row, expected = log_of(folder)[-1], log_of(planned)[-1]
+    assert row["samples"] == 28
+    assert row.items() <= expected.items()
+    assert list(run_loop(*open_run(folder, "run.kimg=0.028"))) == []
+
+
 # --- what the loop does with any training
 
 
 class Walk:
     """A training of one number that goes up by one a step, and reports it."""
 
-    batch, waited = 4, 0.0
+    batch, waited, device = 4, 0.0, torch.device("cpu")
 
     def __init__(self, not_finite_from: float = float("inf")):
         self.network = nn.Linear(1, 1, bias=False)

@@ -1,14 +1,17 @@
 """Run folders: checkpoints are whole, logs are cut back to them, another run is refused."""
 
+import itertools
 import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 from torch import nn
 from torch.optim import Adam
 
@@ -98,7 +101,7 @@ def test_checkpoint_of_another_clip_or_format_is_refused(
     with pytest.raises(InputError, match="another CLIP"):
         run.latest_checkpoint()
     monkeypatch.setattr(checkpoint_module, "FORMAT", checkpoint_module.FORMAT + 1)
-    with pytest.raises(InputError, match="has format 2, this version reads 3"):
+    with pytest.raises(InputError, match="has format 3, this version reads 4"):
         other.latest_checkpoint()
 
 
@@ -158,7 +161,12 @@ def scalars(run: RunFolder) -> list[tuple[int, float]]:
     return [(event.step, round(event.value, 3)) for event in events.Scalars("loss")]
 
 
-def test_log_and_tensorboard_are_cut_back(tmp_path: Path):
+@pytest.mark.parametrize("files_before", [0, 9])  # of this process: TensorBoard counts them
+def test_log_and_tensorboard_are_cut_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files_before: int
+):
+    numbers = itertools.count(files_before)
+    monkeypatch.setattr(event_file_writer, "_global_uid", SimpleNamespace(get=numbers.__next__))
     run = open_run(tmp_path / "run")
     run.cut_back(0)
     for samples in (4, 8, 12):

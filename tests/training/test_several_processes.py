@@ -1,4 +1,4 @@
-"""Training in several processes of torchrun: the same samples meet the same randomness, so the log
+"""Training in several processes: the same samples meet the same randomness, so the log
 is that of one process, up to the order of sums; what is refused; stopping and going on.
 """
 
@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from lafite_shifted.io.files import load_tensors, read_json_lines
-from tests.commands import TINY_GAN, TINY_PRIOR, run_command, succeed
+from tests.commands import TINY_GAN, TINY_PRIOR, assert_refused, run_command, succeed
+from tests.ranks import run_ranks, succeed_in_ranks
 from tests.real_images import damage
 from tests.torture import children
 from torch_utils import seeds
@@ -22,6 +23,8 @@ from training.data.synthetic_cone import PAIRS_PER_NAME
 
 STEPS = 6
 FIELDS = ("dtype=float32", "run.log_kimg=0.008", "run.checkpoint_kimg=0.008")
+# a temperature of .1 multiplies by ten what a batch of another size rounds in the CLIP
+CLIP_LOSS = ("clip_weight=0.5", "clip_temperature=1")
 OPTIONS = (*TINY_PRIOR, *(word for field in FIELDS for word in ("--set", field)))
 
 
@@ -37,9 +40,9 @@ def arguments(cone: Path, out: Path, *more: str, kimg: float = 0.008 * STEPS) ->
     return [str(word) for word in command]
 
 
-def launch(command: list[str], *, processes: int = 2) -> subprocess.Popen:
-    """`lafite-shifted COMMAND` under torchrun."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+def launch(command: list[str]) -> subprocess.Popen:
+    """`lafite-shifted COMMAND` in two processes of torchrun."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     return subprocess.Popen(
         [*torchrun, "-m", "lafite_shifted.cli", *command],
         stdout=subprocess.PIPE,
@@ -67,8 +70,8 @@ def test_two_processes_log_what_one_does(cone: Path, tmp_path: Path, clusters: i
     """
     more = ("--process", "clusters", "--set", f"prior.num_clusters={clusters}") if clusters else ()
     succeed(*arguments(cone, tmp_path / "one", *more))
-    printed = finished(launch(arguments(cone, tmp_path / "two", *more)))
-    assert printed.count("prior in") == 1
+    both = succeed_in_ranks(*arguments(cone, tmp_path / "two", *more), folder=tmp_path)
+    assert both.out.count("prior in") == 1
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert len(one) == len(two) == STEPS
     for a, b in zip(one, two, strict=True):
@@ -131,7 +134,7 @@ def test_a_lost_process_ends_all_in_time(cone: Path, tmp_path: Path, number: int
 
 
 def test_another_number_of_processes_resumes(cone: Path, tmp_path: Path):
-    finished(launch(arguments(cone, tmp_path / "run", kimg=0.024)))
+    succeed_in_ranks(*arguments(cone, tmp_path / "run", kimg=0.024), folder=tmp_path)
     succeed(*arguments(cone, tmp_path / "run"))
     succeed(*arguments(cone, tmp_path / "one"))
     for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "run"), strict=True):
@@ -144,7 +147,7 @@ def test_a_gan_resumes_with_another_number_of_processes(
     """The second step, by one process from the checkpoint of two, is that of one process alone, up
     to the order of sums.
     """
-    fields = ("dtype=float32", "run.log_kimg=0.008", "clip_weight=0.5", "path_length_weight=2")
+    fields = ("dtype=float32", "run.log_kimg=0.008", *CLIP_LOSS, "path_length_weight=2")
     options = [word for field in fields for word in ("--set", field)]
 
     def command(out: Path, kimg: float) -> list[str]:
@@ -153,7 +156,7 @@ def test_a_gan_resumes_with_another_number_of_processes(
 
     for name in ("one", "mixed"):
         shutil.copytree(some_embeddings, tmp_path / name / "embeddings")
-    finished(launch(command(tmp_path / "mixed", 0.008)))
+    succeed_in_ranks(*command(tmp_path / "mixed", 0.008), folder=tmp_path)
     succeed(*command(tmp_path / "mixed", 0.016))
     succeed(*command(tmp_path / "one", 0.016))
     one, mixed = rows(tmp_path / "one"), rows(tmp_path / "mixed")
@@ -173,7 +176,7 @@ def test_two_processes_train_a_gan_as_one_does(some_images: Path, tmp_path: Path
     images = Path(shutil.copytree(some_images, tmp_path / "images"))
 
     def command(out: Path) -> list[str]:
-        fields = ("dtype=float32", "run.log_kimg=0.008", "clip_weight=0.5", "r1_every=2")
+        fields = ("dtype=float32", "run.log_kimg=0.008", *CLIP_LOSS, "r1_every=2")
         words = [
             "train-gan",
             images,
@@ -187,17 +190,18 @@ def test_two_processes_train_a_gan_as_one_does(some_images: Path, tmp_path: Path
         ]
         return [str(word) for word in (*words, *(w for f in fields for w in ("--set", f)))]
 
-    refused = launch(command(tmp_path / "two"))
-    assert "Several processes need embeddings" in refused.communicate(timeout=120)[1]
+    assert_refused(
+        run_ranks(*command(tmp_path / "two"), folder=tmp_path), "Several processes need embeddings"
+    )
     for name in ("one", "two"):
         succeed("embed", images, "--out", tmp_path / name / "embeddings")
-    eval_set = seeds.epoch_indices([13], size=48, key=(0, "images"))[0]  # by the second process
-    lost = sorted(images.glob("*.png"))[eval_set]
+    wanted = seeds.epoch_indices([13], size=48, key=(0, "images"))[0]  # by the second process
+    lost = sorted(images.glob("*.png"))[wanted]
     damage(lost)
     told = f"warning: {lost.name} cannot be read any more"
     assert told in succeed(*command(tmp_path / "one")).err
-    printed = finished(launch(command(tmp_path / "two")))
-    assert printed.count("generator in") == 1
+    both = succeed_in_ranks(*command(tmp_path / "two"), folder=tmp_path)
+    assert both.out.count("generator in") == 1
     for name in ("one", "two"):
         report = read_json_lines(tmp_path / name / "embeddings" / "report.jsonl")
         assert [row["file_name"] for row in report] == [lost.name]
@@ -227,8 +231,6 @@ def test_what_several_processes_cannot_do_is_refused(
     assert outcome.code == 2
     assert "Run `embed` in one" in outcome.err
     assert not (tmp_path / "a").exists()
-    process = launch(arguments(cone, tmp_path / "b"), processes=3)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "A batch of 8 is not shared evenly by 3 processes" in err
+    outcome = run_ranks(*arguments(cone, tmp_path / "b"), folder=tmp_path, count=3)
+    assert_refused(outcome, "A batch of 8 is not shared evenly by 3 processes")
     assert not (tmp_path / "b" / "config.json").exists()

@@ -27,7 +27,7 @@ TEXT = "a red apple"
 def images_of(model: Path, out: Path, *flags: str) -> list[np.ndarray]:
     """The images that `generate` writes for TEXT, [R, R, 3] each."""
     succeed("generate", TEXT, "--model", model, "--out", out, *flags)
-    files = sorted(path for path in out.iterdir() if path.name != "grid.png")
+    files = sorted(path for path in out.glob("*.png") if path.name != "grid.png")
     return [np.asarray(Image.open(file)).astype(int) for file in files]
 
 

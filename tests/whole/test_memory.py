@@ -47,7 +47,7 @@ def test_other_verbs_say_so_too(
     some_embeddings: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(PriorTrainer, "step", of_the_cpu)
-    monkeypatch.setattr(TextToImage, "decode", of_the_gpu)
+    monkeypatch.setattr(TextToImage, "render", of_the_gpu)
     command = ("train-prior", some_embeddings, "--out", tmp_path / "run", *TINY_PRIOR)
     assert_refused(run_command(*command), "The memory does not suffice", "--batch")
     command = ("generate", "a cat", "--model", model_folder, "--out", tmp_path / "out")

@@ -50,10 +50,10 @@ def _quick(*arguments, **options):
 def test_few_images_are_said_to_be_too_few_for_a_frechet_distance(
     gan_run: Path, some_images: Path, some_embeddings: Path, tmp_path: Path
 ):
-    """48 images in the starter's 128 dimensions; the best model is chosen by the kernel distance,
+    """48 images in the starter's 256 dimensions; the best model is chosen by the kernel distance,
     which their number does not bias.
     """
-    told = "48 embeddings in 128 dimensions, too few for a covariance"
+    told = "48 embeddings in 256 dimensions, too few for a covariance"
     run = Path(shutil.copytree(gan_run, tmp_path / "run"))
     assert told in succeed("train-gan", some_images, "--out", run, *TINY_GAN).err
     command = ("evaluate", "gan", run, some_images, "--embeddings", some_embeddings)

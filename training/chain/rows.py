@@ -82,8 +82,8 @@ def _sentences(model: TextToImage, eval_set: EvalSet, sampling: SamplerConfig | 
 
 def _regression(model: TextToImage, eval_set: EvalSet, data: GanData) -> Sample:
     """Fitted on the captions of the training images."""
-    images = data.embeddings.repeat_interleave(data.first_caption.diff(), dim=0)  # [m, D]
-    regression = MeanRegression.fit(data.captions, images)
+    images = data.embeddings[:].repeat_interleave(data.first_caption.diff(), dim=0)  # [m, D]
+    regression = MeanRegression.fit(data.captions[:], images)
     text = _sentences(model, eval_set, None)
     encoder_id = model.clip.id
     return lambda rows, seeds: regression.predict(text(rows, seeds), encoder_id)

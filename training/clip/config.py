@@ -31,6 +31,31 @@ class ClipModelConfig:
         """Whether the image tower is one of timm's, which may begin with pretrained weights."""
         return self.vision not in ("resnet", "vit")
 
+    @staticmethod
+    def of(config: dict[str, Any]) -> "ClipModelConfig | None":
+        """The architecture of a `model_cfg` that `open_clip_config` wrote; None for another."""
+        vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
+        named = {
+            "embed_dim": config.get("embed_dim"),
+            "image_size": vision.get("image_size"),
+            "vit_layers": vision.get("layers"),
+            "vit_width": vision.get("width"),
+            "vit_patch": vision.get("patch_size"),
+            "timm_pool": vision.get("timm_pool"),
+            "timm_projection": vision.get("timm_proj"),
+            "timm_dropout": vision.get("timm_drop"),
+            "context_length": text.get("context_length"),
+            "text_width": text.get("width"),
+            "text_heads": text.get("heads"),
+            "text_layers": text.get("layers"),
+        }
+        named["vision"] = vision.get("timm_model_name", "vit")
+        if isinstance(vision.get("layers"), list):
+            named |= {"vision": "resnet", "vit_layers": None, "vit_width": None}
+            named |= {"resnet_layers": tuple(vision["layers"]), "resnet_width": vision.get("width")}
+        found = ClipModelConfig(**{name: value for name, value in named.items() if value})
+        return found if found.open_clip_config() == config else None
+
     def open_clip_config(self) -> dict[str, Any]:
         """The `model_cfg` of an open_clip_config.json."""
         return {
@@ -100,7 +125,12 @@ class ClipTrainConfig:
     weight_decay: float = 0.2
     label_smoothing: float = 0.1
     word_vector_decay: float = 0.2  # weight decay of the token embedding
-    augment_strength: float = 1.0
+    augment_strength: float = 1.0  # of scale, shift and rotation
+    # of brightness, contrast and saturation: captions speak of colours and skin tones
+    colour_strength: float = 1.0
+    # of a batch: images of the same thing by another name as one in it, such as its skin tones
+    sibling_share: float = 0.0
+    thumbnail_weight: float = 0.0  # of the loss that an image's colours can be told by
     ema_half_life_kimg: float = 20.0
     num_evaluation: int = 1000
     hold_out: bool = True  # keep the held-out sixth (training/data/split.py) for evaluation
@@ -110,3 +140,5 @@ class ClipTrainConfig:
     def __post_init__(self) -> None:
         positive(self, "batch", "learning_rate", "pretrained_learning_rate")
         positive(self, "warmup_kimg", "schedule_kimg", "num_evaluation")
+        if not 0 <= self.sibling_share < 1 or self.thumbnail_weight < 0:
+            raise ValueError("sibling_share must be from 0 to below 1, thumbnail_weight at least 0")

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import sha256_of
 from torch_utils import seeds
+from torch_utils.sending import to_device
 from training.data.decoding.crop import to_square
 from training.data.decoding.read_image import (
     DEFAULT_READ_OPTIONS,
@@ -73,6 +74,36 @@ class CaptionedSet:
             if image.name not in seen:
                 by_name.setdefault(image.name, image)
         return list(by_name.values())[:limit]
+
+    @cached_property
+    def _families(self) -> dict[str, list[int]]:
+        """Training images by key."""
+        found: dict[str, list[int]] = {}
+        for number, image in enumerate(self.training):
+            found.setdefault(image.key, []).append(number)
+        return found
+
+    def with_siblings(
+        self, chosen: np.ndarray, *, share: float, rng: np.random.Generator
+    ) -> np.ndarray:
+        """`chosen` training images, up to `share` of them replaced: the last by images of one key
+        with an earlier one, under another name. They are what a text is hardest to tell from.
+        """
+        first = round(len(chosen) * (1 - share))
+        kept = [int(number) for number in chosen[:first]]
+        for number in kept[:first]:
+            image = self.training[number]
+            others = [
+                other
+                for other in self._families[image.key]
+                if other not in kept and self.training[other].name != image.name
+            ]
+            room = min(2, len(others), len(chosen) - len(kept))
+            kept += (
+                [int(other) for other in rng.choice(others, room, replace=False)] if room else []
+            )
+        rest = [int(number) for number in chosen[first:] if number not in kept]
+        return np.array(kept + rest[: len(chosen) - len(kept)])
 
     def sampling_weights(self) -> np.ndarray:
         """Probability of each training image: 1 / sqrt(images that share its key), so that no
@@ -175,13 +206,15 @@ def draw_caption(image: CaptionedImage, rng: np.random.Generator) -> str:
     return " ".join(words).lower()
 
 
-def augment(images: Tensor, *, strength: float, generator: torch.Generator) -> Tensor:
-    """Random scale, shift, rotation, brightness, contrast and saturation of [N, 3, R, R] in [-1,
-    1]; no mirror and no hue, which captions speak of.
+def augment(
+    images: Tensor, *, strength: float, colour: float, generator: torch.Generator
+) -> Tensor:
+    """Random scale, shift and rotation to `strength`, brightness, contrast and saturation to
+    `colour`, of [N, 3, R, R] in [-1, 1]; no mirror and no hue, which captions speak of.
     """
     n = len(images)
     draw = torch.rand(n, 8, generator=generator)  # on the CPU, whatever the device
-    uniform = 2 * draw.to(images.device) - 1  # [-1, 1]
+    uniform = 2 * to_device(draw, images.device) - 1  # [-1, 1]
     angle = uniform[:, 0] * strength * math.radians(20)
     scale_x = torch.exp(uniform[:, 1] * strength * 0.25)
     scale_y = scale_x * torch.exp(uniform[:, 2] * strength * 0.12)
@@ -193,7 +226,7 @@ def augment(images: Tensor, *, strength: float, generator: torch.Generator) -> T
     )
     grid = F.affine_grid(rows.view(n, 2, 3), list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    level = uniform[:, 5:8, None, None] * strength
+    level = uniform[:, 5:8, None, None] * colour
     grey = moved.mean(dim=1, keepdim=True)
     moved = grey + (moved - grey) * (1 + 0.4 * level[:, 0:1])
     moved = (moved + 1) * (1 + 0.25 * level[:, 1:2]) - 1 + 0.15 * level[:, 2:3]

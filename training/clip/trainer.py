@@ -22,29 +22,19 @@ from lafite_shifted.errors import InputError
 from torch_utils import seeds
 from torch_utils.device import pick_dtype
 from torch_utils.ema import Ema
+from torch_utils.host_reads import HostRead, on_host
+from torch_utils.sending import send, to_device
 from training.clip.config import ClipTrainConfig
 from training.clip.data import CaptionedImage, CaptionedSet, augment, draw_caption
+from training.clip.losses import contrastive_loss
 from training.clip.save import save_clip
 from training.clip.start import ClipStart
 from training.clip.teacher import TeacherHead
+from training.clip.thumbnail import ThumbnailHead
 from training.metrics.distances import retrieval_at
 from training.run_folder import Evaluation
 
 NOTHING = ClipStart()
-
-
-def contrastive_loss(
-    images: Tensor, texts: Tensor, scale: Tensor, *, same: Tensor, smoothing: float
-) -> Tensor:
-    """Symmetric InfoNCE over unit vectors [N, D]; pairs that `same` [N, N] marks (one name) share
-    the target.
-    """
-    logits = scale * images @ texts.T  # [N, N]
-    target = same / same.sum(dim=1, keepdim=True)
-    target = (1 - smoothing) * target + smoothing / len(target)
-    rows = F.cross_entropy(logits, target)
-    columns = F.cross_entropy(logits.T, target.T / target.T.sum(dim=1, keepdim=True))
-    return (rows + columns) / 2
 
 
 def encode_texts(
@@ -59,7 +49,7 @@ def encode_texts(
     """
     longest = max(len(tokenizer.encode(text)) for text in texts) + 2  # start and end
     length = min(longest, len(model.positional_embedding))
-    ids = tokenizer(list(texts))[:, :length].to(device)
+    ids = to_device(tokenizer(list(texts))[:, :length], device)
     x = model.token_embedding(ids) + model.positional_embedding[:length]
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
     return x[torch.arange(len(ids), device=device), ids.argmax(dim=1)] @ model.text_projection
@@ -103,17 +93,15 @@ class ClipTrainer:
         self.batch = config.batch
         torch.manual_seed(seeds.seed_of(config.seed, "clip weights"))
         model = CLIP(**config.model.open_clip_config())
-        self.pretrained = list[nn.Parameter]()
-        if start.image_weights is not None:
-            trunk: nn.Module = model.visual.trunk  # type: ignore[assignment]
-            own = trunk.state_dict()
-            trunk.load_state_dict({name: start.image_weights[name] for name in own})
-            self.pretrained = list(trunk.parameters())
+        self.pretrained = start.apply(model)
         self.model = model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.head = (
             TeacherHead(start.teacher.dim, config.model.embed_dim, config.teacher).to(device)
             if start.teacher
             else None
+        )
+        self.thumbnails = (
+            ThumbnailHead(config.model.embed_dim).to(device) if config.thumbnail_weight else None
         )
         self.ema = Ema(self.model, half_life=config.ema_half_life_kimg * 1000)
         self.tokenizer = open_clip.SimpleTokenizer(context_length=config.model.context_length)
@@ -124,7 +112,8 @@ class ClipTrainer:
 
     def _optimizer(self) -> AdamW:
         config = self.config
-        named = [*self.model.named_parameters(), *(self.head or nn.Identity()).named_parameters()]
+        heads = [part for part in (self.head, self.thumbnails) if part]
+        named = [p for part in (self.model, *heads) for p in part.named_parameters()]
         pretrained = set(self.pretrained)
         groups = dict[tuple[float, float, bool], list[nn.Parameter]]()
         for name, parameter in named:
@@ -152,12 +141,12 @@ class ClipTrainer:
 
     def parts(self) -> Mapping[str, nn.Module | Optimizer]:
         """Everything with state, by name."""
-        head = {"head": self.head} if self.head else {}
+        heads = {"head": self.head, "thumbnails": self.thumbnails}
         return {
             "model": self.model,
             "ema": self.ema.network,
             "optimizer": self.optimizer,
-            **head,
+            **{name: part for name, part in heads.items() if part},
         }
 
     def _set_learning_rates(self, samples_seen: int) -> None:
@@ -169,24 +158,30 @@ class ClipTrainer:
             warmup = min(1.0, max(0.0, since + 1e-3) / config.warmup_kimg)
             group["lr"] = group["base_lr"] * warmup * max(decay, 0.01)
 
-    def _pixels(self, images: list[CaptionedImage]) -> Tensor:
-        """[N, 3, R, R] in [-1, 1]."""
-        batch = torch.from_numpy(self.data.pixels[[image.row for image in images]])
-        return batch.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    def _sent(self, images: list[CaptionedImage]) -> tuple[Tensor, Tensor]:
+        """Pixels [N, 3, R, R] in [-1, 1], and numbers [N] that images of one name share."""
+        numbers: dict[str, int] = {}
+        for image in images:
+            numbers.setdefault(image.name, len(numbers))
+        pixels = torch.from_numpy(self.data.pixels[[image.row for image in images]])
+        names = torch.tensor([numbers[image.name] for image in images])
+        sent = send({"pixels": pixels, "names": names}, self.device)
+        return sent["pixels"].permute(0, 3, 1, 2).float() / 127.5 - 1, sent["names"]
 
     def step(self, samples_seen: int) -> Mapping[str, Tensor]:
         """One step on images and captions; scalars to log."""
         config = self.config
         rng = seeds.numpy_generator(config.seed, "clip batch", samples_seen)
         chosen = rng.choice(len(self.data.training), size=self.batch, replace=False, p=self.weights)
+        if config.sibling_share:
+            chosen = self.data.with_siblings(chosen, share=config.sibling_share, rng=rng)
         images = [self.data.training[i] for i in chosen]
         captions = [draw_caption(image, rng) for image in images]
-        names = [image.name for image in images]
-        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-        name_index = torch.tensor([numbers[name] for name in names], device=self.device)
+        pixels, name_index = self._sent(images)
         pixels = augment(
-            self._pixels(images),
+            pixels,
             strength=config.augment_strength,
+            colour=config.colour_strength,
             generator=seeds.generator(config.seed, "clip augment", samples_seen),
         )
         self._set_learning_rates(samples_seen)
@@ -210,6 +205,10 @@ class ClipTrainer:
             logged["loss_distillation"] = texts.distance.detach()
             of = config.teacher
             loss = of.own_weight * loss + taught + of.distillation_weight * texts.distance
+        if self.thumbnails:
+            thumbnail = self.thumbnails.loss(normalised, pixels)
+            logged["loss_thumbnail"] = thumbnail.detach()
+            loss = loss + config.thumbnail_weight * thumbnail
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -246,7 +245,8 @@ class ClipTrainer:
         self.head.train()
         distance = (1 - (own * target).sum(dim=1)).mean()
         known = known[: len(captions)]
-        noise = torch.from_numpy(rng.standard_normal(known.shape, np.float32)).to(known.device)
+        noise = torch.from_numpy(rng.standard_normal(known.shape, np.float32))
+        noise = to_device(noise, known.device)
         noisy = known + noise * (self.config.teacher.noise / known.shape[1] ** 0.5)
         taught = F.normalize(self.head(F.normalize(noisy, dim=1)).float(), dim=1)
         return TextParts(own[: len(captions)], taught, distance)
@@ -261,11 +261,11 @@ class ClipTrainer:
             part = images[start : start + 250]
             with self.autocast:
                 image = self.ema.network.encode_image(
-                    self._pixels(part).contiguous(memory_format=torch.channels_last), normalize=True
+                    self._sent(part)[0].contiguous(memory_format=torch.channels_last),
+                    normalize=True,
                 )
-                text = self.ema.network.encode_text(
-                    self.tokenizer([p.name.lower() for p in part]).to(self.device), normalize=True
-                )
+                ids = to_device(self.tokenizer([p.name.lower() for p in part]), self.device)
+                text = self.ema.network.encode_text(ids, normalize=True)
             image_parts.append(image.float())
             text_parts.append(text.float())
         return torch.cat(image_parts), torch.cat(text_parts)
@@ -283,7 +283,7 @@ class ClipTrainer:
             if not subset:
                 continue
             image_embeddings, text_embeddings = self.embed(subset)
-            similarity = text_embeddings @ image_embeddings.T
+            similarity = on_host(text_embeddings @ image_embeddings.T, HostRead.EVALUATION)
             results[f"retrieval_1{suffix}"] = retrieval_at(similarity, 1)
             results[f"retrieval_10{suffix}"] = retrieval_at(similarity, 10)
         save_clip(self.ema.network, self.config.model, folder / "clip")

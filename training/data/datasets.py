@@ -26,9 +26,6 @@ from PIL import Image
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import (
     atomic_directory,
-    atomic_file,
-    read_json,
-    read_json_lines,
     sha256_of,
     write_json,
     write_json_lines,
@@ -46,8 +43,6 @@ NPM_PACKAGES = {  # pinned: what ships was made from these versions
 }
 DEBIAN_PACKAGES = ("openclipart-png", "openclipart-svg")  # apt offers the release's one version
 MAX_MEGAPIXELS = 1000.0  # the largest clipart has 623
-SAMPLE_SIZE = 512  # images that ship with lafite-shifted, and as many further ones
-DEFAULT_SIZES = {"emoji": 64, "twemoji": 64, "clipart": 128}  # pixels
 STYLES = {"emoji": ("flat", "3d"), "twemoji": ("twemoji",)}
 EMOJI_FOLDERS = {"flat": "img/google/64", "3d": "assets", "twemoji": "img/twitter/64"}  # by style
 
@@ -209,36 +204,3 @@ def build_dataset(name: str, out: Path, *, size: int, raw: bool = False) -> Buil
         packages = debian if name == "clipart" else npm
         write_json(target / "sources.json", {"packages": packages, "size": size, "raw": raw})
     return Built(num_images=len(rows), num_held_out=len(set(held_out)), bad=bad)
-
-
-def build_sample(out: Path) -> None:
-    """The images that ship: `out`/images, and as many further ones in `out`/reference, none of
-    them held out.
-
-    Drawings of both styles in an order given by their names' hash; skin-tone variants and keycaps
-    are left out. Raises InputError as `build_dataset` does.
-    """
-    check_unused(out)
-    with tempfile.TemporaryDirectory() as work, atomic_directory(out) as target:
-        emoji = Path(work) / "emoji"
-        build_dataset("emoji", emoji, size=DEFAULT_SIZES["emoji"])
-        held_out = set(read_json(emoji / "split.json")["held_out"])
-        rows = [
-            row
-            for row in read_json_lines(emoji / "metadata.jsonl")
-            if row["file_name"] not in held_out
-            and "skin tone" not in row["text"]
-            and "keycap" not in row["text"]
-        ]
-        rows.sort(key=lambda row: sha256_of(f"sample {row['file_name']}".encode()))
-        for name, part in (
-            ("images", rows[:SAMPLE_SIZE]),
-            ("reference", rows[SAMPLE_SIZE : 2 * SAMPLE_SIZE]),
-        ):
-            for row in part:
-                with (
-                    Image.open(emoji / row["file_name"]) as image,
-                    atomic_file(target / name / row["file_name"]) as f,
-                ):
-                    image.save(f, format="PNG", optimize=True)
-            write_json_lines(target / name / "metadata.jsonl", part)

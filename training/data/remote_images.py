@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import threading
 import weakref
+from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -90,9 +91,9 @@ class ShardOrder:
         will be needed. InputError where there are fewer shards than processes.
         """
         self._key, self._prefetch = key, prefetch
-        self._rows: dict[str, list[int]] = {}
+        self._rows: dict[str, array[int]] = {}
         for row, name in enumerate(names):
-            self._rows.setdefault(name.partition("/")[0], []).append(row)
+            self._rows.setdefault(name.partition("/")[0], array("q")).append(row)
         if len(self._rows) < distributed.world_size():
             raise InputError(
                 f"{len(self._rows)} shards hold images to train on, fewer than the "
@@ -143,7 +144,7 @@ def in_first_shards(names: Sequence[str], chosen: Tensor, *, count: int) -> Tens
     are SHARD/FILE, sorted.
     """
     kept, shard = torch.zeros_like(chosen), ""
-    for found, row in enumerate(map(int, chosen.nonzero())):
+    for found, row in enumerate(map(int, chosen.nonzero().flatten().numpy())):
         head = names[row].partition("/")[0]
         if found >= count and head != shard:
             break

@@ -26,7 +26,8 @@ from training.config import differences
 from training.data.decoding.crop import DEFAULT_SQUARES, SquareConfig
 from training.data.decoding.read_image import DEFAULT_READ_OPTIONS, ReadOptions, silent
 from training.data.embeddings.embed import EmbedReport, embed_folder, with_split_keys
-from training.data.embeddings.embedding_set import read_index
+from training.data.embeddings.embedding_set import check_own_index, read_index
+from training.data.embeddings.index import Index
 from training.data.embeddings.report_file import (
     LeftOut,
     check_own_report,
@@ -34,7 +35,6 @@ from training.data.embeddings.report_file import (
     write_report,
 )
 from training.data.images import ImageSource, check_share_of_bad
-from training.data.split import is_held_out
 
 MAX_BYTES = 64 * 2**30  # of one shard
 CHUNK = 2**20
@@ -90,7 +90,7 @@ def embed_urls(
         "background": squares.background,
     }
     check_own_report(out / "report.jsonl")
-    read_index(out)  # another program's is refused
+    check_own_index(out)
     for number, url in enumerate(urls):
         _check_same(_part(out, number), {"url": url, **made_by})
     numbers = range(distributed.rank(), len(urls), distributed.world_size())
@@ -116,13 +116,15 @@ def embed_urls(
         options.progress(done, len(open_numbers))
     wait_for_all(out, len(urls))
     distributed.barrier()
-    rows, left_out = _joined(out, urls)
+    left_out = _all_left_out(out, urls)
     if distributed.is_main_process():
-        write_json_lines(out / "index.jsonl", rows)
+        _join(out, urls)
         write_report(out / "report.jsonl", left_out)
-    check_share_of_bad(left_out.bad, len(rows) + len(left_out.bad), max_share=options.max_bad)
-    held_out = sum(is_held_out(row["split_key"]) for row in rows)
-    return EmbedReport(num_embedded, len(rows) - num_embedded, left_out, conversions, held_out)
+    distributed.barrier()
+    index = Index(out)
+    check_share_of_bad(left_out.bad, len(index) + len(left_out.bad), max_share=options.max_bad)
+    held_out = int(index.held_out.sum())
+    return EmbedReport(num_embedded, len(index) - num_embedded, left_out, conversions, held_out)
 
 
 def wait_for_all(
@@ -226,14 +228,34 @@ def fetch_shard(url: str, folder: Path) -> Path:
     return path
 
 
-def _joined(out: Path, urls: Sequence[str]) -> tuple[list[dict], LeftOut]:
-    """Rows of all parts and what they left out, under their shards' names."""
-    rows, left_out = list[dict](), LeftOut()
+def _join(out: Path, urls: Sequence[str]) -> None:
+    """Write the index of all parts, unless it is there: rows of 10 million are many in memory."""
+    index, record = out / "index.jsonl", out / "parts" / "joined.json"
+    newest = max((_part(out, n) / "done.json").stat().st_mtime_ns for n in range(len(urls)))
+    if index.is_file() and record.is_file() and record.stat().st_mtime_ns > newest:
+        was = read_json(record)
+        if was == {"urls": [*urls], "index_mtime_ns": index.stat().st_mtime_ns}:
+            return
+    write_json_lines(index, _joined(out, urls))
+    write_json(record, {"urls": [*urls], "index_mtime_ns": index.stat().st_mtime_ns})
+
+
+def _all_left_out(out: Path, urls: Sequence[str]) -> LeftOut:
+    """By all parts, under their shards' names."""
+    found = LeftOut()
+    for number, url in enumerate(urls):
+        report = read_report(_part(out, number) / "report.jsonl")
+        found = found.joined(report.below(shard_name(url)))
+    return found
+
+
+def _joined(out: Path, urls: Sequence[str]) -> list[dict]:
+    """Rows of all parts, under their shards' names."""
+    rows = list[dict]()
     for number, url in enumerate(urls):
         part = _part(out, number)
         for row in read_index(part):
             shard = part.relative_to(out) / row["shard"]
             name = f"{shard_name(url)}/{row['file_name']}"
             rows.append(row | {"file_name": name, "shard": shard.as_posix()})
-        left_out = left_out.joined(read_report(part / "report.jsonl").below(shard_name(url)))
-    return with_split_keys(rows), left_out
+    return with_split_keys(rows)

@@ -6,6 +6,7 @@ Shape letters: N samples of this process, D embedding, Z latent, R resolution.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,10 +16,12 @@ from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian.gaussian import Gaussian
 from lafite_shifted.gaussian.stats import EmbeddingStats
 from torch_utils import distributed, seeds
+from torch_utils.sending import send
+from training.gan.augment.plan import AugmentPlan
 from training.gan.augment.random_numbers import NUM_COLUMNS
 from training.gan.config import GanTrainConfig
 from training.gan.data import GanData
-from training.gan.random_numbers import RandomNumbers
+from training.gan.host_numbers import HostNumbers
 
 BATCHES_AHEAD = 2  # that are decoded while a step runs
 
@@ -35,9 +38,8 @@ class Batch:
     condition: Tensor  # [N, D] h' standardised, zero where dropped
     mismatch: Tensor  # [N, D] another image's condition
     keep: Tensor  # [N] bool: condition not dropped
-    augment_probability: Tensor  # [N]
-    augment_real: Tensor  # [N, NUM_COLUMNS]
-    augment_fake: Tensor  # [N, NUM_COLUMNS]
+    augment_real: AugmentPlan
+    augment_fake: AugmentPlan
     augment_noise: Tensor  # [N, 2, 3, R, R] of real and generated, empty where there is none
     path_noise: Tensor  # [N, 3, R, R], empty where path lengths are off
 
@@ -48,7 +50,20 @@ class Batch:
         """Micro-batches with their places."""
         for start in range(0, len(self), size):
             place = slice(start, min(start + size, len(self)))
-            yield place, Batch(*(getattr(self, field.name)[place] for field in fields(self)))
+            values = (getattr(self, field.name) for field in fields(self))
+            yield place, Batch(*(_part(value, place) for value in values))
+
+
+def _part(value: "Tensor | AugmentPlan", place: slice) -> Any:
+    return value.part(place) if isinstance(value, AugmentPlan) else value[place]
+
+
+class HostPart(NamedTuple):
+    """What the host knows of a step before its images."""
+
+    keep: Tensor  # [N] bool
+    augment_real: AugmentPlan
+    augment_fake: AugmentPlan
 
 
 class BatchSampler:
@@ -72,88 +87,118 @@ class BatchSampler:
         self.standardiser = Gaussian.from_stats(stats, covariance_type="diagonal").to(device)
         shaped = config.pseudo_text_shape == "gaussian"
         self.noise_shape = Gaussian.from_stats(stats).to(device) if shaped else None
-        self.random_numbers = RandomNumbers(self._random_numbers)
+        self.host_numbers = HostNumbers(self._host_part)
 
     @property
     def waited(self) -> float:
-        """Seconds that steps have waited for images and random numbers, so far."""
-        return self.data.images.waited + self.random_numbers.waited
+        """Seconds that steps have waited for images and numbers of the host, so far."""
+        return self.data.images.waited + self.host_numbers.waited
 
-    def sample(self, samples_seen: int, *, augment_probability: Tensor) -> Batch:
-        """This process's part of the batch of the samples [samples_seen, samples_seen + batch);
-        `augment_probability` is a scalar on the device.
-        """
+    def prefetch(self, samples_seen: int, *, augment_probability: float) -> None:
+        """Prepare the step after so many samples, in a thread."""
+        self.host_numbers.prefetch(samples_seen, augment_probability)
+
+    def sample(self, samples_seen: int, *, augment_probability: float) -> Batch:
+        """This process's part of the batch of the samples [samples_seen, samples_seen + batch)."""
         config, data = self.config, self.data
-        positions = distributed.shard(range(samples_seen, samples_seen + self.config.batch))
+        positions = distributed.shard(range(samples_seen, samples_seen + config.batch))
         wanted = self._rows(positions)
         rows, pixels = data.images.get_batch(wanted)
         for step in range(1, BATCHES_AHEAD + 1):
             later = range(
-                positions.start + step * self.config.batch,
-                positions.stop + step * self.config.batch,
+                positions.start + step * config.batch, positions.stop + step * config.batch
             )
             data.images.prefetch(self._rows(later))
-        h = self._sent(data.embeddings[rows])
-        random = self.random_numbers.get(samples_seen)
-        self.random_numbers.prefetch(samples_seen + self.config.batch)
-        z, noise, perturbation, uniform = (
-            self._sent(random[name]) for name in ("z", "noise", "perturbation", "uniform")
-        )
+        host = self.host_numbers.get(samples_seen, augment_probability)
+        plans = {"real": host.augment_real, "fake": host.augment_fake}
+        planned = {
+            f"{which}.{name}": tensor
+            for which, plan in plans.items()
+            for name, tensor in plan.tensors().items()
+        }
+        replaced = torch.tensor([a != b for a, b in zip(wanted, rows, strict=True)])
+        others = self._conditions_of(rows, positions)
+        own = {"pixels": pixels, "replaced": replaced, "keep": host.keep}
+        own["positions"] = torch.tensor(positions)
+        sent = send(own | others | planned, self.device)
+        random = self._random_numbers(samples_seen, sent["positions"])
 
         def conditions(embeddings: Tensor) -> Tensor:
-            cosine = config.pseudo_text_cosine
-            return pseudo_text(embeddings, perturbation, cosine=cosine, gaussian=self.noise_shape)
+            cosine, noise = config.pseudo_text_cosine, random["perturbation"]
+            return pseudo_text(embeddings, noise, cosine=cosine, gaussian=self.noise_shape)
 
-        pseudo, mismatch = conditions(h), h[:, :0]
-        if config.caption_share > 0:
-            pseudo = self._with_captions(pseudo, rows, positions)
-        if config.mismatch_weight > 0:
-            offsets = self._random_indices("mismatch", positions, len(data.images) - 1)
-            others = torch.tensor(rows) + 1 + offsets  # never the image itself
-            others %= len(data.images)
-            mismatch = self.standardiser.standardise(
-                conditions(self._sent(data.embeddings[others]))
-            )
-        keep = uniform[:, 0] >= config.condition_dropout
-        real = self._sent(pixels).float() / 127.5 - 1
+        pseudo, mismatch, keep = conditions(sent["h"]), sent["h"][:, :0], sent["keep"]
+        if "text" in sent:
+            pseudo = pseudo.index_copy(0, sent["text_rows"], sent["text"])
+        if "mismatch" in sent:
+            mismatch = self.standardiser.standardise(conditions(sent["mismatch"]))
+        arrived = {
+            which: plan.sent({name: sent[f"{which}.{name}"] for name in plan.tensors()})
+            for which, plan in plans.items()
+        }
         return Batch(
-            real=real,
-            replaced=torch.tensor([a != b for a, b in zip(wanted, rows, strict=True)]),
-            z=z,
-            noise=noise,
+            real=sent["pixels"].float() / 127.5 - 1,
+            replaced=sent["replaced"],
+            z=random["z"],
+            noise=random["noise"],
             pseudo=pseudo,
             condition=self.standardiser.standardise(pseudo) * keep[:, None],
             mismatch=mismatch,
             keep=keep,
-            augment_probability=augment_probability.expand(len(real)),
-            augment_real=uniform[:, 1 : 1 + NUM_COLUMNS],
-            augment_fake=uniform[:, 1 + NUM_COLUMNS :],
-            augment_noise=self._sent(random["augment_noise"]),
-            path_noise=self._sent(random["path_noise"]),
+            augment_real=arrived["real"],
+            augment_fake=arrived["fake"],
+            augment_noise=random["augment_noise"],
+            path_noise=random["path_noise"],
         )
 
-    def _random_numbers(self, samples_seen: int) -> dict[str, Tensor]:
-        """What is random in the samples of `sample`, but for their images; on the CPU."""
+    def _conditions_of(self, rows: list[int], positions: range) -> dict[str, Tensor]:
+        """Embeddings on the host: of these rows, of others, and of captions."""
+        config, data = self.config, self.data
+        found = {"h": data.embeddings[rows]}
+        if config.caption_share > 0:
+            found |= self._captions(rows, positions)
+        if config.mismatch_weight > 0:
+            offsets = self._random_indices("mismatch", positions, len(data.images) - 1)
+            others = torch.tensor(rows) + 1 + offsets  # never the image itself
+            found["mismatch"] = data.embeddings[others % len(data.images)]
+        return found
+
+    def _host_part(self, samples_seen: int, augment_probability: float) -> HostPart:
+        config = self.config
+        positions = distributed.shard(range(samples_seen, samples_seen + config.batch))
+        shape, key = (1 + 2 * NUM_COLUMNS,), (config.seed, "uniform")
+        uniform = seeds.uniform_per_sample(shape, key=key, indices=positions)
+        plans = (
+            AugmentPlan.of(
+                part,
+                probability=augment_probability,
+                config=config.augment,
+                image_size=config.generator.resolution,
+            )
+            for part in uniform[:, 1:].split(NUM_COLUMNS, dim=1)
+        )
+        return HostPart(uniform[:, 0] >= config.condition_dropout, *plans)
+
+    def _random_numbers(self, samples_seen: int, positions: Tensor) -> dict[str, Tensor]:
+        """What is random in the samples but for their images and augmentation, on the device."""
         config, size = self.config, self.config.generator.resolution
-        positions = distributed.shard(range(samples_seen, samples_seen + self.config.batch))
 
         def normal(what: str, *shape: int) -> Tensor:
-            return seeds.normal_per_sample(shape, key=(config.seed, what), indices=positions)
+            key = (config.seed, what)
+            return seeds.normal_per_sample(shape, key=key, indices=positions)
 
-        dim = self.data.embeddings.shape[1]
-        sizes = [config.generator.z_dim, self.num_noise, dim]
-        z, noise, perturbation = normal("normal", sum(sizes)).split(sizes, dim=1)
-        uniform = seeds.uniform_per_sample(
-            (1 + 2 * NUM_COLUMNS,), key=(config.seed, "uniform"), indices=positions
-        )
-        found = {"z": z, "noise": noise, "perturbation": perturbation, "uniform": uniform}
-        n = len(positions)
-        path_noise, augment_noise = torch.empty(n, 0, size, size), torch.empty(n, 1, 0)
-        if self.config.lengths_are_due(samples_seen):
-            path_noise = normal("path", 3, size, size)
+        dim, n = self.data.embeddings.shape[1], len(positions)
+        found = {"z": normal("z", config.generator.z_dim), "noise": normal("noise", self.num_noise)}
+        found["perturbation"] = normal("perturbation", dim)
+        if config.lengths_are_due(samples_seen):
+            found["path_noise"] = normal("path", 3, size, size)
+        else:
+            found["path_noise"] = torch.empty(n, 0, size, size, device=self.device)
         if config.augment.noise > 0:
-            augment_noise = normal("augment", 2, 3, size, size)
-        return found | {"path_noise": path_noise, "augment_noise": augment_noise}
+            found["augment_noise"] = normal("augment", 2, 3, size, size)
+        else:
+            found["augment_noise"] = torch.empty(n, 1, 0, device=self.device)
+        return found
 
     def _rows(self, positions: range) -> list[int]:
         """Of the training images that the samples at these positions show, a share of a batch."""
@@ -169,9 +214,9 @@ class BatchSampler:
         uniform = seeds.uniform_per_sample((1,), key=key, indices=positions)[:, 0]
         return (uniform.double() * size).long()
 
-    def _with_captions(self, pseudo: Tensor, rows: list[int], positions: range) -> Tensor:
+    def _captions(self, rows: list[int], positions: range) -> dict[str, Tensor]:
         """A caption's embedding instead of the pseudo text, for a share of the captioned images
-        (arXiv:2211.15388, section 4.3).
+        (arXiv:2211.15388, section 4.3): "text" for the samples "text_rows".
         """
         captions, first = self.data.captions, self.data.first_caption
         which = torch.tensor(rows)
@@ -180,12 +225,7 @@ class BatchSampler:
         uniform = seeds.uniform_per_sample((2,), key=key, indices=positions)
         chosen = (counts > 0) & (uniform[:, 0] < self.config.caption_share)
         text = first[which] + (uniform[:, 1].double() * counts).long()
-        found = self._sent(captions[text[chosen]])
-        return pseudo.index_copy(0, self._sent(chosen.nonzero().flatten()), found)
-
-    def _sent(self, tensor: Tensor) -> Tensor:
-        """A tensor of the CPU on the device, which is not waited for."""
-        return tensor.to(self.device, non_blocking=True)
+        return {"text": captions[text[chosen]], "text_rows": chosen.nonzero().flatten()}
 
 
 def check_captions(config: GanTrainConfig, count: int) -> None:

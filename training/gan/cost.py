@@ -6,14 +6,12 @@ Shape letters: N batch, R resolution.
 
 import dataclasses
 import math
-import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from lafite_shifted.decoder.discriminator import Discriminator, conditional_logit
@@ -21,16 +19,13 @@ from lafite_shifted.decoder.generator import Generator
 from lafite_shifted.encoders.clip import ClipEncoder
 from torch_utils.autograd import saved_bytes
 from torch_utils.device import pick_dtype
-from training.data.image_cache import ImageLoader
 from training.gan.config import GanTrainConfig
-from training.gan.data import GanData
 from training.gan.features.backbone import Backbone
 from training.gan.features.terms import FeatureTerms
 from training.gan.losses import path_lengths, r1_penalty
-from training.gan.trainer import GanTrainer
+from training.gan.probe import mean_seconds, probe_trainer
 
 PROBE_SECONDS = 20.0
-MOST_STEPS = 100  # are enough
 
 
 @dataclass(frozen=True)
@@ -166,60 +161,6 @@ def _gmac(run) -> float:
     return counter.get_total_flops() / 2e9
 
 
-class Kind(NamedTuple):
-    """Lazy terms of a step."""
-
-    r1: bool
-    lengths: bool
-
-    @staticmethod
-    def of(step: int, config: GanTrainConfig) -> "Kind":
-        """The lazy terms of a step."""
-        lengths = config.path_length_weight > 0 and step % config.path_length_every == 0
-        return Kind(step % config.r1_every == 0, lengths)
-
-
-def step_kinds(config: GanTrainConfig) -> dict[Kind, tuple[int, float]]:
-    """A step of each kind there is, and the kind's share of all; the plainest first."""
-    every, lengths = config.r1_every, config.path_length_every
-    if config.path_length_weight == 0:
-        found = [(1, 1 - 1 / every), (0, 1 / every)]
-    else:
-        period = math.lcm(every, lengths)
-        num_r1, num_lengths = period // every - 1, period // lengths - 1  # of one term alone
-        num_plain = period - num_r1 - num_lengths - 1
-        steps = (1, num_plain), (lengths, num_lengths), (every, num_r1), (0, 1)
-        found = [(step, count / period) for step, count in steps]
-    return {Kind.of(step, config): (step, share) for step, share in found if share > 0}
-
-
-def mean_seconds(
-    config: GanTrainConfig, timed: Callable[[int], float], *, limit: float
-) -> tuple[float, int]:
-    """(mean over the kinds of the median `timed` seconds of a step, steps counted), within about
-    `limit` seconds: a step of each kind, then as many as come, in their order.
-
-    The first of a kind, which sets up more, counts only where no other has come; a very first one
-    that takes as long as all may is itself the measurement.
-    """
-    kinds = step_kinds(config)
-    opening: dict[Kind, float] = {}
-    for kind, (step, _) in kinds.items():
-        opening[kind] = timed(step)
-        if len(opening) == 1 and opening[kind] > limit:
-            return opening[kind], 1
-    spent, later = sum(opening.values()), {kind: list[float]() for kind in kinds}
-    for step in range(1, 1 + MOST_STEPS):
-        if spent > limit:
-            break
-        seconds = timed(step)
-        later[Kind.of(step, config)].append(seconds)
-        spent += seconds
-    counted = {kind: later[kind] or [opening[kind]] for kind in kinds}
-    mean = sum(share * statistics.median(counted[kind]) for kind, (_, share) in kinds.items())
-    return mean, sum(map(len, counted.values()))
-
-
 def _probe(
     config: GanTrainConfig,
     encoder: ClipEncoder,
@@ -235,24 +176,8 @@ def _probe(
     )
     group = math.gcd(config.discriminator.group, batch)
     discriminator = dataclasses.replace(config.discriminator, group=group)
-    changes = {"batch": batch, "micro_batch": None, "discriminator": discriminator}
-    changes["features"] = dataclasses.replace(config.features, start_kimg=0.0)
-    small = dataclasses.replace(config, **changes)
-    size, num = config.generator.resolution, max(2 * batch, 4)
-    generator = torch.Generator().manual_seed(0)
-    embeddings = nn.functional.normalize(
-        torch.randn(num, encoder.id.dim, generator=generator), dim=1
-    )
-    pixels = torch.full((num, 3, size, size), 128, dtype=torch.uint8)
-    squares, nothing = ImageLoader.of(pixels), ImageLoader.of(pixels[:0])
-    captions, first_caption = embeddings, torch.arange(num + 1)  # one each
-    data = GanData(
-        squares, embeddings, nothing, embeddings[:0], encoder.id, "probe", captions, first_caption
-    )
-    trainer = GanTrainer(small, data, encoder, device=device, backbone=backbone)
-
-    if config.augment.control != "fixed":  # it rises from 0: as in the middle of a run
-        trainer.augment.probability.fill_(config.augment.probability / 2)
+    small = dataclasses.replace(config, batch=batch, micro_batch=None, discriminator=discriminator)
+    trainer = probe_trainer(small, encoder, device=device, backbone=backbone)
 
     def timed(step: int) -> float:
         start = time.perf_counter()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lafite_shifted.encoders.encoder_id import EncoderId
 from lafite_shifted.errors import InputError
+from lafite_shifted.io.stored_rows import Rows
 from training.data.crop_cache import ReadySquares, square_of
 from training.data.decoding.crop import DEFAULT_SQUARES, SquareConfig
 from training.data.decoding.read_image import (
@@ -20,6 +21,7 @@ from training.data.decoding.read_image import (
     read_image,
 )
 from training.data.embeddings.embedding_set import EmbeddingSet
+from training.data.embeddings.index import Lazy
 from training.data.image_cache import ImageLoader, plan_cache
 from training.data.images import ImageSource
 from training.data.remote_images import RemoteImages, ShardOrder, in_first_shards
@@ -32,12 +34,12 @@ class GanData:
     """Training images with their embeddings, and the held-out ones."""
 
     images: ImageLoader  # M
-    embeddings: Tensor  # [M, D] unit float32
+    embeddings: Rows  # [M, D] unit float32
     held_out_images: ImageLoader
-    held_out_embeddings: Tensor
+    held_out_embeddings: Rows
     encoder_id: EncoderId
     fingerprint: str  # of the files, see EmbeddingSet
-    captions: Tensor  # [m, D], embeddings of the training images' captions, in their order
+    captions: Rows  # [m, D], embeddings of the training images' captions, in their order
     first_caption: Tensor  # [M + 1], where those of each image begin
     cache: str = "held in main memory"  # where the images are, and why
     order: ShardOrder | None = None  # of images in shards that lie elsewhere
@@ -53,11 +55,11 @@ class GanData:
         }
 
 
-def _captions_of(embeddings: EmbeddingSet, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _captions_of(embeddings: EmbeddingSet, rows: Tensor) -> tuple[Rows, Tensor]:
     """Text embeddings [m, D] of the images in the mask `rows`, and where those of each begin."""
     counts = torch.bincount(embeddings.caption_image, minlength=len(rows))[rows]
     first = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
-    return embeddings.text[rows[embeddings.caption_image]], first
+    return embeddings.text.take(rows[embeddings.caption_image]), first
 
 
 def _check_enough(held_out: Tensor, where: object) -> None:
@@ -103,7 +105,8 @@ def load_gan_data(
     square = functools.partial(_square_of_open, resolution=resolution, squares=squares)
 
     def images(mask: Tensor) -> ImageLoader:
-        names = [embeddings.names[row] for row in mask.nonzero().flatten().tolist()]
+        rows, every = mask.nonzero().flatten(), embeddings.names
+        names = Lazy(len(rows), lambda number: every[int(rows[number])])
 
         def read(row: int) -> Tensor:
             name, background = names[row], squares.colour
@@ -128,9 +131,9 @@ def load_gan_data(
     captions, first_caption = _captions_of(embeddings, ~held_out)
     return GanData(
         training,
-        embeddings.image[~held_out],
+        embeddings.image.take(~held_out),
         images(measured),
-        embeddings.image[measured],
+        embeddings.image.take(measured),
         embeddings.encoder_id,
         embeddings.fingerprint,
         captions,

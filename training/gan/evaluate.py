@@ -20,7 +20,10 @@ from torch import Tensor
 from lafite_shifted.decoder.discriminator import Discriminator, conditional_logit
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.encoder_id import EncoderId, weights_digest
+from lafite_shifted.io.stored_rows import Rows
 from torch_utils import seeds
+from torch_utils.host_reads import HostRead, on_host
+from torch_utils.sending import to_device
 from training.data.image_cache import ImageLoader
 from training.gan.data import EVAL_SET_SIZE, GanData
 from training.metrics.distances import (
@@ -28,6 +31,7 @@ from training.metrics.distances import (
     kernel_distance,
     mean_cosine,
     nearest,
+    neighbours,
     precision_and_recall,
     retrieval_at,
     set_distance,
@@ -53,7 +57,7 @@ class EvalSet:
     pixels: Tensor  # [N, 3, R, R] uint8
     embeddings: Tensor  # [N, D]
     training_images: ImageLoader  # M
-    training_embeddings: Tensor  # [M, D]
+    training_embeddings: Rows  # [M, D]
     encoder_id: EncoderId
     own_rows: Tensor  # [N] of these images among the training ones; [0] of held-out images
     texts: Sequence[str]  # N, the first caption of each; "" where there is none, or in a training
@@ -64,14 +68,16 @@ class EvalSet:
     ) -> "EvalSet":
         """At most `count` of them, of those with captions if `captioned`; None: all."""
 
-        def usable(images: ImageLoader) -> list[int]:
+        def usable(images: ImageLoader) -> Tensor:
+            if not captioned:
+                return torch.arange(len(images))
             names = enumerate(images.names)
-            return [row for row, name in names if not captioned or data.texts.get(name)]
+            return torch.tensor([row for row, name in names if data.texts.get(name)]).long()
 
         enough = len(usable(data.held_out_images)) >= FEWEST
         images = data.held_out_images if enough else data.images
         embeddings = data.held_out_embeddings if enough else data.embeddings
-        among = torch.tensor(usable(images), dtype=torch.long)
+        among = usable(images)
         order = torch.randperm(len(among), generator=seeds.generator("asked of a generator"))
         chosen = among[order[:count]].tolist()
         images.prefetch(sorted(chosen))  # shard by shard
@@ -134,7 +140,7 @@ def nearest_training_similarity(eval_set: EvalSet, seen: Tensor, embed: Embed) -
     embeddings of the files, so that its cost does not grow with M.
     """
     count = min(NEIGHBOURS, len(eval_set.training_embeddings))
-    rows = (seen @ eval_set.training_embeddings.T).topk(count, dim=1).indices.unique()  # sorted
+    rows = neighbours(seen, eval_set.training_embeddings, count=count).unique()  # sorted
     parts = []
     for part in rows.split(64):
         pixels = eval_set.training_images.get_batch(part.tolist()).pixels
@@ -153,9 +159,7 @@ def others_of(eval_set: EvalSet) -> dict[str, Tensor] | None:
     unrelated = order[~torch.isin(order, eval_set.own_rows)][: len(real)]
     if len(unrelated) < len(real):
         return None
-    similarity = real @ among.T  # [N, M]
-    similarity[:, eval_set.own_rows] = -torch.inf
-    return {"nearest": similarity.argmax(dim=1), "unrelated": unrelated}
+    return {"nearest": nearest(real, among, without=eval_set.own_rows), "unrelated": unrelated}
 
 
 def real_metrics(eval_set: EvalSet, embed: Embed) -> dict[str, float]:
@@ -182,15 +186,15 @@ def discriminator_logits(discriminator: Discriminator, images: Tensor, condition
     size = max(64 // group, 1) * group
     parts = []
     for seen, h in zip(images[:whole].split(size), condition[:whole].split(size), strict=True):
-        realness, feature = discriminator(seen.to(h.device).float() / 127.5 - 1)
+        realness, feature = discriminator(to_device(seen, h.device).float() / 127.5 - 1)
         parts.append(conditional_logit(realness, feature, h))
     return torch.cat(parts)
 
 
 def embed_uint8(clip: ClipEncoder, images: Tensor) -> Tensor:
     """Unit embeddings [N, D] on the CPU of images [N, R, R, 3] uint8."""
-    parts = [clip.embed_images(part.permute(0, 3, 1, 2)).cpu() for part in images.split(64)]
-    return torch.cat(parts)
+    parts = [clip.embed_images(part.permute(0, 3, 1, 2)) for part in images.split(64)]
+    return on_host(torch.cat(parts), HostRead.EVALUATION)
 
 
 def grid(eval_set: EvalSet, render: Render, embed: Embed) -> Image.Image:

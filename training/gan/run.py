@@ -120,7 +120,7 @@ def open_gan_run(
             options=options,
             ready=ready,
         )
-        config = _for_encoder(config, encoder)
+        config = for_encoder(config, encoder)
         # first: it may refuse the data
         trainer = GanTrainer(config, data, encoder, device=device, start=start, backbone=backbone)
         description = _description(trainer, start, backbone)
@@ -229,8 +229,7 @@ def gan_data_for(
         squares=squares,
         options=options,
     )
-    texts = {row["file_name"]: row["captions"] for row in found.rows}
-    return dataclasses.replace(data, texts=texts), report
+    return dataclasses.replace(data, texts=found.captions_by_name()), report
 
 
 def gan_cost(
@@ -252,7 +251,7 @@ def gan_cost(
         resolution = config.generator.resolution
         cache = plan_cache(len(source), resolution=resolution, limit_gib=cache_gib)
         described = f"{len(source)}, {cache.reason}"
-    config = _for_encoder(config, encoder)
+    config = for_encoder(config, encoder)
     backbone = load_backbone(config, encoder, device=device)
     cost = measure_gan(config, encoder, device=device, backbone=backbone)
     features = []
@@ -280,7 +279,8 @@ def gan_cost(
     ]
 
 
-def _for_encoder(config: GanTrainConfig, encoder: ClipEncoder) -> GanTrainConfig:
+def for_encoder(config: GanTrainConfig, encoder: ClipEncoder) -> GanTrainConfig:
+    """With conditions of the encoder's size."""
     dim = encoder.id.dim
     return dataclasses.replace(
         config,

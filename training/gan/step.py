@@ -38,10 +38,11 @@ Score = Callable[[Batch, Tensor], tuple[Tensor, Tensor]]  # realness and feature
 
 
 class Generated(NamedTuple):
-    """w [N, V] and images [N, 3, R, R] of a whole batch, with their graph."""
+    """w [N, V], images [N, 3, R, R] and these augmented, of a whole batch, with their graph."""
 
     w: Tensor
     images: Tensor
+    seen: Tensor
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,10 @@ class GanSteps:
             fake = self._constant_images(part) if generated is None else generated.images.detach()
             # real and generated apart: the minibatch statistics are of consecutive samples
             seen_real = self._augment_real(part, part.real)
-            seen_fake = self._augment_fake(part, fake)
+            if generated is None:
+                seen_fake = self._augment_fake(part, fake)
+            else:
+                seen_fake = generated.seen.detach()
             real_realness, real_feature = self.discriminator(seen_real)
             fake_realness, fake_feature = self.discriminator(seen_fake)
             real_logit = conditional_logit(real_realness, real_feature, part.condition)
@@ -154,9 +158,9 @@ class GanSteps:
         )
         by_clip = self._clip_contrast(batch)
         for place, part in batch.parts(config.micro_batch or len(batch)):
-            w, images = generated or self._generate(part)
+            w, images, seen = generated or self._generate(part)
             w_mean = w_mean + w.detach().sum(dim=0) / len(batch)
-            seen, real = self._augment_fake(part, images), None
+            real = None
             if config.adversarial == "relativistic":
                 real = self._augment_real(part, part.real)
             realness, feature = self.discriminator(seen)
@@ -186,12 +190,16 @@ class GanSteps:
     # --- parts
 
     def _generate(self, part: Batch) -> Generated:
+        w, images = self._images(part)
+        return Generated(w, images, self._augment_fake(part, images))
+
+    def _images(self, part: Batch) -> tuple[Tensor, Tensor]:
         w = self.generator.mapping(part.z)
-        return Generated(w, self.generator.synthesise(w, part.condition, noise=part.noise))
+        return w, self.generator.synthesise(w, part.condition, noise=part.noise)
 
     @torch.no_grad()
     def _constant_images(self, part: Batch) -> Tensor:
-        return self._generate(part).images
+        return self._images(part)[1]
 
     def _score_real(self, part: Batch, images: Tensor) -> tuple[Tensor, Tensor]:
         """Realness and feature of images, augmented as real ones are."""
@@ -201,19 +209,10 @@ class GanSteps:
         return self.discriminator(self._augment_fake(part, images))
 
     def _augment_real(self, part: Batch, images: Tensor) -> Tensor:
-        return self._augment(part, images, part.augment_real, part.augment_noise[:, :1])
+        return augment(images, part.augment_real, part.augment_noise[:, :1].flatten(1, 2))
 
     def _augment_fake(self, part: Batch, images: Tensor) -> Tensor:
-        return self._augment(part, images, part.augment_fake, part.augment_noise[:, 1:])
-
-    def _augment(self, part: Batch, images: Tensor, uniform: Tensor, noise: Tensor) -> Tensor:
-        return augment(
-            images,
-            uniform,
-            config=self.config.augment,
-            probability=part.augment_probability,
-            noise=noise.flatten(1, 2) if noise.numel() else None,
-        )
+        return augment(images, part.augment_fake, part.augment_noise[:, 1:].flatten(1, 2))
 
     @torch.no_grad()
     def _constant_logit(self, seen: Tensor, part: Batch) -> Tensor:

@@ -16,17 +16,19 @@ from torch.optim import Adam, Optimizer
 
 from lafite_shifted.decoder.discriminator import Discriminator
 from lafite_shifted.decoder.generator import Generator, to_uint8
+from lafite_shifted.decoder.loaded import latents
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import DivergedError
 from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.io.png import save_png
 from lafite_shifted.model_folder import best_metric, save_generator
-from lafite_shifted.pipeline import latents
 from torch_utils import distributed, seeds
 from torch_utils.device import pick_dtype
 from torch_utils.ema import RAMP as EMA_RAMP
 from torch_utils.ema import Ema
+from torch_utils.lagged import Lagged
 from torch_utils.loss_scale import LossScale
+from torch_utils.sending import to_device
 from training.gan.augment.control import AugmentControl
 from training.gan.batch import Batch, BatchSampler
 from training.gan.config import GanTrainConfig
@@ -48,18 +50,23 @@ from training.run_folder import Evaluation
 
 PATH_LENGTH_DECAY = 0.01  # arXiv:1912.04958, appendix B
 MAX_SKIPPED = 20  # steps in a row whose gradients are not finite
+IMAGES_EVERY = 64  # steps between reports of images that cannot be read, of several processes
 
 
 class Running(nn.Module):
-    """What a training carries from step to step, beside weights and moments."""
+    """What a training carries from step to step, beside weights and moments. What the host must
+    know of a step it learns two steps later.
+    """
 
     path_length_mean: Tensor
-    skipped: Tensor
+    skipped_in_a_row: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, config: GanTrainConfig) -> None:
         super().__init__()
         self.register_buffer("path_length_mean", torch.zeros(()))
-        self.register_buffer("skipped", torch.zeros((), dtype=torch.long))  # in a row
+        self.register_buffer("skipped_in_a_row", torch.zeros(()))
+        self.skipped = Lagged(0.0)  # in a row, after the step
+        self.sign = Lagged(config.augment.target)  # mean of D's real logits
 
 
 class GanTrainer:
@@ -100,9 +107,9 @@ class GanTrainer:
         ramp = math.inf if start else EMA_RAMP
         self.ema = Ema(self.generator, half_life=half_life, ramp=ramp)
         self.ema.network.compute_dtype = dtype
-        self.running = Running().to(device)
+        self.running = Running(config).to(device)
         speed = config.augment_speed_kimg
-        self.augment = AugmentControl(config.augment, speed_kimg=speed).to(device)
+        self.augment = AugmentControl(config.augment, speed_kimg=speed)
         self.stats = EmbeddingStats.of(data.embeddings, data.encoder_id)
         self.batches = BatchSampler(
             config, data, self.stats, num_noise=self.generator.num_noise, device=device
@@ -153,13 +160,19 @@ class GanTrainer:
         return (samples_seen // self.batch) % every == 0
 
     def step(self, samples_seen: int) -> Mapping[str, Tensor]:
-        """One step of D and one of G; scalars to log."""
+        """One step of D and one of G; scalars to log, `skipped` being 1 where the gradients of one
+        are not finite, which then does not move. DivergedError after MAX_SKIPPED in a row.
+        """
         config, batch = self.config, self.sample_batch(samples_seen)
+        ada_p = torch.tensor(self.augment.probability)
+        self._learn_of_earlier_steps()
+        following = samples_seen + self.batch
+        self.batches.prefetch(following, augment_probability=self.augment.probability)
         rate, with_features = config.step_size_at(samples_seen), config.features.acts(samples_seen)
         for optimizer in (self.d_optimizer, self.g_optimizer):
             optimizer.param_groups[0]["lr"] = rate
-        self.data.images.sync()
-        self.d_optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
+        self._sync_images(samples_seen)
         generated = self.steps.generate(batch)
         logged = self.steps.discriminator_gradients(
             batch,
@@ -167,60 +180,64 @@ class GanTrainer:
             with_features=with_features,
             generated=generated,
         )
-        if not self._apply(self.d_optimizer, self.d_scale):
-            return self._skipped()
-        sign = logged["ada_rt"].clone()
-        distributed.all_reduce_mean([sign])
-        self.augment.update(sign, samples=self.batch)
-        self.g_optimizer.zero_grad(set_to_none=True)
+        d_skipped = self._apply(self.d_optimizer, self.d_scale)
         lengths_are_due = config.lengths_are_due(samples_seen)
         mean = self.running.path_length_mean if lengths_are_due else None
         of_generator, w_mean = self.steps.generator_gradients(
             batch, path_length_mean=mean, with_features=with_features, generated=generated
         )
-        if not self._apply(self.g_optimizer, self.g_scale):
-            return self._skipped()
-        self.running.skipped.zero_()
-        if lengths_are_due:
-            length = of_generator["path_length"].clone()
-            distributed.all_reduce_mean([length])
-            self.running.path_length_mean.lerp_(length, PATH_LENGTH_DECAY)
-        self.generator.mapping.track(w_mean)
-        self.ema.update(self.generator, batch=self.batch, samples_seen=samples_seen + self.batch)
-        more = {
-            "ada_p": self.augment.probability.clone(),
-            "skipped": torch.zeros(()),
-            "replaced": batch.replaced.float().mean(),
-        }
+        g_skipped = self._apply(self.g_optimizer, self.g_scale)
+        self._track(logged["ada_rt"], of_generator.get("path_length"), w_mean)
+        self.ema.update(self.generator, batch=self.batch, samples_seen=following)
+        skipped = torch.maximum(d_skipped, g_skipped)
+        in_a_row = self.running.skipped_in_a_row
+        in_a_row.add_(1).mul_(skipped)
+        self.running.skipped.put(in_a_row)
+        more = {"ada_p": ada_p, "skipped": skipped, "replaced": batch.replaced.float().mean()}
         if config.learning_rate_decay_kimg > 0:
             more["learning_rate"] = torch.tensor(rate)
         return logged | of_generator | more
 
-    def _apply(self, optimizer: Optimizer, scale: LossScale) -> bool:
-        """Take the step unless a gradient is not finite: gradients are the same in all processes,
-        and so is what is decided.
-        """
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        finite = _is_finite(norm)
-        if finite:
-            scale.unscale(parameters)
-            optimizer.step()
-        scale.update(finite=finite)
-        return finite
-
-    def _skipped(self) -> Mapping[str, Tensor]:
-        """What is logged of a step that D or G did not take; DivergedError after MAX_SKIPPED in a
-        row.
-        """
-        self.running.skipped += 1
-        if int(self.running.skipped) >= MAX_SKIPPED:
+    def _learn_of_earlier_steps(self) -> None:
+        """What the host has of the step before the last: D's sign, and whether steps were taken."""
+        self.augment.update(self.running.sign.take(), samples=self.batch)
+        if self.running.skipped.take() >= MAX_SKIPPED:
             raise DivergedError(
                 f"Training diverged: the gradients of {MAX_SKIPPED} steps in a row were not "
                 "finite. The last checkpoint is intact; start a new run with a lower learning "
                 "rate or a higher R1 gamma."
             )
-        return {"skipped": torch.ones(())}
+
+    def _sync_images(self, samples_seen: int) -> None:
+        """Tell other processes of images that cannot be read; rarely, since all wait for it."""
+        if distributed.world_size() == 1 or self._is_due(samples_seen, IMAGES_EVERY):
+            self.data.images.sync()
+
+    def _apply(self, optimizer: Optimizer, scale: LossScale) -> Tensor:
+        """Take the step unless a gradient is not finite, then 1: gradients are the same in all
+        processes, and so is what the device decides (as for scaled losses, by `found_inf`).
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        overflowed = (~norm.isfinite()).float()
+        optimizer.grad_scale, optimizer.found_inf = scale.divisor, overflowed  # type: ignore
+        optimizer.step()
+        scale.update(overflowed)
+        return overflowed
+
+    @torch.no_grad()
+    def _track(self, sign: Tensor, length: Tensor | None, w_mean: Tensor) -> None:
+        """Averages over steps; what is not finite moves none of them."""
+        sign = sign.clone()
+        distributed.all_reduce_mean([sign])
+        self.running.sign.put(torch.where(sign.isfinite(), sign, self.config.augment.target))
+        if length is not None:
+            length, mean = length.clone(), self.running.path_length_mean
+            distributed.all_reduce_mean([length])
+            mean.lerp_(torch.where(length.isfinite(), length, mean), PATH_LENGTH_DECAY)
+        average = self.generator.mapping.w_average
+        self.generator.mapping.track(torch.where(w_mean.isfinite(), w_mean, average))
 
     # --- evaluation
 
@@ -229,9 +246,9 @@ class GanTrainer:
         """Images [N, R, R, 3] uint8 of the EMA generator, seeds from `first_seed` on."""
         parts = []
         for start in range(0, len(embeddings), 64):
-            h = embeddings[start : start + 64].to(self.device)
+            h = to_device(embeddings[start : start + 64], self.device)
             indices = range(first_seed + start, first_seed + start + len(h))
-            z = latents(indices, self.config.generator.z_dim).to(self.device)
+            z = to_device(latents(indices, self.config.generator.z_dim), self.device)
             parts.append(to_uint8(self.ema.network(z, self.batches.standardiser.standardise(h))))
         return torch.cat(parts)
 
@@ -261,8 +278,9 @@ class GanTrainer:
         if metrics[name] < best_metric(best, name, reference=reference):
             told = training | {name: metrics[name], "reference": reference}
             save_generator(best, self.ema.network, self.stats, training=told)
-        condition = self.batches.standardiser.standardise(eval_set.embeddings.to(self.device))
-        z = latents(range(len(made)), self.config.generator.z_dim).to(self.device)
+        h = to_device(eval_set.embeddings, self.device)
+        condition = self.batches.standardiser.standardise(h)
+        z = to_device(latents(range(len(made)), self.config.generator.z_dim), self.device)
         histograms = {
             "logit_real": discriminator_logits(self.discriminator, eval_set.pixels, condition),
             "logit_fake": discriminator_logits(
@@ -280,8 +298,3 @@ class GanTrainer:
 
     def _embed_pixels(self, images: Tensor) -> Tensor:
         return embed_uint8(self.clip, images)
-
-
-def _is_finite(norm: Tensor) -> bool:
-    """The one thing that a step waits for on a GPU: an optimizer's step cannot be taken back."""
-    return bool(norm.isfinite())

@@ -6,6 +6,7 @@ stages are. Freezing keeps layers as they came: the first blocks
 of the discriminator (Freeze-D, arXiv:2002.10964), the mapping or the synthesis network.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,47 +17,43 @@ from torch import Tensor, nn
 
 from lafite_shifted.decoder.discriminator import Discriminator
 from lafite_shifted.decoder.generator import Generator
+from lafite_shifted.discriminator_part import DiscriminatorPart
 from lafite_shifted.encoders.encoder_id import EncoderId, weights_digest
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import load_tensors, read_json
+from lafite_shifted.io.starter import model_name
 from lafite_shifted.model_folder import LoadedGenerator, find_part, load_generator
 from training.checkpoint import checkpoint_paths
+from training.config import parse
 from training.gan.config import GanTrainConfig
 from training.gan.features.terms import FeatureTerms
 from training.run_folder import recorded_start
 
 # layers that read the condition
 G_CONDITION, D_CONDITION = ("styles.",), ("to_feature.",)
+NETWORKS = ("generator", "discriminator", "features")  # fields of GanTrainConfig
 
 
 @dataclass(frozen=True)
 class Start:
     """What a training begins with, and what config.json records of it."""
 
-    record: Mapping[str, str]  # path as it was given, hash of the generator's weights
+    record: Mapping[str, str]  # its name, hash of the generator's weights
     generator: LoadedGenerator | None = None  # None: the run resumes from its own checkpoint
-    discriminator: Mapping[str, Tensor] | None = None  # None: the model has none
-    heads: Mapping[str, Tensor] | None = None  # on frozen features; None: the run has none
-    features: Mapping[str, Any] | None = None  # what the run has recorded of these
+    discriminator: DiscriminatorPart | None = None  # with its heads; None: the model has none
 
     @staticmethod
     def of(init: Path, out: Path) -> "Start":
-        """The weights in `init`: the EMA generator of a run or model folder, and the
-        discriminator of a run's newest checkpoint. Where the run in `out` has begun with it, only
-        what it recorded.
+        """The weights in `init`: the EMA generator of a run or model folder, and its
+        discriminator. Where the run in `out` has begun with it, only what it recorded.
         """
         recorded = recorded_start(out, init)
         if recorded:
             return Start(recorded)
         generator = load_generator(find_part(init, "generator"), device=torch.device("cpu"))
         digest = weights_digest(generator.network.generator.state_dict())
-        record, checkpoints = {"path": str(init), "weights": digest}, checkpoint_paths(init)
-        if not checkpoints:
-            return Start(record, generator)
-        tensors, _ = load_tensors(checkpoints[-1] / "state.safetensors")
-        features = read_json(init / "config.json").get("features")
-        parts = (_part(tensors, prefix) for prefix in ("discriminator.", "heads."))
-        return Start(record, generator, *parts, features=features)
+        record = {"path": model_name(init), "weights": digest}
+        return Start(record, generator, discriminator_of(init))
 
     def apply(
         self, generator: Generator, discriminator: Discriminator, encoder_id: EncoderId
@@ -78,7 +75,8 @@ class Start:
         lines = [f"generator from {self.record['path']}: {kept}"]
         if self.discriminator is None:
             return [*lines, "discriminator: new, as there is none beside that generator"]
-        kept = _fill(discriminator, self.discriminator, new=() if same else D_CONDITION)
+        new = () if same else D_CONDITION
+        kept = _fill(discriminator, self.discriminator.weights, new=new)
         return [*lines, f"discriminator from {self.record['path']}: {kept}"]
 
     def apply_heads(self, terms: FeatureTerms, encoder_id: EncoderId) -> list[str]:
@@ -87,13 +85,14 @@ class Start:
         """
         if self.generator is None:
             return []
-        if self.heads is None:
+        found = self.discriminator
+        if found is None or found.heads is None:
             return ["heads on features: new, as there are none beside that generator"]
-        if self.features != terms.backbone.record:
+        if found.features != terms.backbone.record:
             return ["heads on features: new, as those there are on another network or its stages"]
-        names = [name for name in self.heads if D_CONDITION[0] in name]
+        names = [name for name in found.heads if D_CONDITION[0] in name]
         new = () if self._same_encoder(encoder_id) else tuple(names)
-        return [f"heads from {self.record['path']}: {_fill(terms.heads, self.heads, new=new)}"]
+        return [f"heads from {self.record['path']}: {_fill(terms.heads, found.heads, new=new)}"]
 
     def _same_encoder(self, encoder_id: EncoderId) -> bool:
         assert self.generator is not None
@@ -101,10 +100,59 @@ class Start:
         return pinned[0] == pinned[1]
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor] | None:
-    """The tensors of a checkpoint below `prefix`; None if there are none."""
-    named = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-    return named or None
+def discriminator_of(path: Path) -> DiscriminatorPart | None:
+    """That of a run's newest checkpoint, or of a model folder; None where there is none."""
+    checkpoints = checkpoint_paths(path)
+    if not checkpoints:
+        return DiscriminatorPart.load(path)
+    tensors, _ = load_tensors(checkpoints[-1] / "state.safetensors")
+    record = read_json(path / "config.json")
+    return DiscriminatorPart.of(
+        tensors,
+        config=record["config"]["discriminator"],
+        feature_config=record["config"]["features"],
+        features=record.get("features"),
+    )
+
+
+def require_discriminator(path: Path) -> DiscriminatorPart:
+    """The same; InputError where there is none."""
+    found = discriminator_of(path)
+    if found is None:
+        raise InputError(
+            f"{model_name(path)} has no discriminator to pack. Give the run folder of its "
+            "training, or leave --with-discriminator out."
+        )
+    return found
+
+
+def with_networks_of(init: Path, out: Path, config: GanTrainConfig) -> GanTrainConfig:
+    """`config` with the networks of `init`, so that all layers can be kept: the generator, and
+    where it has one the discriminator with its heads on features, which act from the beginning.
+    """
+    if recorded_start(out, init):
+        networks = read_json(out / "config.json")["config"]
+        return _with(config, {name: networks[name] for name in NETWORKS})
+    generator = read_json(find_part(init, "generator") / "config.json")["config"]
+    part = discriminator_of(init)
+    if part is None:
+        resolution = {"resolution": generator["resolution"]}
+        discriminator = dataclasses.asdict(config.discriminator) | resolution
+        return _with(config, {"generator": generator, "discriminator": discriminator})
+    features = dict(part.feature_config) | {"start_kimg": 0.0}
+    values = (generator, dict(part.config), features)
+    return _with(config, dict(zip(NETWORKS, values, strict=True)))
+
+
+def _with(config: GanTrainConfig, networks: dict[str, Any]) -> GanTrainConfig:
+    return parse(GanTrainConfig, dataclasses.asdict(config) | networks)
+
+
+def clip_of(init: Path, out: Path) -> str:
+    """The name of the CLIP of `init`, or of the run in `out` where that has begun with it."""
+    resumed = recorded_start(out, init) is not None
+    record = read_json((out if resumed else find_part(init, "generator")) / "config.json")
+    return EncoderId.from_json(record["encoder"]).model
 
 
 def _fill(network: nn.Module, tensors: Mapping[str, Tensor], *, new: tuple[str, ...]) -> str:

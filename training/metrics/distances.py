@@ -2,11 +2,15 @@
 F features.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from lafite_shifted.gaussian.frechet import frechet_distance
 from lafite_shifted.gaussian.stats import EmbeddingStats
+from lafite_shifted.io.stored_rows import BATCH, Batches, Rows
+from torch_utils.host_reads import HostRead, on_host
 
 NEIGHBOUR = 3  # whose distance is the radius of a row's part of the manifold
 
@@ -23,7 +27,20 @@ def intra_set_cosine(a: Tensor) -> float:
 
 def set_distance(a: Tensor, b: Tensor) -> float:
     """Frechet distance between two sets of embeddings; compare only at equal counts."""
+    if 1 < len(a) < a.shape[1] and 1 < len(b) < b.shape[1]:
+        return _distance_of_few(a, b)
     return frechet_distance(EmbeddingStats.of(a), EmbeddingStats.of(b))
+
+
+def _distance_of_few(a: Tensor, b: Tensor) -> float:
+    """The same for sets [N, D] and [M, D] of fewer rows than dimensions, whose covariances are
+    A = X^T X and B = Y^T Y: tr (A^{1/2} B A^{1/2})^{1/2} is the sum of X Y^T's singular values.
+    """
+    a, b = (on_host(rows, HostRead.STATISTICS).double() for rows in (a, b))
+    x, y = ((rows - rows.mean(dim=0)) / math.sqrt(len(rows) - 1) for rows in (a, b))
+    cross = torch.linalg.svdvals(x @ y.T).sum()
+    means = (a.mean(dim=0) - b.mean(dim=0)).square().sum()
+    return max(float(means + x.square().sum() + y.square().sum() - 2 * cross), 0.0)
 
 
 def few_samples_note(count: int, dim: int) -> str | None:
@@ -44,9 +61,34 @@ def retrieval_at(similarity: Tensor, k: int) -> float:
     return float((rank <= k).float().mean())
 
 
-def nearest(rows: Tensor, among: Tensor) -> Tensor:
-    """Index into `among` [M, D] of the closest unit vector to each of `rows` [N, D]."""
-    return torch.argmax(rows @ among.T, dim=1)
+def nearest(rows: Tensor, among: Rows, *, without: Tensor | None = None) -> Tensor:
+    """Index into `among` [M, D] of the closest unit vector to each of `rows` [N, D], but for the
+    indices `without`.
+    """
+    best = rows.new_full((len(rows),), -math.inf)
+    found = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
+    for number, batch in Batches(among):
+        similarity = rows @ batch.to(rows.device).T
+        if without is not None:
+            here = without[without // BATCH == number] - number * BATCH
+            similarity[:, here] = -math.inf
+        cosine, index = similarity.max(dim=1)
+        closer = cosine > best
+        best = torch.where(closer, cosine, best)
+        found = torch.where(closer, index + number * BATCH, found)
+    return found
+
+
+def neighbours(rows: Tensor, among: Rows, *, count: int) -> Tensor:
+    """Indices [N, count] of the closest unit vectors, the closest first."""
+    cosine, found = torch.empty(len(rows), 0), torch.empty(len(rows), 0, dtype=torch.long)
+    for number, batch in Batches(among):
+        best, index = (rows @ batch.T).topk(min(count, len(batch)), dim=1)
+        cosine = torch.cat([cosine, best], dim=1)
+        found = torch.cat([found, index + number * BATCH], dim=1)
+        cosine, order = cosine.topk(min(count, cosine.shape[1]), dim=1)
+        found = found.gather(1, order)
+    return found
 
 
 def precision_and_recall(real: Tensor, made: Tensor) -> tuple[float, float]:

@@ -103,6 +103,26 @@ def labelled_grid(
     return LabelledGrid(as_grid(canvas), legend)
 
 
+def contact_sheet(
+    cells: Sequence[tuple[str, Image.Image]], *, columns: int, least: int
+) -> Image.Image:
+    """Images in rows of `columns`, at least `least` pixels wide, each with its name below."""
+    first = cells[0][1]
+    scale = max(1, -(-least // first.width))
+    width, height = first.width * scale, first.height * scale
+    labels = [label_of(name, width=width) for name, _ in cells]
+    below = max(label.height for label in labels) + MARGIN
+    rows = -(-len(cells) // columns)
+    size = (columns * (width + GAP) + MARGIN, rows * (height + below) + MARGIN)
+    canvas = Image.new("RGB", size, "white")
+    for number, (label, (_, image)) in enumerate(zip(labels, cells, strict=True)):
+        x = MARGIN + number % columns * (width + GAP)
+        y = MARGIN + number // columns * (height + below)
+        canvas.paste(image.resize((width, height), Image.Resampling.NEAREST), (x, y))
+        label.draw(canvas, (x, y + height))
+    return as_grid(canvas)
+
+
 def with_column_titles(grid: Image.Image, titles: Sequence[str], *, cell: int) -> Image.Image:
     """A labelled grid whose images are `cell` pixels wide, with a title above each column."""
     labels = [label_of(title, width=cell) for title in titles]

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from lafite_shifted.encoders.encoder_id import weights_digest
 from lafite_shifted.errors import InputError
+from torch_utils.host_reads import HostRead, on_host
+from torch_utils.sending import to_device
 
 NAME = "inception-v3-compat"  # of the network, as torch-fidelity calls it
 LAYER = "2048"  # features: those of the last average pooling
@@ -63,8 +65,9 @@ class Inception:
     def features(self, images: Tensor) -> Tensor:
         """[N, F] float32 on the CPU, of images [N, R, R, 3] uint8."""
         parts = images.permute(0, 3, 1, 2).split(BATCH)
-        found = [self.network(part.contiguous().to(self.device))[0] for part in parts]
-        return torch.cat([part.float().flatten(1).cpu() for part in found])
+        found = [self.network(to_device(part.contiguous(), self.device))[0] for part in parts]
+        features = torch.cat([part.float().flatten(1) for part in found])
+        return on_host(features, HostRead.EVALUATION)
 
     def reference(self, real: Tensor) -> dict[str, int | str]:
         """What distances to the images `real` [N, 3, R, R] uint8 are measured against."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.encoder_id import EncoderId
 from lafite_shifted.errors import InputError
+from torch_utils.host_reads import HostRead, on_host
 
 BATCH = 64
 IMAGE, CLIP = "judge", "judge_clip"  # feature spaces, as metrics are named by
@@ -78,14 +79,14 @@ class ClipJudge:
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """Embeddings of norm sqrt(D), so that <x, y> / D, as the kernel takes it, is the cosine."""
-        parts = [self.clip.embed_images(p.permute(0, 3, 1, 2)).cpu() for p in images.split(BATCH)]
-        return torch.cat(parts) * math.sqrt(self.clip.id.dim)
+        parts = [self.clip.embed_images(p.permute(0, 3, 1, 2)) for p in images.split(BATCH)]
+        return on_host(torch.cat(parts), HostRead.EVALUATION) * math.sqrt(self.clip.id.dim)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit embeddings [N, D] on the CPU."""
         parts = range(0, len(texts), BATCH)
-        found = [self.clip.embed_texts(texts[i : i + BATCH]).embedding.cpu() for i in parts]
-        return torch.cat(found)
+        found = [self.clip.embed_texts(texts[i : i + BATCH]).embedding for i in parts]
+        return on_host(torch.cat(found), HostRead.EVALUATION)
 
 
 @dataclass(frozen=True)

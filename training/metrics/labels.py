@@ -4,12 +4,12 @@ where there is none, with the numbers of the missing ones in place of empty boxe
 
 import functools
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-import matplotlib
 from fontTools.ttLib import TTFont, TTLibError
-from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont, features
 
 SIZE = 13  # pixels of a letter
@@ -104,12 +104,33 @@ def _font_for(text: frozenset[str]) -> tuple[ImageFont.FreeTypeFont, frozenset[i
     return best
 
 
+def _fonts() -> Iterator[str]:
+    yield _own_font()
+    yield from _system_fonts()
+
+
 @functools.cache
-def _fonts() -> tuple[str, ...]:
-    """That of matplotlib, then those of the system, the likely ones first."""
-    own = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+def _own_font() -> str:
+    """That of matplotlib, where its wheels have it: importing matplotlib takes .2 s."""
+    spec = find_spec("matplotlib")
+    assert spec, "matplotlib is a requirement"
+    assert spec.origin
+    font = Path("fonts", "ttf", "DejaVuSans.ttf")
+    path = Path(spec.origin).parent / "mpl-data" / font
+    if not path.is_file():  # as in a system's own package
+        import matplotlib
+
+        path = Path(matplotlib.get_data_path()) / font
+    return str(path)
+
+
+@functools.cache
+def _system_fonts() -> tuple[str, ...]:
+    """The likely ones first; looked for where matplotlib's own does not suffice."""
+    from matplotlib import font_manager
+
     found = sorted(font_manager.findSystemFonts(), key=lambda path: (not _is_broad(path), path))
-    return (str(own), *found[:MOST_FONTS])
+    return tuple(found[:MOST_FONTS])
 
 
 def _is_broad(path: str) -> bool:

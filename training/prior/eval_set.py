@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from lafite_shifted.errors import InputError
+from lafite_shifted.io.stored_rows import BATCH, Batches, Rows
 from torch_utils import seeds
 from training.data.embeddings.embedding_set import EmbeddingSet
 from training.metrics.distances import nearest
 
 UNRELATED = "real images of other names"
 COPY = 0.9995  # cosine of embeddings from which on two images are one
-ROWS = 50_000  # embeddings of the training side compared at once
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class EvalSet:
         captions = one_a_name(data, torch.nonzero(held_out).flatten())
         training = torch.nonzero(~held_out).flatten()
         copied = _are_among(
-            data.image[data.caption_image[captions]], data.image[data.caption_image[training]]
+            data.image[data.caption_image[captions]],
+            data.image.take(data.caption_image[training]),
         )
         captions = captions[~copied][:limit]
         if len(captions) < 20 or len(one_a_name(data, training)) < len(captions):
@@ -55,10 +56,10 @@ class EvalSet:
         return replace(self, captions=self.captions[:count], true=self.true[:count])
 
 
-def _are_among(images: Tensor, others: Tensor) -> Tensor:
+def _are_among(images: Tensor, others: Rows) -> Tensor:
     """Which of the unit rows [m, D] have a copy among `others`: booleans [m]."""
     found = torch.zeros(len(images), dtype=torch.bool)
-    for part in others.split(ROWS):
+    for _, part in Batches(others):
         found |= (images @ part.T >= COPY).any(dim=1)
     return found
 
@@ -68,7 +69,7 @@ def references(eval_set: EvalSet) -> Iterator[tuple[str, Tensor]]:
     data, m = eval_set.data, len(eval_set.captions)
     text = data.text[eval_set.captions]
     yield "text itself (no prior)", text
-    closest = eval_set.training[nearest(text, data.text[eval_set.training])]
+    closest = eval_set.training[nearest(text, data.text.take(eval_set.training))]
     yield "nearest training caption's image", data.image[data.caption_image[closest]]
     yield UNRELATED, data.image[data.caption_image[one_a_name(data, eval_set.training)[:m]]]
 
@@ -80,24 +81,36 @@ def same_name(eval_set: EvalSet) -> tuple[Tensor, Tensor]:
     data, others = eval_set.data, dict[str, int]()
     images = data.caption_image[eval_set.captions].tolist()
     own = dict(zip((data.captions[i] for i in eval_set.captions.tolist()), images, strict=True))
-    for caption in torch.nonzero(data.held_out[data.caption_image]).flatten().tolist():
-        name, image = data.captions[caption], int(data.caption_image[caption])
-        if name not in own or name in others or image == own[name]:
-            continue
-        if float(data.image[image] @ data.image[own[name]]) < COPY:
-            others[name] = image
+    held_out = torch.nonzero(data.held_out[data.caption_image]).flatten()
+    pairs = zip(held_out.tolist(), data.caption_image[held_out].tolist(), strict=True)
+    named = [(data.captions[caption], image) for caption, image in pairs]
+    candidates = [(name, image) for name, image in named if own.get(name, image) != image]
+    for start in range(0, len(candidates), BATCH):
+        part = candidates[start : start + BATCH]
+        true = data.image[[own[name] for name, _ in part]]
+        cosines = (data.image[[image for _, image in part]] * true).sum(dim=1)
+        for (name, image), cosine in zip(part, cosines.tolist(), strict=True):
+            if cosine < COPY:
+                others.setdefault(name, image)
     names = sorted(others)
     return data.image[[others[n] for n in names]], data.image[[own[n] for n in names]]
 
 
-def one_a_name(data: EmbeddingSet, captions: Tensor) -> Tensor:
+def one_a_name(data: EmbeddingSet, captions: Tensor, *, most: int | None = None) -> Tensor:
     """One of the given captions of every name, chosen by a hash (the first would be of one style),
-    in a fixed shuffled order.
+    in a fixed shuffled order, at most `most`.
     """
-    chosen: dict[str, tuple[int, int]] = {}
-    files = data.names
-    for caption in captions.tolist():
-        name, file_name = data.captions[caption], files[int(data.caption_image[caption])]
-        rank = (seeds.seed_of("held out", name, file_name), caption)
-        chosen[name] = min(chosen.get(name, rank), rank)
-    return torch.tensor([caption for _, caption in sorted(chosen.values())], dtype=torch.long)
+    texts, files = data.captions, data.names
+    ranks = torch.tensor(
+        [
+            seeds.seed_of("held out", texts[caption], files[int(data.caption_image[caption])])
+            for caption in map(int, captions.numpy())  # a tensor would be one object a row
+        ],
+        dtype=torch.long,
+    )
+    chosen: dict[str, int] = {}
+    for caption in map(int, captions[ranks.argsort(stable=True)].numpy()):
+        if most is not None and len(chosen) == most:
+            break
+        chosen.setdefault(texts[caption], caption)
+    return torch.tensor(list(chosen.values()), dtype=torch.long)

@@ -22,6 +22,7 @@ from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.prior.sample_embeddings import resolve_sampler, sample_embeddings
 from lafite_shifted.prior.samplers import Sampler, SamplerConfig
 from torch_utils.device import DtypeName
+from torch_utils.host_reads import HostRead, on_host
 from training.data.embeddings.embedding_set import EmbeddingSet
 from training.prior.eval_set import EvalSet, references, same_name
 from training.prior.metrics import BOOTSTRAP, Metrics, measure
@@ -51,8 +52,8 @@ def through(generator: LoadedGenerator, clip: ClipEncoder) -> Decode:
         for start in range(0, len(embeddings), 64):
             rows = embeddings[start : start + 64]
             images = pipeline.decode(rows, seeds=range(start, start + len(rows)))
-            parts.append(clip.embed_images(images.permute(0, 3, 1, 2)).cpu())
-        return torch.cat(parts)
+            parts.append(clip.embed_images(images.permute(0, 3, 1, 2)))
+        return on_host(torch.cat(parts), HostRead.EVALUATION)
 
     return decode
 
@@ -112,7 +113,7 @@ def sample_all(
             made = sample_embeddings(
                 prior.prior, encoded, sample_seeds=seeds_of_rows, sampling=sampling
             )
-            parts.append(made.cpu())
+            parts.append(on_host(made, HostRead.EVALUATION))
             drawing[number] += time.perf_counter() - begin
     # the shorter: whatever else a machine does makes them longer
     return torch.cat(found[0]), torch.cat(found[1]), cache + min(drawing)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lafite_shifted.encoders.encoder_id import EncoderId
 from lafite_shifted.errors import InputError
+from torch_utils.host_reads import HostRead, on_host
 
 PENALTIES = tuple(10.0**power for power in range(-4, 3))  # of the mean eigenvalue
 
@@ -51,5 +52,6 @@ class MeanRegression:
 
     def predict(self, text: Tensor, encoder_id: EncoderId) -> Tensor:
         """Unit image embeddings [N, D] float32 of unit text embeddings [N, D]."""
-        mean = self.image_mean + (text.double().cpu() - self.text_mean) @ self.weight
+        x = on_host(text, HostRead.EVALUATION).double() - self.text_mean
+        mean = self.image_mean + x @ self.weight
         return encoder_id.normalise(mean.float())

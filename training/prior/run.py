@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from lafite_shifted.encoders.clip import STARTER
 from lafite_shifted.encoders.encoder_id import (
     TextEncoderId,
     check_same_encoder,
@@ -15,6 +14,7 @@ from lafite_shifted.encoders.encoder_id import (
 from lafite_shifted.encoders.ensemble import load_clip
 from lafite_shifted.encoders.text_encoder import TextEncoder, read_texts
 from lafite_shifted.errors import InputError
+from lafite_shifted.io.starter import STARTER
 from torch_utils import distributed
 from training.config import override
 from training.data.decoding.read_image import DEFAULT_READ_OPTIONS, ReadOptions
@@ -138,7 +138,7 @@ def open_prior_run(
         "config": dataclasses.asdict(config),
         "encoder": data.encoder_id.to_json(),
         "data": {
-            "num_images": len(data.rows),
+            "num_images": len(data),
             "num_captions": len(data.captions),
             "fingerprint": data.fingerprint,
         },

@@ -2,6 +2,7 @@
 a pair, m captions, D embedding.
 """
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from torch.optim import AdamW, Optimizer
 
 from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian.cluster_stats import ClusterStats, cluster
-from lafite_shifted.gaussian.gaussian_clusters import same_cluster_share
+from lafite_shifted.gaussian.gaussian_clusters import same_cluster
+from lafite_shifted.io.stored_rows import BATCH, Batches
 from lafite_shifted.model_folder import best_metric, save_prior
 from lafite_shifted.prior.energy_score import energy_score
 from lafite_shifted.prior.prior import Prior
@@ -20,6 +22,8 @@ from lafite_shifted.prior.samplers import SamplerConfig
 from torch_utils import distributed, seeds
 from torch_utils.device import pick_dtype
 from torch_utils.ema import Ema
+from torch_utils.host_reads import HostRead, numbers, on_host
+from torch_utils.sending import send, to_device
 from training.data.embeddings.embedding_set import EmbeddingSet
 from training.metrics.distances import few_samples_note, kernel_distance, mean_cosine, set_distance
 from training.prior.config import PriorTrainConfig
@@ -38,11 +42,11 @@ def _cluster(
     """
     if config.prior.process != "clusters":
         return None
-    images = data.image[training_rows]
+    images = Batches(data.image.take(training_rows))
     return cluster(
-        [(0, images)] if distributed.is_main_process() else [],  # each row counts once
+        images if distributed.is_main_process() else [],  # each row counts once
         config.prior.num_clusters,
-        dim=images.shape[1],
+        dim=data.image.shape[1],
         covariance_type=config.prior.cluster_covariance,
         encoder_id=data.encoder_id,
         seed=config.seed,
@@ -54,7 +58,7 @@ class PriorTrainer:
     training images, pairs from the captioned ones.
     """
 
-    waited = 0.0  # all data lie in memory
+    waited = 0.0  # seconds for embeddings on disk, so far
 
     def __init__(
         self,
@@ -72,13 +76,12 @@ class PriorTrainer:
                 "processes. Choose another --batch-size."
             )
         training_rows = (
-            ~data.held_out if config.hold_out else torch.ones(len(data.rows), dtype=torch.bool)
+            ~data.held_out if config.hold_out else torch.ones(len(data), dtype=torch.bool)
         )
         is_training = training_rows[data.caption_image]
         self.training = torch.nonzero(is_training).flatten()  # caption indices
-        self.held_out = one_a_name(data, torch.nonzero(~is_training).flatten())[
-            : config.max_evaluation
-        ]
+        others = torch.nonzero(~is_training).flatten()
+        self.held_out = one_a_name(data, others, most=config.max_evaluation)
         few = few_samples_note(len(self.held_out), data.image.shape[1])
         self.notes = [few] if few and len(self.held_out) else []  # lines to show
         if len(self.training) < 2:
@@ -123,9 +126,11 @@ class PriorTrainer:
         config, device = self.config, self.device
         positions = distributed.shard(range(samples_seen, samples_seen + self.batch))
         order = seeds.epoch_indices(positions, size=len(self.training), key=(config.seed, "pairs"))
-        captions = self.training[order]
-        text = self.data.text_features(captions).to(device)
+        captions, start = self.training[order], time.perf_counter()
+        text = self.data.text_features(captions)
         z0 = self._sent(self.data.image[self.data.caption_image[captions]])
+        self.waited += time.perf_counter() - start
+        text = text.to(device)
         random_numbers = self._random_numbers(positions, dim=z0.shape[1])
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * min(
@@ -151,22 +156,24 @@ class PriorTrainer:
         num_times = 1 if is_energy else config.timesteps_per_pair
         # the times of one pair are spread evenly
         place = (uniform[:, :1] + torch.arange(num_times) / num_times) % 1  # [N, R]
-        shape = (num_times, dim)
-        found = {
+        here = {
             "t": self.times[(place * len(self.times)).long()],
-            "noise": seeds.normal_per_sample(shape, key=(config.seed, "noise"), indices=positions),
+            "positions": torch.tensor(positions),
         }
+        found = send(here, self.device)
+        there = found.pop("positions")
+
+        def normal(what: str, *shape: int) -> Tensor:
+            return seeds.normal_per_sample(shape, key=(config.seed, what), indices=there)
+
+        found["noise"] = normal("noise", num_times, dim)
         if is_energy:
-            shape = (1, config.timesteps_per_pair, dim)
-            found["sample_noise"] = seeds.normal_per_sample(
-                shape, key=(config.seed, "sample_noise"), indices=positions
-            )
-        sent = {name: self._sent(tensor) for name, tensor in found.items()}
-        return sent | {"has_text": uniform[:, 1] >= config.text_dropout}
+            found["sample_noise"] = normal("sample_noise", 1, config.timesteps_per_pair, dim)
+        return found | {"has_text": uniform[:, 1] >= config.text_dropout}
 
     def _sent(self, tensor: Tensor) -> Tensor:
         """A tensor of the CPU on the device, which is not waited for."""
-        return tensor.to(self.device, non_blocking=True)
+        return to_device(tensor, self.device)
 
     def sample(
         self, captions: Tensor, *, sampling: SamplerConfig | None = None, num_samples: int = 1
@@ -190,7 +197,7 @@ class PriorTrainer:
                 )
                 for number in range(num_samples)
             ]
-            parts.append(torch.stack(found).cpu())
+            parts.append(on_host(torch.stack(found), HostRead.EVALUATION))
         return torch.cat(parts, dim=1)
 
     def evaluate(self, samples_seen: int, folder: Path) -> Evaluation:
@@ -240,8 +247,12 @@ class PriorTrainer:
         if clusters is None:
             return found
         for name, captions in (("training", self.training), ("held_out", self.held_out)):
+            total = torch.zeros((), dtype=torch.long, device=self.device)
+            for part in captions.split(BATCH):
+                text, image = self.data.text[part], self.data.caption_image[part]
+                pairs = self._sent(text), self._sent(self.data.image[image])
+                total += same_cluster(clusters, *pairs).sum()
             if len(captions):
-                text, image = self.data.text[captions], self.data.caption_image[captions]
-                pairs = text.to(self.device), self.data.image[image].to(self.device)
-                found[f"same_cluster_{name}"] = same_cluster_share(clusters, *pairs)
+                (count,) = numbers([total], HostRead.EVALUATION)
+                found[f"same_cluster_{name}"] = count / len(captions)
         return found

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lafite_shifted.encoders.encoder_id import EncoderId, check_same_encoder, weights_digest
 from lafite_shifted.errors import InputError
+from lafite_shifted.io.starter import model_name
 from lafite_shifted.model_folder import find_part, load_prior
 from lafite_shifted.prior.network import PriorConfig, PriorNetwork
 from training.run_folder import recorded_start
@@ -37,8 +38,9 @@ class PriorStart:
         if recorded:
             return PriorStart(recorded)
         found = load_prior(find_part(init, "prior"), device=torch.device("cpu"))
+        name = model_name(init)
         remedy = "Start from a prior of the same CLIP."
-        check_same_encoder(found.encoder_id, encoder_id, what=f"--init {init}", remedy=remedy)
+        check_same_encoder(found.encoder_id, encoder_id, what=f"--init {name}", remedy=remedy)
         theirs, ours = found.prior.config, config
         names = [f.name for f in dataclasses.fields(ours) if f.name not in MAY_DIFFER]
         other = [name for name in names if getattr(theirs, name) != getattr(ours, name)]
@@ -47,11 +49,11 @@ class PriorStart:
         if other:
             said = ", ".join(f"{n}={getattr(theirs, n)}" for n in other)
             raise InputError(
-                f"--init {init} is a prior of another kind: there {said}. Give the same --preset, "
+                f"--init {name} is a prior of another kind: there {said}. Give the same --preset, "
                 "--process and --set prior... as it was trained with, or leave --init out."
             )
         weights = found.prior.network.state_dict()
-        return PriorStart({"path": str(init), "weights": weights_digest(weights)}, weights)
+        return PriorStart({"path": name, "weights": weights_digest(weights)}, weights)
 
     def apply(self, network: PriorNetwork) -> None:
         """Fill the network in place; the layer of the sample noise is new, and gives 0 at first."""

@@ -1,10 +1,12 @@
-"""The whole chain on the shipped images, with the same functions as the verbs.
+"""The model that ships: sentences to images, then the same model adapted to another style of
+drawing by images alone.
 
-Shape letters: N images, D embedding, S sentences.
+Shape letters: N images, D embedding, R resolution.
 """
 
+import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,20 +14,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lafite_shifted.encoders.ensemble import load_clip
-from lafite_shifted.gaussian.cone import cone
-from lafite_shifted.io.files import write_json
+from lafite_shifted.errors import InputError
+from lafite_shifted.io.files import read_json_lines, write_json
 from lafite_shifted.io.png import save_png
+from lafite_shifted.io.starter import STARTER, starter_model
 from lafite_shifted.packing import pack_model
 from lafite_shifted.pipeline import TextToImage
-from training.data.embeddings.embedding_set import EmbeddingSet
+from training.gan.config import GanTrainConfig
+from training.gan.data import GanData
+from training.gan.evaluate import embed_uint8
+from training.gan.features.config import FeatureConfig
 from training.gan.presets import GAN_PRESETS
-from training.gan.run import gan_config, open_gan_run
+from training.gan.report import renderer
+from training.gan.run import gan_config, load_backbone, open_gan_run
+from training.gan.transfer import with_networks_of
 from training.loop import Progress, run_loop
-from training.metrics.distances import set_distance
-from training.metrics.grids import labelled_grid
-from training.prior.presets import PRIOR_PRESETS
-from training.prior.run import open_prior_run, prior_config
+from training.metrics.distances import feature_kernel_distance, nearest
+from training.metrics.grids import GAP, labelled_grid, with_column_titles
+from training.metrics.judges import ClipJudge, ImageJudge
+from training.metrics.resnet import JudgeMissingError, ResNetJudge
 
 ASSETS = Path(__file__).parents[2] / "lafite_shifted" / "assets"
 SENTENCES = (
@@ -38,19 +45,20 @@ SENTENCES = (
     "a brown animal face",
     "an orange fruit",
 )
-SEEDS_PER_SENTENCE = 16
+SEEDS_PER_SENTENCE = 4
+SIDE = 64  # pixels of an image in the grid, at least
 
-Show = Callable[[Iterator[Progress], str], dict[str, float]]
+Say = Callable[[str], None]  # a line for the user
+Show = Callable[[Iterator[Progress], str], dict[str, float]]  # drains a training
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """How long the demo trains."""
+    """How the model that ships is adapted."""
 
-    gan_kimg: float = 26.0
-    prior_kimg: float = 40.0
+    adapt_kimg: float = 10.0
+    settings: tuple[str, ...] = ()  # of its training, as --set takes them
     seed: int = 0
-    num_captions: int = 512  # for the Frechet distance
 
 
 @dataclass(frozen=True)
@@ -64,120 +72,146 @@ class DemoResult:
 
 
 def run_demo(
-    out: Path, config: DemoConfig, *, device: torch.device, say: Callable[[str], None], show: Show
+    out: Path, config: DemoConfig, *, device: torch.device, say: Say, show: Show
 ) -> DemoResult:
-    """Embed, describe, train two priors and a GAN, pack, generate and measure.
+    """Generate, adapt, pack, generate again and measure; resumes what was interrupted."""
+    shipped = starter_model()  # refused before anything is written
+    say("\n== 1. sentences, by the model that ships")
+    starter = TextToImage.from_pretrained(STARTER, device=str(device))
+    before = _images_of(starter, seed=config.seed)
+    rows = list(zip(SENTENCES, before, strict=True))
+    first = out / "starter.png"
+    save_png(first, labelled_grid(rows, scale=_scale(before)).image, {"model": starter.hash})
+    say(f"{len(SENTENCES)} sentences, {SEEDS_PER_SENTENCE} images each: {first}")
 
-    Resumes what was interrupted. `say` gets a line for the user, `show` drains a training and shows
-    its progress.
-    """
-    images = ASSETS / "images"
-    clip = load_clip("starter", device=device)
-
-    say("\n== 1. embeddings of the 512 shipped images")
-    gan = gan_config(
-        GAN_PRESETS["tiny"],
-        kimg=config.gan_kimg,
+    say("\n== 2. the same model, adapted to 512 drawings of another style; no caption is used")
+    run = out / "adapted"
+    base = with_networks_of(shipped, run, GAN_PRESETS["small"])
+    training = gan_config(
+        _without_missing_network(base, starter, device, say),
+        kimg=config.adapt_kimg,
         seed=config.seed,
-        assignments=["hold_out=false"],  # none of the shipped images is on the held-out side
+        # none of the shipped images is on the held-out side
+        assignments=["hold_out=false", *config.settings],
     )
-    gan_trainer, gan_run, report = open_gan_run(gan, images, out / "gan", clip, device=device)
-    data = EmbeddingSet(out / "gan" / "embeddings")
-    shape = cone(data.stats())
-    say(
-        f"{report.num_embedded} embedded, {report.num_reused} reused. The cone they fill: norm of "
-        f"the mean {shape.norm_of_mean:.2f}, mean cosine {shape.mean_cosine:.2f}, effective rank "
-        f"{shape.effective_rank:.0f} of {data.image.shape[1]}"
+    trainer, folder, report = open_gan_run(
+        training, ASSETS / "style", run, starter.clip, device=device, init=shipped
     )
-    for number, process in enumerate(("shifted", "baseline"), start=2):
-        say(f"\n== {number}. a tiny {process} prior: text -> image embedding")
-        prior = prior_config(
-            PRIOR_PRESETS["tiny"],
-            process=process,
-            kimg=config.prior_kimg,
-            seed=config.seed,
-            assignments=["hold_out=false"],
-        )
-        trainer, open_run = open_prior_run(prior, data, out / f"prior-{process}", device=device)
-        show(run_loop(trainer, trainer.config.run, open_run()), f"{process} prior")
+    say(f"{report.num_embedded} images embedded, {report.num_reused} reused")
+    for line in trainer.kept:
+        say(line)
+    show(run_loop(trainer, trainer.config.run, folder), "adapting")
 
-    say("\n== 4. a tiny GAN: image embedding -> image, trained on images alone")
-    show(run_loop(gan_trainer, gan_trainer.config.run, gan_run), "gan")
-
-    say("\n== 5. pack, generate, measure")
-    return _compare(out, data, config, device)
-
-
-def _compare(out: Path, data: EmbeddingSet, config: DemoConfig, device: torch.device) -> DemoResult:
-    """Pack a model for each prior, generate with both and without one, and measure the distance to
-    real images; writes grid.png and metrics.json.
-    """
-    models = {process: _packed(out, process, device) for process in ("shifted", "baseline")}
-    rows = {name: (model, True) for name, model in models.items()}
-    rows["no prior"] = (models["shifted"], False)
-    real = data.image[: config.num_captions]
-    captions = [row["captions"][0] for row in data.rows][: config.num_captions]
-    reference = EmbeddingSet(ASSETS / "reference").image[: config.num_captions]
-    metrics, made = {}, {}
-    for name, (model, use_prior) in rows.items():
-        made[name], metrics[name] = _measure(model, use_prior, captions, real)
-    metrics["real against real"] = {"fd_clip": set_distance(reference, real)}
-    drawn = [
-        (f"{text}  ({name})", made[name][text])
-        for text in SENTENCES
-        for name in ("shifted", "no prior")
-    ]
-    grid = out / "grid.png"
-    save_png(grid, labelled_grid(drawn, scale=2).image, {"model": models["shifted"].hash})
+    say("\n== 3. pack with the prior as it was, generate again, measure")
+    model = out / "model"
+    shutil.rmtree(model, ignore_errors=True)
+    pack_model(model, gan=run, prior=shipped)
+    adapted = TextToImage.from_pretrained(model, device=str(device))
+    grid = _write_grid(out, before, adapted, trainer.data, seed=config.seed)
+    judge = _judge_of(starter, say)
+    metrics = _measure({"starter": starter, "adapted": adapted}, trainer.data, judge)
     write_json(out / "metrics.json", metrics)
-    return DemoResult(grid, _table(metrics, len(captions)), _next_commands(), metrics)
+    return DemoResult(grid, _table(metrics, judge, trainer.data), _next_commands(model), metrics)
 
 
-def _packed(out: Path, process: str, device: torch.device) -> TextToImage:
-    folder = out / f"model-{process}"
-    shutil.rmtree(folder, ignore_errors=True)
-    pack_model(folder, gan=out / "gan", prior=out / f"prior-{process}")
-    return TextToImage.from_pretrained(folder, device=str(device))
+def _images_of(model: TextToImage, *, seed: int) -> list[list[Image.Image]]:
+    """Of every sentence, with the same seeds whatever the model."""
+    return [
+        [image for _, image in model.images(text, num_images=SEEDS_PER_SENTENCE, seed=seed)]
+        for text in SENTENCES
+    ]
+
+
+def _scale(rows: Sequence[Sequence[Image.Image]]) -> int:
+    return max(1, SIDE // rows[0][0].width)
+
+
+def _without_missing_network(
+    config: GanTrainConfig, model: TextToImage, device: torch.device, say: Say
+) -> GanTrainConfig:
+    """`config` without heads on features where their frozen network is not installed here."""
+    try:
+        load_backbone(config, model.clip, device=device)
+    except InputError as error:
+        say(f"warning: {error} Until then the discriminator of pixels adapts the model alone.")
+        return dataclasses.replace(config, features=FeatureConfig())
+    return config
+
+
+def _write_grid(
+    out: Path, before: list[list[Image.Image]], adapted: TextToImage, data: GanData, *, seed: int
+) -> Path:
+    """A row for each sentence: before, after, and the drawings of the new style that are nearest to
+    the latter, by CLIP.
+    """
+    named = read_json_lines(ASSETS / "style" / "metadata.jsonl")
+    names = {row["file_name"]: row["text"] for row in named}
+    rows = []
+    for text, first, second in zip(SENTENCES, before, _images_of(adapted, seed=seed), strict=True):
+        seen = embed_uint8(adapted.clip, torch.stack([_pixels(image) for image in second]))
+        closest = nearest(seen, data.embeddings).tolist()
+        real = data.images.get_batch(closest).pixels.permute(0, 2, 3, 1)  # [N, R, R, 3]
+        found = dict.fromkeys(names[data.images.names[row]] for row in closest)
+        shown = [*first, *second, *(Image.fromarray(array.numpy()) for array in real)]
+        rows.append((f"{text}   (nearest: {', '.join(found)})", shown))
+    scale = _scale(before)
+    titles = ("starter", "adapted, the same seeds", "nearest of the 512 drawings")
+    width = SEEDS_PER_SENTENCE * (scale * before[0][0].width + GAP) - GAP  # of a third of the grid
+    image = with_column_titles(labelled_grid(rows, scale=scale).image, titles, cell=width)
+    save_png(out / "grid.png", image, {"model": adapted.hash})
+    return out / "grid.png"
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """[R, R, 3] uint8."""
+    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(
+        image.height, image.width, 3
+    )
+
+
+def _judge_of(model: TextToImage, say: Say) -> ImageJudge:
+    try:
+        return ResNetJudge.load()
+    except JudgeMissingError as error:
+        say(
+            f"warning: {error} Until then the distance is by the CLIP that conditions the model, "
+            "which is no judge of it."
+        )
+        return ClipJudge(model.clip)
 
 
 @torch.no_grad()
 def _measure(
-    model: TextToImage, use_prior: bool, captions: list[str], real: Tensor
-) -> tuple[dict[str, list[Image.Image]], dict[str, float]]:
-    """Images of every sentence, and the distance over all captions. No recall of the sentence:
-    the CLIP that conditions would judge itself, and takes its text embedding for the best image.
+    models: Mapping[str, TextToImage], data: GanData, judge: ImageJudge
+) -> dict[str, dict[str, float]]:
+    """Kernel distance of images generated from the embeddings of the drawings to these drawings;
+    and of one half of them to the other.
     """
-    made = {
-        text: [
-            image
-            for _, image in model.images(text, num_images=SEEDS_PER_SENTENCE, use_prior=use_prior)
-        ]
-        for text in SENTENCES
-    }
-    seen = []
-    for start in range(0, len(captions), 64):
-        part = captions[start : start + 64]
-        numbers = range(start, start + len(part))
-        embeddings = model.embed(part, seeds=numbers, use_prior=use_prior)
-        decoded = model.decode(embeddings, seeds=numbers).permute(0, 3, 1, 2)
-        seen.append(model.clip.embed_images(decoded).cpu())
-    return made, {"fd_clip": set_distance(torch.cat(seen), real)}
+    rows = list(range(len(data.images)))
+    real = judge.features(data.images.get_batch(rows).pixels.permute(0, 2, 3, 1))
+    found = {}
+    for name, model in models.items():
+        made = judge.features(renderer(model)(data.embeddings[:]))
+        found[name] = {"kid_judge": feature_kernel_distance(made, real, paired=True)}
+    floor = feature_kernel_distance(real[::2], real[1::2])
+    return found | {"real against real": {"kid_judge": floor}}
 
 
-def _table(metrics: dict[str, dict[str, float]], count: int) -> list[str]:
+def _table(
+    metrics: Mapping[str, Mapping[str, float]], judge: ImageJudge, data: GanData
+) -> list[str]:
     lines = [
-        f"Frechet distance: between CLIP embeddings of generated and real images, {count} each; "
-        "lower is better",
+        f"Kernel distance to the {len(data.images)} drawings of the new style, by {judge.name}, of "
+        "images generated from",
+        "their embeddings; lower is closer",
         "",
-        f"{'':20}{'Frechet distance':>20}",
     ]
-    lines += [f"{name:20}{values['fd_clip']:20.4f}" for name, values in metrics.items()]
-    return lines
+    return lines + [f"{name:20}{values['kid_judge']:10.4f}" for name, values in metrics.items()]
 
 
-def _next_commands() -> list[str]:
+def _next_commands(model: Path) -> list[str]:
     return [
-        "lafite-shifted train-gan PHOTOS --out runs/gan --clip ViT-B-32/laion2b_s34b_b79k",
-        "lafite-shifted pack --gan runs/gan --out my-model",
-        'lafite-shifted generate "a red apple" --model my-model --out images',
+        f'lafite-shifted generate "a smiling cat" --model {model} --out images',
+        "lafite-shifted train-gan DRAWINGS --out runs/mine --init starter",
+        "lafite-shifted pack --gan runs/mine --prior starter --out my-model",
     ]

@@ -15,6 +15,9 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
+from lafite_shifted.errors import InputError
+from lafite_shifted.io.starter import starter_clip, starter_model
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -38,7 +41,8 @@ def examine() -> list[Finding]:
         _bfloat16(),
         _package("open_clip_torch", "pip install open_clip_torch"),
         _package("torchvision", "pip install torchvision, in the version that fits torch"),
-        _starter(),
+        _starter_clip(),
+        _starter_model(),
         _tool(
             "compiler",
             ["c++", "g++", "clang++"],
@@ -132,17 +136,25 @@ def _checked(package: str, found: str) -> tuple[Literal["ok", "broken"], str, st
     return "broken", f"{found}, but {wanted_version} is needed", f'pip install "{wanted_version}"'
 
 
-def _starter() -> Finding:
-    folder = Path(__file__).parents[2] / "lafite_shifted" / "assets" / "starter-clip"
-    weights = folder / "open_clip_model.safetensors"
+def _starter_clip() -> Finding:
+    weights = starter_clip() / "open_clip_model.safetensors"
     if not weights.is_file():
         return Finding(
             "starter CLIP",
             "missing",
-            f"not in {folder}",
+            f"not in {weights.parent}",
             "install lafite-shifted again, or use --clip",
         )
     return Finding("starter CLIP", "ok", f"{weights.stat().st_size / 1e6:.1f} MB")
+
+
+def _starter_model() -> Finding:
+    try:
+        folder = starter_model()
+    except InputError as error:
+        return Finding("starter model", "missing", "not shipped here", str(error))
+    size = sum(file.stat().st_size for file in folder.glob("*/weights.safetensors"))
+    return Finding("starter model", "ok", f"{size / 1e6:.1f} MB beside its CLIP")
 
 
 def _tool(name: str, commands: list[str], advice: str) -> Finding:

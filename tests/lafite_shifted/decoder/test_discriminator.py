@@ -26,11 +26,11 @@ from training.gan.presets import GAN_PRESETS
 TINY = DiscriminatorConfig(resolution=16, condition_dim=6, channel_base=128, channel_max=16)
 
 PARAMETERS = {
-    "tiny": 547_649,
-    "small": 1_199_649,
-    "256": 24_066_753,
-    "512": 24_096_417,
-    "1024": 29_078_177,
+    "tiny": 560_065,
+    "small": 1_216_161,
+    "256": 24_132_417,
+    "512": 24_162_081,
+    "1024": 29_143_841,
 }
 
 

@@ -22,7 +22,7 @@ TEXTS = ["a red apple", "a green boat on the sea"]
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The shipped CLIP (64 px, 32 tokens, 128 dimensions) and one of 224 px, 77 tokens, 24."""
+    """The shipped CLIP (96 px, 32 tokens, 256 dimensions) and one of 224 px, 77 tokens, 24."""
     other = save_small_clip(tmp_path_factory.mktemp("clip"))
     return f"starter,{other}"
 
@@ -45,15 +45,22 @@ def test_embeddings_stand_side_by_side_and_weigh_the_same(names: str, pair: Clip
     expected = torch.cat([part.embedding for part in parts], dim=1) / 2**0.5
     torch.testing.assert_close(text.embedding, expected)
     assert text.tokens.shape[2] == sum(part.tokens.shape[2] for part in parts)
-    for part, states in zip(parts, text.tokens.split([192, 16], dim=2), strict=True):
+    for part, states in zip(parts, text.tokens.split([180, 16], dim=2), strict=True):
         torch.testing.assert_close(states[:, : part.tokens.shape[1]], part.tokens)
     assert text.lengths.equal(torch.stack([part.lengths for part in parts]).amax(dim=0))
     assert pair.context_length == 77
 
 
+def test_what_is_resized_is_embedded_as_the_image_is(pair: ClipEnsemble):
+    images = torch.randint(0, 256, (3, 3, 50, 70), dtype=torch.uint8)
+    levels = pair.resize(images)
+    assert levels.dtype == torch.uint8
+    assert pair.embed_resized(levels).equal(pair.embed_images(images))
+
+
 def test_gradients_reach_the_images(pair: ClipEnsemble):
     images = torch.zeros(2, 3, 64, 64, requires_grad=True)
-    pair.embed_images(images)[:, 128:].sum().backward()  # of the second CLIP alone
+    pair.embed_images(images)[:, 256:].sum().backward()  # of the second CLIP alone
     assert images.grad is not None
     assert images.grad.any()
 
@@ -92,8 +99,8 @@ def test_each_clip_has_a_block_of_statistics(count: int):
 def test_from_images_to_images(names: str, some_images: Path, tmp_path: Path):
     succeed("embed", some_images, "--out", tmp_path / "e", "--clip", names)
     data = EmbeddingSet(tmp_path / "e")
-    assert data.encoder_id.dims == [128, 24]
-    halves = data.image.split([128, 24], dim=1)
+    assert data.encoder_id.dims == [256, 24]
+    halves = data.image[:].split([256, 24], dim=1)
     for half in halves:
         torch.testing.assert_close(half.norm(dim=1), torch.full((len(half),), 0.5**0.5))
     shown = json.loads(succeed("stats", tmp_path / "e", "--json").out)

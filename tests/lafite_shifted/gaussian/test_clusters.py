@@ -14,7 +14,7 @@ from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId
 from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian import gaussian_clusters
 from lafite_shifted.gaussian.cluster_stats import ClusterCovarianceType, ClusterStats
-from lafite_shifted.gaussian.gaussian_clusters import GaussianClusters, same_cluster_share
+from lafite_shifted.gaussian.gaussian_clusters import GaussianClusters, same_cluster
 from lafite_shifted.gaussian.kmeans import Reservoir, find_centroids
 from lafite_shifted.gaussian.stats import merged
 
@@ -196,5 +196,5 @@ def test_a_text_chooses_the_closest_mean():
     for group in range(3):
         assert len(chosen[k == group].unique()) == 1
     assert len(chosen.unique()) == 3
-    assert same_cluster_share(clusters, rows.double(), rows.double()) == 1.0
-    assert same_cluster_share(clusters, rows.double(), rows.roll(1, 0).double()) == 0.0
+    assert same_cluster(clusters, rows.double(), rows.double()).all()
+    assert not same_cluster(clusters, rows.double(), rows.roll(1, 0).double()).any()

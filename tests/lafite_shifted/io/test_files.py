@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -286,3 +287,25 @@ def test_json_errors_name_file_and_line(tmp_path: Path):
     (tmp_path / "latin.jsonl").write_bytes('"café"\n'.encode("latin-1"))
     with pytest.raises(InputError, match="not UTF-8"):
         read_json_lines(tmp_path / "latin.jsonl")
+
+
+@pytest.mark.slow
+def test_a_million_mutated_bytes_of_a_tensor_file(tmp_path: Path):
+    """Either tensors or one message, whatever bytes of the header become."""
+    path = tmp_path / "x.safetensors"
+    save_tensors(path, {"a": torch.ones(3), "b": torch.zeros(2, 2)}, {"kind": "x", "format": 1})
+    original = np.frombuffer(path.read_bytes(), np.uint8)
+    rng = np.random.default_rng(0)
+    messages, mutated = [], 0
+    while mutated < 1_000_000:
+        count = int(rng.integers(1, 100))
+        content = original.copy()
+        content[rng.integers(len(content), size=count)] = rng.integers(256, size=count)
+        mutated += count
+        path.write_bytes(content.tobytes())
+        try:
+            load_tensors(path)
+        except InputError as error:
+            messages.append(str(error))
+    assert len(messages) > 1000
+    assert all(str(path) in message for message in messages)

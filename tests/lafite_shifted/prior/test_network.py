@@ -4,10 +4,13 @@ Shape letters: N batch, L text tokens, F width of the text tower, D embedding.
 """
 
 import dataclasses
+from typing import Literal
 
+import pytest
 import torch
 
-from lafite_shifted.prior.network import (
+from lafite_shifted.gaussian.stats import EmbeddingStats
+from lafite_shifted.prior.caches import (
     NUM_CONDITION_TOKENS,
     NUM_QUERY_TOKENS,
     query_mask,
@@ -16,6 +19,7 @@ from lafite_shifted.prior.network import (
 from lafite_shifted.prior.prior import Prior
 from tests.lafite_shifted.prior.priors import (
     TIMES,
+    TINY,
     YES,
     ask,
     predict,
@@ -93,6 +97,27 @@ def test_several_timesteps_of_a_text_are_evaluated_as_if_alone(prior: Prior):
     for r in range(3):
         alone = predict(prior, text, z_t=z_t[r::3], t=t[r::3])
         torch.testing.assert_close(together[:, r], alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["mse", "energy"])
+def test_steps_of_cached_times_match_the_whole_sequence(objective: Literal["mse", "energy"]):
+    """What sampling computes once for all steps, against training's pass over every token."""
+    stats = EmbeddingStats.of(random_images(count=64))
+    prior = Prior(dataclasses.replace(TINY, objective=objective), stats).eval()
+    for block in prior.network.blocks:  # branches as large as after training
+        torch.nn.init.normal_(block.to_output.weight, std=0.2)  # type: ignore[arg-type, union-attr]
+    text, times, repeats = random_text(), [1000, 400, 2], 3
+    z_t, noise = random_images(3, count=24), None
+    if objective == "energy":
+        noise = torch.randn(24, 16, generator=torch.Generator().manual_seed(4))
+    cluster = prior.assign(text.embedding)
+    with torch.no_grad():
+        cache = prior.cache_text(text, torch.tensor([True, False] * 4), cluster)
+        steps = prior.cache_times(cache, times, repeats=repeats)
+        for t in times:
+            (found,) = prior.denoise(z_t, t, prior.gaussian, steps[t], noise)
+            expected = prior.predict(z_t, torch.full((24,), t), prior.gaussian, cache, noise)
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_attention_masks_match_their_rule_written_out():

@@ -88,39 +88,41 @@ def test_seeds_repeat_and_differ(prior: Prior):
 
 
 def test_guidance_of_one_never_asks_for_the_prediction_without_text(prior: Prior):
-    read, predict_plainly, texts, eval_set = prior.cache_text, prior.predict, [], []
+    read, denoise, texts, evaluations = prior.cache_text, prior.denoise, [], []
 
     def recorded_read(text: TextFeatures, has_text: Tensor, cluster: Tensor):
-        texts.append(bool(has_text.all()))
+        texts.append(has_text.tolist())
         return read(text, has_text, cluster)
 
-    def recorded_predict(*given):
-        eval_set.append(given[1].unique().item())
-        return predict_plainly(*given)
+    def recorded_denoise(*given):
+        evaluations.append(given[1])
+        return denoise(*given)
 
-    prior.cache_text, prior.predict = recorded_read, recorded_predict
+    prior.cache_text, prior.denoise = recorded_read, recorded_denoise
     sample_embeddings(prior, random_text(), sample_seeds=range(8), sampling=SamplerConfig(3))
-    assert (texts, len(eval_set)) == ([True], 3)  # a text is read once, however many steps
+    # a text is read once, however many steps
+    assert (texts, len(evaluations)) == ([[True] * 8], 3)
     sample_embeddings(
         prior, random_text(), sample_seeds=range(8), sampling=SamplerConfig(3, guidance=2.0)
     )
-    assert (texts[1:], len(eval_set)) == ([True, False], 9)
+    # with and without the text in one evaluation
+    assert (texts[1:], len(evaluations)) == ([[True] * 8 + [False] * 8], 6)
 
 
 def test_deterministic_samplers_take_noise_only_at_the_start(
     prior: Prior, monkeypatch: pytest.MonkeyPatch
 ):
-    eval_set = []
+    keys = []
     draw = seeds.normal_per_sample
 
     def recorded(shape, *, key, indices):
-        eval_set.append(key)
+        keys.append(key)
         return draw(shape, key=key, indices=indices)
 
     monkeypatch.setattr(seeds, "normal_per_sample", recorded)
     for sampling in (SamplerConfig(4, "ddim"), SamplerConfig(4, "dpm++")):
         sample_embeddings(prior, random_text(), sample_seeds=range(8), sampling=sampling)
-    assert eval_set == [("prior", 0)] * 2
+    assert keys == [("prior", 0)] * 2
 
 
 def test_best_of_returns_the_sample_closest_to_its_text(prior: Prior):

@@ -15,6 +15,7 @@ from lafite_shifted.decoder.discriminator import Discriminator, DiscriminatorCon
 from lafite_shifted.decoder.generator import Generator, GeneratorConfig
 from tests.operators import using
 from torch_utils.ops import bias_act, native, synthesis_epilogue, to_rgb, upfirdn2d
+from training.gan.augment.geometry import SYM6
 
 TAPS = (0.5, -1.0, 2.0, 0.25)
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -44,6 +45,8 @@ OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
     "up 2": lambda x: upfirdn2d(x, TAPS, up=2, padding=(2, 1), gain=4.0),
     "down 2": lambda x: upfirdn2d(x, TAPS, down=2, padding=(2, 2)),
     "filter": lambda x: upfirdn2d(x, TAPS, padding=(2, 1)),
+    "up 2, 12 taps": lambda x: upfirdn2d(x, SYM6, up=2, padding=(6, 5), gain=4.0),
+    "down 2, 12 taps": lambda x: upfirdn2d(x, SYM6, down=2, padding=(11, 10)),
     "any": lambda x: upfirdn2d(x, TAPS[:3], up=3, down=2, padding=(4, -1)),
 }
 

@@ -88,6 +88,18 @@ def test_a_pretrained_tower_is_kept_then_let_go(image_weights: dict[str, torch.T
     assert set(moved) == set(begun)
 
 
+def test_embeddings_learn_what_images_look_like():
+    """A linear layer of the embedding tells more of the colours than it did, through the tower."""
+    config = dataclasses.replace(CONFIG, thumbnail_weight=20.0, augment_strength=0.0)
+    colours = np.random.default_rng(1).integers(0, 256, (6, 1, 1, 3), np.uint8)
+    data = dataclasses.replace(data_of(), pixels=np.repeat(np.repeat(colours, 32, 1), 32, 2))
+    trainer = ClipTrainer(config, data, device=CPU)
+    first = float(trainer.step(0)["loss_thumbnail"])
+    for step in range(1, 150):
+        last = float(trainer.step(4 * step)["loss_thumbnail"])
+    assert last < first / 3
+
+
 def test_the_text_tower_learns_what_the_teacher_says_of_other_texts(teacher: SentenceEncoder):
     """Of texts that no image has: nearer to what the head gives them than it was."""
     texts = ["the boat", "a red boat", "green", "the red sea"]
@@ -114,7 +126,9 @@ def test_the_text_tower_learns_what_the_teacher_says_of_other_texts(teacher: Sen
 
 def test_a_resumed_run_is_exact(teacher: SentenceEncoder, image_weights: dict[str, torch.Tensor]):
     """With dropout, noise and a tower that is let go on the way."""
-    config = dataclasses.replace(CONFIG, frozen_kimg=0.008)
+    config = dataclasses.replace(
+        CONFIG, frozen_kimg=0.008, sibling_share=0.25, thumbnail_weight=1.0
+    )
 
     def trainer() -> ClipTrainer:
         start = ClipStart(image_weights, teacher, ["the boat", "green"])

@@ -12,9 +12,9 @@ import torch
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import read_json_lines
 from tests.commands import TINY_GAN, run_command, succeed
+from tests.ranks import succeed_in_ranks
 from tests.shard_server import Server, write_shard
 from tests.training.test_loop import assert_same_run
-from tests.training.test_several_processes import finished, launch
 from training.data.decoding.read_image import read_image
 from training.data.remote_images import (
     KEPT,
@@ -121,13 +121,13 @@ def test_few_shards_are_kept_and_none_is_left(many: Server, tmp_path: Path, monk
     monkeypatch.setattr("tempfile.tempdir", str(work))
     urls = [f"{many.url}/s-{number:03d}.tar" for number in range(14)]
     images = RemoteImages(urls, where="there")
-    eval_set = [*range(14), 13, 0]
-    for number in eval_set:
+    order = [*range(14), 13, 0]
+    for number in order:
         name = f"s-{number:03d}.tar/0001.png"
         assert read_image(images, name, lambda opened: opened.decoded.image.size) == (64, 64)
         assert len(list(work.glob("*/*.tar"))) <= KEPT
     assert len(list(work.glob("*/*.tar"))) == KEPT < 14
-    assert many.eval_set == [f"/s-{number:03d}.tar" for number in [*range(14), 0]]
+    assert many.fetched == [f"/s-{number:03d}.tar" for number in [*range(14), 0]]
     del images
     gc.collect()
     assert list(work.iterdir()) == []
@@ -153,9 +153,10 @@ def test_two_processes_fetch_their_own_shards(many: Server, tmp_path: Path):
     """They embed them too; stopped and gone on with as many, they are exact."""
     url = f"{many.url}/s-{{000..013}}.tar"
     command = ["train-gan", url, *TINY_GAN, *STREAMED, "--set", "hold_out=false"]
-    finished(launch([*command, "--out", str(tmp_path / "whole")]))
-    finished(launch([*command, "--out", str(tmp_path / "parts"), "--kimg", "0.016"]))
-    finished(launch([*command, "--out", str(tmp_path / "parts")]))
+    succeed_in_ranks(*command, "--out", tmp_path / "whole", folder=tmp_path)
+    parts = (*command, "--out", tmp_path / "parts")
+    succeed_in_ranks(*parts, "--kimg", "0.016", folder=tmp_path)
+    succeed_in_ranks(*parts, folder=tmp_path)
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
@@ -177,7 +178,7 @@ def test_a_dry_run_fetches_nothing(many: Server, tmp_path: Path):
     url = f"{many.url}/s-{{000..013}}.tar"
     outcome = succeed("train-gan", url, "--out", tmp_path / "out", *TINY_GAN, "--dry-run")
     assert "in 14 shards, not fetched for this" in outcome.out
-    assert many.eval_set == []
+    assert many.fetched == []
 
 
 def test_everything_else_needs_the_images_at_hand(tmp_path: Path):

@@ -14,6 +14,7 @@ from training.gan.augment.config import AUGMENTATIONS, TRANSFORMATIONS, AugmentC
 from training.gan.augment.control import AugmentControl
 from training.gan.augment.corruption import BAND_POWER, bands
 from training.gan.augment.geometry import SYM6
+from training.gan.augment.plan import AugmentPlan
 from training.gan.augment.random_numbers import COLUMNS, NUM_COLUMNS, AugmentNumbers
 
 SIZE = 32
@@ -39,8 +40,8 @@ def applied(
 ) -> Tensor:
     draws = uniform(len(x)) if draws is None else draws
     noise = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(2))
-    p = torch.full((len(x),), probability, dtype=x.dtype)
-    return augment(x, draws, config=config, probability=p, noise=noise)
+    plan = AugmentPlan.of(draws, probability=probability, config=config, image_size=x.shape[-1])
+    return augment(x, plan, noise)
 
 
 def blobs(num: int, *, across: float = 0.0, down: float = 0.0) -> Tensor:
@@ -338,13 +339,13 @@ def test_adaptive_probability_follows_the_sign():
     control = AugmentControl(config, speed_kimg=1.0)
     assert control.probability == 0
     for _ in range(4):
-        control.update(torch.tensor(1.0), samples=100)
+        control.update(1.0, samples=100)
     assert float(control.probability) == pytest.approx(0.4)
     for _ in range(4):
-        control.update(torch.tensor(1.0), samples=100)
+        control.update(1.0, samples=100)
     assert float(control.probability) == pytest.approx(0.5)  # its limit
     for _ in range(40):
-        control.update(torch.tensor(-1.0), samples=100)
+        control.update(-1.0, samples=100)
     assert control.probability == 0
 
 
@@ -352,18 +353,18 @@ def test_one_odd_batch_does_not_turn_it():
     """r_t is an average over more than a step, so its sign is not a coin's."""
     control = AugmentControl(AugmentConfig(), speed_kimg=1.0)
     for _ in range(20):
-        control.update(torch.tensor(0.9), samples=16)
-    before = control.probability.clone()
-    control.update(torch.tensor(0.0), samples=16)
+        control.update(0.9, samples=16)
+    before = control.probability
+    control.update(0.0, samples=16)
     assert control.probability > before
 
 
 def test_a_ramp_ends_at_its_probability():
     control = AugmentControl(AugmentConfig(control="ramp", probability=0.4), speed_kimg=1.0)
     for _ in range(3):
-        control.update(torch.tensor(-1.0), samples=100)
+        control.update(-1.0, samples=100)
     assert float(control.probability) == pytest.approx(0.3)
-    control.update(torch.tensor(-1.0), samples=500)
+    control.update(-1.0, samples=500)
     assert float(control.probability) == pytest.approx(0.4)
 
 

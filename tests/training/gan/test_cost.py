@@ -9,7 +9,8 @@ import torch
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from tests.training.gan.test_step import SMALL
-from training.gan.cost import Kind, mean_seconds, measure_gan, step_kinds
+from training.gan.cost import measure_gan
+from training.gan.probe import Kind, mean_seconds, step_kinds
 
 
 @pytest.mark.parametrize(("r1_every", "path_length_every"), [(16, 4), (4, 6), (1, 4), (3, 1)])
@@ -33,14 +34,14 @@ def probe(
     seconds: Callable[[int, int], float], *, limit: float, **changes: Any
 ) -> tuple[float, list[int]]:
     """(the mean, the steps that were timed) where a step takes `seconds(step, steps before)`."""
-    eval_set: list[int] = []
+    measured: list[int] = []
 
     def timed(step: int) -> float:
-        eval_set.append(step)
-        return seconds(step, len(eval_set) - 1)
+        measured.append(step)
+        return seconds(step, len(measured) - 1)
 
     config = dataclasses.replace(SMALL, **changes)
-    return mean_seconds(config, timed, limit=limit)[0], eval_set
+    return mean_seconds(config, timed, limit=limit)[0], measured
 
 
 def test_the_mean_is_of_medians_of_each_kind():
@@ -54,10 +55,10 @@ def test_the_mean_is_of_medians_of_each_kind():
             return 5.0
         return 1.0 + 0.5 * (step % 2 == 0) + 2.0 * (step % 4 == 0)
 
-    mean, eval_set = probe(seconds, limit=60, **every)
-    assert eval_set == [1, 2, 0, *range(1, len(eval_set) - 2)]
+    mean, measured = probe(seconds, limit=60, **every)
+    assert measured == [1, 2, 0, *range(1, len(measured) - 2)]
     assert mean == pytest.approx(1.0 + 0.5 / 2 + 2.0 / 4)
-    assert 60 < sum(seconds(step, before) for before, step in enumerate(eval_set)) <= 65
+    assert 60 < sum(seconds(step, before) for before, step in enumerate(measured)) <= 65
 
 
 def test_a_probe_ends_in_time():

@@ -146,8 +146,9 @@ def test_copies_are_found_among_squares(
 def test_logits_are_of_whole_groups(data: GanData):
     """As in training: what is left of the last group has no spread to show."""
     torch.manual_seed(0)
-    discriminator = Discriminator(DiscriminatorConfig(resolution=16, channel_base=64, group=4))
-    condition = torch.randn(20, 128)
+    config = DiscriminatorConfig(resolution=16, channel_base=64, group=4)
+    discriminator = Discriminator(config)
+    condition = torch.randn(20, config.condition_dim)
     images = data.held_out_images.get_batch(range(20)).pixels
     with torch.no_grad():
         realness, feature = discriminator(images[:16].float() / 127.5 - 1)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lafite_shifted.gaussian.frechet import frechet_distance
 from lafite_shifted.gaussian.stats import EmbeddingStats
+from lafite_shifted.io.stored_rows import Batches
 from tests.references import gaussians as reference
 from training.metrics import distances
 
@@ -35,11 +36,14 @@ def test_intra_set_cosine_of_copies_is_one_and_of_a_basis_zero():
     assert distances.intra_set_cosine(torch.eye(6)) == pytest.approx(0, abs=1e-7)
 
 
-def test_set_distance_is_the_frechet_distance_of_the_moments():
-    a, b = rows(40), rows(40, seed=1)
+@pytest.mark.parametrize("counts", [(40, 40), (40, 5), (5, 5), (5, 2)])
+def test_set_distance_is_the_frechet_distance_of_the_moments(counts: tuple[int, int]):
+    """Of fewer rows than dimensions too, where no covariance is needed."""
+    a, b = rows(counts[0]), rows(counts[1], seed=1)
     expected = frechet_distance(EmbeddingStats.of(a), EmbeddingStats.of(b))
-    assert distances.set_distance(a, b) == expected > 0
-    assert distances.set_distance(a, a.flip(0)) == pytest.approx(0, abs=1e-9)
+    assert expected > 0.01
+    assert distances.set_distance(a, b) == pytest.approx(expected, rel=1e-6)
+    assert distances.set_distance(a, a.flip(0)) == pytest.approx(0, abs=1e-7)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
@@ -65,6 +69,22 @@ def test_nearest_matches_a_loop():
         lengths = [float((query - row).norm()) for row in among]
         assert index == lengths.index(min(lengths))
     assert distances.nearest(among[[3, 11]], among).tolist() == [3, 11]
+
+
+def test_neighbours_among_many_are_those_of_a_product(monkeypatch: pytest.MonkeyPatch):
+    """Of more rows than are read at a time."""
+    monkeypatch.setattr(distances, "BATCH", 8)
+    monkeypatch.setattr(distances, "Batches", lambda among: Batches(among, size=8))
+    among, queries = rows(30), rows(7, seed=1)
+    similarity = queries @ among.T
+    assert distances.nearest(queries, among).tolist() == similarity.argmax(dim=1).tolist()
+    assert torch.equal(
+        distances.neighbours(queries, among, count=11), similarity.topk(11, dim=1).indices
+    )
+    without = distances.nearest(queries, among).unique()
+    similarity[:, without] = -torch.inf
+    found = distances.nearest(queries, among, without=without)
+    assert found.tolist() == similarity.argmax(dim=1).tolist()
 
 
 def test_precision_and_recall_match_loops():

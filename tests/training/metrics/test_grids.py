@@ -40,8 +40,14 @@ def test_letters_that_no_font_has_are_told_apart(monkeypatch: pytest.MonkeyPatch
     assert grid.legend == ["1: 红色的猫"]
 
 
+def test_the_own_font_is_matplotlibs():
+    from matplotlib import font_manager
+
+    assert labels._own_font() == font_manager.findfont("DejaVu Sans")
+
+
 def own_font() -> tuple[str, ...]:
-    return (labels.font_manager.findfont("DejaVu Sans"),)
+    return (labels._own_font(),)
 
 
 def test_the_font_with_all_letters_is_chosen(monkeypatch: pytest.MonkeyPatch):

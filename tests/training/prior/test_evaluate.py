@@ -1,6 +1,7 @@
 """The report on priors: its figures against loops, its references, and the verb that writes it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId
-from lafite_shifted.io.files import save_tensors, write_json_lines
+from lafite_shifted.io.files import load_tensors, save_tensors, write_json_lines
 from lafite_shifted.model_folder import find_part, load_generator
 from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.prior.samplers import SamplerConfig
@@ -177,13 +178,18 @@ def test_held_out_names_are_evaluated_once_and_compared_with_others(captioned: P
     assert float((made * true).sum(dim=1).mean()) > 0.5
 
 
-def test_an_image_that_is_trained_on_too_is_left_out(captioned: Path):
+def test_an_image_that_is_trained_on_too_is_left_out(captioned: Path, tmp_path: Path):
     """Two names may have the same image, one on either side of the split."""
-    data = EmbeddingSet(captioned)
-    before = EvalSet.of(data)
+    before = EvalSet.of(EmbeddingSet(captioned))
     assert before.copies == 0
     copied, other = before.captions[1], before.training[0]
-    data.image[data.caption_image[copied]] = data.image[data.caption_image[other]]
+    folder = shutil.copytree(captioned, tmp_path / "e")
+    (shard,) = folder.glob("shard-*.safetensors")
+    tensors, metadata = load_tensors(shard)
+    image, row = tensors["image"], tensors["caption_image"]  # as many captions as images, in order
+    image[row[copied]] = image[row[other]]
+    save_tensors(shard, tensors, metadata)
+    data = EmbeddingSet(folder)
     after = EvalSet.of(data)
     assert after.copies == 1
     assert after.captions.tolist() == [c for c in before.captions.tolist() if c != int(copied)]

@@ -31,7 +31,7 @@ class Captions:
     """What was found about the images of a set."""
 
     texts: dict[str, list[str]] = field(default_factory=dict)  # by image
-    records: dict[str, dict[str, Any]] = field(default_factory=dict)  # rows of tables, by image
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)  # of tables and JSON files
     missing: dict[str, str] = field(default_factory=dict)  # image that is not there: which table
     problems: list[tuple[str, str]] = field(default_factory=list)  # (file or line, reason)
     used: set[str] = field(default_factory=set)  # files
@@ -184,7 +184,9 @@ def _read_sidecar(files: ImageFiles, image: str, beside: _Sidecars, found: Capti
             except (ValueError, RecursionError) as error:
                 found.problems.append((name, f"not valid JSON ({error})"))
                 continue
-            _add(found, image, name, caption_of(record) if isinstance(record, dict) else None)
+            if isinstance(record, dict):
+                found.records.setdefault(image, record)
+                _add(found, image, name, caption_of(record))
         else:
             _add(found, image, name, text.splitlines())
 

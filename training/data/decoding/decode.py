@@ -155,6 +155,7 @@ def levels_of(image: Image.Image) -> np.ndarray:
     levels = np.empty((3, image.height, image.width), np.uint8)
     rows = max(1, MAX_PASS_PIXELS // image.width)
     for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        whole = rows >= image.height
+        strip = image if whole else image.crop((0, top, image.width, min(top + rows, image.height)))
         levels[:, top : top + rows] = np.asarray(strip).transpose(2, 0, 1)
     return levels

@@ -2,7 +2,7 @@
 changed is decoded by threads, embedded in batches and written in shards.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ from training.data.files.image_files import UnreadableImageError
 from training.data.images import ImageSource, check_share_of_bad
 from training.data.split import SplitItem, is_held_out, split_key, split_keys
 
-AHEAD = 16  # images in flight: enough to hide decoding
+AHEAD = 16  # images in flight beyond a batch: the next is decoded while one is embedded
 PREPARING_BYTES = 11  # a pixel: 8-bit levels, and one channel as floats before and after
 
 
@@ -84,7 +84,8 @@ def embed_folder(
 ) -> EmbedReport:
     """Embed every image of `source` (and its captions) that `out` does not hold already.
 
-    Whole shards and the index are written as it goes, so a stopped run loses at most one shard.
+    Whole shards and the index are written as it goes: a stopped run loses at most one shard, a
+    killed one an eighth.
     Of `squares` the background counts: the crop is the CLIP's own. Every unreadable image is
     listed in report.jsonl; `keep_unreadable` keeps the embedding of one that was readable before.
     `also` gets each image that is decoded for this, in a thread.
@@ -107,14 +108,19 @@ def embed_folder(
         [*known.values(), *(lost[name] for name in sorted(gone))],
         batch=batch,
     )
-    for done, result in enumerate(_decoded(source, fresh, clip, options, squares, also), start=1):
-        if result.item is None:
-            bad.append((result.name, result.reason))
-            writer.rows += [lost[result.name]] if result.name in lost else []
-        else:
-            writer.add(result.item)
-            conversions.update(result.conversions)
-        options.progress(done, len(fresh))
+    try:
+        decoded = _decoded(source, fresh, clip, options, squares, also, ahead=batch + AHEAD)
+        for done, result in enumerate(decoded, 1):
+            if result.item is None:
+                bad.append((result.name, result.reason))
+                writer.rows += [lost[result.name]] if result.name in lost else []
+            else:
+                writer.add(result.item)
+                conversions.update(result.conversions)
+            options.progress(done, len(fresh))
+    except BaseException:
+        writer.save_index()
+        raise
     rows = with_split_keys(writer.finish())
     write_json_lines(out / "index.jsonl", rows)
     num_embedded = len(fresh) - (len(bad) - num_unusable)
@@ -217,9 +223,11 @@ def _decoded(
     options: ReadOptions,
     squares: SquareConfig,
     also: Callable[[str, Image.Image], None] | None,
+    *,
+    ahead: int,
 ) -> Iterator[_Result]:
-    """Each name with its decoded image, or the reason why there is none; decoding runs ahead in
-    threads.
+    """Each name with its decoded image, or the reason why there is none; threads decode `ahead` of
+    them.
     """
 
     def read(name: str) -> _Result:
@@ -231,8 +239,8 @@ def _decoded(
                 also(name, image)
             levels = torch.from_numpy(levels_of(image))  # [3, H, W]
             with torch.no_grad():
-                prepared = clip.preprocess(levels[None])[0]
-            return _Result(name, PreparedImage(row, prepared), "", opened.decoded.conversions)
+                resized = clip.resize(levels[None])[0]
+            return _Result(name, PreparedImage(row, resized), "", opened.decoded.conversions)
 
         try:
             return read_image(source, name, prepare, options=options, background=squares.colour)
@@ -240,12 +248,16 @@ def _decoded(
             return _Result(name, None, str(error))
 
     with ThreadPoolExecutor(max_workers=4) as pool:
-        waiting = [pool.submit(read, name) for name in names[:AHEAD]]
-        for position in range(len(names)):
-            result = waiting.pop(0).result()
-            if position + AHEAD < len(names):
-                waiting.append(pool.submit(read, names[position + AHEAD]))
-            yield result
+        waiting = deque(pool.submit(read, name) for name in names[:ahead])
+        try:
+            for position in range(len(names)):
+                result = waiting.popleft().result()
+                if position + ahead < len(names):
+                    waiting.append(pool.submit(read, names[position + ahead]))
+                yield result
+        finally:  # who stops does not wait for what has not begun
+            for future in waiting:
+                future.cancel()
 
 
 def _row(source: ImageSource, name: str, content: bytes) -> dict[str, Any]:

@@ -16,8 +16,9 @@ Shape letters: n images, m captions, D embedding, L tokens, F width of the text 
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,11 +40,10 @@ from lafite_shifted.io.files import (
     load_tensors,
     read_json_lines,
 )
-from torch_utils import seeds
-from training.data.split import is_held_out
+from lafite_shifted.io.stored_rows import StoredRows, StoredTensor, open_tensors
+from training.data.embeddings.index import FIELDS, Lazy, open_index
 
 FORMAT = 1
-_FIELDS = {"file_name": str, "sha256": str, "shard": str, "row": int, "captions": list}
 
 
 def holds_embeddings(folder: Path) -> bool:
@@ -54,9 +54,15 @@ def holds_embeddings(folder: Path) -> bool:
     with path.open("rb") as file:
         first = next((line for line in file if line.strip()), b"")
     try:
-        return not first or has_fields(json.loads(first), _FIELDS)
+        return not first or has_fields(json.loads(first), FIELDS)
     except (ValueError, RecursionError):
         return False
+
+
+def check_own_index(folder: Path) -> None:
+    """InputError where index.jsonl there is another program's, by its first row."""
+    if (folder / "index.jsonl").is_file() and not holds_embeddings(folder):
+        check_own_rows([None], FIELDS, folder / "index.jsonl")
 
 
 def read_index(folder: Path) -> list[dict[str, Any]]:
@@ -67,11 +73,17 @@ def read_index(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     rows: list[Any] = read_json_lines(path) if holds_embeddings(folder) else [None]
-    return check_own_rows(rows, _FIELDS, path)
+    return check_own_rows(rows, FIELDS, path)
 
 
 class EmbeddingSet:
-    """Embeddings of a folder in memory, rows in the order of the index; unit float32."""
+    """Embeddings of a folder, rows in the order of the index: unit float32 when they are read,
+    which is when they are indexed. Memory holds some 30 bytes an image and as many a caption.
+    """
+
+    image: StoredRows  # [n, D]
+    text: StoredRows  # [m, D]
+    caption_image: Tensor  # [m], rows of images
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -80,83 +92,132 @@ class EmbeddingSet:
                 f"{folder} holds no embeddings. Make them with `lafite-shifted embed IMAGES "
                 f"--out {folder}`."
             )
-        self.rows = read_index(folder)
-        shards = {
-            name: load_shard(folder / name) for name in sorted({row["shard"] for row in self.rows})
-        }
-        if not shards:
-            raise InputError(f"{folder} lists no images. Embed a folder that holds some.")
-        ids = {
-            name: EncoderId.from_json(metadata["encoder"]) for name, (_, metadata) in shards.items()
-        }
-        self.encoder_id = next(iter(ids.values()))
-        readers = {name: text_encoder_of(metadata) for name, (_, metadata) in shards.items()}
-        self.text_encoder = next(iter(readers.values()))
-        for name, encoder_id in ids.items():
+        self._index = open_index(folder)
+        shards = [_Shard.open(folder / name, folder) for name in self._index.shards]
+        self.encoder_id, self.text_encoder = shards[0].encoder_id, shards[0].text_encoder
+        for name, shard in zip(self._index.shards, shards, strict=True):
             what, remedy = str(folder / name), f"Delete {folder} and embed again."
-            check_same_encoder(encoder_id, self.encoder_id, what=what, remedy=remedy)
-            check_same_text_encoder(readers[name], self.text_encoder, what=what, remedy=remedy)
-        images = [shards[row["shard"]][0]["image"][row["row"]] for row in self.rows]
-        self.image = self.encoder_id.normalise(torch.stack(images).float())
-        self._gather_captions({name: tensors for name, (tensors, _) in shards.items()})
-        recorded = [int(metadata.get("context_length", 0)) for _, metadata in shards.values()]
+            check_same_encoder(shard.encoder_id, self.encoder_id, what=what, remedy=remedy)
+            check_same_text_encoder(shard.text_encoder, self.text_encoder, what=what, remedy=remedy)
+        self._tensors = [shard.tensors for shard in shards]
+        self.image = self._rows("image", self._index.shard, self._index.row)
+        self._gather_captions()
         # tokens that the text tower reads, however short the captions are
-        self.context_length = max(*recorded, *map(len, self._states), 1)
+        longest = int(self._lengths.max(initial=1))
+        self.context_length = max(longest, *(shard.context_length for shard in shards))
 
-    def _gather_captions(self, shards: dict[str, dict[str, Tensor]]) -> None:
-        captions_of: dict[tuple[str, int], list[int]] = {}
-        for name, tensors in shards.items():
-            for caption, image in enumerate(tensors.get("caption_image", torch.empty(0)).tolist()):
-                captions_of.setdefault((name, int(image)), []).append(caption)
-        text, image_index, states, self.captions = [], [], [], list[str]()
-        for index, row in enumerate(self.rows):
-            tensors = shards[row["shard"]]
-            for number, caption in enumerate(captions_of.get((row["shard"], row["row"]), [])):
-                start, end = tensors["text_offsets"][caption : caption + 2].tolist()
-                text.append(tensors["text"][caption])
-                states.append(tensors["text_tokens"][start:end])
-                image_index.append(index)
-                self.captions.append(row["captions"][number])
-        self.caption_image = torch.tensor(image_index, dtype=torch.long)  # [m]
-        found = torch.stack(text).float() if text else torch.empty(0, self.image.shape[1])
-        self.text = self.encoder_id.normalise(found)
-        self._states = states
+    def _rows(self, name: str, shard: np.ndarray, row: np.ndarray) -> StoredRows:
+        tensors = [tensors.get(name, tensors["image"]) for tensors in self._tensors]
+        dim, normalise = self._tensors[0]["image"].shape[1], self.encoder_id.normalise
+        return StoredRows(tensors, tensor=shard, row=row, dim=dim, prepare=normalise)
+
+    def _gather_captions(self) -> None:
+        """Where the captions of each image lie, in the order of the images."""
+        images, shard = [np.empty(0, np.int64)], self._index.shard
+        places, starts, lengths = ([np.empty(0, np.int32)] for _ in range(3))
+        order = np.argsort(shard, kind="stable")
+        ends = np.searchsorted(shard[order], np.arange(len(self._tensors)), side="right")
+        for own, tensors in zip(np.split(order, ends[:-1]), self._tensors, strict=True):
+            if "text" not in tensors:
+                continue
+            image_of = np.full(tensors["image"].shape[0], -1, np.int64)  # by row of the shard
+            image_of[self._index.row[own]] = own
+            found = image_of[tensors["caption_image"].all().numpy()]
+            offsets = tensors["text_offsets"].all().numpy()
+            (kept,) = np.nonzero(found >= 0)
+            images.append(found[kept])
+            places.append(kept.astype(np.int32))
+            starts.append(offsets[kept].astype(np.int32))
+            lengths.append((offsets[kept + 1] - offsets[kept]).astype(np.int32))
+        image = np.concatenate(images)
+        order = np.argsort(image, kind="stable")
+        self.caption_image = torch.from_numpy(image[order])
+        place, self._starts, self._lengths = (
+            np.concatenate(parts)[order] for parts in (places, starts, lengths)
+        )
+        self.text = self._rows("text", shard[self.caption_image], place)
+
+    def __len__(self) -> int:
+        return len(self._index)
 
     @property
-    def names(self) -> list[str]:
+    def names(self) -> Lazy[str]:
         """File names of the images, [n]."""
-        return [row["file_name"] for row in self.rows]
+        return self._index.names
+
+    @property
+    def captions(self) -> Lazy[str]:
+        """Their texts, [m]."""
+
+        def text(caption: int) -> str:
+            image = int(self.caption_image[caption])
+            first = int(torch.searchsorted(self.caption_image, image))
+            return self._index.record(image)["captions"][caption - first]
+
+        return Lazy(len(self.text), text)
+
+    def captions_by_name(self) -> dict[str, list[str]]:
+        """The captions of every file, in memory."""
+        return {row["file_name"]: row["captions"] for row in self._index.records()}
 
     @property
     def fingerprint(self) -> str:
         """Changes when an image, its name or a caption does."""
-        parts = [(row["file_name"], row["sha256"], *row["captions"]) for row in self.rows]
-        return f"{seeds.seed_of(repr(parts)):016x}"
+        return self._index.fingerprint
 
     @property
     def token_width(self) -> int:
         """Width of the text tower; 0 without captions."""
-        return self._states[0].shape[1] if self._states else 0
+        return self._tokens_of(0).shape[1] if len(self.text) else 0
 
     @property
     def held_out(self) -> Tensor:
         """[n] bool: the side of the split."""
-        return torch.tensor([is_held_out(row["split_key"]) for row in self.rows])
+        return self._index.held_out
 
     def stats(self, rows: Tensor | None = None) -> EmbeddingStats:
         """Statistics of all images, or of those that `rows` (indices or a mask) picks."""
-        return EmbeddingStats.of(self.image if rows is None else self.image[rows], self.encoder_id)
+        image = self.image if rows is None else self.image.take(rows)
+        return EmbeddingStats.of(image, self.encoder_id)
+
+    def _tokens_of(self, caption: int) -> StoredTensor:
+        image = int(self.caption_image[caption])
+        return self._tensors[self._index.shard[image]]["text_tokens"]
 
     def text_features(self, captions: Tensor, *, length: int | None = None) -> TextFeatures:
         """Text features of the captions with these indices, tokens padded to `length` or the
         longest.
         """
-        states = [self._states[i] for i in captions.tolist()]
-        lengths = torch.tensor([len(state) for state in states])
+        places = captions.numpy()
+        starts, lengths = self._starts[places], self._lengths[places]
+        states = [
+            self._tokens_of(caption).span(start, start + count)
+            for caption, start, count in zip(
+                places.tolist(), starts.tolist(), lengths.tolist(), strict=True
+            )
+        ]
         tokens = pad_sequence(states, batch_first=True).float()
         if length:
             tokens = F.pad(tokens, (0, 0, 0, length - tokens.shape[1]))
-        return TextFeatures(self.text[captions], tokens, lengths)
+        return TextFeatures(self.text[captions], tokens, torch.from_numpy(lengths).long())
+
+
+class _Shard(NamedTuple):
+    """A shard as it is opened: nothing of its rows is read."""
+
+    tensors: dict[str, StoredTensor]
+    encoder_id: EncoderId
+    text_encoder: TextEncoderId | None
+    context_length: int
+
+    @staticmethod
+    def open(path: Path, folder: Path) -> "_Shard":
+        remedy = f"Delete {folder} and embed the images again."
+        tensors, metadata = open_tensors(path, remedy=remedy)
+        check_format(metadata, kind="embeddings", version=FORMAT, path=path)
+        encoder_id = EncoderId.from_json(metadata["encoder"])
+        length = int(metadata.get("context_length", 0))
+        return _Shard(tensors, encoder_id, text_encoder_of(metadata), length)
 
 
 def text_encoder_of(metadata: dict) -> TextEncoderId | None:

@@ -14,9 +14,14 @@ from torch import Tensor
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.text_encoder import TextEncoder, read_texts
 from lafite_shifted.io.files import save_tensors, write_json_lines
+from torch_utils.host_reads import HostRead, on_host
+from torch_utils.sending import send
 from training.data.embeddings.embedding_set import FORMAT
 
 SHARD_SIZE = 2048  # images
+UNINDEXED = (
+    1 / 8
+)  # of all rows, in shards that a killed process may lose: the index is written whole
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class PreparedImage:
     """An image that waits to be embedded."""
 
     row: dict  # of the index, but for shard and row
-    prepared: Tensor  # what the CLIP takes
+    resized: Tensor  # as `ClipEncoder.resize` gives it
 
 
 class ShardWriter:
@@ -33,7 +38,7 @@ class ShardWriter:
     def __init__(self, clip: ClipEncoder, text_encoder: TextEncoder | None, background: str):
         self.clip, self.text_encoder, self.background = clip, text_encoder, background
         self.rows: list[dict] = []
-        self.image: list[Tensor] = []
+        self.image: list[Tensor] = []  # on the CLIP's device
         self.text: list[Tensor] = []
         self.states: list[Tensor] = []  # of each caption, [L, F] float16
         self.caption_image: list[int] = []
@@ -47,22 +52,20 @@ class ShardWriter:
             for text in item.row["captions"]
         ]
         self.rows += [item.row for item in items]
-        self.image.append(
-            self.clip.embed_prepared(torch.stack([item.prepared for item in items])).cpu().half()
-        )
+        resized = {"images": torch.stack([item.resized for item in items])}
+        images = send(resized, self.clip.device)["images"]
+        self.image.append(self.clip.embed_resized(images).half())
         for start in range(0, len(captions), 256):
             part = captions[start : start + 256]
             features = read_texts([text for _, text in part], self.clip, self.text_encoder)
-            self.text.append(features.embedding.cpu().half())
-            lengths = features.lengths.tolist()
-            self.states += [
-                state[:n].cpu().half() for state, n in zip(features.tokens, lengths, strict=True)
-            ]
+            self.text.append(on_host(features.embedding, HostRead.EMBEDDINGS).half())
+            tokens, lengths = on_host(features.tokens, HostRead.EMBEDDINGS), features.lengths
+            self.states += [s[:n].half() for s, n in zip(tokens, lengths.tolist(), strict=True)]
             self.caption_image += [image for image, _ in part]
 
     def write(self, out: Path, number: int) -> list[dict]:
         """Write the shard; the index rows of its images."""
-        tensors = {"image": torch.cat(self.image)}
+        tensors = {"image": on_host(torch.cat(self.image), HostRead.EMBEDDINGS)}
         if self.caption_image:
             tensors |= {
                 "text": torch.cat(self.text),
@@ -89,15 +92,15 @@ class ShardWriter:
 
 
 class EmbeddingWriter:
-    """Shards and index of a folder. Whole shards are written as images come, and the index with
-    each.
+    """Shards and index of a folder. Whole shards are written as images come, and the index where it
+    has grown by an eighth: with each shard it would be written n^2 times for n shards.
     """
 
     def __init__(
         self, out: Path, new_shard: Callable[[], ShardWriter], rows: list[dict], *, batch: int
     ):
         """`rows` are those of the index already; images are embedded `batch` at a time."""
-        self.rows = rows
+        self.rows, self._num_indexed = rows, len(rows)
         self._out, self._new_shard, self._batch = out, new_shard, batch
         self._shard, self._waiting = new_shard(), list[PreparedImage]()
         found = (_number(path) for path in out.glob("shard-*.safetensors"))
@@ -125,8 +128,14 @@ class EmbeddingWriter:
 
     def _write(self) -> None:
         self.rows += self._shard.write(self._out, self._number)
-        write_json_lines(self._out / "index.jsonl", self._sorted())
         self._shard, self._number = self._new_shard(), self._number + 1
+        if len(self.rows) - self._num_indexed >= len(self.rows) * UNINDEXED:
+            self.save_index()
+
+    def save_index(self) -> None:
+        """Write the index of the whole shards."""
+        write_json_lines(self._out / "index.jsonl", self._sorted())
+        self._num_indexed = len(self.rows)
 
     def _sorted(self) -> list[dict]:
         return sorted(self.rows, key=lambda row: row["file_name"])

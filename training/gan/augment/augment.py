@@ -11,29 +11,22 @@ Shape letters: N batch, H image.
 from torch import Tensor
 
 from training.gan.augment.colour import recolour
-from training.gan.augment.config import AugmentConfig
 from training.gan.augment.corruption import add_noise, cut_out, filter_bands
 from training.gan.augment.geometry import move
-from training.gan.augment.random_numbers import AugmentNumbers
+from training.gan.augment.plan import AugmentPlan
 
 
-def augment(
-    images: Tensor,
-    uniform: Tensor,
-    *,
-    config: AugmentConfig,
-    probability: Tensor,
-    noise: Tensor | None = None,
-) -> Tensor:
-    """Augment square images [N, 3, H, H] in about [-1, 1] with `uniform` [N, NUM_COLUMNS] in
-    [0, 1).
-
-    `probability` [N] is of each transformation; `noise` [N, 3, H, H], standard normal, is needed
-    where config.noise is not 0.
+def augment(images: Tensor, plan: AugmentPlan, noise: Tensor | None = None) -> Tensor:
+    """Augment square images [N, 3, H, H] in about [-1, 1] as `plan` says; `noise` [N, 3, H, H],
+    standard normal, is needed where the plan has a spread of it.
     """
-    if not config.is_on or (not images.is_cuda and not bool(probability.any())):
-        return images
-    numbers = AugmentNumbers(uniform, probability)
-    coloured = recolour(move(images, numbers, config), numbers, config)
-    noisy = add_noise(filter_bands(coloured, numbers, config), numbers, config, noise)
-    return cut_out(noisy, numbers, config)
+    if len(plan.rows):
+        images = move(images, plan.moved, plan.maps)
+    if len(plan.colour):
+        images = recolour(images, plan.colour)
+    if len(plan.taps):
+        images = filter_bands(images, plan.taps)
+    if len(plan.spread):
+        assert noise is not None
+        images = add_noise(images, plan.spread, noise)
+    return cut_out(images, plan.squares) if len(plan.squares) else images

@@ -9,19 +9,17 @@ import math
 import torch
 from torch import Tensor
 
-from training.gan.augment.config import COLOUR, AugmentConfig
+from training.gan.augment.config import AugmentConfig
 from training.gan.augment.random_numbers import AugmentNumbers
 
 LUMA = 3**-0.5  # the axis of grey is (LUMA, LUMA, LUMA)
 
 
-def recolour(x: Tensor, numbers: AugmentNumbers, config: AugmentConfig) -> Tensor:
-    """Images [N, 3, H, W], recoloured where chance has it."""
-    if not any(getattr(config, name) for name in COLOUR):
-        return x
-    matrix = colour_matrix(numbers, config).to(x.dtype)
-    mixed = torch.einsum("nij,njhw->nihw", matrix[:, :3, :3], x)
-    return mixed + matrix[:, :3, 3, None, None]
+def recolour(x: Tensor, matrix: Tensor) -> Tensor:
+    """Images [N, 3, H, W], recoloured by `matrix` [N, 3, 4]."""
+    matrix = matrix.to(x.dtype)
+    mixed = torch.einsum("nij,njhw->nihw", matrix[:, :, :3], x)
+    return mixed + matrix[:, :, 3, None, None]
 
 
 def colour_matrix(numbers: AugmentNumbers, config: AugmentConfig) -> Tensor:

@@ -9,29 +9,36 @@ AVERAGED = 256  # samples over which the mean sign of D's logits is taken
 
 
 class AugmentControl(nn.Module):
-    """The probability of each transformation while a training runs (section 3)."""
-
-    probability: Tensor
-    overfitting: Tensor
-    speed_kimg: Tensor
+    """The probability of each transformation while a training runs (section 3): numbers of the
+    host, which prepares a step's augmentation before the one before it has ended.
+    """
 
     def __init__(self, config: AugmentConfig, *, speed_kimg: float):
         """`speed_kimg` is of the run's beginning: a run that is made longer keeps it."""
         super().__init__()
         self.config = config
-        start = config.probability if config.control == "fixed" else 0.0
-        self.register_buffer("probability", torch.tensor(start))
-        self.register_buffer("overfitting", torch.tensor(config.target))  # r_t, averaged
-        self.register_buffer("speed_kimg", torch.tensor(speed_kimg))
+        self.probability = config.probability if config.control == "fixed" else 0.0
+        self.overfitting = config.target  # r_t, averaged
+        self.speed_kimg = speed_kimg
 
-    def update(self, sign: Tensor, *, samples: int) -> None:
-        """After a step on `samples`, of whose real logits `sign` [] is the mean sign: up where D is
+    def get_extra_state(self) -> Tensor:
+        """The numbers as a tensor, for a checkpoint."""
+        numbers = [self.probability, self.overfitting, self.speed_kimg]
+        return torch.tensor(numbers, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Numbers of a checkpoint."""
+        self.probability, self.overfitting, self.speed_kimg = state.tolist()
+
+    def update(self, sign: float, *, samples: int) -> None:
+        """For a step on `samples`, of whose real logits `sign` is the mean sign: up where D is
         surer of its training images than the target, else down.
         """
-        self.overfitting.lerp_(sign, min(samples / AVERAGED, 1.0))
+        self.overfitting += min(samples / AVERAGED, 1.0) * (sign - self.overfitting)
         if self.config.control == "fixed":
             return
         step = samples / (self.speed_kimg * 1000)
         if self.config.control == "adaptive":
-            step = step * torch.sign(self.overfitting - self.config.target)
-        self.probability.add_(step).clamp_(0.0, self.config.probability)
+            excess = self.overfitting - self.config.target
+            step *= (excess > 0) - (excess < 0)
+        self.probability = min(max(self.probability + step, 0.0), self.config.probability)

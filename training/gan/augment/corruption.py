@@ -41,10 +41,8 @@ def _convolve(a: Tensor, b: Tensor) -> Tensor:
     return F.conv1d(a[None, None], b.flip(0)[None, None], padding=len(b) - 1)[0, 0]
 
 
-def filter_bands(x: Tensor, numbers: AugmentNumbers, config: AugmentConfig) -> Tensor:
-    """Images [N, 3, H, W] with another gain of each frequency band."""
-    if config.filter == 0:
-        return x
+def band_taps(numbers: AugmentNumbers, config: AugmentConfig) -> Tensor:
+    """Taps [N, K] that give each frequency band a gain of its own."""
     names = [f"band_{number}" for number in range(len(BAND_POWER))]
     factors = [torch.exp2(numbers.normal(name) * config.filter) for name in names]
     gated = [torch.where(numbers.gate(n), f, 1.0) for n, f in zip(names, factors, strict=True)]
@@ -52,37 +50,41 @@ def filter_bands(x: Tensor, numbers: AugmentNumbers, config: AugmentConfig) -> T
     # the power that natural images have stays as it was
     power = sum(share * gain.square() for share, gain in zip(BAND_POWER, gated, strict=True))
     gains = gains / torch.as_tensor(power).sqrt()[:, None]
-    known = bands().to(gains.dtype).to(gains.device, non_blocking=True)
-    taps = (gains @ known).to(x.dtype)  # [N, K]
+    return gains @ bands().to(gains.dtype)
+
+
+def filter_bands(x: Tensor, taps: Tensor) -> Tensor:
+    """Images [N, 3, H, W] filtered with `taps` [N, K] along rows and columns."""
     margin = taps.shape[1] // 2
+    weight = taps.to(x.dtype)[:, None, None, :]  # [N, 1, 1, K]
     for _ in range(2):  # along rows, then columns
         wide = F.pad(x.transpose(2, 3), [margin, margin, 0, 0], mode="replicate")
-        weight = taps[:, None, None, :]  # [N, 1, 1, K]
         x = F.conv2d(wide.transpose(0, 1), weight, groups=len(taps)).transpose(0, 1)
     return x
 
 
-def add_noise(
-    x: Tensor, numbers: AugmentNumbers, config: AugmentConfig, noise: Tensor | None
-) -> Tensor:
-    """`noise` [N, 3, H, W], standard normal, times a spread of each image's own."""
-    if config.noise == 0:
-        return x
-    assert noise is not None
-    spread = torch.where(numbers.gate("noise"), numbers.normal("noise").abs() * config.noise, 0.0)
+def noise_spread(numbers: AugmentNumbers, config: AugmentConfig) -> Tensor:
+    """Of each image, [N]."""
+    return torch.where(numbers.gate("noise"), numbers.normal("noise").abs() * config.noise, 0.0)
+
+
+def add_noise(x: Tensor, spread: Tensor, noise: Tensor) -> Tensor:
+    """`noise` [N, 3, H, W], standard normal, times a spread [N] of each image's own."""
     return x + spread[:, None, None, None].to(x.dtype) * noise
 
 
-def cut_out(x: Tensor, numbers: AugmentNumbers, config: AugmentConfig) -> Tensor:
-    """A grey square at a random place."""
-    if config.cutout == 0:
-        return x
-    gate, across, down = (
-        numbers.gate("cutout"),
-        numbers.uniform("cutout.x"),
-        numbers.uniform("cutout.y"),
-    )
-    centres = (torch.arange(x.shape[-1], device=x.device) + 0.5) / x.shape[-1]
-    rows, columns = ((centres - u[:, None]).abs() < config.cutout / 2 for u in (down, across))
-    inside = gate[:, None, None] & rows[:, :, None] & columns[:, None, :]
+def square_edges(numbers: AugmentNumbers, config: AugmentConfig) -> Tensor:
+    """Rows and columns from, to of a grey square at a random place, [N, 2, 2] in sides of the
+    image; nowhere where chance has none.
+    """
+    middle = torch.stack([numbers.uniform("cutout.y"), numbers.uniform("cutout.x")], dim=1)
+    half = torch.where(numbers.gate("cutout"), config.cutout / 2, -1.0)[:, None]
+    return torch.stack([middle - half, middle + half], dim=2)
+
+
+def cut_out(x: Tensor, squares: Tensor) -> Tensor:
+    """Images [N, 3, H, H] grey between the edges `squares` [N, 2, 2]."""
+    places = (torch.arange(x.shape[-1], device=x.device) + 0.5) / x.shape[-1]  # [H]
+    along = (places > squares[..., :1]) & (places < squares[..., 1:])  # [N, 2, H]
+    inside = along[:, 0, :, None] & along[:, 1, None, :]
     return x.masked_fill(inside[:, None], 0.0)

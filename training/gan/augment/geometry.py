@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torch_utils.ops.upfirdn2d import upfirdn2d
 from torch_utils.resample import resample
+from torch_utils.sending import to_device
 from training.gan.augment.config import AugmentConfig
 from training.gan.augment.random_numbers import AugmentNumbers
 
@@ -34,17 +35,14 @@ SYM6 = (
 DELAY = sum(k * tap for k, tap in enumerate(SYM6)) / sum(SYM6) - (len(SYM6) - 1) / 2
 
 
-def move(x: Tensor, numbers: AugmentNumbers, config: AugmentConfig) -> Tensor:
-    """Images [N, 3, H, H], moved where chance has it; the others stay as they are, bit for bit."""
-    maps = movement_maps(numbers, config, x.shape[-1]).to(x.dtype)
-    identity = torch.eye(3, dtype=maps.dtype, device=maps.device)
-    moves = (maps != identity).flatten(1).any(dim=1)  # [N]
-    if x.is_cuda:  # which ones would have to be waited for
-        return torch.where(moves[:, None, None, None], warp(x, maps), x)
-    (rows,) = moves.nonzero(as_tuple=True)
-    if not len(rows):
-        return x
-    return x.index_copy(0, rows, warp(x[rows], maps[rows]))  # the others cost nothing
+def move(x: Tensor, rows: Tensor, maps: Tensor) -> Tensor:
+    """Images [N, 3, H, H], those at `rows` [M] seen through `maps` [M, 3, 3]; the others stay as
+    they are, bit for bit, and cost nothing.
+    """
+    maps = maps.to(x.dtype)
+    if len(rows) == len(x):
+        return warp(x, maps)
+    return x.index_copy(0, rows, warp(x[rows], maps))
 
 
 def warp(x: Tensor, maps: Tensor) -> Tensor:
@@ -57,23 +55,32 @@ def warp(x: Tensor, maps: Tensor) -> Tensor:
         padding=(len(SYM6) // 2 - 2 * margin, len(SYM6) // 2 - 1 - 2 * margin),
         gain=2.0,
     )  # [N, 3, 2H, 2H]
-    side = 2 * (size + 2 * margin)
-    identity = torch.eye(3, dtype=maps.dtype, device=maps.device)
-    wider, there, back = (identity.clone() for _ in range(3))
-    wider[0, 0], wider[1, 1] = side / (2 * size), side / (2 * size)  # to the filter's margin
-    there[:2, 2], back[:2, 2] = DELAY / size, -DELAY / size
+    side = 2 * size + len(SYM6)  # to the filter's margin
+    wide, delay = side / (2 * size), DELAY / size
+    # made on the host and sent once: a GPU is waited for where one number is written
+    fixed = torch.tensor(
+        [
+            [[wide, 0, 0], [0, wide, 0], [0, 0, 1]],
+            [[1, 0, delay], [0, 1, delay], [0, 0, 1]],
+            [[1, 0, -delay], [0, 1, -delay], [0, 0, 1]],
+        ],
+        dtype=maps.dtype,
+    )
+    wider, there, back = to_device(fixed, maps.device)
     moved = resample(doubled, (there @ maps @ back @ wider)[:, :2], size=(side, side))
     mirrored = SYM6[::-1]
-    crop = len(SYM6) // 2 - 1 - 2 * margin, len(SYM6) // 2 - 2 * margin
+    crop = -1, 0
     return upfirdn2d(moved, mirrored, down=2, padding=crop, gain=0.5)
 
 
 def _mirrored(x: Tensor, margin: int) -> Tensor:
-    """`x` beyond its edges, as `resample` has it: the first pixel is repeated."""
-    places = torch.arange(-margin, x.shape[-1] + margin, device=x.device)
-    places = torch.where(places < 0, -1 - places, places)
-    places = torch.where(places >= x.shape[-1], 2 * x.shape[-1] - 1 - places, places)
-    return x[:, :, places][:, :, :, places]
+    """`x` beyond its edges, as `resample` has it: the first pixel is repeated. In slices, whose
+    gradient is slices too: that of an index is added up one pixel after another.
+    """
+    for axis in (2, 3):
+        ends = x.narrow(axis, 0, margin), x.narrow(axis, x.shape[axis] - margin, margin)
+        x = torch.cat([ends[0].flip(axis), x, ends[1].flip(axis)], dim=axis)
+    return x
 
 
 def movement_maps(numbers: AugmentNumbers, config: AugmentConfig, size: int) -> Tensor:

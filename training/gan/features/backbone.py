@@ -213,7 +213,7 @@ def _trunk_of(config: FeatureConfig, clip: ClipEncoder) -> Trunk:
             Trunk(network, facts["mean"], facts["std"], facts["input_size"][-1]), config
         )
     first = clip.clips[0] if isinstance(clip, ClipEnsemble) else clip
-    tower: Any = copy.deepcopy(first.model.visual).cpu()
+    tower: Any = copy.deepcopy(first.model.visual).to("cpu")
     facts = first.preprocess_config
     network = tower.trunk if isinstance(tower, TimmModel) else tower
     return _checked(Trunk(network, facts.mean, facts.std, first.input_size[-1]), config)

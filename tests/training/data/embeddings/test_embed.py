@@ -12,13 +12,13 @@ from PIL import Image
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import InputError, TooManyBadImagesError
-from lafite_shifted.io.files import load_tensors, read_json_lines, save_tensors
+from lafite_shifted.io.files import load_tensors, read_json_lines, save_tensors, write_json_lines
 from tests.commands import half_written
 from training.data.decoding.crop import SquareConfig
 from training.data.decoding.read_image import DEFAULT_READ_OPTIONS, Progress, ReadOptions, silent
 from training.data.embeddings import shard_writer
 from training.data.embeddings.embed import EmbedReport, embed_folder
-from training.data.embeddings.embedding_set import EmbeddingSet, load_shard
+from training.data.embeddings.embedding_set import EmbeddingSet, load_shard, read_index
 from training.data.images import ImageSource
 from training.data.split import is_held_out
 
@@ -73,7 +73,7 @@ def test_embeddings_are_those_of_clip(images: Path, clip: ClipEncoder):
     report = embed(images, clip)
     assert (report.num_embedded, report.num_reused, report.bad) == (5, 0, [])
     data = open_set(images)
-    assert data.names == [f"{name}.png" for name in "abcde"]
+    assert list(data.names) == [f"{name}.png" for name in "abcde"]
     assert data.encoder_id == clip.id
     assert data.context_length == clip.context_length
     for row, name in enumerate(data.names):
@@ -86,7 +86,7 @@ def test_loaded_embeddings_are_unit_float32(images: Path, clip: ClipEncoder):
     tensors, _ = load_shard(images.parent / "out" / "shard-00000.safetensors")
     assert tensors["image"].dtype == tensors["text"].dtype == torch.float16
     data = open_set(images)
-    for loaded in (data.image, data.text):
+    for loaded in (data.image[:], data.text[:]):
         assert loaded.dtype == torch.float32
         torch.testing.assert_close(loaded.norm(dim=1), torch.ones(len(loaded)), atol=1e-6, rtol=0)
 
@@ -94,7 +94,7 @@ def test_loaded_embeddings_are_unit_float32(images: Path, clip: ClipEncoder):
 def test_captions_keep_their_own_tokens(images: Path, clip: ClipEncoder):
     embed(images, clip)
     data = open_set(images)
-    assert data.captions == ["one", "a long caption of a thing", "another", "four"]
+    assert list(data.captions) == ["one", "a long caption of a thing", "another", "four"]
     assert data.caption_image.tolist() == [0, 1, 1, 3]
     expected = clip.embed_texts(data.captions)
     found = data.text_features(torch.arange(4))
@@ -133,7 +133,7 @@ def test_new_image_is_added(images: Path, clip: ClipEncoder, shipped_images: Pat
     report = embed(images, clip)
     assert (report.num_embedded, report.num_reused) == (1, 5)
     data = open_set(images)
-    assert data.names == ["a.png", "aa.png", *(f"{name}.png" for name in "bcde")]
+    assert list(data.names) == ["a.png", "aa.png", *(f"{name}.png" for name in "bcde")]
     assert data.caption_image.tolist() == [0, 2, 2, 4]
     expected = expected_image(images / "aa.png", clip)
     torch.testing.assert_close(data.image[1:2], expected, atol=1e-3, rtol=0)
@@ -157,7 +157,7 @@ def test_shards_that_nothing_uses_any_more_go(images: Path, clip: ClipEncoder):
     assert embed(images, clip).num_embedded == 5
     shards = sorted(p.name for p in (images.parent / "out").glob("shard-*"))
     assert shards == ["shard-00001.safetensors"]
-    assert open_set(images).names == [f"{name}.png" for name in "abcde"]
+    assert list(open_set(images).names) == [f"{name}.png" for name in "abcde"]
 
 
 def test_change_that_keeps_the_size_is_seen(tmp_path: Path, clip: ClipEncoder):
@@ -184,8 +184,10 @@ def test_changed_caption_is_embedded_again(images: Path, clip: ClipEncoder):
     assert (report.num_embedded, report.num_reused) == (2, 3)
     data = open_set(images)
     captions = ["uno", "a long caption of a thing", "another", "three", "four"]
-    assert data.captions == captions
-    torch.testing.assert_close(data.text, clip.embed_texts(captions).embedding, atol=1e-3, rtol=0)
+    assert list(data.captions) == captions
+    torch.testing.assert_close(
+        data.text[:], clip.embed_texts(captions).embedding, atol=1e-3, rtol=0
+    )
 
 
 def test_removed_image_is_dropped(images: Path, clip: ClipEncoder):
@@ -195,8 +197,8 @@ def test_removed_image_is_dropped(images: Path, clip: ClipEncoder):
     report = embed(images, clip)
     assert (report.num_embedded, report.num_reused) == (0, 4)
     data = open_set(images)
-    assert data.names == ["a.png", "c.png", "d.png", "e.png"]
-    assert data.captions == ["one", "four"]
+    assert list(data.names) == ["a.png", "c.png", "d.png", "e.png"]
+    assert list(data.captions) == ["one", "four"]
     assert data.caption_image.tolist() == [0, 2]
     assert data.stats().count == 4
 
@@ -268,7 +270,8 @@ def test_stopped_embedding_loses_one_shard_at_most(
     assert report.num_reused >= 4
     assert report.num_embedded + report.num_reused == 5
     data = open_set(images)
-    assert {row["shard"] for row in data.rows} == {f"shard-{n:05}.safetensors" for n in range(3)}
+    rows = read_index(images.parent / "out")
+    assert {row["shard"] for row in rows} == {f"shard-{n:05}.safetensors" for n in range(3)}
     for row, name in enumerate(data.names):
         expected = expected_image(images / name, clip)
         torch.testing.assert_close(data.image[row : row + 1], expected, atol=1e-3, rtol=0)
@@ -336,9 +339,12 @@ def test_damaged_embeddings_are_refused(images: Path, clip: ClipEncoder, tmp_pat
         open_set(images)
 
 
-def test_held_out_rows_follow_the_split(some_embeddings: Path):
-    data = EmbeddingSet(some_embeddings)
-    assert not bool(data.held_out.any())  # no shipped image is
-    data.rows[3]["split_key"] = next(filter(is_held_out, map(str, range(99))))
+def test_held_out_rows_follow_the_split(some_embeddings: Path, tmp_path: Path):
+    assert not bool(EmbeddingSet(some_embeddings).held_out.any())  # no shipped image is
+    folder = shutil.copytree(some_embeddings, tmp_path / "e")
+    rows = read_index(folder)
+    rows[3]["split_key"] = next(filter(is_held_out, map(str, range(99))))
+    write_json_lines(folder / "index.jsonl", rows)
+    data = EmbeddingSet(folder)
     assert data.held_out.nonzero().flatten().tolist() == [3]
-    assert data.stats(~data.held_out).count == len(data.rows) - 1
+    assert data.stats(~data.held_out).count == len(data) - 1

@@ -50,13 +50,16 @@ def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
 
 
 def test_stages_of_the_starter_match_its_tower(clip: ClipEncoder):
-    """The deepest of each stride, of a ResNet of open_clip's."""
+    """The deepest of each stride, of an EfficientNet of timm's in open_clip's tower."""
     backbone = load(FeatureConfig(backbone="clip"), clip)
-    tower, x = clip.model.visual, images(64)
+    trunk, x = clip.model.visual.trunk, images(80)
     before = clip.embed_images(x)
-    found = tower.stem(x)  # its mean and standard deviation are .5
-    expected = [found := layer(found) for layer in (tower.layer1, tower.layer2, tower.layer3)]
-    assert_close(backbone(x), expected)
+    found = trunk.bn1(trunk.conv_stem(x))  # its mean and standard deviation are .5
+    by_size = {}
+    for block in trunk.blocks:
+        found = block(found)
+        by_size[found.shape[-1]] = found
+    assert_close(backbone(x), [by_size[80 // stride] for stride in (4, 8, 16)])
     assert clip.embed_images(x).equal(before)  # the encoder itself is as it was
 
 

@@ -76,7 +76,7 @@ def test_another_network_is_noticed(some_images: Path, out: Path, tmp_path: Path
         (("--features", "tf_efficientnet_lite00"), "did you mean"),
         (("--features", "resnet18"), "--set features.weights=FILE"),
         (("--features", "resnet18", "--set", "features.weights=none.pth"), "no such file"),
-        (("--features", "clip", "--set", "features.strides=5"), "Choose from 4,8,16,32"),
+        (("--features", "clip", "--set", "features.strides=5"), "Choose from 2,4,8,16,32"),
     ],
 )
 def test_a_network_that_is_not_there_is_refused_before_anything_is_written(
@@ -92,10 +92,10 @@ def test_a_network_that_is_not_there_is_refused_before_anything_is_written(
 def test_a_dry_run_tells_what_the_heads_cost(
     some_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("training.gan.cost.MOST_STEPS", 1)
+    monkeypatch.setattr("training.gan.probe.MOST_STEPS", 1)
     command = ("train-gan", some_images, "--out", tmp_path / "run", *TINY_GAN, "--dry-run")
     shown = succeed(*command, "--features", "clip", *SMALL).out
-    assert "features       clip: 32 px, 96 channels of 8x8" in shown
+    assert "features       clip: 32 px, 24 channels of 8x8" in shown
     assert "GMAC an image, forward" in shown
     assert "features" not in succeed(*command).out
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from lafite_shifted.decoder.generator import Generator
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.io.files import load_tensors
+from tests.small_clip import load_resnet_clip
 from tests.training.gan.features.networks import features_of, save_timm
 from tests.training.gan.test_step import (
     CPU,
@@ -41,6 +42,11 @@ ALONE: dict[str, Any] = {"contrast_weight": 0.0, "clip_weight": 0.0, "r1_gamma":
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_timm(tmp_path_factory.mktemp("weights") / "w.safetensors")
+
+
+@pytest.fixture(scope="module")
+def clip() -> ClipEncoder:
+    return load_resnet_clip()
 
 
 def trainer_of(clip: ClipEncoder, features: FeatureConfig, **changes: Any) -> GanTrainer:
@@ -138,14 +144,14 @@ def test_micro_batches_have_the_gradients_of_the_whole(
 SCRIPT = """
 import sys
 from pathlib import Path
-from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.io.files import save_tensors
+from tests.small_clip import load_resnet_clip
 from tests.training.gan.features.networks import features_of
 from tests.training.gan.features.test_terms import ALL, EVERYTHING, gradients, trainer_of
 from torch_utils import distributed
 with distributed.group():
     features = features_of(Path(sys.argv[1]), **ALL)
-    found = gradients(trainer_of(ClipEncoder.load("starter"), features, **EVERYTHING))
+    found = gradients(trainer_of(load_resnet_clip(), features, **EVERYTHING))
     save_tensors(Path(sys.argv[2]) / f"{distributed.rank()}.safetensors", found, {})
 """
 

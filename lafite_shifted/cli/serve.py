@@ -1,0 +1,84 @@
+"""`serve`: a page and JSON endpoints."""
+
+from dataclasses import replace
+
+import click
+
+from lafite_shifted.cli import options
+from lafite_shifted.cli.argument_types import Number, PathOrUrl
+from lafite_shifted.cli.messages import plain_warnings
+from lafite_shifted.errors import InputError
+
+
+@click.command("serve")
+@click.argument("served", required=False, metavar="[MODEL]", type=PathOrUrl())
+@click.option("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in.")
+@click.option("--port", default=8000, type=click.IntRange(0, 65535))
+@options.batch_option(default=16, help="Images a forward pass, of all requests together.")
+@click.option(
+    "--window-ms", default=4.0, type=Number(0), help="That a request waits for others to join."
+)
+@options.positive_int("--queue", default=64, help="Requests that may wait; more get a 429.")
+@options.positive_int("--max-images", default=16, help="Of one request.")
+@click.option(
+    "--max-gradient-steps",
+    default=400,
+    type=click.IntRange(min=0),
+    help="Of one request to project or guide; meanwhile others wait. 0 for none.",
+)
+@options.positive_int("--max-upload-kib", default=8192, help="Of one image.")
+@options.model_options
+def command(
+    served: str | None,
+    host: str,
+    port: int,
+    batch: int,
+    window_ms: float,
+    queue: int,
+    max_images: int,
+    max_gradient_steps: int,
+    max_upload_kib: int,
+    model: options.ModelFlags,
+) -> None:
+    """Serve MODEL, by default the one that ships: a page for a browser at http://HOST:PORT, and
+    JSON endpoints under /v1, described at /api and /openapi.json. Needs the extra `serve`.
+    """
+    try:
+        import uvicorn
+
+        from lafite_shifted.serving.app import create_app
+    except ImportError as error:
+        raise InputError(
+            f"The page needs packages that are not installed ({error}). Install them: pip install "
+            "'lafite-shifted[serve]'."
+        ) from error
+    from lafite_shifted.serving.limits import Limits
+
+    limits = Limits(
+        images=max_images, upload_bytes=max_upload_kib * 1024, queue=queue, batch=batch,
+        window_ms=window_ms, gradient_steps=max_gradient_steps,
+    )  # fmt: skip
+    model = replace(model, model=served or model.model)
+    with plain_warnings():
+        pipeline = model.load()
+        app = create_app(pipeline, _decode(limits.upload_megapixels), limits)
+        click.echo(f"serving {model.model} at http://{host}:{port} (Ctrl-C stops)", err=True)
+        uvicorn.run(
+            app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=10,
+            timeout_keep_alive=30,
+        )  # fmt: skip
+
+
+def _decode(megapixels: float):
+    from io import BytesIO
+
+    from training.data.decoding.decode import decode
+    from training.data.files.image_files import UnreadableImageError
+
+    def read(content: bytes):
+        try:
+            return decode(BytesIO(content), max_megapixels=megapixels).image
+        except UnreadableImageError as error:
+            raise InputError(f"The image cannot be used: {error}.") from error
+
+    return read

@@ -1,0 +1,76 @@
+"""Models of the Hugging Face Hub: fetching and sending them. safetensors and JSON only."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lafite_shifted.errors import InputError
+
+WANTED = ["*.json", "*.safetensors", "*.md"]
+
+
+def download(name: str, *, revision: str | None = None) -> Path:
+    """The folder of a Hub model such as "someone/model" or "someone/model@REVISION", a branch, tag
+    or commit; without the network what was fetched before. InputError where there is none.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
+
+    repo, _, pinned = name.partition("@")
+    if name.count("/") != 1:
+        raise InputError(
+            f"{name} is no folder. Give a model folder (see `lafite-shifted pack`), a Hub id "
+            "ORG/MODEL or ORG/MODEL@REVISION, or `starter`."
+        )
+    if revision is not None and pinned:
+        raise InputError(f"{name} names a revision, and revision={revision!r} another. Give one.")
+    try:
+        found = snapshot_download(repo, revision=revision or pinned or None, allow_patterns=WANTED)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{name} is no folder here, and the Hub has not given it ({reason}). Check the name "
+            "and the network."
+        ) from error
+    return Path(found)
+
+
+def upload(
+    files: Mapping[str, Path | bytes],
+    repo: str,
+    *,
+    private: bool = False,
+    branch: str | None = None,
+    message: str,
+) -> str:
+    """Make the model repository `repo` where there is none, and send `files`, by their names there,
+    as one commit, whose id is returned. InputError where the Hub refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    api = HfApi(library_name="lafite-shifted")
+    added = [
+        CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
+        for name, content in files.items()
+    ]
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        if branch is not None:
+            api.create_branch(repo, branch=branch, exist_ok=True)
+        made = api.create_commit(repo, added, commit_message=message, revision=branch)
+    except OfflineModeIsEnabled as error:
+        raise InputError(
+            "HF_HUB_OFFLINE is set, so nothing is sent. Unset it, or look at what would be sent "
+            "with --dry-run DIR."
+        ) from error
+    except (HfHubHTTPError, HFValidationError, ValueError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"The Hub has not taken {repo} ({reason}). Check the name, the network, and your token "
+            "(`hf auth login`, or HF_TOKEN)."
+        ) from error
+    return made.oid

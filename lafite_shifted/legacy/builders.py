@@ -1,0 +1,169 @@
+"""What a pickle of an older checkpoint may name, and what our reader makes of it.
+
+Every builder checks what it is given: it raises `Refused`, or ValueError for what is damaged.
+"""
+
+import io
+import struct
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_DAMAGED = (  # what the parsers of torch.load raise for bytes that are no storage
+    UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ArithmeticError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+    struct.error,
+)
+
+
+class Refused(Exception):
+    """The stream asks for what is not allowed."""
+
+
+@dataclass(eq=False)
+class Record:
+    """An object whose class stays unknown: the name of the class, and its attributes."""
+
+    name: str
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class NumpyType:
+    """numpy.dtype of a number."""
+
+    code: str
+    order: str = "<"
+
+    def set_state(self, state: Any) -> None:
+        """`__setstate__` of a plain dtype: version, byte order, then what only others have."""
+        if not (isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "|", "=")):
+            raise ValueError("not the state of a numpy.dtype")
+        self.order = state[1]
+
+    def number(self, data: bytes) -> bool | int | float:
+        """The one number that `data` holds."""
+        return np.frombuffer(data, np.dtype(self.order + self.code)).item()
+
+
+def _numpy_type(code: str, *_: Any) -> NumpyType:
+    if code not in {f"{kind}{size}" for kind in "iuf" for size in (1, 2, 4, 8)} - {"f1"} | {"b1"}:
+        raise Refused(f"it holds numbers of the type {str(code)[:50]!r}")
+    return NumpyType(code)
+
+
+def _numpy_scalar(dtype: NumpyType, data: bytes) -> bool | int | float:
+    if not isinstance(dtype, NumpyType):
+        raise ValueError("a number without a type")
+    return dtype.number(data)
+
+
+def _persistent(meta: dict[str, Any]) -> Record:
+    """An object of a class that travels as source text, which nobody looks at."""
+    if meta.get("type") != "class" or not isinstance(meta.get("state"), dict):
+        raise Refused("it holds a persistent object that is not of a class")
+    return Record(str(meta.get("class_name")), meta["state"])
+
+
+def _storage(data: bytes) -> torch.TypedStorage:
+    """One storage, as torch.save writes it."""
+    if not isinstance(data, bytes):
+        raise ValueError("a storage that is not of bytes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # TypedStorage is deprecated
+        try:
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except _DAMAGED as error:
+            raise ValueError(f"a storage that PyTorch cannot read: {error}") from error
+    if not isinstance(found, torch.TypedStorage):
+        raise ValueError(f"a {type(found).__name__} where a storage should be")
+    return found
+
+
+def _tensor(
+    storage: torch.TypedStorage, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any
+) -> Tensor:
+    whole = [offset, *size, *stride]
+    if len(size) != len(stride) or not all(type(n) is int and n >= 0 for n in whole):
+        raise ValueError("a tensor of an impossible shape")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        data = torch.tensor([], dtype=storage.dtype).set_(storage._untyped_storage)
+    numbers = 1
+    for length in size:
+        numbers *= length
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if numbers and (numbers > len(data) or last >= len(data)):
+        raise ValueError("a tensor beyond its storage")
+    return data.as_strided(tuple(size), tuple(stride), offset)
+
+
+def _parameter(data: Tensor, *_: Any) -> Tensor:
+    if not isinstance(data, Tensor):
+        raise ValueError("a parameter that is no tensor")
+    return data
+
+
+def plain(values: Sequence[Any]) -> Sequence[Any]:
+    """`values`, none of which is more than a number or a string: keys, and members of a set. (To
+    hash a tuple of a million levels ends the process.)
+    """
+    if not all(value is None or isinstance(value, str | bytes | int | float) for value in values):
+        raise Refused("it holds a key that is neither a number nor a string")
+    return values
+
+
+def _ordered(pairs: Sequence[tuple[Any, Any]] = ()) -> dict[Any, Any]:
+    plain([key for key, _ in pairs])
+    return dict(pairs)
+
+
+def _set(values: Sequence[Any] = ()) -> set[Any]:
+    return set(plain(values))
+
+
+def _encoded(text: str, encoding: str = "latin1") -> bytes:
+    """How bytes travel in protocol 2."""
+    if encoding != "latin1":
+        raise Refused(f"it holds bytes as {str(encoding)[:50]!r}")
+    return text.encode("latin1")
+
+
+def _never(*_: Any) -> Any:
+    raise Refused("it calls a type")
+
+
+BUILDERS: dict[str, Callable[..., Any]] = {
+    "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
+    "dnnlib.util.EasyDict": _ordered,
+    "collections.OrderedDict": _ordered,
+    "builtins.set": _set,
+    "__builtin__.set": _set,
+    "_codecs.encode": _encoded,
+    "builtins.bytes": lambda: b"",
+    "__builtin__.bytes": lambda: b"",
+    "numpy.dtype": _numpy_type,
+    "numpy.core.multiarray.scalar": _numpy_scalar,
+    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch.storage._load_from_bytes": _storage,
+    "torch.Size": lambda values=(): tuple(values),
+    "torch.device": lambda *name: ":".join(map(str, name)),
+    **{f"torch.{name}": _never for name in ("float16", "bfloat16", "float32", "float64", "int64")},
+}
+RECORD_PREFIXES = ("torch.nn.modules.",)  # become a Record, without arguments

@@ -1,0 +1,58 @@
+"""A snapshot of an older program as a model folder."""
+
+from pathlib import Path
+
+import torch
+
+from lafite_shifted.encoders.encoder_id import EncoderId
+from lafite_shifted.errors import InputError
+from lafite_shifted.gaussian.stats import EmbeddingStats
+from lafite_shifted.io.files import atomic_directory, write_bytes
+from lafite_shifted.legacy.convert import Imported, convert
+from lafite_shifted.legacy.snapshot import read_snapshot
+from lafite_shifted.model_folder import save_generator
+
+
+def import_snapshot(
+    file: Path, out: Path, *, encoder_id: EncoderId, label: int | None = None
+) -> Imported:
+    """Write `file` as a model folder conditioned on the CLIP `encoder_id`. InputError says what
+    does not fit.
+    """
+    if out.exists():
+        raise InputError(f"{out} exists already. Choose another --out, or delete it first.")
+    try:
+        found = convert(read_snapshot(file), condition_dim=encoder_id.dim, label=label)
+    except InputError as error:
+        raise InputError(f"{file} cannot be imported: {error}") from error
+    training = {"imported_from": found.source, "file": file.name}
+    with atomic_directory(out) as folder:
+        save_generator(
+            folder / "generator", found.network, _unit_stats(encoder_id), training=training
+        )
+        write_bytes(folder / "README.md", _model_card(found, file, encoder_id).encode())
+    return found
+
+
+def _unit_stats(encoder_id: EncoderId) -> EmbeddingStats:
+    """Statistics of mean 0 and covariance I, which leave a condition as it is: those programs did
+    not standardise it.
+    """
+    stats = EmbeddingStats(encoder_id, dim=encoder_id.dim)
+    stats.count = 2
+    stats.m2 = torch.eye(encoder_id.dim, dtype=torch.float64)
+    return stats
+
+
+def _model_card(found: Imported, file: Path, encoder_id: EncoderId) -> str:
+    size = found.network.config.resolution
+    effect = (
+        f"Conditioned on embeddings of the CLIP `{encoder_id.model}`."
+        if found.uses_condition
+        else "It was not trained with text: sentences have no effect until it is trained on, with "
+        "`lafite-shifted train-gan IMAGES --init THIS_FOLDER`."
+    )
+    return (
+        f"# A generator of {found.source}, imported\n\n{size} x {size} pixels, from `{file.name}`. "
+        f"{effect}\n\nThe licence of the snapshot holds for this folder too.\n"
+    )

@@ -1,0 +1,263 @@
+"use strict";
+// One page over a backend (backend.js): a request at a time, the newest wins; a slider asks again while it is dragged.
+
+const $ = (selector, root = document) => root.querySelector(selector);
+const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+const status = (text, error = false) => {
+  $("#status").textContent = text;
+  $("#status").classList.toggle("error", error);
+};
+
+// --- tabs
+
+const panelOf = (tab) => document.getElementById(tab.getAttribute("aria-controls"));
+if (backend.kinds) { // one that cannot do all, and has no endpoints
+  for (const tab of all("[role=tab]").filter((one) => !backend.kinds.includes(one.id.replace("tab-", "")))) {
+    panelOf(tab).remove();
+    tab.remove();
+  }
+  for (const name of backend.without) all(`[name=${name}]`).forEach((input) => input.closest("label").remove());
+  $("footer").remove();
+}
+const tabs = all("[role=tab]");
+
+function choose(tab) {
+  for (const other of tabs) {
+    const chosen = other === tab;
+    other.setAttribute("aria-selected", chosen);
+    other.tabIndex = chosen ? 0 : -1;
+    panelOf(other).hidden = !chosen;
+  }
+  tab.focus();
+}
+tabs.forEach((tab, place) => {
+  tab.addEventListener("click", () => choose(tab));
+  tab.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (step) choose(tabs[(place + step + tabs.length) % tabs.length]);
+  });
+});
+
+// --- what a form asks for
+
+const number = (form, name) => (form.elements[name] ? Number(form.elements[name].value) : null);
+
+const uploads = new WeakMap(); // a file is read once, not for every move of a slider
+async function upload(input) {
+  const file = input?.files[0];
+  if (!file) return null;
+  if (!uploads.has(file)) {
+    const reader = new FileReader();
+    const read = new Promise((done, failed) => {
+      reader.onload = () => done(reader.result.split(",", 2)[1]);
+      reader.onerror = () => failed(reader.error);
+    });
+    reader.readAsDataURL(file);
+    uploads.set(file, await read);
+  }
+  return uploads.get(file);
+}
+
+async function end(form, name) {
+  const image = await upload(form.elements[`${name}_image`]);
+  const seed = number(form, `${name}_seed`);
+  return image ? { image, seed } : { prompt: form.elements[`${name}_prompt`].value, seed };
+}
+
+const bodies = {
+  generate: async (form) => ({
+    prompt: form.elements.prompt.value,
+    negative: form.elements.negative.value || null,
+    num_images: number(form, "num_images"),
+    seed: number(form, "seed"),
+    steps: number(form, "steps"),
+    guidance: number(form, "guidance"),
+    truncation: number(form, "truncation"),
+  }),
+  variations: async (form) => ({
+    image: await upload(form.elements.image),
+    num_images: number(form, "num_images"),
+    seed: number(form, "seed"),
+    spread: number(form, "spread"),
+    truncation: number(form, "truncation"),
+  }),
+  interpolate: async (form) => ({
+    a: await end(form, "a"),
+    b: await end(form, "b"),
+    num_images: number(form, "num_images"),
+    truncation: number(form, "truncation"),
+  }),
+  edit: async (form) => ({
+    image: await upload(form.elements.image),
+    source: form.elements.source.value,
+    target: form.elements.target.value,
+    strengths: [number(form, "strength")],
+    seed: number(form, "seed"),
+    project_steps: number(form, "project_steps"),
+  }),
+  "style-mix": async (form) => {
+    const first = number(form, "first");
+    const count = Number(form.elements.first.max) - first;
+    return {
+      a: await end(form, "a"),
+      b: await end(form, "b"),
+      layers: Array.from({ length: count }, (_, place) => first + place),
+    };
+  },
+  guide: async (form) => ({
+    prompt: form.elements.prompt.value,
+    num_images: number(form, "num_images"),
+    seed: number(form, "seed"),
+    candidates: number(form, "candidates"),
+    steps: number(form, "steps"),
+    radius: number(form, "radius"),
+  }),
+  project: async (form) => ({
+    image: await upload(form.elements.image),
+    steps: number(form, "steps"),
+    seed: number(form, "seed"),
+  }),
+  walk: async (form) => {
+    const stops = form.elements.stops.value.split("\n").map((line) => line.trim()).filter(Boolean);
+    const count = stops.length === 1 ? number(form, "num_seeds") : 1;
+    const first = number(form, "seed");
+    return {
+      stops,
+      seeds: Array.from({ length: count }, (_, place) => first + place),
+      frames: number(form, "frames"),
+      fps: number(form, "fps"),
+    };
+  },
+};
+
+// --- asking, and showing what comes
+
+let running = null;
+
+async function ask(kind, form, { remember }) {
+  const body = await bodies[kind](form);
+  if (body.image === null) return status("Choose an image first.", true);
+  running?.abort();
+  const mine = (running = new AbortController());
+  if (remember) status("Working ...");
+  const begun = performance.now();
+  // images appear as they come; while a slider moves, all at once
+  const stream = kind === "generate" && remember;
+  let count = 0;
+  const onImage = (image) => {
+    if (mine !== running) return;
+    if (!count++) $("#images").replaceChildren();
+    $("#images").append(figure(image));
+  };
+  try {
+    const images = await backend.ask(kind, body, { signal: mine.signal, onImage: stream ? onImage : null });
+    if (mine !== running) return;
+    if (!stream) $("#images").replaceChildren(...images.map(figure));
+    status(`${images.length} images in ${Math.round(performance.now() - begun)} ms`);
+    if (remember && images.length) record(kind, form, images);
+  } catch (error) {
+    if (error.name !== "AbortError") status(error.message, true);
+  }
+}
+
+const source = ({ png, webp }) =>
+  png ? `data:image/png;base64,${png}` : `data:image/webp;base64,${webp}`;
+
+function figure({ png, webp, metadata }) {
+  const item = document.createElement("li");
+  const box = document.createElement("figure");
+  const image = new Image();
+  image.src = source({ png, webp });
+  const words = Object.entries(metadata).filter(([name, value]) => name !== "model" && value);
+  const told = words.map(([name, value]) => `${name} ${value}`).join(", ");
+  image.alt = told;
+  const link = document.createElement("a");
+  link.href = image.src;
+  link.download = `${(metadata.prompt ?? metadata.to ?? metadata.stops ?? "image").replace(/[^\p{L}\p{N}]+/gu, "-")}-${
+    metadata.seed ?? metadata.strength ?? metadata.step ?? 0}.${png ? "png" : "webp"}`;
+  link.textContent = "Download";
+  link.setAttribute("aria-label", `Download the image of ${told}`);
+  const caption = document.createElement("figcaption");
+  caption.append(told, " ", link);
+  box.append(image, caption);
+  item.append(box);
+  return item;
+}
+
+// --- history: what was made in this page, until it is closed
+
+const TELLING = ["prompt", "target", "a_prompt", "stops"]; // the fields that say what was asked
+const told = (form) => TELLING.map((name) => form.elements[name]?.value).find(Boolean) ?? "";
+
+function record(kind, form, images) {
+  const values = all("input, textarea", form).filter((input) => input.type !== "file")
+    .map((input) => [input, input.value]);
+  const item = document.createElement("li");
+  const button = document.createElement("button");
+  button.type = "button";
+  const small = new Image();
+  small.src = source(images[0]);
+  small.alt = "";
+  button.append(small, `${kind}: ${told(form)}`);
+  button.addEventListener("click", () => {
+    choose($(`#tab-${kind}`));
+    for (const [input, value] of values) input.value = value;
+    all("input[type=range]", form).forEach(tell);
+    $("#images").replaceChildren(...images.map(figure));
+    status(`${images.length} images from the history`);
+  });
+  item.append(button);
+  $("#history").prepend(item);
+  while ($("#history").children.length > 24) $("#history").lastChild.remove();
+}
+
+// --- forms
+
+const tell = (input) => { input.previousElementSibling.textContent = input.value; };
+for (const form of all("form")) {
+  const kind = form.id.replace("panel-", "");
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    ask(kind, form, { remember: true });
+  });
+  const live = whenFree(() => ask(kind, form, { remember: false }));
+  for (const input of all("input[type=range]", form)) {
+    tell(input);
+    input.addEventListener("input", () => {
+      tell(input);
+      if (form.checkValidity()) live();
+    });
+  }
+}
+
+// at most one `work` at a time and one a frame; what comes meanwhile is done once, afterwards
+function whenFree(work) {
+  let busy = false;
+  let again = false;
+  return async () => {
+    again = true;
+    if (busy) return;
+    busy = true;
+    try {
+      while (again) {
+        again = false;
+        await new Promise(requestAnimationFrame);
+        await work();
+      }
+    } finally {
+      busy = false;
+    }
+  };
+}
+
+backend.about().then((told) => {
+  const prior = told.has_prior ? "" : ", without a prior";
+  const place = told.runs_on ? `, in this browser by ${told.runs_on}` : "";
+  $("#about").textContent = `Model ${told.model}, ${told.resolution} pixels${prior}${place}.`;
+  for (const input of all("input[name=num_images]")) input.max = told.limits.images;
+  const first = $("#panel-style-mix input[name=first]");
+  if (!first) return; // a backend without that edit
+  first.max = told.layers;
+  first.value = Math.ceil(told.layers / 2);
+  tell(first);
+}).catch((error) => status(error.message, true));

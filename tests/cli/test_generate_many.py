@@ -1,0 +1,225 @@
+"""`generate` for real use: many prompts, formats, grids and sheets, a manifest, resuming."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lafite_shifted.decoder.inference import InferenceGenerator
+from lafite_shifted.io.files import read_json_lines
+from lafite_shifted.model_folder import model_hash
+from tests.commands import Outcome, assert_refused, half_written, run_command, succeed
+
+
+@pytest.fixture
+def flags(model_folder: Path, tmp_path: Path) -> tuple[str | Path, ...]:
+    return ("--model", model_folder, "--out", tmp_path / "out", "--dtype", "float32")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def images(folder: Path) -> dict[str, np.ndarray]:
+    """All but grid and sheets, by name."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".png", ".webp", ".jpg") and not path.stem.startswith(("grid", "sheet")):
+            found[path.name] = np.asarray(Image.open(path)).astype(int)
+    return found
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+
+def test_prompts_come_from_arguments_a_file_or_standard_input(
+    flags: tuple, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "prompts.txt").write_text("a cat\n\na blue car\n", encoding="utf-8")
+    few = ("--num-images", "1", "--as", "files")
+    succeed("generate", "a cat", "a blue car", *flags, *few)
+    expected = images(out)
+    assert list(expected) == ["a-blue-car-0000.png", "a-cat-0000.png"]
+    ways = [("--prompts", tmp_path / "prompts.txt"), ("--prompts", "-"), ()]
+    for way in ways:
+        for path in out.iterdir():
+            path.unlink()
+        typed(monkeypatch, "a cat\na blue car\n")
+        succeed("generate", *way, *flags, *few)
+        found = images(out)
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(found[name], expected[name]) for name in found)
+
+
+@pytest.mark.parametrize(
+    ("seed", "numbers"), [("7", [7, 8]), ("3,9", [3, 9]), ("2-3", [2, 3]), ("-2", [-2, -1])]
+)
+def test_seeds_are_one_a_list_or_a_range(seed: str, numbers: list[int], flags: tuple, out: Path):
+    count = ("--num-images", "2") if seed in ("7", "-2") else ()
+    succeed("generate", "a cat", *flags, f"--seed={seed}", *count)
+    assert sorted(row["seed"] for row in read_json_lines(out / "manifest.jsonl")) == numbers
+    assert set(images(out)) == {f"a-cat-{number:04d}.png" for number in numbers}
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "jpg"])
+def test_formats_show_one_image(suffix: str, flags: tuple, out: Path):
+    succeed("generate", "a cat", *flags, "--num-images", "1")
+    (expected,) = images(out).values()
+    (out / "a-cat-0000.png").unlink()
+    succeed("generate", "a cat", *flags, "--num-images", "1", "--format", suffix)
+    (found,) = images(out).values()
+    assert np.abs(found - expected).mean() < (1 if suffix == "png" else 16)
+    with Image.open(out / f"a-cat-0000.{suffix}") as image:
+        assert image.format == {"jpg": "JPEG"}.get(suffix, suffix.upper())
+
+
+def test_the_manifest_says_what_an_image_is(flags: tuple, out: Path, model_folder: Path):
+    more = ("--guidance", "2", "--negative", "a dog", "--truncation", "0.5", "--steps", "3")
+    succeed("generate", "a cat", *flags, "--num-images", "1", *more)
+    (row,) = read_json_lines(out / "manifest.jsonl")
+    assert (row["file"], row["prompt"], row["seed"]) == ("a-cat-0000.png", "a cat", 0)
+    assert row["model"] == model_hash(model_folder)
+    assert (row["negative_prompt"], row["truncation"], row["dtype"]) == ("a dog", 0.5, "float32")
+    assert (row["sampling"]["steps"], row["sampling"]["guidance"]) == (3, 2)
+    with Image.open(out / "a-cat-0000.png") as image:
+        assert json.loads(image.text["settings"]) == row
+
+
+def test_forms_are_chosen(flags: tuple, out: Path):
+    texts = ("a cat", "a dog", "a blue car")
+    for form, expected in (
+        (("sheet",), {"sheet-0001.png", "sheet-0002.png"}),
+        (("grid",), {"grid.png"}),
+        (("files",), {f"{t.replace(' ', '-')}-{s:04d}.png" for t in texts for s in range(30)}),
+    ):
+        for path in out.iterdir() if out.exists() else ():
+            path.unlink()
+        chosen = [word for name in form for word in ("--as", name)]
+        succeed("generate", *texts, *flags, "--num-images", "30", *chosen)
+        assert {path.name for path in out.iterdir()} - {"manifest.jsonl"} == expected
+
+
+def test_weights_mix_sentences_into_one(flags: tuple, out: Path):
+    succeed("generate", "a cat:0.7", "a tiger:0.3", *flags, "--num-images", "2")
+    rows = read_json_lines(out / "manifest.jsonl")
+    assert {row["prompt"] for row in rows} == {'"a cat:0.7" "a tiger:0.3"'}
+    assert len(images(out)) == 2
+    refused = run_command("generate", "a cat:0.7", "a tiger", *flags)
+    assert_refused(refused, "'a tiger' has none", "Give every sentence a weight")
+
+
+def test_images_stand_for_prompts(flags: tuple, out: Path, shipped_images: Path):
+    image = sorted(shipped_images.glob("*.png"))[0]
+    succeed("generate", "--image", image, *flags, "--num-images", "2")
+    rows = read_json_lines(out / "manifest.jsonl")
+    assert [row["image"] for row in rows] == [image.name] * 2
+    assert len(images(out)) == 2
+
+
+# --- resuming
+
+
+class Made:
+    """Images that the generator has made."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, stop_after: int | None = None):
+        self.count = 0
+        synthesise = InferenceGenerator.synthesise
+
+        def counted(network, w, condition, **rest):
+            if stop_after is not None and self.count >= stop_after:
+                raise KeyboardInterrupt
+            self.count += len(w)
+            return synthesise(network, w, condition, **rest)
+
+        patch.setattr(InferenceGenerator, "synthesise", counted)
+
+
+def run_counted(*arguments: str | Path, stop_after: int | None = None) -> tuple[Outcome, int]:
+    with pytest.MonkeyPatch.context() as patch:
+        made = Made(patch, stop_after)
+        return run_command(*arguments), made.count
+
+
+def test_resume_makes_what_is_missing(flags: tuple, out: Path):
+    command = ("generate", "a cat", "a dog", *flags, "--num-images", "3", "--as", "files")
+    command += ("--as", "grid", "--as", "sheet")
+    outcome, count = run_counted(*command)
+    assert count == 6
+    expected, grid = images(out), (out / "grid.png").read_bytes()
+    (out / "a-dog-0001.png").unlink()
+    (out / "a-cat-0002.png").unlink()
+    outcome, count = run_counted(*command, "--resume")
+    assert count == 2
+    assert "(4 were there)" in outcome.out
+    found = images(out)
+    assert found.keys() == expected.keys()
+    assert all(np.abs(found[name] - expected[name]).max() <= 1 for name in found)
+    assert (out / "grid.png").read_bytes() == grid
+    assert len(read_json_lines(out / "manifest.jsonl")) == 6
+    assert run_counted(*command, "--resume")[1] == 0
+    assert run_counted(*command, "--resume", "--steps", "2")[1] == 6  # other settings
+    assert run_counted(*command)[1] == 6
+    assert len(read_json_lines(out / "manifest.jsonl")) == 6
+
+
+def test_control_c_keeps_what_is_made(flags: tuple, out: Path):
+    command = ("generate", "a cat", "a dog", *flags, "--num-images", "4", "--batch", "2")
+    outcome, count = run_counted(*command, stop_after=4)
+    assert_refused(outcome, "Interrupted. 4 images", "--resume", code=130)
+    assert half_written(out) == []
+    assert len(images(out)) == len(read_json_lines(out / "manifest.jsonl")) == count == 4
+    outcome, count = run_counted(*command, "--resume")
+    assert (outcome.code, count) == (0, 4)
+    assert len(images(out)) == 8
+
+
+def test_many_prompts_share_forward_passes(
+    flags: tuple, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    prompts = [f"thing number {n}" for n in range(70)]
+    (tmp_path / "p.txt").write_text("\n".join(prompts), encoding="utf-8")
+    sizes: list[int] = []
+    synthesise = InferenceGenerator.synthesise
+
+    def counted(network, w, condition, **rest):
+        sizes.append(len(w))
+        return synthesise(network, w, condition, **rest)
+
+    monkeypatch.setattr(InferenceGenerator, "synthesise", counted)
+    outcome = succeed("generate", "--prompts", tmp_path / "p.txt", *flags, "--num-images", "1")
+    assert sizes == [16] * 4 + [6]
+    assert len(images(out)) == 70
+    assert "grid.txt" in outcome.out
+    assert "65 to 70: not shown" in (out / "grid.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), "holds no prompt"),
+        (("--prompts", "nowhere.txt"), "nowhere.txt does not exist"),
+        (("--image", "nowhere.png"), "the file does not exist"),
+        (("a cat", "--image", "x.png"), "takes the place of sentences"),
+        (("a cat", "--seed", "5-2"), "no list of seeds"),
+        (("a cat", "--seed", "1,1"), "a seed twice"),
+        (("a cat", "--seed", "0-99999999"), "no list of seeds"),
+        (("a cat", "--seed", "1,2", "--num-images", "3"), "Leave --num-images out"),
+        (("a cat", "--num-images", "99999999"), "in parts"),
+        (("a cat", "--as", "grid", "--resume"), "Add `--as files`"),
+        (("a cat", "--negative", "x", "--no-prior"), "--no-prior or --negative"),
+        (("a cat", "--negative", "x", "--guidance", "1"), "guidance 1 is none"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    arguments: tuple, expected: str, flags: tuple, out: Path, monkeypatch: pytest.MonkeyPatch
+):
+    typed(monkeypatch, "")
+    assert_refused(run_command("generate", *arguments, *flags), expected)
+    assert not out.exists()

@@ -1,0 +1,329 @@
+"""Identities of the edits: what must be the image itself, and what must stay."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lafite_shifted.decoder.generator import Generator
+from lafite_shifted.decoder.inference import freeze_for_inference
+from lafite_shifted.editing.guidance import GuidanceConfig
+from lafite_shifted.editing.latents import Latents
+from lafite_shifted.editing.projection import ProjectionConfig, psnr
+from lafite_shifted.editing.projection_file import resume, save
+from lafite_shifted.editing.sphere import angle
+from lafite_shifted.editing.style_mixing import thirds
+from lafite_shifted.encoders.image_input import image_levels
+from lafite_shifted.errors import InputError
+from lafite_shifted.generation import Generation
+from lafite_shifted.pipeline import TextToImage
+
+TEXT, OTHER = "a red apple", "a cat"
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Path) -> TextToImage:
+    return TextToImage.from_pretrained(model_folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def image(shipped_images: Path) -> Image.Image:
+    return Image.open(sorted(shipped_images.glob("*.png"))[0]).convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def other(shipped_images: Path) -> Image.Image:
+    return Image.open(sorted(shipped_images.glob("*.png"))[40]).convert("RGB")
+
+
+def pixels(model: TextToImage, latents: Latents) -> torch.Tensor:
+    return torch.stack(list(latents.render(model.generator)))
+
+
+def same(a: torch.Tensor, b: torch.Tensor, atol: float = 1e-3) -> bool:
+    return bool((a - b).abs().max() <= atol)
+
+
+# --- latents
+
+
+def test_latents_are_the_image_of_their_seed(model: TextToImage):
+    found = pixels(model, model.latents(TEXT, seed=[3, 8]))
+    expected = model(TEXT, seed=[3, 8], output_type="pt")
+    assert same(found.clamp(-1, 1) / 2 + 0.5, expected)
+
+
+def test_latents_by_style_render_the_same(model: TextToImage):
+    latents = model.latents(TEXT, seed=[3, 8])
+    split = latents.by_style(model.generator.num_styles)
+    assert len(split) == 2
+    assert same(pixels(model, split), pixels(model, latents), 1e-5)
+    exact = model.generator.render_with_gradient(split.embedding, split.w)
+    assert same(exact, pixels(model, latents))
+
+
+def test_latents_are_read_again(model: TextToImage, tmp_path: Path):
+    latents = model.latents(TEXT, seed=3)
+    path = tmp_path / "a.safetensors"
+    latents.save(path, encoder_id=model.clip.id, model=model.hash)
+    found = Latents.load(path, model.generator, model=model.hash)
+    assert torch.equal(pixels(model, found), pixels(model, latents))
+    with pytest.raises(InputError, match="with the model"):
+        Latents.load(path, model.generator, model="another")
+
+
+# --- variations
+
+
+def test_variations_hold_the_embedding(model: TextToImage, image: Image.Image):
+    found = model.variations(image, num_images=3, seed=5).latents
+    expected = model.embed_images([image])
+    assert torch.equal(found.embedding, expected.expand(3, -1))
+    alone = model.decode(expected, seeds=[6])
+    again = (pixels(model, found)[1].permute(1, 2, 0) * 127.5 + 127.5).round().clamp(0, 255)
+    assert int((again - alone[0].float()).abs().max()) <= 1
+
+
+def test_spread_leads_away_one_way_and_no_further_than_unrelated(
+    model: TextToImage, image: Image.Image
+):
+    start = model.embed_images([image])
+    spreads = (0.1, 0.3, 1.0)
+    found = [model.variations(image, num_images=32, spread=s).latents.embedding for s in spreads]
+    cosines = [float((e @ start.T).mean()) for e in found]
+    assert cosines == sorted(cosines, reverse=True)
+    assert cosines[0] > 0.95
+    for e in found:
+        torch.testing.assert_close(e.norm(dim=1), torch.ones(32))
+    alone = model.variations(image, seed=[7], spread=0.3).latents.embedding
+    torch.testing.assert_close(alone, found[1][7:8], atol=1e-5, rtol=0)
+
+
+def test_an_edit_is_its_images_and_goes_into_the_next(model: TextToImage, image: Image.Image):
+    found = model.variations(image, num_images=2)
+    assert isinstance(found[0], Image.Image)
+    assert len(found) == len(list(found)) == 2
+    again = model.render_latents(found.latents)
+    assert [i.tobytes() for i in found] == [i.tobytes() for i in again]
+    one = model.variations(image, num_images=1, seed=3)
+    same_again = model.edit(one, TEXT, OTHER, strength=0.0)
+    assert np.abs(np.asarray(same_again[0]).astype(int) - np.asarray(one[0])).max() <= 1
+    with pytest.raises(InputError, match="2 images"):
+        model.interpolate(found, TEXT)
+
+
+# --- interpolation and walks
+
+
+def test_interpolation_begins_and_ends_at_its_ends(
+    model: TextToImage, image: Image.Image, other: Image.Image
+):
+    for a, b in ((TEXT, OTHER), (image, TEXT), (image, other)):
+        path = pixels(model, model.interpolate(a, b, steps=5, seed=1, seed_b=2).latents)
+        assert same(path[0], pixels(model, model.latents(a, seed=1))[0])
+        assert same(path[-1], pixels(model, model.latents(b, seed=2))[0])
+        back = pixels(model, model.interpolate(b, a, steps=5, seed=2, seed_b=1).latents)
+        assert same(path, back.flip(0))
+
+
+def test_interpolation_of_one_image_with_itself_stands_still(model: TextToImage):
+    path = pixels(model, model.interpolate(TEXT, TEXT, steps=4, seed=3).latents)
+    assert same(path, path[:1].expand_as(path), 1e-4)
+
+
+def test_interpolation_is_even_on_the_sphere(model: TextToImage):
+    found = model.interpolate(TEXT, OTHER, steps=6, seed=1, seed_b=2).latents
+    steps = angle(found.embedding[1:], found.embedding[:-1])
+    torch.testing.assert_close(steps, steps.mean().expand(5), rtol=1e-2, atol=1e-5)
+    torch.testing.assert_close(found.embedding.norm(dim=1), torch.ones(6))
+
+
+def test_truncation_reaches_every_step(model: TextToImage):
+    found = model.interpolate(TEXT, OTHER, steps=3, generation=Generation(truncation=0.0)).latents
+    average = model.generator.network.mapping.w_average
+    torch.testing.assert_close(found.w, average.expand(3, -1))
+
+
+def test_a_walk_closes(model: TextToImage, image: Image.Image):
+    frames = list(model.walk([TEXT, image, OTHER], frames=4, seeds=[1, 2, 3]))
+    assert len(frames) == 12
+    for number, (stop, seed) in enumerate(((TEXT, 1), (image, 2), (OTHER, 3))):
+        (expected,) = model.render_latents(model.latents(stop, seed=seed))
+        assert frames[4 * number].tobytes() == expected.tobytes()
+    onward = model.render_latents(model.interpolate(OTHER, TEXT, steps=5, seed=3, seed_b=1).latents)
+    assert [f.tobytes() for f in frames[8:]] == [f.tobytes() for f in onward[:4]]
+    seeds = list(model.walk([TEXT], frames=3, seeds=[1, 2]))
+    assert len(seeds) == 6
+    assert seeds[0].tobytes() == frames[0].tobytes()
+
+
+# --- edits by words
+
+
+def test_no_strength_is_the_image(model: TextToImage, image: Image.Image):
+    found = model.edit(image, TEXT, OTHER, strength=[0, 0.4, 1], seed=4).latents
+    assert same(pixels(model, found)[:1], pixels(model, model.latents(image, seed=4)))
+    start = model.embed_images([image])
+    whole = float(angle(start, found.embedding[2:]))
+    assert float(angle(start, found.embedding[1:2])) == pytest.approx(0.4 * whole, rel=1e-3)
+
+
+def test_the_whole_strength_is_the_direction_whatever_the_image(
+    model: TextToImage, image: Image.Image, other: Image.Image
+):
+    ends = [model.edit(i, TEXT, OTHER, strength=1.0).latents.embedding for i in (image, other)]
+    torch.testing.assert_close(ends[0], ends[1], atol=1e-5, rtol=0)
+    texts = model.clip.embed_texts([TEXT, OTHER]).embedding
+    direction = torch.nn.functional.normalize(texts[1:] - texts[:1], dim=1)
+    plain = model.edit(
+        image, TEXT, OTHER, strength=1.0, generation=Generation(use_prior=False)
+    ).latents
+    torch.testing.assert_close(plain.embedding, direction, atol=1e-5, rtol=0)
+
+
+def test_an_edit_keeps_w(model: TextToImage, image: Image.Image):
+    given = model.latents(image, seed=4)
+    found = model.edit(given, TEXT, OTHER, strength=[0.2, 0.5]).latents
+    assert torch.equal(found.w, given.w.expand(2, -1))
+
+
+def test_sentences_that_mean_the_same_are_refused(model: TextToImage, image: Image.Image):
+    with pytest.raises(InputError, match="mean the same"):
+        model.edit(image, TEXT, TEXT)
+    for strength in (-0.1, 1.1, float("nan"), []):
+        with pytest.raises(InputError, match="strength"):
+            model.edit(image, TEXT, OTHER, strength=strength)
+
+
+# --- style mixing
+
+
+def test_no_layers_are_a_and_all_layers_are_b(model: TextToImage, image: Image.Image):
+    a, b = model.latents(TEXT, seed=1), model.latents(image, seed=2)
+    num_layers = len(model.generator.network.generator.layers)
+    assert same(pixels(model, model.style_mix(a, b, layers=()).latents), pixels(model, a), 1e-5)
+    assert same(
+        pixels(model, model.style_mix(a, b, layers=range(num_layers)).latents),
+        pixels(model, b),
+        1e-5,
+    )
+    for part in thirds(model.generator):
+        rest = set(range(num_layers)) - set(part)
+        one = model.style_mix(a, b, layers=part).latents
+        complement = model.style_mix(b, a, layers=rest).latents
+        assert same(pixels(model, one), pixels(model, complement), 1e-5)
+        assert not same(pixels(model, one), pixels(model, a))
+    with pytest.raises(InputError, match=r"There is no layer 99\. This model has 0: 4 pixels, 1-2"):
+        model.style_mix(a, b, layers=[99])
+
+
+# --- projection
+
+
+CONFIG = ProjectionConfig(candidates=4)
+
+
+def test_a_projection_holds_the_embedding_and_comes_nearer(model: TextToImage, image: Image.Image):
+    projection = model.projection(image, CONFIG)
+    before = projection.metrics()["psnr"]
+    losses = [loss for _, loss in projection.run(40)]
+    assert losses[-1] < losses[0]
+    after = projection.metrics()
+    assert after["psnr"] > before
+    assert torch.equal(projection.latents.embedding, model.embed_images([image]))
+    rendered = model.render_latents(projection.latents)[0]
+    levels = image_levels(rendered)[None]
+    assert after["psnr"] == pytest.approx(psnr(levels, projection.target_uint8), abs=0.05)
+
+
+def test_the_metrics_of_an_image_at_its_own_latents(model: TextToImage):
+    own = model.latents(TEXT, seed=2)
+    projection = model.projection(model.render_latents(own)[0], CONFIG)
+    projection.embedding, projection.best_w = own.embedding, own.w
+    found = projection.metrics()
+    assert found["psnr"] > 48
+    assert found["cosine"] > 0.999
+
+
+def test_two_parts_of_a_projection_are_the_whole(
+    model: TextToImage, image: Image.Image, tmp_path: Path
+):
+    whole = model.project(image, steps=8, config=CONFIG)
+    part = model.project(image, steps=3, config=CONFIG)
+    save(tmp_path, part, model=model.hash)
+    rest = model.projection(image, CONFIG)
+    assert resume(tmp_path, rest, model=model.hash) == 3
+    list(rest.run(8))
+    for name, tensor in whole.state().items():
+        assert torch.equal(rest.state()[name], tensor), name
+
+
+def test_the_state_of_another_projection_is_refused(
+    model: TextToImage, image: Image.Image, other: Image.Image, tmp_path: Path
+):
+    save(tmp_path, model.project(image, steps=1, config=CONFIG), model=model.hash)
+    for given, config, name, expected in (
+        (other, CONFIG, model.hash, "another image"),
+        (image, replace(CONFIG, clip_weight=0.5), model.hash, "another clip_weight"),
+        (image, CONFIG, "0", "another model"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            resume(tmp_path, model.projection(given, config), model=name)
+
+
+def test_noise_is_optimised_where_there_is_some(model: TextToImage, image: Image.Image):
+    shape = replace(model.generator.network.config, noise=True)
+    network = freeze_for_inference(Generator(shape))
+    for layer in network.generator.layers:
+        layer.noise_strength.data.fill_(0.1)
+    noisy = TextToImage(model.clip, replace(model.generator, network=network), None)
+    projection = noisy.projection(image, CONFIG)
+    start = projection.noise.detach().clone()
+    (first, *_, last) = [loss for _, loss in projection.run(10)]
+    assert last < first
+    noise = projection.latents.noise
+    assert noise is not None
+    assert not torch.equal(noise, start)
+    assert float(noise.square().mean()) == pytest.approx(1, rel=1e-3)
+    fixed = Latents(projection.embedding, projection.w.detach(), noise=start)
+    plain = replace(fixed, noise=None)
+    assert same(pixels(noisy, fixed), pixels(noisy, plain), 1e-5)
+
+
+# --- guidance
+
+
+def test_no_guidance_is_the_image_of_the_seed(model: TextToImage):
+    found = model.guide(TEXT, num_images=2, seed=3, config=GuidanceConfig(1, 0))
+    assert same(pixels(model, found.latents), pixels(model, model.latents(TEXT, seed=[3, 4])))
+    torch.testing.assert_close(found.of_seed, found.of_end, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("space", ["w", "z"])
+def test_guidance_never_leads_away_from_the_sentence(model: TextToImage, space):
+    config = GuidanceConfig(4, 4, space, 0.3)
+    found = model.guide(TEXT, num_images=2, config=config)
+    assert bool((found.of_best >= found.of_seed - 1e-5).all())
+    assert bool((found.of_end >= found.of_best - 1e-4).all())
+    assert float((found.of_end - found.of_best).max()) > 0
+    alone = model.guide(TEXT, seed=[1], config=config)
+    assert same(pixels(model, alone.latents)[0], pixels(model, found.latents)[1])
+
+
+def test_guidance_stays_in_its_trust_region(model: TextToImage):
+    start = model.guide(TEXT, num_images=2, config=GuidanceConfig(2, 0)).latents.w
+    w = model.generator.w(range(256))
+    usual = float((w - w.mean(dim=0)).square().sum(dim=1).mean().sqrt())
+    for radius in (0.05, 0.5):
+        found = model.guide(TEXT, num_images=2, config=GuidanceConfig(2, 6, "w", radius))
+        moved = (found.latents.w - start).norm(dim=1)
+        assert float(moved.max()) <= radius * usual * 1.001
+
+
+@pytest.mark.parametrize("bad", [{"best_of": 0}, {"steps": -1}, {"radius": 0.0}])
+def test_bad_guidance_is_refused(bad: dict):
+    with pytest.raises(InputError, match="Guidance needs"):
+        GuidanceConfig(**bad)

@@ -1,0 +1,23 @@
+"""Exports of the tiny model, through the command."""
+
+from pathlib import Path
+
+import pytest
+
+from lafite_shifted.pipeline import TextToImage
+from tests.commands import succeed
+
+
+@pytest.fixture(scope="package")
+def exported(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
+    """As ONNX graphs in float32; read only."""
+    folder = tmp_path_factory.mktemp("export") / "onnx"
+    said = succeed("export", "onnx", model_folder, "--out", folder)
+    assert "text.onnx, prior.onnx, generator.onnx" in said.out
+    return folder
+
+
+@pytest.fixture(scope="package")
+def model(model_folder: Path) -> TextToImage:
+    """The same model in PyTorch."""
+    return TextToImage.from_pretrained(model_folder, device="cpu", dtype="float32")

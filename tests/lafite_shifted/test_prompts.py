@@ -1,0 +1,62 @@
+"""Sentences and weights, as they are written."""
+
+import pytest
+
+from lafite_shifted.errors import InputError
+from lafite_shifted.prompts import Prompt, parse_prompt_lines, parse_prompts
+
+
+def test_weights_make_one_prompt():
+    (prompt,) = parse_prompts(["a cat:0.7", "a tiger:.3"])
+    assert prompt == Prompt(("a cat", "a tiger"), (0.7, 0.3))
+    assert str(prompt) == '"a cat:0.7" "a tiger:0.3"'
+    assert parse_prompts(["a cat:7", "a tiger:3"]) == [prompt]
+
+
+@pytest.mark.parametrize("text", ["at 12:30", "smile :3", "a cat", "a: b", "note:", "4:3", "x:y"])
+def test_colons_of_sentences_stay(text: str):
+    assert parse_prompts([text, "a dog"]) == [Prompt.of(text), Prompt.of("a dog")]
+
+
+def test_a_prompt_given_twice_is_one():
+    assert parse_prompts(["a cat", "a dog", "a cat"]) == [Prompt.of("a cat"), Prompt.of("a dog")]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["a cat:0.7", "a dog"], "'a dog' has none"),
+        (["a cat:0.7"], "nothing to mix it with"),
+        (["a cat:0", "a dog:0"], "mix nothing"),
+        (["a cat:-1", "a dog:2"], "--negative"),
+        (["a cat:1", "a cat:2"], "two weights"),
+        (["  "], "A text is empty"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(words: list[str], expected: str):
+    with pytest.raises(InputError, match=expected):
+        parse_prompts(words)
+
+
+def test_lines_are_prompts():
+    content = '\ufeffa red apple\r\n\n  a cat  \n"a cat:0.7" "a tiger:0.3"\n"quoted"\na red apple\n'
+    found = parse_prompt_lines(content.encode(), where="f")
+    expected = ["a red apple", "a cat", '"a cat:0.7" "a tiger:0.3"', '"quoted"']
+    assert [str(prompt) for prompt in found] == expected
+    assert found[2].weights == (0.7, 0.3)
+
+
+def test_bad_lines_are_named():
+    for content, expected in (
+        (b"a cat\n\n\xff\xfe", "f is not UTF-8"),
+        (b"\n \n", "f holds no prompt"),
+        (b'a cat\n"a cat:1" "a dog"\n', "f, line 2: 'a cat:1' ends in a weight"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            parse_prompt_lines(content, where="f")
+
+
+@pytest.mark.parametrize("value", [{}, {"a": 0.0}, {"a": -1.0, "b": 2.0}, {"a": float("nan")}, 3])
+def test_python_prompts_are_checked(value):
+    with pytest.raises(InputError):
+        Prompt.of(value)

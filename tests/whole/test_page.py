@@ -1,0 +1,111 @@
+"""The page in a real browser: Debian's chromium, headless, driven by selenium. What a user does:
+type, see images, drag, vary, edit, download, in a window of 360 pixels too.
+"""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.whole.browsers import Page, narrow, needs_chromium, open_browser, wait
+from tests.whole.conftest import Address
+
+pytestmark = [pytest.mark.slow, needs_chromium]
+
+
+@pytest.fixture
+def browser(tmp_path: Path):
+    driver = open_browser(tmp_path)
+    yield driver
+    errors = [row for row in driver.get_log("browser") if row["level"] == "SEVERE"]
+    driver.quit()
+    assert errors == []
+
+
+def test_type_see_drag_download(browser, address: Address, tmp_path: Path):
+    page = Page(browser, address.url)
+    page.write("#panel-generate [name=prompt]", "a smiling cat")
+    first = page.submit("generate", 4)
+    assert len(set(first)) == 4
+    page.picture("page-generate")
+    page.drag("#panel-generate [name=truncation]", 0.1)
+    wait(lambda: len(page.sources()) == 4 and page.sources() != first)
+    page.one("#images a").click()
+    saved = wait(lambda: list(tmp_path.glob("a-smiling-cat-0*.png")))
+    with Image.open(saved[0]) as image:
+        image.load()
+        assert image.info["prompt"] == "a smiling cat"
+        assert image.info["truncation"] == "0.1"
+    page.one("#history button").click()
+    wait(lambda: page.sources() == first)
+
+
+def test_tabs_by_keyboard_upload_vary_and_edit(browser, address: Address, shipped_images: Path):
+    from selenium.webdriver.common.keys import Keys
+
+    page = Page(browser, address.url)
+    image = str(shipped_images / "3d-1f34e.png")
+    page.one("#tab-generate").send_keys(Keys.ARROW_RIGHT)
+    assert page.one("#panel-variations").is_displayed()
+    page.one("#panel-variations [name=image]").send_keys(image)
+    assert len(set(page.submit("variations", 8))) == 8
+    page.picture("page-variations")
+    page.one("#tab-variations").send_keys(Keys.ARROW_RIGHT)
+    assert len(page.submit("interpolate", 8)) == 8
+    page.picture("page-interpolate")
+    page.one("#tab-interpolate").send_keys(Keys.ARROW_RIGHT)
+    page.one("#panel-edit [name=image]").send_keys(image)
+    (before,) = page.submit("edit", 1)
+    page.drag("#panel-edit [name=strength]", 0.8)
+    wait(lambda: page.sources() != [before])
+    page.picture("page-edit")
+
+
+def test_mix_guide_project_and_walk(
+    browser, address: Address, shipped_images: Path, tmp_path: Path
+):
+    page = Page(browser, address.url)
+    page.one("#tab-style-mix").click()
+    (mixed,) = page.submit("style-mix", 1)
+    page.drag("#panel-style-mix [name=first]", 1)
+    wait(lambda: page.sources() not in ([], [mixed]))
+    page.picture("page-style-mix")
+    page.one("#tab-guide").click()
+    page.drag("#panel-guide [name=steps]", 3)
+    assert len(set(page.submit("guide", 4))) == 4
+    assert "cosine" in page.one("#images figcaption").text
+    page.one("#tab-project").click()
+    page.one("#panel-project [name=image]").send_keys(str(shipped_images / "3d-1f34e.png"))
+    page.drag("#panel-project [name=steps]", 5)
+    page.submit("project", 1)
+    assert "dB" in page.one("#images figcaption").text
+    page.one("#tab-walk").click()
+    (film,) = page.submit("walk", 1)
+    assert film.startswith("data:image/webp")
+    page.one("#images a").click()
+    saved = wait(lambda: list(tmp_path.glob("*.webp")))
+    with Image.open(saved[0]) as image:
+        assert image.n_frames == 48
+    page.one("#history button").click()
+    wait(lambda: page.sources() == [film])
+
+
+def test_refusals_are_shown(browser, address: Address):
+    page = Page(browser, address.url)
+    page.drag("#panel-generate [name=prompt]", "  ")
+    page.one("#panel-generate > button").click()
+    wait(lambda: "A text is empty" in page.one("#status").text)
+    browser.get_log("browser")  # chromium reports the 422 as an error
+
+
+def test_a_narrow_window_needs_no_sideways_scrolling(browser, address: Address):
+    narrow(browser)
+    page = Page(browser, address.url)
+    page.submit("generate", 4)
+    tabs = browser.find_elements("css selector", "[role=tab]")
+    assert len(tabs) == 8
+    for tab in (one.get_attribute("id").removeprefix("tab-") for one in tabs):
+        page.one(f"#tab-{tab}").click()
+        page.check_width(360)
+    page.one("#tab-generate").click()
+    page.picture("page-narrow")

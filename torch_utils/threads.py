@@ -1,0 +1,74 @@
+"""How many threads to compute with. A thread that waits for another which has no core costs more
+than it brings: beside a busy neighbour one is often faster than all.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+ROUNDS = 7
+GAIN = 0.9  # of the time of fewer threads: more of them must be faster than that
+
+
+def _convolution() -> Callable[[], object]:
+    """Work as a small training's: some ten milliseconds."""
+    x = torch.ones(8, 64, 64, 64).contiguous(memory_format=torch.channels_last)
+    weight = torch.ones(64, 64, 3, 3).contiguous(memory_format=torch.channels_last)
+    return lambda: torch.nn.functional.conv2d(x, weight, padding=1)
+
+
+def cores() -> int:
+    """That this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def probe(counts: list[int], *, rounds: int = ROUNDS) -> dict[int, float]:
+    """Median seconds of a convolution by number of threads, which take turns; the number of
+    threads is as before afterwards.
+    """
+    before, seconds = torch.get_num_threads(), {count: list[float]() for count in counts}
+    try:
+        with torch.no_grad():
+            work = _convolution()
+            for number in range(rounds + 1):
+                for count in counts:
+                    torch.set_num_threads(count)
+                    start = time.perf_counter()
+                    work()
+                    if number:  # the first round warms up
+                        seconds[count].append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
+    return {count: statistics.median(values) for count, values in seconds.items()}
+
+
+def best(seconds: Mapping[int, float]) -> int:
+    """The smallest number of threads that no larger one beats by more than GAIN."""
+    chosen = min(seconds)
+    for count in sorted(seconds):
+        if seconds[count] < GAIN * seconds[chosen]:
+            chosen = count
+    return chosen
+
+
+def choose_threads(wanted: int | None) -> str | None:
+    """Set the number of threads: `wanted`, or what a short probe finds fastest now, unless
+    OMP_NUM_THREADS says it. A line that tells the user, None where nothing was chosen.
+    """
+    if wanted is not None:
+        torch.set_num_threads(wanted)
+        return None
+    most = cores()
+    if "OMP_NUM_THREADS" in os.environ or most == 1:
+        return None
+    powers = (2**power for power in range(most.bit_length()))
+    counts = sorted({most, *powers})
+    seconds = probe(counts)
+    chosen = best(seconds)
+    torch.set_num_threads(chosen)
+    found = ", ".join(f"{count}: {1000 * each:.1f} ms" for count, each in seconds.items())
+    return f"threads        {chosen} of {most} cores (a convolution takes {found})"
