@@ -45,11 +45,15 @@ def _set_policy() -> None:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 natively."""
+    """Whether the hardware multiplies bfloat16 faster than float32. Intel's AVX-512 multiplies as
+    many numbers of either a cycle, and bfloat16 has conversions beside it; AMD's twice as many.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    found = torch.cpu.get_capabilities()
+    if found.get("amx_bf16"):
+        return True
+    return bool(found.get("avx512_bf16")) and "Intel" not in found.get("cpu_name", "")
 
 
 def pick_dtype(name: DtypeName, device: torch.device) -> torch.dtype:

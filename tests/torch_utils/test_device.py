@@ -5,7 +5,7 @@ import torch
 
 from ops_cuda import library
 from torch_utils import device as device_module
-from torch_utils.device import pick_device
+from torch_utils.device import pick_device, pick_dtype
 from torch_utils.ops import native
 
 
@@ -82,3 +82,21 @@ def test_an_operator_runs_under_the_guard_of_its_gpu(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(native, "_library", lambda _: Recorder())
     native.call("ls_to_rgb", OnGpu())  # type: ignore[arg-type]
     assert done == [torch.device("cuda", 2), ("ls_to_rgb", 2, 7), "left"]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, torch.bfloat16),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, torch.float32),
+        ({"cpu_name": "AMD EPYC 9R14", "avx512_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": True}, torch.bfloat16),  # of a processor without a name
+        ({"cpu_name": "AMD EPYC 7R13", "avx2": True}, torch.float32),
+        ({}, torch.float32),
+    ],
+)
+def test_auto_is_bfloat16_where_a_processor_multiplies_it_faster(
+    found: dict[str, str | bool], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    assert pick_dtype("auto", torch.device("cpu")) is expected

@@ -105,7 +105,7 @@ def _bfloat16() -> Finding:
     return Finding(
         "bfloat16",
         "ok",
-        "native: trainings use it" if fast else "not native: trainings use float32",
+        "fast here: trainings use it" if fast else "not faster here: trainings use float32",
     )
 
 
