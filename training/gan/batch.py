@@ -38,9 +38,8 @@ class Batch:
     condition: Tensor  # [N, D] h' standardised, zero where dropped
     mismatch: Tensor  # [N, D] another image's condition
     keep: Tensor  # [N] bool: condition not dropped
-    augment_real: AugmentPlan
-    augment_fake: AugmentPlan
-    augment_noise: Tensor  # [N, 2, 3, R, R] of real and generated, empty where there is none
+    augment: AugmentPlan  # of the real image and of the generated one alike
+    augment_noise: Tensor  # [N, 3, R, R], empty where there is none
     path_noise: Tensor  # [N, 3, R, R], empty where path lengths are off
 
     def __len__(self) -> int:
@@ -62,8 +61,7 @@ class HostPart(NamedTuple):
     """What the host knows of a step before its images."""
 
     keep: Tensor  # [N] bool
-    augment_real: AugmentPlan
-    augment_fake: AugmentPlan
+    augment: AugmentPlan
 
 
 class BatchSampler:
@@ -110,12 +108,7 @@ class BatchSampler:
             )
             data.images.prefetch(self._rows(later))
         host = self.host_numbers.get(samples_seen, augment_probability)
-        plans = {"real": host.augment_real, "fake": host.augment_fake}
-        planned = {
-            f"{which}.{name}": tensor
-            for which, plan in plans.items()
-            for name, tensor in plan.tensors().items()
-        }
+        planned = {f"augment.{name}": tensor for name, tensor in host.augment.tensors().items()}
         replaced = torch.tensor([a != b for a, b in zip(wanted, rows, strict=True)])
         others = self._conditions_of(rows, positions)
         own = {"pixels": pixels, "replaced": replaced, "keep": host.keep}
@@ -132,10 +125,7 @@ class BatchSampler:
             pseudo = pseudo.index_copy(0, sent["text_rows"], sent["text"])
         if "mismatch" in sent:
             mismatch = self.standardiser.standardise(conditions(sent["mismatch"]))
-        arrived = {
-            which: plan.sent({name: sent[f"{which}.{name}"] for name in plan.tensors()})
-            for which, plan in plans.items()
-        }
+        arrived = {name: sent[f"augment.{name}"] for name in host.augment.tensors()}
         return Batch(
             real=sent["pixels"].float() / 127.5 - 1,
             replaced=sent["replaced"],
@@ -145,8 +135,7 @@ class BatchSampler:
             condition=self.standardiser.standardise(pseudo) * keep[:, None],
             mismatch=mismatch,
             keep=keep,
-            augment_real=arrived["real"],
-            augment_fake=arrived["fake"],
+            augment=host.augment.sent(arrived),
             augment_noise=random["augment_noise"],
             path_noise=random["path_noise"],
         )
@@ -166,18 +155,15 @@ class BatchSampler:
     def _host_part(self, samples_seen: int, augment_probability: float) -> HostPart:
         config = self.config
         positions = distributed.shard(range(samples_seen, samples_seen + config.batch))
-        shape, key = (1 + 2 * NUM_COLUMNS,), (config.seed, "uniform")
+        shape, key = (1 + NUM_COLUMNS,), (config.seed, "uniform")
         uniform = seeds.uniform_per_sample(shape, key=key, indices=positions)
-        plans = (
-            AugmentPlan.of(
-                part,
-                probability=augment_probability,
-                config=config.augment,
-                image_size=config.generator.resolution,
-            )
-            for part in uniform[:, 1:].split(NUM_COLUMNS, dim=1)
+        plan = AugmentPlan.of(
+            uniform[:, 1:],
+            probability=augment_probability,
+            config=config.augment,
+            image_size=config.generator.resolution,
         )
-        return HostPart(uniform[:, 0] >= config.condition_dropout, *plans)
+        return HostPart(uniform[:, 0] >= config.condition_dropout, plan)
 
     def _random_numbers(self, samples_seen: int, positions: Tensor) -> dict[str, Tensor]:
         """What is random in the samples but for their images and augmentation, on the device."""
@@ -195,9 +181,9 @@ class BatchSampler:
         else:
             found["path_noise"] = torch.empty(n, 0, size, size, device=self.device)
         if config.augment.noise > 0:
-            found["augment_noise"] = normal("augment", 2, 3, size, size)
+            found["augment_noise"] = normal("augment", 3, size, size)
         else:
-            found["augment_noise"] = torch.empty(n, 1, 0, device=self.device)
+            found["augment_noise"] = torch.empty(n, 0, size, size, device=self.device)
         return found
 
     def _rows(self, positions: range) -> list[int]:

@@ -132,10 +132,10 @@ def _features_cost(
     frozen = sum(p.numel() * p.element_size() for p in backbone.parameters())
     return FeaturesCost(
         parameters=parameters,
-        gmac=_gmac(lambda: terms.logit(images, condition)),
+        gmac=_gmac(lambda: terms.logit(backbone(images), condition)),
         state_bytes=16 * parameters + frozen,  # weights, gradients and two moments
         heads_bytes=2 * saved_bytes(lambda: terms.heads(maps)),
-        all_bytes=saved_bytes(lambda: terms.logit(images, condition)),
+        all_bytes=saved_bytes(lambda: terms.logit(backbone(images), condition)),
     )
 
 

@@ -10,7 +10,7 @@ Shape letters: N samples of this process, D embedding, Z latent, R resolution.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,15 +34,26 @@ from training.gan.losses import (
 )
 from training.gan.sums import Sums
 
-Score = Callable[[Batch, Tensor], tuple[Tensor, Tensor]]  # realness and feature of images
+
+class Seen(NamedTuple):
+    """What the judges see of samples: generated and real images, augmented alike. What came from G
+    has its graph.
+    """
+
+    w: Tensor  # [N, V]
+    images: Tensor  # [N, 3, R, R] generated, not augmented
+    fake: Tensor  # [N, 3, R, R]
+    real: Tensor
+    fake_maps: list[Tensor]  # S maps of the frozen network; none where it takes no part
+    real_maps: list[Tensor]
+
+    def constant(self) -> "Seen":
+        """Without its graph."""
+        return Seen(*(_detached(value) for value in self))
 
 
-class Generated(NamedTuple):
-    """w [N, V], images [N, 3, R, R] and these augmented, of a whole batch, with their graph."""
-
-    w: Tensor
-    images: Tensor
-    seen: Tensor
+def _detached(value: Tensor | list[Tensor]) -> Any:
+    return [x.detach() for x in value] if isinstance(value, list) else value.detach()
 
 
 @dataclass(frozen=True)
@@ -57,13 +68,13 @@ class GanSteps:
     d_scale: LossScale
     features: FeatureTerms | None = None  # of a discriminator on frozen features, beside D
 
-    def generate(self, batch: Batch) -> Generated | None:
+    def see(self, batch: Batch, *, with_features: bool = False) -> Seen | None:
         """What both steps judge: D learns nothing that changes G. None where the batch is taken in
         pieces, whose graphs are not all kept.
         """
         if (self.config.micro_batch or len(batch)) < len(batch):
             return None
-        return self._generate(batch)
+        return self._see(batch, self.features if with_features else None)
 
     def discriminator_gradients(
         self,
@@ -71,7 +82,7 @@ class GanSteps:
         *,
         regularise: bool,
         with_features: bool = False,
-        generated: Generated | None = None,
+        seen: Seen | None = None,
     ) -> dict[str, Tensor]:
         """Fill the gradients of D, averaged over all samples and times `d_scale`, and of the heads
         on features if they take part; scalars to log.
@@ -79,28 +90,23 @@ class GanSteps:
         config, sums = self.config, Sums(len(batch))
         features = self.features if with_features else None
         contrast = self._contrast(
-            batch, "loss_infonce_real", lambda part: self._score_real(part, part.real)[1]
+            batch, "loss_infonce_real", lambda part: self._score(part, part.real)[1]
         )
         by_features = features and self._feature_contrast(
-            batch, "real", lambda part: self._augment_real(part, part.real)
+            batch, "real", lambda part: self._augment(part, part.real)
         )
         for place, part in batch.parts(config.micro_batch or len(batch)):
-            fake = self._constant_images(part) if generated is None else generated.images.detach()
+            judged = self._see_constant(part, features) if seen is None else seen.constant()
             # real and generated apart: the minibatch statistics are of consecutive samples
-            seen_real = self._augment_real(part, part.real)
-            if generated is None:
-                seen_fake = self._augment_fake(part, fake)
-            else:
-                seen_fake = generated.seen.detach()
-            real_realness, real_feature = self.discriminator(seen_real)
-            fake_realness, fake_feature = self.discriminator(seen_fake)
+            real_realness, real_feature = self.discriminator(judged.real)
+            fake_realness, fake_feature = self.discriminator(judged.fake)
             real_logit = conditional_logit(real_realness, real_feature, part.condition)
             fake_logit = conditional_logit(fake_realness, fake_feature, part.condition)
             loss = sums.add("loss_d", adversarial_d(config.adversarial, real_logit, fake_logit))
             if features is not None:
                 of_heads, feature = features.of_discriminator(
-                    seen_real,
-                    seen_fake,
+                    judged.real_maps,
+                    judged.fake_maps,
                     part,
                     sums,
                     r1_scale=self.d_scale.scale if regularise else None,
@@ -120,9 +126,9 @@ class GanSteps:
             pairs = config.adversarial == "relativistic"
             sums.add("ada_rt", (real_logit - fake_logit * pairs).detach().sign())
             if regularise:
-                self._regularise(self._score_real, part.real, part, sums, "r1_penalty")
+                self._regularise(part.real, part, sums, "r1_penalty")
                 if config.r2:
-                    self._regularise(self._score_fake, fake, part, sums, "r2_penalty")
+                    self._regularise(judged.images, part, sums, "r2_penalty")
         distributed.all_reduce_mean(p.grad for p in self.judging_parameters())
         return sums.values
 
@@ -137,7 +143,7 @@ class GanSteps:
         *,
         path_length_mean: Tensor | None,
         with_features: bool = False,
-        generated: Generated | None = None,
+        seen: Seen | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Fill the gradients of G, averaged over all samples and times `g_scale`; scalars to log,
         and the mean w [V]. Path lengths are held to `path_length_mean`, where it is given.
@@ -151,33 +157,31 @@ class GanSteps:
         contrast = self._contrast(
             batch,
             "loss_infonce_fake",
-            lambda part: self._score_fake(part, self._constant_images(part))[1],
+            lambda part: self._score(part, self._constant_images(part))[1],
         )
         by_features = features and self._feature_contrast(
-            batch, "fake", lambda part: self._augment_fake(part, self._constant_images(part))
+            batch, "fake", lambda part: self._augment(part, self._constant_images(part))
         )
         by_clip = self._clip_contrast(batch)
         for place, part in batch.parts(config.micro_batch or len(batch)):
-            w, images, seen = generated or self._generate(part)
-            w_mean = w_mean + w.detach().sum(dim=0) / len(batch)
-            real = None
+            judged = self._see(part, features) if seen is None else seen
+            w_mean = w_mean + judged.w.detach().sum(dim=0) / len(batch)
+            realness, feature = self.discriminator(judged.fake)
+            logit, real_logit = conditional_logit(realness, feature, part.condition), None
             if config.adversarial == "relativistic":
-                real = self._augment_real(part, part.real)
-            realness, feature = self.discriminator(seen)
-            logit = conditional_logit(realness, feature, part.condition)
-            real_logit = None if real is None else self._constant_logit(real, part)
+                real_logit = self._constant_logit(judged.real, part)
             loss = sums.add("loss_g", adversarial_g(config.adversarial, real_logit, logit))
             if contrast is not None:
                 loss = loss + contrast.term(feature, place, sums)
             if features is not None:
-                matched = config.features.matching_weight > 0
-                target = self._augment_fake(part, part.real) if matched else None
-                of_heads, feature = features.of_generator(real, seen, part, sums, target=target)
+                of_heads, feature = features.of_generator(
+                    judged.real_maps, judged.fake_maps, part, sums
+                )
                 loss = loss + of_heads
                 if by_features is not None:
                     loss = loss + by_features.term(feature, place, sums)
             if by_clip is not None:
-                loss = loss + by_clip.term(self.clip.embed_images(images), place, sums)
+                loss = loss + by_clip.term(self.clip.embed_images(judged.images), place, sums)
             (loss * self.g_scale.scale).backward()
             if path_length_mean is not None:
                 self._path_lengths(part, path_length_mean, sums)
@@ -189,9 +193,19 @@ class GanSteps:
 
     # --- parts
 
-    def _generate(self, part: Batch) -> Generated:
+    def _see(self, part: Batch, features: FeatureTerms | None) -> Seen:
         w, images = self._images(part)
-        return Generated(w, images, self._augment_fake(part, images))
+        fake, real = self._augment(part, images), self._augment(part, part.real)
+        fake_maps, real_maps = list[Tensor](), list[Tensor]()
+        if features is not None:
+            fake_maps = features.backbone(fake)
+            with torch.no_grad():
+                real_maps = features.backbone(real)
+        return Seen(w, images, fake, real, fake_maps, real_maps)
+
+    @torch.no_grad()
+    def _see_constant(self, part: Batch, features: FeatureTerms | None) -> Seen:
+        return self._see(part, features)
 
     def _images(self, part: Batch) -> tuple[Tensor, Tensor]:
         w = self.generator.mapping(part.z)
@@ -201,18 +215,12 @@ class GanSteps:
     def _constant_images(self, part: Batch) -> Tensor:
         return self._images(part)[1]
 
-    def _score_real(self, part: Batch, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Realness and feature of images, augmented as real ones are."""
-        return self.discriminator(self._augment_real(part, images))
+    def _score(self, part: Batch, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Realness and feature of images, augmented."""
+        return self.discriminator(self._augment(part, images))
 
-    def _score_fake(self, part: Batch, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.discriminator(self._augment_fake(part, images))
-
-    def _augment_real(self, part: Batch, images: Tensor) -> Tensor:
-        return augment(images, part.augment_real, part.augment_noise[:, :1].flatten(1, 2))
-
-    def _augment_fake(self, part: Batch, images: Tensor) -> Tensor:
-        return augment(images, part.augment_fake, part.augment_noise[:, 1:].flatten(1, 2))
+    def _augment(self, part: Batch, images: Tensor) -> Tensor:
+        return augment(images, part.augment, part.augment_noise)
 
     @torch.no_grad()
     def _constant_logit(self, seen: Tensor, part: Batch) -> Tensor:
@@ -262,10 +270,10 @@ class GanSteps:
             contrast.prepare(torch.cat([feature(part) for _, part in batch.parts(size)]))
         return contrast
 
-    def _regularise(self, score: Score, images: Tensor, part: Batch, sums: Sums, name: str) -> None:
+    def _regularise(self, images: Tensor, part: Batch, sums: Sums, name: str) -> None:
         """The gradient penalty of images before they are augmented."""
         leaf = images.detach().requires_grad_(True)
-        realness, feature = score(part, leaf)
+        realness, feature = self._score(part, leaf)
         logit = conditional_logit(realness, feature, part.condition)
         scale = self.d_scale.scale
         penalty = sums.add(name, r1_penalty(logit * scale, leaf) / scale.square())

@@ -173,18 +173,18 @@ class GanTrainer:
             optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
         self._sync_images(samples_seen)
-        generated = self.steps.generate(batch)
+        seen = self.steps.see(batch, with_features=with_features)
         logged = self.steps.discriminator_gradients(
             batch,
             regularise=self._is_due(samples_seen, config.r1_every),
             with_features=with_features,
-            generated=generated,
+            seen=seen,
         )
         d_skipped = self._apply(self.d_optimizer, self.d_scale)
         lengths_are_due = config.lengths_are_due(samples_seen)
         mean = self.running.path_length_mean if lengths_are_due else None
         of_generator, w_mean = self.steps.generator_gradients(
-            batch, path_length_mean=mean, with_features=with_features, generated=generated
+            batch, path_length_mean=mean, with_features=with_features, seen=seen
         )
         g_skipped = self._apply(self.g_optimizer, self.g_scale)
         self._track(logged["ada_rt"], of_generator.get("path_length"), w_mean)

@@ -87,11 +87,11 @@ def trainer_of(clip: ClipEncoder, **changes: Any) -> GanTrainer:
 def gradients(trainer: GanTrainer, *, samples_seen: int = 0) -> dict[str, Tensor]:
     """Of D, then of G against the same D."""
     batch, found = trainer.sample_batch(samples_seen), {}
-    generated = trainer.steps.generate(batch)
-    trainer.steps.discriminator_gradients(batch, regularise=True, generated=generated)
+    seen = trainer.steps.see(batch)
+    trainer.steps.discriminator_gradients(batch, regularise=True, seen=seen)
     found |= {f"D.{n}": p.grad.clone() for n, p in trainer.discriminator.named_parameters()}
     mean = torch.tensor(0.5) if trainer.config.path_length_weight else None
-    _, w_mean = trainer.steps.generator_gradients(batch, path_length_mean=mean, generated=generated)
+    _, w_mean = trainer.steps.generator_gradients(batch, path_length_mean=mean, seen=seen)
     named = trainer.generator.named_parameters()
     found |= {f"G.{n}": p.grad.clone() for n, p in named if p.grad is not None}
     return found | {"w": w_mean}
@@ -229,10 +229,10 @@ def test_a_sample_meets_the_same_in_any_batch(clip: ClipEncoder):
     options = EVERYTHING | {"augment": ALWAYS}
     large, small = (trainer_of(clip, batch=size, **options) for size in (16, 4))
     whole = large.sample_batch(16)
-    assert 0 < len(whole.augment_real.rows) <= 16
+    assert 0 < len(whole.augment.rows) <= 16
     for place, expected in whole.parts(4):
         part = small.sample_batch(16 + place.start)
-        assert part.augment_real.rows == expected.augment_real.rows
+        assert part.augment.rows == expected.augment.rows
         for name, wanted in tensors_of(expected).items():
             torch.testing.assert_close(tensors_of(part)[name], wanted, msg=name)
 
@@ -353,8 +353,8 @@ def test_r1_is_of_the_images_before_they_are_augmented(clip: ClipEncoder):
     leaf = batch.real.clone().requires_grad_()
     with torch.no_grad():
         fake = trainer.generator(batch.z, batch.condition, noise=batch.noise)
-    real = logit(leaf, batch.augment_real)
-    loss = (F.softplus(-real) + F.softplus(logit(fake, batch.augment_fake))).mean()
+    real = logit(leaf, batch.augment)
+    loss = (F.softplus(-real) + F.softplus(logit(fake, batch.augment))).mean()
     (slope,) = torch.autograd.grad(real.sum(), leaf, create_graph=True)
     penalty = slope.square().sum(dim=(1, 2, 3)).mean()
     parameters = dict(trainer.discriminator.named_parameters())

@@ -20,8 +20,8 @@ from training.gan.sums import Sums
 
 @dataclass(frozen=True)
 class FeatureTerms:
-    """Images [N, 3, R, R] are those that the discriminator of pixels takes, augmented; losses and
-    features are means over the heads.
+    """Maps [N, C, H, W] are those of the images that the discriminator of pixels takes, augmented;
+    losses and features are means over the heads.
     """
 
     config: GanTrainConfig
@@ -43,17 +43,21 @@ class FeatureTerms:
         return FeatureTerms(config, backbone, heads.to(device))
 
     def of_discriminator(
-        self, real: Tensor, fake: Tensor, part: Batch, sums: Sums, *, r1_scale: Tensor | None = None
+        self,
+        real_maps: Sequence[Tensor],
+        fake_maps: Sequence[Tensor],
+        part: Batch,
+        sums: Sums,
+        *,
+        r1_scale: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The weighted loss of the heads, and the feature [N, D] of real images. Images are
+        """The weighted loss of the heads, and the feature [N, D] of real images. Maps are
         constants. With `r1_scale`, that of the losses, the heads' R1 is added, of the maps that
         they take: none of it passes the frozen network.
         """
         config = self.config
-        with torch.no_grad():
-            real_maps, fake_maps = self.backbone(real), self.backbone(fake)
         penalised = r1_scale is not None and config.features.r1_gamma > 0
-        real_maps = [x.requires_grad_(penalised) for x in real_maps]
+        real_maps = [x.detach().requires_grad_(penalised) for x in real_maps]
         real_realness, real_feature = self.heads(real_maps)  # [S, N], [S, N, D]
         fake_realness, fake_feature = self.heads(fake_maps)
         real_logit = conditional_logit(real_realness, real_feature, part.condition)
@@ -74,38 +78,29 @@ class FeatureTerms:
         return config.features.weight * loss, real_feature.mean(dim=0)
 
     def of_generator(
-        self,
-        real: Tensor | None,
-        fake: Tensor,
-        part: Batch,
-        sums: Sums,
-        *,
-        target: Tensor | None = None,
+        self, real_maps: Sequence[Tensor], fake_maps: Sequence[Tensor], part: Batch, sums: Sums
     ) -> tuple[Tensor, Tensor]:
-        """The weighted loss of G, and the feature [N, D] of generated images; `real` images where
-        losses are of pairs. With `target`, the real images augmented as the generated ones are,
-        also the distance of their maps.
+        """The weighted loss of G, and the feature [N, D] of generated images. With a
+        `matching_weight`, the distance of their maps to those of their condition's own image too.
         """
-        maps = self.backbone(fake)
-        realness, feature = self.heads(maps)
+        config = self.config
+        realness, feature = self.heads(fake_maps)
         fake_logit, real_logit = conditional_logit(realness, feature, part.condition), None
-        if real is not None:
+        if config.adversarial == "relativistic":
             with torch.no_grad():
-                real_logit = self.logit(real, part.condition)
-        terms = adversarial_g(self.config.adversarial, real_logit, fake_logit).mean(dim=0)
-        loss = self.config.features.weight * sums.add("loss_g_features", terms)
-        if target is not None:
-            with torch.no_grad():
-                wanted = self.backbone(target)
+                real_logit = self.logit(real_maps, part.condition)
+        terms = adversarial_g(config.adversarial, real_logit, fake_logit).mean(dim=0)
+        loss = config.features.weight * sums.add("loss_g_features", terms)
+        if config.features.matching_weight > 0:
             # images that are not conditioned on anything may be any
-            distance = torch.where(part.keep, maps_distance(maps, wanted), 0.0)
+            distance = torch.where(part.keep, maps_distance(fake_maps, real_maps), 0.0)
             matching = sums.add("loss_matching", distance)
-            loss = loss + self.config.features.matching_weight * matching
+            loss = loss + config.features.matching_weight * matching
         return loss, feature.mean(dim=0)
 
-    def logit(self, images: Tensor, condition: Tensor) -> Tensor:
-        """[S, N] of images under conditions [N, D]."""
-        realness, feature = self.heads(self.backbone(images))
+    def logit(self, maps: Sequence[Tensor], condition: Tensor) -> Tensor:
+        """[S, N] of images with these maps, under conditions [N, D]."""
+        realness, feature = self.heads(maps)
         return conditional_logit(realness, feature, condition)
 
     def feature(self, images: Tensor) -> Tensor:

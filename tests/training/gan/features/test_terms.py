@@ -63,17 +63,13 @@ def terms_of(trainer: GanTrainer) -> FeatureTerms:
 def gradients(trainer: GanTrainer, *, samples_seen: int = 0) -> dict[str, Tensor]:
     """Of D and the heads, then of G against the same."""
     batch, found = trainer.sample_batch(samples_seen), {}
-    generated = trainer.steps.generate(batch)
-    trainer.steps.discriminator_gradients(
-        batch, regularise=True, with_features=True, generated=generated
-    )
+    seen = trainer.steps.see(batch, with_features=True)
+    trainer.steps.discriminator_gradients(batch, regularise=True, with_features=True, seen=seen)
     judges = {"D": trainer.discriminator, "H": terms_of(trainer).heads}
     for name, network in judges.items():
         found |= {f"{name}.{n}": p.grad.clone() for n, p in network.named_parameters()}
     mean = torch.tensor(0.5) if trainer.config.path_length_weight else None
-    trainer.steps.generator_gradients(
-        batch, path_length_mean=mean, with_features=True, generated=generated
-    )
+    trainer.steps.generator_gradients(batch, path_length_mean=mean, with_features=True, seen=seen)
     named = trainer.generator.named_parameters()
     return found | {f"G.{n}": p.grad.clone() for n, p in named if p.grad is not None}
 
@@ -227,17 +223,20 @@ def test_heads_learn_to_tell_colours_from_noise_and_conditions_apart(
         real = level.expand(-1, 3, 16, 16) + noise * 0.1
         return real, noise, conditions[colour], conditions[1 - colour]
 
+    def logit(images: Tensor, condition: Tensor) -> Tensor:
+        return terms.logit(terms.backbone(images), condition)
+
     optimizer = torch.optim.Adam(terms.heads.parameters(), lr=0.01, betas=(0.0, 0.99))
     for _ in range(40):
         real, noise, right, wrong = samples(16)
-        better, worse = terms.logit(real, right), terms.logit(noise, right)
-        loss = F.softplus(-better) + F.softplus(worse) + F.softplus(terms.logit(real, wrong))
+        better, worse = logit(real, right), logit(noise, right)
+        loss = F.softplus(-better) + F.softplus(worse) + F.softplus(logit(real, wrong))
         optimizer.zero_grad()
         loss.mean().backward()
         optimizer.step()
     real, noise, right, wrong = samples(32)
     with torch.no_grad():
-        logits = [terms.logit(*pair) for pair in ((real, right), (noise, right), (real, wrong))]
+        logits = [logit(*pair) for pair in ((real, right), (noise, right), (real, wrong))]
     assert [logit.shape for logit in logits] == [(2, 32)] * 3
     for better, *worse in zip(*logits, strict=True):  # of each head
         assert all((better > other).float().mean() > 0.9 for other in worse)
