@@ -59,6 +59,11 @@ def command(
         click.echo(f"{name:28}{seconds:8.2f} s/kimg")
     click.echo(f"the step takes {found.over_convolutions:.2f} times its convolutions alone")
     click.echo(f"the reference in float32 takes {found.reference_over_trained:.2f} times the step")
+    click.echo(
+        f"{found.gflop_an_image:.2f} GFLOP an image in convolutions and products, which is "
+        f"{100 * found.share_of_matrix_rate:.0f} % of what one large product does here "
+        f"({found.matrix_gflop_a_second:.0f} GFLOP/s)"
+    )
     if found.returned_over_kept is not None:
         click.echo(
             "with freed memory returned to the kernel the step would take "

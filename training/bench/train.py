@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from torch_utils import memory
@@ -24,6 +25,7 @@ from training.gan.trainer import GanTrainer
 
 WARM_UP = 2  # rounds
 TRAINED, REFERENCE, CONVOLUTIONS = "as trained", "float32 reference", "its convolutions alone"
+MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}  # of the product that tells what the hardware can do
 RETURNED = "freed memory returned"  # to the kernel, as glibc does by itself
 
 
@@ -40,6 +42,9 @@ class MeasuredTraining:
     over_convolutions: float  # the step over its convolutions alone
     reference_over_trained: float
     returned_over_kept: float | None  # None where the C library gives no choice
+    gflop_an_image: float  # of convolutions and products, counted by PyTorch: a MAC is two
+    matrix_gflop_a_second: float  # of one large product in `dtype`, median over rounds
+    share_of_matrix_rate: float  # of the step's, over that product's, in one round
     parts: dict[str, float]  # operations; the rest is Python's and PyTorch's own
 
 
@@ -67,7 +72,10 @@ def bench_train(
     before, gives_choice = native.mode(), device.type == "cpu" and memory.keep_freed_memory()
     found: dict[str, list[float]] = {name: [] for name in (TRAINED, REFERENCE, CONVOLUTIONS)}
     ratio_of_memory: list[float] = []
+    rates: list[float] = []
     alone = {kind: _convolutions(profile, device) for kind, profile in profiles.items()}
+    dtype = trainers[TRAINED].generator.compute_dtype
+    gflop = timer.gflop_an_image(trainers[TRAINED])
     for number in range(rounds + WARM_UP):
         seconds = {TRAINED: timer.steps(trainers[TRAINED])}
         seconds[CONVOLUTIONS] = timer.mean(lambda kind: alone[kind])
@@ -80,6 +88,7 @@ def bench_train(
             continue
         for name, value in seconds.items():
             found[name].append(value)
+        rates.append(_matrix_rate(dtype, device))
         if gives_choice:
             ratio_of_memory.append(_returned_over_kept(timer, trainers[TRAINED]))
 
@@ -87,13 +96,19 @@ def bench_train(
         return statistics.median(x / y for x, y in zip(found[a], found[b], strict=True))
 
     return MeasuredTraining(
-        dtype=str(trainers[TRAINED].generator.compute_dtype).removeprefix("torch."),
+        dtype=str(dtype).removeprefix("torch."),
         batch=config.batch,
         augment_probability=trainers[TRAINED].augment.probability,
         seconds_per_kimg={name: statistics.median(values) for name, values in found.items()},
         over_convolutions=ratio_of(TRAINED, CONVOLUTIONS),
         reference_over_trained=ratio_of(REFERENCE, TRAINED),
         returned_over_kept=statistics.median(ratio_of_memory) if ratio_of_memory else None,
+        gflop_an_image=gflop,
+        matrix_gflop_a_second=statistics.median(rates),
+        share_of_matrix_rate=statistics.median(
+            1000 * gflop / seconds / rate
+            for seconds, rate in zip(found[TRAINED], rates, strict=True)
+        ),
         parts=timer.parts(profiles),
     )
 
@@ -118,6 +133,15 @@ class _Timer:
             return lambda: trainer.step(number * self.batch)
 
         return self.mean(step_of)
+
+    def gflop_an_image(self, trainer: GanTrainer) -> float:
+        """Of steps of a trainer."""
+        total = 0.0
+        for number, share in self.kinds.values():
+            with FlopCounterMode(display=False) as counter:
+                trainer.step(number * self.batch)
+            total += share * counter.get_total_flops()
+        return total / self.batch / 1e9
 
     def parts(self, profiles: dict[Kind, StepProfile]) -> dict[str, float]:
         """By part of a step, largest first."""
@@ -151,6 +175,14 @@ def _convolutions(profile: StepProfile, device: torch.device) -> Callable[[], No
                 convolve()
 
     return run
+
+
+def _matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """GFLOP a second of a large square product."""
+    size = MATRIX_SIZE[device.type]
+    a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+    a @ b  # what the first one sets up
+    return 2 * size**3 / 1e9 / seconds_of(lambda: a @ b, device)
 
 
 def _returned_over_kept(timer: _Timer, trainer: GanTrainer) -> float:
