@@ -35,17 +35,24 @@ def standardise(levels: Tensor, config: PreprocessCfg) -> Tensor:
 
 
 def resize(images: Tensor, config: PreprocessCfg) -> Tensor:
-    """Images [N, 3, H, W], uint8 or float in [-1, 1] -> levels [N, 3, S, S] from 0 to 255, float32;
-    whole numbers where the images are uint8.
+    """Images [N, 3, H, W], uint8 or float in [-1, 1] -> levels [N, 3, S, S] from 0 to 255; whole
+    numbers where the images are uint8, and of that dtype too on a CPU, else float32.
     """
     height, width = to_2tuple(config.size)
     size = (height, width)
     if config.resize_mode == "shortest":
         images = _without_far_ends(images, size)
+    if images.dtype == torch.uint8 and images.device.type == "cpu":
+        # PyTorch resizes bytes as Pillow does, in a tenth of the time
+        return _centred(images.contiguous(memory_format=torch.channels_last), size, config)
     # a large one channel by channel: as floats it takes four times its memory
     large = images.shape[-2] * images.shape[-1] > LARGE_PIXELS
-    channels = [_centred(part, size, config) for part in images.split(1 if large else 3, dim=1)]
-    return torch.cat(channels, dim=1)
+    parts = images.split(1 if large else 3, dim=1)
+    return torch.cat([_centred(_levels_of(part), size, config) for part in parts], dim=1)
+
+
+def _levels_of(images: Tensor) -> Tensor:
+    return images.float() if images.dtype == torch.uint8 else (images.float() + 1) * 127.5
 
 
 def _without_far_ends(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -64,9 +71,8 @@ def _without_far_ends(images: Tensor, size: tuple[int, int]) -> Tensor:
     return images
 
 
-def _centred(images: Tensor, size: tuple[int, int], config: PreprocessCfg) -> Tensor:
-    """Levels [N, C, S, S] of images [N, C, H, W]."""
-    levels = images.float() if images.dtype == torch.uint8 else (images.float() + 1) * 127.5
+def _centred(levels: Tensor, size: tuple[int, int], config: PreprocessCfg) -> Tensor:
+    """Levels [N, C, S, S] of those of images, [N, C, H, W]."""
     resized = _resize(levels, size, mode=config.resize_mode, interpolation=config.interpolation)
     return _centre(resized.clamp(0, 255), size, fill=float(config.fill_color))
 
@@ -107,6 +113,12 @@ def _resample(levels: Tensor, size: tuple[int, int], *, mode: str) -> Tensor:
     height, width = levels.shape[-2:]
     rows_first = PILLOW_CHOOSES_ORDER and height - size[0] > max(0, 2 * (width - size[1]))
     middle = (size[0], width) if rows_first else (height, size[1])
+    if levels.dtype == torch.uint8:
+        for step in (middle, size) if rows_first else (size,):  # columns first is its own order
+            levels = F.interpolate(
+                levels, size=step, mode=mode, align_corners=False, antialias=True
+            )
+        return levels
     for step in (middle, size):
         if levels.shape[-2:] != step:
             levels = F.interpolate(

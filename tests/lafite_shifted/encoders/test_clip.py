@@ -120,8 +120,13 @@ def test_oblong_input_is_prepared_as_by_open_clip(
 
 def test_float_and_uint8_images_embed_alike(clip: ClipEncoder, large_images):
     levels = to_tensor(large_images[0])[None]
-    as_float = clip.embed_images(levels.float() / 127.5 - 1)
-    torch.testing.assert_close(as_float, clip.embed_images(levels), atol=1e-5, rtol=0)
+    as_float = levels.float() / 127.5 - 1
+    # bytes are resized in whole numbers, by Pillow's arithmetic: a level apart here and there
+    apart = (clip.preprocess(as_float) - clip.preprocess(levels)).abs().amax(dim=(0, 2, 3))
+    level = 1 / 255 / torch.tensor(clip.preprocess_config.std)
+    assert (apart <= 1.01 * level).all()
+    similarity = (clip.embed_images(as_float) * clip.embed_images(levels)).sum()
+    assert similarity > 0.9999
 
 
 def test_images_of_different_sizes_embed_as_they_do_alone(clip: ClipEncoder, large_images):
