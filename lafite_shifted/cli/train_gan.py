@@ -33,7 +33,8 @@ from lafite_shifted.io.starter import STARTER
     "--features",
     metavar="NAME",
     help="A second discriminator on the frozen features of NAME: clip, tf_efficientnet_lite0 "
-    "(extra features), or a timm network (--set features.weights=FILE).",
+    "(extra features), a timm network (--set features.weights=FILE), or none.  [default: "
+    "clip in preset small with the starter's CLIP; else none, or that of --init]",
 )
 @click.option(
     "--clip",
@@ -99,7 +100,7 @@ def command(
     from training.config import choose
     from training.data.decoding.read_image import ReadOptions
     from training.gan.augment.config import AUGMENTATIONS
-    from training.gan.presets import GAN_PRESETS
+    from training.gan.presets import GAN_PRESETS, default_features
     from training.gan.run import gan_config, gan_cost, open_gan_run
     from training.gan.transfer import clip_of, with_networks_of
     from training.loop import run_loop
@@ -109,8 +110,11 @@ def command(
     resumed = (out / "checkpoints").is_dir()  # with the number that it records
     threads_line = choose_threads(threads) if chosen.type == "cpu" and not resumed else None
     base = choose(GAN_PRESETS, preset or "small")
+    clip = clip or (clip_of(init, out) if init else STARTER)
     if init and preset is None:
         base = with_networks_of(init, out, base)
+    elif features is None:
+        features = default_features(preset or "small", clip)
     config = gan_config(
         base,
         resolution=resolution,
@@ -121,7 +125,6 @@ def command(
         seed=seed,
         assignments=assignments,
     )
-    clip = clip or (clip_of(init, out) if init else STARTER)
     encoder = load_clip(clip, device=chosen)
     note_starter(clip)
     if dry_run:

@@ -7,7 +7,7 @@ import pytest
 from lafite_shifted.errors import InputError
 from training.config import choose
 from training.gan.config import GanTrainConfig
-from training.gan.presets import GAN_PRESETS
+from training.gan.presets import GAN_PRESETS, default_features
 from training.gan.run import gan_config
 from training.prior.presets import PRIOR_PRESETS
 from training.prior.run import prior_config
@@ -65,8 +65,23 @@ def test_gan_presets_fit_together(config: GanTrainConfig):
     assert config.batch % discriminator.group == 0  # whole groups for the minibatch statistic
     assert config.run.checkpoint_kimg <= config.run.kimg
     for resolution in (4, 32, generator.resolution):
-        expected = min(generator.channel_base // resolution, generator.channel_max)
-        assert generator.channels(resolution) == discriminator.channels(resolution) == expected
+        for network in (generator, discriminator):
+            expected = min(network.channel_base // resolution, network.channel_max)
+            assert network.channels(resolution) == expected
+
+
+@pytest.mark.parametrize(
+    ("preset", "clip", "expected"),
+    [
+        ("small", "starter", "clip"),
+        ("small", "ViT-B-32/laion2b_s34b_b79k", None),
+        ("tiny", "starter", None),
+        ("256", "starter", None),
+    ],
+)
+def test_features_are_on_where_they_were_measured(preset: str, clip: str, expected: str | None):
+    assert default_features(preset, clip) == expected
+    assert not GAN_PRESETS[preset].features.is_on  # who takes the preset as it is says so
 
 
 def test_presets_are_named_after_their_resolution():

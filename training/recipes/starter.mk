@@ -16,9 +16,8 @@ STARTER_CLIP_COLOUR_FLAGS := --kimg 100 --text-teacher all-MiniLM-L6-v2 --set fr
 	--set colour_strength=0.3 --set sibling_share=0.2 --set thumbnail_weight=5 \
 	--set learning_rate=5e-4 --set pretrained_learning_rate=2e-4 --set warmup_kimg=5
 STARTER_PRIOR_FLAGS := --preset tiny
-STARTER_GAN_FLAGS := --preset small --kimg 2000 --features clip --set features.weight=0.1 \
-	--set features.matching_weight=10 --set generator.channel_max=256 \
-	--set discriminator.channel_max=256 --set generator.w_dim=256 --set generator.z_dim=256
+STARTER_GAN_FLAGS := --preset small --kimg 2000 --features clip --set generator.channel_max=256 \
+	--set generator.w_dim=256 --set generator.z_dim=256
 
 .PHONY: starter
 starter: $(STARTER_RUNS)/model/README.md  ## the model that ships, from the drawings on: many hours

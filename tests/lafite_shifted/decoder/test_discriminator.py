@@ -27,7 +27,7 @@ TINY = DiscriminatorConfig(resolution=16, condition_dim=6, channel_base=128, cha
 
 PARAMETERS = {
     "tiny": 560_065,
-    "small": 1_216_161,
+    "small": 912_017,
     "256": 24_132_417,
     "512": 24_162_081,
     "1024": 29_143_841,
