@@ -1,6 +1,5 @@
 """Fixtures: the shipped images and CLIP are the real input; nothing here needs the network."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -43,12 +42,9 @@ def shipped_images() -> Path:
 @pytest.fixture(scope="session")
 def some_images(tmp_path_factory: pytest.TempPathFactory, shipped_images: Path) -> Path:
     """A folder of 48 shipped images with captions; read only."""
-    folder = tmp_path_factory.mktemp("images")
-    rows = (shipped_images / "metadata.jsonl").read_text(encoding="utf-8").splitlines()[:48]
-    for row in rows:
-        shutil.copy(shipped_images / json.loads(row)["file_name"], folder)
-    (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return folder
+    from tests.real_images import some_of
+
+    return some_of(shipped_images, tmp_path_factory.mktemp("images"), count=48)
 
 
 @pytest.fixture(scope="session")
@@ -137,4 +133,5 @@ def rng() -> torch.Generator:
 
 
 def pytest_sessionfinish() -> None:
-    shutil.rmtree(os.environ["LAFITE_SHIFTED_CACHE"], ignore_errors=True)
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # another worker may need it still
+        shutil.rmtree(os.environ["LAFITE_SHIFTED_CACHE"], ignore_errors=True)
