@@ -111,11 +111,14 @@ class Python(Forked):
 
 
 def run(
-    command: Sequence[str | Path], *, env: Mapping[str, str] | None = None
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
 ) -> CompletedProcess[str]:
     """`subprocess.run(COMMAND)` of a Python program."""
     process = Python([str(word) for word in command], env=env)
-    out, err = process.communicate()
+    out, err = process.communicate(timeout)
     return CompletedProcess(command, process.wait(), out, err)
 
 

@@ -27,9 +27,9 @@ import torch
 
 from lafite_shifted.io.files import load_tensors
 from tests import faults
-from tests.commands import TINY_GAN, half_written
+from tests.commands import TINY_GAN, half_written, succeed
 from tests.faults import Fault
-from tests.processes import Forked, forked, start_server
+from tests.processes import Forked, forked
 from training.loop import MACHINE_COLUMNS
 
 ROOT = Path(__file__).parents[1]
@@ -72,9 +72,7 @@ class Bench:
         (folder / "images").mkdir()
         for path in sorted(IMAGES.glob("*.png"))[:24]:
             shutil.copy(path, folder / "images")
-        start_server()
-        assert bench.start("first", prepare=False, fresh=True).wait() == 0, bench.output()
-        shutil.copytree(folder / "first" / "embeddings", folder / "embeddings")
+        succeed("embed", folder / "images", "--out", folder / "embeddings")
         bench.fresh_seconds = bench.finish("whole", fresh=True)
         bench.seconds = bench.finish("forked")
         bench.check("forked")
@@ -89,12 +87,11 @@ class Bench:
         fault: Fault | None = None,
         ranks: int = 1,
         fresh: bool = False,
-        prepare: bool = True,
         more: tuple[str, ...] = (),
     ) -> Process:
         """Forked, with a fault perhaps; or `fresh`, as it is typed; or of several `ranks`."""
         out = self.folder / run
-        if prepare and not (out / "embeddings").exists():
+        if not (out / "embeddings").exists():
             shutil.copytree(self.folder / "embeddings", out / "embeddings")
         words = ["train-gan", str(self.folder / "images"), "--out", str(out), *OPTIONS, *more]
         output = self.folder / "output.txt"
