@@ -17,6 +17,7 @@ TINY_GAN = (
     *("--preset", "tiny", "--resolution", "16", "--batch", "8", "--kimg", "0.032"),
     *("--set", "generator.channel_max=8", "--set", "discriminator.channel_max=8"),
     *("--set", "generator.z_dim=8", "--set", "generator.w_dim=8"),
+    *("--set", "run.evaluate_kimg=0.016"),
 )
 TINY_PRIOR = (
     *("--preset", "tiny", "--batch", "8", "--kimg", "0.032"),

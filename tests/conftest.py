@@ -1,8 +1,9 @@
 """Fixtures: the shipped images and CLIP are the real input; nothing here needs the network."""
 
-import json
+import fcntl
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on busy cores wait for each other
@@ -18,6 +19,18 @@ import pytest
 import torch
 
 ASSETS = Path(__file__).parent.parent / "lafite_shifted" / "assets"
+
+
+def made_once(name: str, make: Callable[[Path], object]) -> Path:
+    """The folder that `make` writes, for every worker: the first to ask makes it."""
+    place = Path(os.environ["LAFITE_SHIFTED_CACHE"]) / "tests"
+    place.mkdir(exist_ok=True)
+    with (place / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / name).exists():
+            make(place / f"{name}.half")
+            (place / f"{name}.half").rename(place / name)
+    return place / name
 
 
 @pytest.fixture(scope="session")
@@ -43,12 +56,9 @@ def shipped_images() -> Path:
 @pytest.fixture(scope="session")
 def some_images(tmp_path_factory: pytest.TempPathFactory, shipped_images: Path) -> Path:
     """A folder of 48 shipped images with captions; read only."""
-    folder = tmp_path_factory.mktemp("images")
-    rows = (shipped_images / "metadata.jsonl").read_text(encoding="utf-8").splitlines()[:48]
-    for row in rows:
-        shutil.copy(shipped_images / json.loads(row)["file_name"], folder)
-    (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return folder
+    from tests.real_images import some_of
+
+    return some_of(shipped_images, tmp_path_factory.mktemp("images"), count=48)
 
 
 @pytest.fixture(scope="session")
@@ -85,13 +95,15 @@ def prior_run(tmp_path_factory: pytest.TempPathFactory, some_embeddings: Path) -
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory, gan_run: Path, prior_run: Path) -> Path:
+def model_folder(request: pytest.FixtureRequest) -> Path:
     """A packed model of both; read only."""
     from tests.commands import succeed
 
-    folder = tmp_path_factory.mktemp("model") / "packed"
-    succeed("pack", "--gan", gan_run, "--prior", prior_run, "--out", folder)
-    return folder
+    def pack(folder: Path) -> None:
+        gan, prior = (request.getfixturevalue(name) for name in ("gan_run", "prior_run"))
+        succeed("pack", "--gan", gan, "--prior", prior, "--out", folder)
+
+    return made_once("packed", pack)
 
 
 @pytest.fixture(scope="session")
@@ -137,4 +149,5 @@ def rng() -> torch.Generator:
 
 
 def pytest_sessionfinish() -> None:
-    shutil.rmtree(os.environ["LAFITE_SHIFTED_CACHE"], ignore_errors=True)
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # another worker may need it still
+        shutil.rmtree(os.environ["LAFITE_SHIFTED_CACHE"], ignore_errors=True)

@@ -3,12 +3,9 @@ that mix devices raise, and so do those that wait for a number of the GPU (`floa
 `nonzero`, ...). Copies that the host would wait for raise too, inside `no_waiting`.
 """
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
+from tests import processes
 from torch_utils import host_reads
 from torch_utils.host_reads import HostRead
 
@@ -35,16 +33,7 @@ def in_a_process_of_its_own(function: Callable[[], None]) -> None:
         "run()",
         "os._exit(0)",
     )
-    root = Path(__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": str(root), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    done = processes.run([sys.executable, "-c", "\n".join(lines)], timeout=300)
     assert done.returncode == 0, done.stderr
 
 

@@ -9,11 +9,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from subprocess import TimeoutExpired
 from typing import Any
 
 import torch
@@ -144,30 +141,3 @@ def child(words: list[str], output: Path, fault: Fault | None) -> None:
         command.main()
     except KeyboardInterrupt:  # before or after the command's own care
         sys.exit(130)
-
-
-class Forked:
-    """As much of `subprocess.Popen` as is needed, of a forked process."""
-
-    def __init__(self, process: ForkServerProcess):
-        self._process = process
-        process.daemon = True
-        process.start()
-        self.pid = int(process.pid or 0)
-
-    def poll(self) -> int | None:
-        return self._process.exitcode
-
-    def wait(self, timeout: float | None = None) -> int:
-        self._process.join(timeout)
-        code = self._process.exitcode
-        if code is None:
-            raise TimeoutExpired("lafite-shifted", timeout or 0)
-        return code
-
-    def send_signal(self, number: int) -> None:
-        with suppress(ProcessLookupError):  # it has ended
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)

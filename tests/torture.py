@@ -8,7 +8,6 @@ one did, bit for bit.
 
 import argparse
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -22,16 +21,15 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 
 from lafite_shifted.io.files import load_tensors
 from tests import faults
-from tests.commands import TINY_GAN, half_written
-from tests.faults import Fault, Forked
+from tests.commands import TINY_GAN, half_written, succeed
+from tests.faults import Fault
+from tests.processes import Forked, forked
 from training.loop import MACHINE_COLUMNS
 
 ROOT = Path(__file__).parents[1]
@@ -74,9 +72,7 @@ class Bench:
         (folder / "images").mkdir()
         for path in sorted(IMAGES.glob("*.png"))[:24]:
             shutil.copy(path, folder / "images")
-        start_server()
-        assert bench.start("first", prepare=False, fresh=True).wait() == 0, bench.output()
-        shutil.copytree(folder / "first" / "embeddings", folder / "embeddings")
+        succeed("embed", folder / "images", "--out", folder / "embeddings")
         bench.fresh_seconds = bench.finish("whole", fresh=True)
         bench.seconds = bench.finish("forked")
         bench.check("forked")
@@ -91,19 +87,17 @@ class Bench:
         fault: Fault | None = None,
         ranks: int = 1,
         fresh: bool = False,
-        prepare: bool = True,
         more: tuple[str, ...] = (),
     ) -> Process:
         """Forked, with a fault perhaps; or `fresh`, as it is typed; or of several `ranks`."""
         out = self.folder / run
-        if prepare and not (out / "embeddings").exists():
+        if not (out / "embeddings").exists():
             shutil.copytree(self.folder / "embeddings", out / "embeddings")
         words = ["train-gan", str(self.folder / "images"), "--out", str(out), *OPTIONS, *more]
         output = self.folder / "output.txt"
         output.write_bytes(b"")
         if not fresh and ranks == 1:
-            forks = multiprocessing.get_context("forkserver")
-            return Forked(forks.Process(target=faults.child, args=(words, output, fault)))
+            return forked(faults.child, words, output, fault)
         python = [sys.executable, "-m", "lafite_shifted.cli"]
         if ranks > 1:
             words += ["--kimg", str(RANK_STEPS * BATCH / 1000)]
@@ -172,15 +166,6 @@ class Bench:
             for file in (folder / part).glob("*.safetensors"):
                 load_tensors(file)
         return found
-
-
-def start_server() -> None:
-    """What runs are forked from; it sums as they do, in one thread."""
-    # the semaphores of who is killed are no news
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning"}
-    with patch.dict(os.environ, environment):
-        multiprocessing.get_context("forkserver").set_forkserver_preload([faults.__name__])
-        forkserver.ensure_running()
 
 
 def check_same(file: Path, reference: Path) -> None:

@@ -4,9 +4,11 @@ what made them.
 Shape letters: N batch, C H W image, D embedding, L tokens, F width of the text tower.
 """
 
+import copy
 import json
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from pickle import UnpicklingError
 
 import open_clip
@@ -36,7 +38,9 @@ from lafite_shifted.encoders.preprocessing import (
 from lafite_shifted.encoders.text_features import TOKENIZING, TextFeatures, clean_text
 from lafite_shifted.encoders.text_tower import is_causal, text_features, text_lengths
 from lafite_shifted.errors import InputError
+from torch_utils.batch_norm import fold_batch_norms
 from torch_utils.sending import to_device
+from torch_utils.torch_defaults import plain_settings
 from torch_utils.uninitialised import without_random_weights
 
 
@@ -121,6 +125,7 @@ class ClipEncoder:
     def to(self, device: torch.device) -> None:
         """Move the model."""
         self.model.to(device)
+        self.__dict__.pop("_image_tower", None)
         self.device = device
 
     # --- images
@@ -158,7 +163,22 @@ class ClipEncoder:
     def embed_prepared(self, prepared: Tensor) -> Tensor:
         """Unit embeddings [N, D] float32 of what `preprocess` returned."""
         prepared = to_device(prepared, self.device)
-        return F.normalize(self.model.encode_image(prepared).float(), dim=1)
+        return F.normalize(self._image_tower(prepared).float(), dim=1)
+
+    @cached_property
+    def _image_tower(self) -> nn.Module:
+        """On a CPU a copy, where batch norms are folded and convolutions find channels last: the
+        starter's takes half the time.
+        """
+        tower = self.model.visual
+        norms = any(isinstance(module, nn.BatchNorm2d) for module in tower.modules())
+        if self.device.type != "cpu" or not norms:
+            return tower
+        with plain_settings():
+            tower = copy.deepcopy(tower)
+            blank = torch.zeros(1, 3, *self.input_size)
+            fold_batch_norms(tower, lambda: [tower(blank)])
+            return tower.to(memory_format=torch.channels_last).requires_grad_(False)
 
     # --- texts
 

@@ -2,12 +2,11 @@
 that says what to do next, the exit code of the contract, no traceback, nothing half-written.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.commands import TINY_PRIOR, assert_refused, half_written, run_command, succeed
 from training.data.embeddings.embedding_set import EmbeddingSet
 
@@ -76,15 +75,11 @@ def test_existing_embeddings_are_not_touched_by_a_refusal(some_embeddings: Path)
     assert half_written(some_embeddings) == []
 
 
-def process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    program = "from lafite_shifted.cli.main import main; main()"
-    command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_exit_code_and_message_reach_the_shell(tmp_path: Path):
     (tmp_path / "images").mkdir()
-    result = process("embed", tmp_path / "images", "--out", tmp_path / "out")
+    result = processes.run(
+        [*processes.COMMAND, "embed", tmp_path / "images", "--out", tmp_path / "out"]
+    )
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.startswith("lafite-shifted: ")
@@ -95,7 +90,7 @@ def test_exit_code_and_message_reach_the_shell(tmp_path: Path):
 def test_text_too_long_is_one_plain_warning(model_folder: Path, tmp_path: Path):
     text = " ".join(["cat"] * 60)
     arguments = ("--model", model_folder, "--out", tmp_path / "out", "--num-images", "1")
-    result = process("generate", text, f"{text} dog", *arguments)
+    result = processes.run([*processes.COMMAND, "generate", text, f"{text} dog", *arguments])
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("longer than the") == 1
     assert "\nwarning: The text 'cat cat" in result.stderr

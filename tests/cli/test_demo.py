@@ -11,16 +11,24 @@ from PIL import Image
 from lafite_shifted.io.files import load_tensors, read_json, read_json_lines
 from lafite_shifted.model_folder import model_hash
 from tests.commands import Outcome, half_written, run_command, succeed
+from tests.real_images import some_of
 from training.metrics import resnet
 from training.tools import demo
 
 SHORT = demo.DemoConfig(adapt_kimg=0.016, settings=("batch=8",))
+DRAWINGS = 128
 
 
 @pytest.fixture(scope="module")
-def shortened(starter_files: Path) -> Iterator[None]:
-    """`starter` is the tiny model, the adaptation two steps, and no judge is installed."""
+def shortened(starter_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """`starter` is the tiny model, the adaptation two steps on some of the drawings, and no judge
+    is installed.
+    """
+    assets = tmp_path_factory.mktemp("assets")
+    (assets / "style").mkdir()
+    some_of(demo.ASSETS / "style", assets / "style", count=DRAWINGS)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "ASSETS", assets)
         patch.setattr("lafite_shifted.io.starter.starter_folder", lambda: starter_files)
         patch.setattr(demo, "DemoConfig", lambda seed: SHORT)
         patch.setattr(resnet, "PACKAGES", ("no_such_package",))
@@ -34,13 +42,17 @@ def outcome(shortened: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return succeed("demo", "--out", out), out
 
 
+def test_the_style_is_of_512_drawings():
+    assert len(list((demo.ASSETS / "style").glob("*.png"))) == 512
+
+
 def test_the_starter_is_adapted_with_all_that_it_has(
     outcome: tuple[Outcome, Path], starter_files: Path
 ):
     printed, out = outcome
     record = read_json(out / "adapted" / "config.json")
     assert record["init"]["path"] == "starter"
-    assert record["data"] == record["data"] | {"num_training": 512, "num_held_out": 0}
+    assert record["data"] == record["data"] | {"num_training": DRAWINGS, "num_held_out": 0}
     assert record["config"]["caption_share"] == 0
     assert "heads from starter: " in printed.out
     assert "new: " not in printed.out
@@ -90,14 +102,18 @@ def test_the_same_command_again_trains_no_more(outcome: tuple[Outcome, Path]):
     names = ("adapted/log.jsonl", "metrics.json", "grid.png")
     before = [(out / name).read_bytes() for name in names]
     again = succeed("demo", "--out", out)
-    assert "0 images embedded, 512 reused" in again.out
+    assert f"0 images embedded, {DRAWINGS} reused" in again.out
     assert [(out / name).read_bytes() for name in names] == before
 
 
-@pytest.mark.usefixtures("shortened")
 def test_it_goes_on_without_a_frozen_network_that_is_not_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starter_files: Path
+    outcome: tuple[Outcome, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    starter_files: Path,
 ):
+    embeddings = tmp_path / "out" / "adapted" / "embeddings"
+    shutil.copytree(outcome[1] / "adapted" / "embeddings", embeddings)
     model = Path(shutil.copytree(starter_files, tmp_path / "starter", symlinks=True))
     path = model / "discriminator" / "config.json"
     record = read_json(path)

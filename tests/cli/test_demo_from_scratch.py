@@ -1,24 +1,42 @@
 """The demo from random weights, shortened to seconds: the whole chain, its images, its table."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from tests.commands import Outcome, half_written, succeed
+from tests.real_images import some_of
 from training.tools import demo, demo_from_scratch
 
 SHORT = demo_from_scratch.ScratchConfig(gan_kimg=0.064, prior_kimg=0.128, num_captions=48)
+IMAGES = 128
 
 
 @pytest.fixture(scope="module")
-def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
+def shortened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Some of the images, and a few steps."""
+    assets = tmp_path_factory.mktemp("assets")
+    (assets / "images").mkdir()
+    some_of(demo.ASSETS / "images", assets / "images", count=IMAGES)
+    (assets / "reference").symlink_to(demo.ASSETS / "reference")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo_from_scratch, "ASSETS", assets)
+        patch.setattr(demo_from_scratch, "ScratchConfig", lambda seed: SHORT)
+        yield
+
+
+@pytest.fixture(scope="module")
+def outcome(shortened: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
     """What `demo` printed, and its folder."""
     out = tmp_path_factory.mktemp("demo") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo_from_scratch, "ScratchConfig", lambda seed: SHORT)
-        return succeed("demo", "--from-scratch", "--out", out), out
+    return succeed("demo", "--from-scratch", "--out", out), out
+
+
+def test_512_images_are_shipped():
+    assert len(list((demo.ASSETS / "images").glob("*.png"))) == 512
 
 
 def test_table_compares_both_priors_with_none(outcome: tuple[Outcome, Path]):
@@ -70,9 +88,7 @@ def test_same_command_again_trains_no_more(outcome: tuple[Outcome, Path]):
     logs = {p: p.read_bytes() for p in out.glob("*/log.jsonl")}
     metrics = (out / "metrics.json").read_bytes()
     assert len(logs) == 3
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo_from_scratch, "ScratchConfig", lambda seed: SHORT)
-        again = succeed("demo", "--from-scratch", "--out", out)
-    assert "0 embedded, 512 reused" in again.out
+    again = succeed("demo", "--from-scratch", "--out", out)
+    assert f"0 embedded, {IMAGES} reused" in again.out
     assert {p: p.read_bytes() for p in out.glob("*/log.jsonl")} == logs
     assert (out / "metrics.json").read_bytes() == metrics

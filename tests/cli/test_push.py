@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import safetensors.numpy
 from PIL import Image
 
 from lafite_shifted.model_folder import model_hash
+from tests import processes
 from tests.commands import assert_refused, half_written, run_command, succeed
 from tests.fake_hub import TOKEN, FakeHub, fake_hub
 
@@ -26,16 +28,35 @@ def hub() -> Iterator[FakeHub]:
         yield found
 
 
-def away(hub: FakeHub, home: Path, *words: str | Path, **more: str) -> subprocess.CompletedProcess:
+SETTINGS = """
+import importlib
+from huggingface_hub import constants, hf_api
+importlib.reload(constants)
+hf_api.api.__init__()
+"""
+PROGRAM = "from lafite_shifted.cli.main import main; main()"
+
+
+def settings(hub: FakeHub, home: Path) -> dict[str, str]:
+    """The environment of a process whose Hub is `hub`."""
+    found = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
+    found |= {"HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return {**os.environ, **found}
+
+
+def away(hub: FakeHub, home: Path, *words: str | Path, **more: str) -> CompletedProcess:
     """`lafite-shifted WORDS` as a process of its own, whose Hub is `hub`: huggingface_hub takes its
-    settings when it is imported.
+    settings when it is imported, or, forked, again.
     """
-    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
-    settings |= {"HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_TELEMETRY": "1"}
-    program = "from lafite_shifted.cli.main import main; main()"
-    command = [sys.executable, "-c", program, *map(str, words)]
-    environment = {**os.environ, **settings, **more}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", SETTINGS + PROGRAM, *words]
+    return processes.run(command, env=settings(hub, home) | more)
+
+
+def fresh(hub: FakeHub, home: Path, *words: str | Path) -> CompletedProcess:
+    """The same, in an interpreter of its own."""
+    command = [sys.executable, "-c", PROGRAM, *map(str, words)]
+    options = {"capture_output": True, "text": True, "check": False}
+    return subprocess.run(command, env=settings(hub, home), **options)
 
 
 def test_dry_run_writes_what_would_be_sent(model_folder: Path, tmp_path: Path):
@@ -117,7 +138,7 @@ def test_reports_of_evaluations_are_in_the_cards(model_folder: Path, tmp_path: P
 def test_pushed_pinned_fetched_and_kept(hub: FakeHub, model_folder: Path, tmp_path: Path):
     """The whole way, then without the network, and an older commit by its name."""
     home = tmp_path / "home"
-    sent = away(hub, home, "push", model_folder, REPO, *PUSH)
+    sent = fresh(hub, home, "push", model_folder, REPO, *PUSH)
     assert sent.returncode == 0, sent.stderr + str(hub.requests[-3:])
     commit = hub.branches[REPO]["main"]
     assert f"--model {REPO}@{commit}" in sent.stdout
@@ -146,7 +167,7 @@ def test_pushed_pinned_fetched_and_kept(hub: FakeHub, model_folder: Path, tmp_pa
     assert_refused_process(unknown, "the Hub has not given it")
 
 
-def assert_refused_process(found: subprocess.CompletedProcess, *expected: str) -> None:
+def assert_refused_process(found: CompletedProcess, *expected: str) -> None:
     assert found.returncode == 2, found.stderr
     assert "Traceback" not in found.stderr
     for text in expected:

@@ -10,8 +10,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +23,7 @@ from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import DivergedError, InputError, InterruptedRunError
 from lafite_shifted.io.files import load_tensors
 from tests.commands import TINY_GAN, half_written, run_command, succeed
+from tests.processes import COMMAND, Python
 from training.clip.config import ClipTrainConfig
 from training.clip.data import CaptionedSet, load_captioned_set
 from training.clip.trainer import ClipTrainer
@@ -387,7 +386,17 @@ def test_thread_count_belongs_to_the_state(tmp_path: Path):
 
 # --- the real command
 
-LONGER_GAN = (*TINY_GAN, "--kimg", "0.24", "--set", "run.checkpoint_kimg=0.04", "--seed", "3")
+LONGER_GAN = (
+    *TINY_GAN,
+    "--kimg",
+    "0.24",
+    "--set",
+    "run.checkpoint_kimg=0.04",
+    "--seed",
+    "3",
+    "--set",
+    "run.evaluate_kimg=0.12",
+)
 
 
 def test_command_killed_by_the_kernel_resumes_exactly(
@@ -397,8 +406,7 @@ def test_command_killed_by_the_kernel_resumes_exactly(
     for name in ("killed", "reference"):
         shutil.copytree(some_embeddings, tmp_path / name / "embeddings")
     arguments = ["train-gan", str(some_images), "--out", str(tmp_path / "killed"), *LONGER_GAN]
-    program = "from lafite_shifted.cli.main import main; main()"
-    process = subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE)
+    process = Python([*COMMAND, *arguments])
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("killed/checkpoints/samples-*")):
         assert process.poll() is None, "the command ended before its first checkpoint"

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 
 from lafite_shifted.io.files import load_tensors, read_json_lines
 from tests.commands import TINY_GAN, TINY_PRIOR, assert_refused, run_command, succeed
-from tests.ranks import run_ranks, succeed_in_ranks
+from tests.ranks import run_ranks, succeed_in_ranks, torchrun
 from tests.real_images import damage
 from tests.torture import children
 from torch_utils import seeds
@@ -38,24 +36,6 @@ def cone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(cone: Path, out: Path, *more: str, kimg: float = 0.008 * STEPS) -> list[str]:
     command = ["train-prior", cone, "--out", out, *OPTIONS, "--kimg", kimg, *more]
     return [str(word) for word in command]
-
-
-def launch(command: list[str]) -> subprocess.Popen:
-    """`lafite-shifted COMMAND` in two processes of torchrun."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    return subprocess.Popen(
-        [*torchrun, "-m", "lafite_shifted.cli", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-
-
-def finished(process: subprocess.Popen) -> str:
-    out, err = process.communicate(timeout=400)
-    assert process.returncode == 0, err
-    return out
 
 
 def rows(run: Path) -> list[dict]:
@@ -90,18 +70,18 @@ def test_two_processes_log_what_one_does(cone: Path, tmp_path: Path, clusters: i
 def test_a_stopped_run_of_two_resumes_exactly(cone: Path, tmp_path: Path):
     """SIGTERM to torchrun reaches all; they stop at the same step, with one checkpoint."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    long = 0.008 * 150
-    finished(launch(arguments(cone, whole, kimg=long)))
-    process = launch(arguments(cone, broken, kimg=long))
+    long = 0.008 * 60
+    succeed_in_ranks(*arguments(cone, whole, kimg=long), folder=tmp_path)
+    process = torchrun(arguments(cone, broken, kimg=long))
     deadline = time.monotonic() + 300  # on a machine that does much else
     while not list(broken.glob("checkpoints/samples-*")):
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode != 0
-    assert 0 < rows(broken)[-1]["samples"] < 150 * 8
-    finished(launch(arguments(cone, broken, kimg=long)))
+    assert 0 < rows(broken)[-1]["samples"] < 60 * 8
+    succeed_in_ranks(*arguments(cone, broken, kimg=long), folder=tmp_path)
     a, b = (load_tensors(run / "prior" / "weights.safetensors")[0] for run in (whole, broken))
     assert all(a[name].equal(b[name]) for name in a)
     keep = ("samples", "loss", "gradient_norm")
@@ -116,7 +96,7 @@ def test_a_lost_process_ends_all_in_time(cone: Path, tmp_path: Path, number: int
     """
     limit = 15
     command = [*arguments(cone, tmp_path / "run", kimg=80), "--set", f"run.time_limit_s={limit}"]
-    process = launch(command)
+    process = torchrun(command)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("run/checkpoints/samples-*")):
         assert process.poll() is None, process.communicate()

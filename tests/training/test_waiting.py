@@ -21,6 +21,7 @@ from tests.fake_cuda import (
     noted_host_reads,
 )
 from torch_utils.host_reads import HostRead
+from torch_utils.lagged import LAG
 from training.log_sums import LogSums
 
 EVERY_TERM: dict[str, Any] = {
@@ -54,7 +55,7 @@ def training_of_a_gan(**changes: Any) -> None:
         assert reads == []
         sums = LogSums()
         with no_waiting():
-            for step in range(4):
+            for step in range(LAG + 1):
                 logged = trainer.step(step * trainer.batch)
                 sums.add(logged)
         assert set(reads) == {HostRead.LAGGED}  # of which nothing is waited for

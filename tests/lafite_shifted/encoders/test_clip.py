@@ -82,6 +82,19 @@ def test_shipped_images_are_prepared_as_by_open_clip(clip: ClipEncoder, shipped_
     assert float((clip.embed_prepared(prepared) * theirs).sum(dim=1).min()) >= 0.9999
 
 
+def test_a_cpu_embeds_with_a_folded_copy(clip: ClipEncoder, rng: torch.Generator):
+    """The model itself stays as it was, for whoever saves it or begins from it."""
+
+    def norms(network: torch.nn.Module) -> list[torch.nn.Module]:
+        return [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+
+    prepared = torch.randn(5, 3, *clip.input_size, generator=rng)
+    theirs = clip.model.encode_image(prepared, normalize=True)
+    torch.testing.assert_close(clip.embed_prepared(prepared), theirs, rtol=0, atol=1e-5)
+    assert norms(clip.model.visual)
+    assert not norms(clip._image_tower)
+
+
 def test_what_is_resized_is_embedded_as_the_image_is(clip: ClipEncoder, rng: torch.Generator):
     images = torch.randint(0, 256, (3, 3, 64, 80), dtype=torch.uint8, generator=rng)
     levels = clip.resize(images)

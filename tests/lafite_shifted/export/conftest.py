@@ -6,15 +6,18 @@ import pytest
 
 from lafite_shifted.pipeline import TextToImage
 from tests.commands import succeed
+from tests.conftest import made_once
 
 
 @pytest.fixture(scope="package")
-def exported(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
+def exported(model_folder: Path) -> Path:
     """As ONNX graphs in float32; read only."""
-    folder = tmp_path_factory.mktemp("export") / "onnx"
-    said = succeed("export", "onnx", model_folder, "--out", folder)
-    assert "text.onnx, prior.onnx, generator.onnx" in said.out
-    return folder
+
+    def export(folder: Path) -> None:
+        said = succeed("export", "onnx", model_folder, "--out", folder)
+        assert "text.onnx, prior.onnx, generator.onnx" in said.out
+
+    return made_once("onnx", export)
 
 
 @pytest.fixture(scope="package")

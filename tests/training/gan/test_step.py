@@ -3,9 +3,6 @@ batch is divided, into micro-batches or over processes.
 """
 
 import dataclasses
-import os
-import subprocess
-import sys
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from lafite_shifted.decoder.generator import Generator, GeneratorConfig
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import DivergedError, InputError
 from lafite_shifted.io.files import load_tensors
+from tests.ranks import run_in_ranks
 from tests.small_clip import load_resnet_clip
 from torch_utils.autograd import saved_bytes
 from torch_utils.lagged import LAG
@@ -194,6 +192,7 @@ SCRIPT = """
 import sys, torch
 from pathlib import Path
 from lafite_shifted.io.files import save_tensors
+from tests.ranks import run_in_ranks
 from tests.small_clip import load_resnet_clip
 from tests.training.gan.test_step import EVERYTHING, gradients, trainer_of
 from torch_utils import distributed
@@ -205,17 +204,8 @@ with distributed.group():
 
 def test_processes_have_the_gradients_of_the_whole(clip: ClipEncoder, tmp_path: Path):
     """Two of 8 samples, and two more that wait for them, against one of 16."""
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT, encoding="utf-8")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    root = Path(__file__).parents[3]
-    done = subprocess.run(
-        [*torchrun, str(script), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
-    )
-    assert done.returncode == 0, done.stderr
+    outcome = run_in_ranks(("-c", SCRIPT, tmp_path), folder=tmp_path)
+    assert outcome.code == 0, outcome.err
     whole = gradients(trainer_of(clip, **EVERYTHING))
     for rank in range(2):
         assert_same(load_tensors(tmp_path / f"{rank}.safetensors")[0], whole)

@@ -3,9 +3,6 @@ same however a batch is divided.
 """
 
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from torch import Tensor
 from lafite_shifted.decoder.generator import Generator
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.io.files import load_tensors
+from tests.ranks import run_in_ranks
 from tests.small_clip import load_resnet_clip
 from tests.training.gan.features.networks import features_of, save_timm
 from tests.training.gan.test_step import (
@@ -155,16 +153,8 @@ with distributed.group():
 def test_processes_have_the_gradients_of_the_whole(
     clip: ClipEncoder, weights: Path, tmp_path: Path
 ):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT, encoding="utf-8")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, str(script), str(weights), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[4])},
-    )
-    assert done.returncode == 0, done.stderr
+    outcome = run_in_ranks(("-c", SCRIPT, weights, tmp_path), folder=tmp_path)
+    assert outcome.code == 0, outcome.err
     whole = gradients(trainer_of(clip, features_of(weights, **ALL), **EVERYTHING))
     for rank in range(2):
         assert_same(load_tensors(tmp_path / f"{rank}.safetensors")[0], whole)
