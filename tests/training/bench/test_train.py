@@ -15,8 +15,8 @@ from tests.training.gan.test_step import SMALL
 from torch_utils.ops import native
 from training.bench import step_profile
 from training.bench.step_profile import StepProfile, convolution_of
-from training.gan import step
 from training.bench.train import _Timer
+from training.gan import step
 from training.gan.probe import probe_trainer
 
 CPU = torch.device("cpu")
