@@ -181,8 +181,8 @@ def _matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
     """GFLOP a second of a large square product."""
     size = MATRIX_SIZE[device.type]
     a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
-    a @ b  # what the first one sets up
-    return 2 * size**3 / 1e9 / seconds_of(lambda: a @ b, device)
+    torch.matmul(a, b)  # what the first one sets up
+    return 2 * size**3 / 1e9 / seconds_of(lambda: torch.matmul(a, b), device)
 
 
 def _returned_over_kept(timer: _Timer, trainer: GanTrainer) -> float:
