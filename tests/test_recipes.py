@@ -17,13 +17,16 @@ from training.prior.presets import PRIOR_PRESETS
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
-    """The words of each `lafite-shifted` that `make starter` runs where nothing is there yet."""
-    empty = tmp_path_factory.mktemp("make")
+@pytest.fixture
+def commands(tmp_path: Path) -> list[list[str]]:
+    return commands_of("starter", tmp_path)
+
+
+def commands_of(goal: str, empty: Path) -> list[list[str]]:
+    """The words of each `lafite-shifted` that `make GOAL` runs where nothing is there yet."""
     settings = [f"STARTER_DATA={empty}/data", f"STARTER_RUNS={empty}/runs", f"VENV={empty}/venv"]
     told = subprocess.run(
-        ["make", "--dry-run", "starter", *settings],
+        ["make", "--dry-run", goal, *settings],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -51,7 +54,9 @@ def test_the_starter_is_made_by_the_verbs_in_their_order(commands: list[list[str
         assert any(f"{path}/".startswith(f"{out}/") for out in made)
 
 
-def test_every_flag_of_the_recipe_is_taken(commands: list[list[str]]):
+@pytest.mark.parametrize("goal", ["starter", "starter-judged"])
+def test_every_flag_of_the_recipe_is_taken(goal: str, tmp_path: Path):
+    commands = commands_of(goal, tmp_path)
     presets = {"train-gan": GAN_PRESETS["small"], "train-prior": PRIOR_PRESETS["tiny"]}
     for verb, *words in commands:
         command = importlib.import_module(f"lafite_shifted.cli.{VERBS[verb]}").command
@@ -62,4 +67,4 @@ def test_every_flag_of_the_recipe_is_taken(commands: list[list[str]]):
         if assignments:
             override(presets.get(verb, ClipTrainConfig()), assignments)
     clip = next(words for words in commands if words[0] == "train-clip")
-    assert sum(word == "--set" for word in clip) == 10
+    assert sum(word == "--set" for word in clip) == {"starter": 10, "starter-judged": 5}[goal]

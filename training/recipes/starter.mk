@@ -19,7 +19,11 @@ STARTER_PRIOR_FLAGS := --preset tiny
 STARTER_GAN_FLAGS := --preset small --kimg 2000 --features clip --set generator.channel_max=256 \
 	--set generator.w_dim=256 --set generator.z_dim=256
 
-.PHONY: starter
+# a CLIP that judges and takes no part: of another architecture and seed, trained on all names
+STARTER_JUDGE_FLAGS := --kimg 240 --seed 1 --set model.vision=vit --set model.vit_width=128 \
+	--set model.vit_layers=4 --set hold_out=false --set schedule_kimg=240
+
+.PHONY: starter starter-judged
 starter: $(STARTER_RUNS)/model/README.md  ## the model that ships, from the drawings on: many hours
 	for part in generator prior discriminator README.md; do \
 		rm -rf $(STARTER_OUT)/$$part && cp -r $(STARTER_RUNS)/model/$$part $(STARTER_OUT)/$$part || exit 1; \
@@ -63,3 +67,14 @@ $(STARTER_RUNS)/model/README.md: $(STARTER_RUNS)/prior.done $(STARTER_RUNS)/gan.
 	rm -rf $(STARTER_RUNS)/model
 	$(RUN)/lafite-shifted pack --gan $(STARTER_RUNS)/gan --prior $(STARTER_RUNS)/prior \
 		--with-discriminator --half --clip starter --out $(STARTER_RUNS)/model
+
+$(STARTER_RUNS)/judge.done: $(STARTER_DATA)/emoji/split.json
+	$(RUN)/lafite-shifted train-clip $(STARTER_DATA)/emoji --out $(STARTER_RUNS)/judge \
+		$(STARTER_JUDGE_FLAGS)
+	touch $@
+
+starter-judged: $(STARTER_RUNS)/judge.done  ## the tables of docs/starter.md, by judges that took no part
+	$(RUN)/lafite-shifted evaluate gan starter $(STARTER_DATA)/emoji --count 512 \
+		--out $(STARTER_RUNS)/evaluated-gan
+	$(RUN)/lafite-shifted evaluate model starter $(STARTER_DATA)/emoji --steps 1,2,4,8 \
+		--judge-clip $(STARTER_RUNS)/judge/clip --out $(STARTER_RUNS)/evaluated-model
