@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -33,12 +34,18 @@ def open_browser(downloads: Path, *flags: str):
 
 
 def wait(condition, seconds: float = 30.0):
-    """What `condition` gives once it is true."""
+    """What `condition` gives once it is true; an element that the page has just replaced, while it
+    was looked at, has told nothing.
+    """
+    from selenium.common.exceptions import StaleElementReferenceException
+
     until = time.monotonic() + seconds
-    while not (found := condition()):
+    while True:
+        with suppress(StaleElementReferenceException):
+            if found := condition():
+                return found
         assert time.monotonic() < until, "the page did not get there"
         time.sleep(0.05)
-    return found
 
 
 class Page:
