@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -39,6 +40,19 @@ def test_weights_that_are_loaded_anyway_are_not_made():
     assert torch.equal(torch.random.get_rng_state(), before)  # no number was drawn
     assert norm.weight.sum() == 8  # constants are made
     assert table.weight.shape == (8, 64)
+
+
+@pytest.mark.parametrize("bounds", [(-2.0, 2.0), (0.5, 2.0), (3.0, 4.0)])
+def test_a_truncated_normal_distribution_ends_whatever_the_memory_holds(
+    bounds: tuple[float, float],
+):
+    """PyTorch draws again until all are within the bounds."""
+    weight = nn.Parameter(torch.full((64, 64), 1e9))
+    with without_random_weights(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # far from the mean, it is inexact
+        nn.init.trunc_normal_(weight, std=1.0, a=bounds[0], b=bounds[1])
+    assert weight.min() >= bounds[0]
+    assert weight.max() <= bounds[1]
 
 
 def test_a_grid_of_latin_letters_needs_no_matplotlib():
