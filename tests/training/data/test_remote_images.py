@@ -162,7 +162,7 @@ def test_two_processes_fetch_their_own_shards(many: Server, tmp_path: Path):
 
 def test_what_cannot_be_fetched_ends_the_run_and_it_can_go_on(many: Server, tmp_path: Path):
     url, out = f"{many.url}/s-{{000..013}}.tar", tmp_path / "out"
-    train(url, out, "--kimg", "0.008")
+    train(url, out, "--kimg", "0.016")
     for path in many.folder.glob("s-*.tar"):
         path.rename(path.with_suffix(".away"))
     outcome = run_command("train-gan", url, "--out", out, *TINY_GAN, *STREAMED)
