@@ -173,6 +173,17 @@ def test_dry_run_prints_the_cost_and_writes_nothing(some_images: Path, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("more", "expected"), [((), "clip"), (("--features", "none"), None)])
+def test_a_plain_run_looks_at_features_unless_told(
+    more: tuple[str, ...], expected: str | None, some_images: Path, tmp_path: Path
+):
+    run = tmp_path / "run"
+    succeed("train-gan", some_images, "--out", run, "--kimg", "0.016", *more)
+    assert read_json(run / "config.json")["config"]["features"]["backbone"] == expected
+    last = read_json_lines(run / "log.jsonl")[-1]
+    assert ("loss_matching" in last) == (expected is not None)
+
+
 # --- train-prior
 
 
