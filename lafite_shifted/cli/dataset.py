@@ -21,8 +21,13 @@ def command() -> None:
     """
 
 
-def _image_set(name: str, default_size: int, help: str) -> None:
+def _image_set(name: str, default_size: int, help: str, *, of_emoji: bool = True) -> None:
     """The verb that builds the set `name`."""
+    skin_tones_option = click.option(
+        "--skin-tones",
+        type=click.IntRange(min=0),
+        help="Variants of skin tone of each drawing, half of all images otherwise.  [default: all]",
+    )
 
     @command.command(name, help=help)
     @options.out_option("the images, metadata.jsonl and split.json")
@@ -32,10 +37,10 @@ def _image_set(name: str, default_size: int, help: str) -> None:
         is_flag=True,
         help="Copy the files as the packages hold them, broken and huge ones too.",
     )
-    def build(out: Path, size: int, raw: bool) -> None:
+    def build(out: Path, size: int, raw: bool, skin_tones: int | None = None) -> None:
         from training.data.datasets import build_dataset
 
-        built = build_dataset(name, out, size=size, raw=raw)
+        built = build_dataset(name, out, size=size, raw=raw, skin_tones=skin_tones)
         click.echo(
             f"{built.num_images} images in {out}, {built.num_held_out} of them held out "
             "(split.json)"
@@ -43,10 +48,13 @@ def _image_set(name: str, default_size: int, help: str) -> None:
         for file_name, reason in built.bad:
             click.echo(f"  unreadable {file_name}: {reason}", err=True)
 
+    if of_emoji:
+        skin_tones_option(build)
+
 
 _image_set("emoji", 64, "7,158 drawings in two styles.")
 _image_set("twemoji", 64, "The names of emoji in a third style, to adapt a model to.")
-_image_set("clipart", 128, "8,121 public-domain drawings.")
+_image_set("clipart", 128, "8,121 public-domain drawings.", of_emoji=False)
 
 
 @command.command("sample")

@@ -17,7 +17,8 @@ import shutil
 import subprocess
 import tempfile
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from lafite_shifted.io.files import (
 from training.data.decoding.decode import decode
 from training.data.files.image_files import UnreadableImageError
 from training.data.images import bad_image_rows
-from training.data.split import is_held_out, split_key
+from training.data.split import is_held_out, normalised_name, split_key
 
 NPM_PACKAGES = {  # pinned: what ships was made from these versions
     "flat": "emoji-datasource-google@16.0.0",
@@ -114,6 +115,21 @@ def _emoji_entries(work: Path, styles: Sequence[str]) -> Iterator[Entry]:
                 yield Entry(f"{style}-{key}", file, text, tags, style)
 
 
+def few_skin_tones(entries: Iterable[Entry], count: int) -> list[Entry]:
+    """`entries` with at most `count` variants of skin tone of each drawing: the first by the hash
+    of their names.
+    """
+    found, variants = list(entries), defaultdict[tuple[str, str], list[str]](list)
+    for entry in found:
+        if "skin tone" in entry.text:
+            variants[entry.style, normalised_name(entry.text)].append(entry.stem)
+    by_hash = (
+        sorted(stems, key=lambda stem: sha256_of(stem.encode())) for stems in variants.values()
+    )
+    left_out = {stem for stems in by_hash for stem in stems[count:]}
+    return [entry for entry in found if entry.stem not in left_out]
+
+
 def _clipart_entries(work: Path) -> Iterator[Entry]:
     run_tool("apt-get", "download", *DEBIAN_PACKAGES, cwd=work)
     for package in work.glob("*.deb"):
@@ -158,23 +174,28 @@ def check_unused(out: Path) -> None:
         raise InputError(f"{out} is not empty. Choose another --out, or delete it first.")
 
 
-def _entries(name: str, work: Path) -> Iterator[Entry]:
-    return _emoji_entries(work, STYLES[name]) if name in STYLES else _clipart_entries(work)
+def _entries(name: str, work: Path, skin_tones: int | None) -> Iterable[Entry]:
+    if name not in STYLES:
+        return _clipart_entries(work)
+    found = _emoji_entries(work, STYLES[name])
+    return found if skin_tones is None else few_skin_tones(found, skin_tones)
 
 
-def build_dataset(name: str, out: Path, *, size: int, raw: bool = False) -> Built:
+def build_dataset(
+    name: str, out: Path, *, size: int, raw: bool = False, skin_tones: int | None = None
+) -> Built:
     """Download the packages of `name` and write the set to the new folder `out`.
 
-    `raw` copies the files as the packages hold them, broken and huge ones included. Raises
-    InputError when a tool or the network is missing, or `out` is in use already; nothing
-    half-written is left.
+    `raw` copies the files as the packages hold them, broken and huge ones included; `skin_tones`
+    variants of an emoji are taken at most, or all. Raises InputError when a tool or the network is
+    missing, or `out` is in use already; nothing half-written is left.
     """
     check_unused(out)
     rows: dict[str, dict] = {}
     bad: list[tuple[str, str]] = []
     held_out: list[str] = []
     with tempfile.TemporaryDirectory() as work, atomic_directory(out) as target:
-        for entry in _entries(name, Path(work)):
+        for entry in _entries(name, Path(work), skin_tones):
             file_name = f"{entry.stem}{entry.path.suffix if raw else '.png'}"
             try:
                 if raw:
@@ -202,5 +223,6 @@ def build_dataset(name: str, out: Path, *, size: int, raw: bool = False) -> Buil
         debian = sorted(path.name for path in Path(work).glob("*.deb"))  # NAME_VERSION_all.deb
         npm = sorted(NPM_PACKAGES[part] for part in ("names", *STYLES.get(name, ())))
         packages = debian if name == "clipart" else npm
-        write_json(target / "sources.json", {"packages": packages, "size": size, "raw": raw})
+        sources = {"packages": packages, "size": size, "raw": raw, "skin_tones": skin_tones}
+        write_json(target / "sources.json", sources)
     return Built(num_images=len(rows), num_held_out=len(set(held_out)), bad=bad)

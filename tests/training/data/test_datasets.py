@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ from PIL import Image
 
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import read_json, read_json_lines, write_json, write_json_lines
-from tests.commands import half_written
+from tests.commands import half_written, run_command
 from training.data import datasets, sample
-from training.data.datasets import build_dataset
+from training.data.datasets import Entry, build_dataset, few_skin_tones
 from training.data.images import ImageSource
 from training.data.sample import build_sample
 from training.data.split import is_held_out, split_key
@@ -84,6 +85,34 @@ def test_emoji_become_squares_on_white_with_names(tmp_path: Path):
         assert image.getpixel((16, 16)) == (0, 7, 0)
     assert set(ImageSource(tmp_path / "emoji").names) == set(rows)
     assert half_written(tmp_path) == []
+
+
+def test_variants_of_skin_tone_can_be_few():
+    """Chosen for each style, and each name without its tone; what has none is kept."""
+    tones = ("light", "medium", "dark")
+    names = ["cook", *(f"cook: {tone} skin tone" for tone in tones), "ant"]
+    names += [f"man: {tone} skin tone, beard" for tone in tones]
+    entries = [
+        Entry(f"{style}-{number}", Path("x"), name, [], style)
+        for style in ("flat", "3d")
+        for number, name in enumerate(names)
+    ]
+    for count, expected in ((0, 4), (1, 8), (2, 12), (3, 16), (9, 16)):
+        kept = few_skin_tones(entries, count)
+        assert len(kept) == expected
+        assert kept == [entry for entry in entries if entry in kept]
+        assert {entry.text for entry in kept} >= {"cook", "ant"}
+    assert Counter(entry.style for entry in few_skin_tones(entries, 1)) == {"flat": 4, "3d": 4}
+
+
+@pytest.mark.usefixtures("npm")
+def test_variants_of_skin_tone_are_left_out_by_the_verb(tmp_path: Path):
+    out = tmp_path / "emoji"
+    result = run_command("dataset", "emoji", "--out", out, "--skin-tones", "0")
+    assert (result.code, "16 images in" in result.out) == (0, True)
+    assert not any("skin tone" in r["text"] for r in read_json_lines(out / "metadata.jsonl"))
+    assert read_json(out / "sources.json")["skin_tones"] == 0
+    assert run_command("dataset", "clipart", "--out", "x", "--skin-tones", "0").code == 2
 
 
 @pytest.mark.usefixtures("npm")
