@@ -37,6 +37,8 @@ class GeneratorConfig:
     mapping_layers: int = 8
     mapping_lr_multiplier: float = 0.01
     condition_lr_multiplier: float = 0.01  # of the per-layer condition layers
+    # the map of 4x4 that all begins with is of each image's condition and w, not the same for all
+    conditional_start: bool = False
     noise: bool = True  # per pixel, of learned strength, in each layer; off for flat drawings
     clamp: float | None = None  # largest activation in every dtype; None: 256 in float16 alone
 
@@ -154,6 +156,10 @@ class Generator(nn.Module):
         channels = config.channels(4)
         self.constant = nn.Parameter(torch.randn(1, channels, 4, 4))
         style_dim = 2 * config.w_dim
+        self.start: EqualLinear | None = None  # added to the constant; nothing at first
+        if config.conditional_start:
+            self.start = EqualLinear(style_dim, channels * 16)
+            nn.init.zeros_(self.start.weight)
         layers = [SynthesisLayer(config, channels, 4, up=False)]
         to_rgbs = [ModulatedToRgb(channels, style_dim=style_dim)]
         resolution = 8
@@ -190,7 +196,7 @@ class Generator(nn.Module):
         styles = self.styles(w, condition).unbind()  # of the layers, then of the to_rgbs
         of_layers, of_rgbs = styles[: len(self.layers)], styles[len(self.layers) :]
         noises = self.split_noise(noise)
-        x = self.constant.to(self.compute_dtype)
+        x = self.first_map(of_layers[0]).to(self.compute_dtype)
         x = x.expand(of_layers[0].shape[0], -1, -1, -1)  # [N, C, 4, 4]
         x = x.contiguous(memory_format=torch.channels_last)
         x = self.layers[0](x, of_layers[0], noises[0])
@@ -203,6 +209,12 @@ class Generator(nn.Module):
                 when=self.activation_checkpointing,
             )
         return rgb
+
+    def first_map(self, style: Tensor) -> Tensor:
+        """What the first layer with style [N, S] takes: [N, C, 4, 4], or [1, C, 4, 4] for all."""
+        if self.start is None:
+            return self.constant
+        return self.constant + self.start(style).unflatten(1, self.constant.shape[1:])
 
     def _block(
         self,

@@ -118,7 +118,7 @@ class InferenceGenerator(nn.Module):
             )
             for number, layer in enumerate(generator.layers)
         ]
-        x = generator.constant.to(self.compute_dtype)
+        x = generator.first_map(styles[0]).to(self.compute_dtype)
         x = x * scales[0].to(self.compute_dtype)[:, :, None, None]
         x, rgb = layers[0].run(x.contiguous(memory_format=torch.channels_last))
         for first, second in zip(layers[1::2], layers[2::2], strict=True):

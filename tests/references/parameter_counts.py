@@ -29,6 +29,8 @@ def generator(config: GeneratorConfig) -> int:
     now = channels(config, 4)
     total = linear(config.z_dim, w) + (config.mapping_layers - 1) * linear(w, w)
     total += 4 * 4 * now + layer(now, now) + to_rgb(now)
+    if config.conditional_start:
+        total += linear(2 * w, 4 * 4 * now)
     resolution = 8
     while resolution <= config.resolution:
         before, now = now, channels(config, resolution)

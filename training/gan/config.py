@@ -39,6 +39,8 @@ class GanTrainConfig:
     mismatch_weight: float = 0.0  # D-side: real images under another's condition are wrong
     contrast_weight: float = 0.5  # D-side: f_s(x) against the condition
     contrast_temperature: float = 0.3
+    # G-side: the mean distance of its image to its condition's own, each seen at 1/2, 1/4 and 1/8
+    pixel_matching_weight: float = 0.0
     clip_weight: float = 0.0  # CLIP-side: CLIP(G) against the condition
     clip_temperature: float = 0.1
     pseudo_text_cosine: float = 0.9  # between an embedding and its pseudo text

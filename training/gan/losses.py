@@ -68,6 +68,17 @@ def r1_penalty(real_logit: Tensor, images: Tensor) -> Tensor:
     return gradient.float().square().sum(dim=(1, 2, 3))
 
 
+def pixel_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean |a - b| of images [N, C, H, W] averaged over squares of 2, 4 and 8 pixels, the mean of
+    the three, [N]: places and colours of shapes, not their edges.
+    """
+    gap, found = a.float() - b.float(), list[Tensor]()
+    for _ in range(3):
+        gap = F.avg_pool2d(gap, 2)
+        found.append(gap.abs().mean(dim=(1, 2, 3)))
+    return torch.stack(found).mean(dim=0)
+
+
 def info_nce(a: Tensor, b: Tensor, *, temperature: float, keep: Tensor | None = None) -> Tensor:
     """Cross entropy of <a_i, b_j> / temperature over the batch, both ways, [N] (arXiv:1807.03748).
 

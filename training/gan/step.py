@@ -30,6 +30,7 @@ from training.gan.losses import (
     adversarial_g,
     mismatch_loss,
     path_lengths,
+    pixel_distance,
     r1_penalty,
 )
 from training.gan.sums import Sums
@@ -180,6 +181,10 @@ class GanSteps:
                 loss = loss + of_heads
                 if by_features is not None:
                     loss = loss + by_features.term(feature, place, sums)
+            if config.pixel_matching_weight > 0:
+                gaps = torch.where(part.keep, pixel_distance(judged.fake, judged.real), 0.0)
+                matching = sums.add("loss_pixel_matching", gaps)
+                loss = loss + config.pixel_matching_weight * matching
             if by_clip is not None:
                 loss = loss + by_clip.term(self.clip.embed_images(judged.images), place, sums)
             (loss * self.g_scale.scale).backward()

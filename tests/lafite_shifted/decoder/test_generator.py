@@ -57,6 +57,26 @@ def latents(num: int = 4) -> tuple[Tensor, Tensor]:
 # --- shapes and sizes
 
 
+def test_a_conditional_start_begins_as_the_constant_and_learns_a_map_for_each_sample(
+    generator: Generator,
+):
+    started = Generator(dataclasses.replace(TINY, conditional_start=True))
+    missing, unexpected = started.load_state_dict(generator.state_dict(), strict=False)
+    assert (missing, unexpected) == (["start.weight", "start.bias"], [])
+    z, condition = latents()
+    torch.testing.assert_close(started(z, condition), generator(z, condition), rtol=0, atol=0)
+    started(z, condition).square().mean().backward()
+    assert started.start is not None
+    assert float(started.start.weight.grad.abs().min()) > 0  # type: ignore[union-attr]
+    style = normal(4, 24)
+    assert started.first_map(style).equal(started.constant.expand(4, -1, -1, -1))
+    with torch.no_grad():
+        started.start.weight.normal_()
+        maps = (style @ started.start.weight.T / 24**0.5).view(4, 16, 4, 4)
+        torch.testing.assert_close(started.first_map(style), started.constant + maps)
+        assert float((maps[0] - maps[1]).abs().max()) > 0.1
+
+
 @pytest.mark.parametrize("preset", PARAMETERS)
 def test_presets_have_their_shape_and_parameter_count(preset: str):
     config = GAN_PRESETS[preset].generator

@@ -27,15 +27,18 @@ def generator(**changes: object) -> Generator:
         for layer in made.layers:
             layer.noise_strength.fill_(0.3)
             layer.bias.normal_()
+        if made.start is not None:
+            made.start.weight.normal_()
         made.mapping.w_average.normal_()
     return made
 
 
 @pytest.mark.parametrize("noise", [False, True])
 @pytest.mark.parametrize("truncation", [1.0, 0.5])
+@pytest.mark.parametrize("conditional_start", [False, True])
 @torch.no_grad()
-def test_images_are_those_of_the_generator(noise: bool, truncation: float):
-    trained = generator()
+def test_images_are_those_of_the_generator(noise: bool, truncation: float, conditional_start: bool):
+    trained = generator(conditional_start=conditional_start)
     z, condition = torch.randn(3, 16), torch.randn(3, 12)
     given = torch.randn(3, trained.num_noise) if noise else None
     expected = trained(z, condition, noise=given, truncation=truncation)

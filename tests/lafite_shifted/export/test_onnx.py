@@ -44,7 +44,8 @@ def random_generator(preset: str, gan_run: Path):
     trained.
     """
     trained = load_generator(gan_run / "generator", device=torch.device("cpu"))
-    config = dataclasses.replace(GAN_PRESETS[preset].generator, condition_dim=trained.stats.dim)
+    changes = {"condition_dim": trained.stats.dim, "conditional_start": True}
+    config = dataclasses.replace(GAN_PRESETS[preset].generator, **changes)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = Generator(config)
@@ -52,6 +53,7 @@ def random_generator(preset: str, gan_run: Path):
             torch.nn.init.normal_(layer.noise_strength)  # type: ignore[arg-type]
             torch.nn.init.normal_(layer.bias)  # type: ignore[arg-type]
         network.mapping.w_average.normal_()
+        torch.nn.init.normal_(network.start.weight)  # type: ignore[union-attr]
     return dataclasses.replace(trained, network=freeze_for_inference(network))
 
 

@@ -16,6 +16,7 @@ from training.gan.losses import (
     mean_kept,
     mismatch_loss,
     path_lengths,
+    pixel_distance,
     r1_penalty,
     relativistic_loss,
 )
@@ -58,6 +59,18 @@ def test_relativistic_loss_depends_on_the_difference_alone():
     assert (by_better < 0).all()
     huge = torch.tensor([1e4, -1e4])
     assert relativistic_loss(huge, -huge).tolist() == [0.0, 2e4]
+
+
+def test_pixel_distance_is_of_means_over_squares():
+    a, b = normal(2, 3, 16, 8), normal(2, 3, 16, 8, seed=1)
+    expected = []
+    for gap in (a - b).numpy():
+        of_sizes = []
+        for side in (2, 4, 8):
+            squares = gap.reshape(3, 16 // side, side, 8 // side, side).mean(axis=(2, 4))
+            of_sizes.append(np.abs(squares).mean())
+        expected.append(np.mean(of_sizes))
+    np.testing.assert_allclose(pixel_distance(a.float(), b.float()), expected, rtol=1e-5)
 
 
 def test_mismatch_loss_matches_a_loop():

@@ -40,12 +40,19 @@ from training.gan.trainer import MAX_SKIPPED, GanTrainer
 
 SMALL = GanTrainConfig(
     generator=GeneratorConfig(
-        resolution=16, channel_base=64, channel_max=8, z_dim=8, w_dim=8, mapping_layers=1
+        resolution=16,
+        channel_base=64,
+        channel_max=8,
+        z_dim=8,
+        w_dim=8,
+        mapping_layers=1,
+        conditional_start=True,
     ),
     discriminator=DiscriminatorConfig(resolution=16, channel_base=64, channel_max=8),
     batch=16,
     dtype="float32",
     clip_weight=0.3,
+    pixel_matching_weight=0.7,
 )
 EVERYTHING: dict[str, Any] = {
     "r2": True,
@@ -153,6 +160,12 @@ def test_gradients_match_the_losses_written_out(clip: ClipEncoder, adversarial: 
     )
     seen = clip.embed_images(fake)
     total = total + config.clip_weight * contrast(seen, batch.pseudo, config.clip_temperature)
+    for factor in (2, 4, 8):  # squares of pixels
+        small, wanted = (
+            F.interpolate(x, scale_factor=1 / factor, mode="area") for x in (fake, batch.real)
+        )
+        gaps = (small - wanted).abs().mean(dim=(1, 2, 3)) * batch.keep
+        total = total + config.pixel_matching_weight * gaps.mean() / 3
     lengths = path_lengths(fake, w, batch.path_noise)
     total = total + config.path_length_weight * (lengths - 0.5).square().mean()
     parameters = dict(generator.named_parameters())
