@@ -75,6 +75,27 @@ def test_generate_writes_over_nothing_but_its_own(name: str, model_folder: Path,
     succeed(*command)
 
 
+@pytest.mark.parametrize("flag", ["--plot", "--out"])
+def test_stats_writes_over_nothing_but_its_own(flag: str, some_embeddings: Path, tmp_path: Path):
+    """A plot, or statistics, under a name of the user's choice."""
+    file = tmp_path / "mine"
+    file.write_bytes(b"mine")
+    command = ("stats", some_embeddings, flag, file)
+    assert_refused(run_command(*command), f"{file} was not written by lafite-shifted")
+    assert file.read_bytes() == b"mine"
+    file.unlink()
+    succeed(*command)
+    succeed(*command)
+
+
+def test_statistics_are_not_written_over_embeddings(some_embeddings: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(some_embeddings, tmp_path / "embeddings"))
+    shard = folder / "shard-00000.safetensors"
+    before = shard.read_bytes()
+    assert_refused(run_command("stats", folder, "--out", shard), "holds something else")
+    assert shard.read_bytes() == before
+
+
 def test_a_run_of_another_format_is_told_apart(gan_run: Path, some_images: Path, tmp_path: Path):
     shutil.copytree(gan_run, tmp_path / "run")
     record = read_json(tmp_path / "run" / "config.json")
