@@ -48,7 +48,6 @@ class ModelPath(ShellPath):
 
 
 FolderPath = ShellPath()
-RecordedPath = ShellPath(absolute=True)
 ModelFolder = ModelPath()
 RecordedModel = ModelPath(absolute=True)
 

@@ -312,7 +312,8 @@ def test_doctor_exits_1_when_nothing_can_run(monkeypatch: pytest.MonkeyPatch):
 def test_doctor_notices_a_folder_that_hides_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / "__init__.py").touch()
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    unreadable = str(tmp_path / ("x" * 300))  # as of a folder of another user's
+    monkeypatch.setattr(sys, "path", [unreadable, str(tmp_path), *sys.path])
     outcome = run_command("doctor")
     assert outcome.code == 0  # commands take their own
     assert f"{tmp_path / 'training' / '__init__.py'} has the name of a package" in outcome.out
