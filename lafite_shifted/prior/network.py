@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lafite_shifted.choices import check_choices
 from lafite_shifted.encoders.encoder_id import TextEncoderId
 from lafite_shifted.encoders.text_features import TextFeatures
 from lafite_shifted.gaussian.cluster_stats import ClusterCovarianceType
@@ -63,6 +64,7 @@ class PriorConfig:
     heads: int = 8
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if min(self.width, self.depth, self.heads) < 1 or self.width % self.heads:
             raise ValueError(
                 f"width {self.width} must be a positive multiple of heads {self.heads}, depth at "
@@ -74,7 +76,7 @@ class PriorConfig:
             raise ValueError(f"num_clusters must be at least 1, not {self.num_clusters}")
         if self.step_budget is not None and not 1 <= self.step_budget <= self.schedule.num_steps:
             raise ValueError(
-                f"max_steps must be in 1..{self.schedule.num_steps}, not {self.step_budget}"
+                f"step_budget must be in 1..{self.schedule.num_steps}, not {self.step_budget}"
             )
 
     @property
