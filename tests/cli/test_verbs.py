@@ -185,7 +185,7 @@ def test_training_shows_kimg_seconds_a_kimg_time_left_and_memory(monkeypatch: py
 
 
 TINY_CLIP = (
-    *("--kimg", "0.128", "--batch", "32", "--set", "model.image_size=32"),
+    *("--kimg", "0.128", "--batch-size", "32", "--set", "model.image_size=32"),
     *("--set", "model.resnet_layers=1,1,1,1", "--set", "model.resnet_width=8"),
     *(
         "--set",

@@ -142,7 +142,7 @@ def test_a_text_is_encoded_once_for_all_its_images(
     flags = (*flags, "--dtype", "float32")
     calls = Calls(monkeypatch)
     together = images_of(
-        model_folder, tmp_path / "all", "--num-images", "5", "--batch", "2", *flags
+        model_folder, tmp_path / "all", "--num-images", "5", "--batch-size", "2", *flags
     )
     assert (calls.tower, calls.prior) == (1, caches)
     for seed, image in enumerate(together):
