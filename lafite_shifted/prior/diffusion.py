@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from lafite_shifted.choices import check_choices
+from lafite_shifted.prior.choices import check_choices
 
 
 class NoiseGaussian(Protocol):

@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lafite_shifted.choices import check_choices
 from lafite_shifted.encoders.encoder_id import TextEncoderId
 from lafite_shifted.encoders.text_features import TextFeatures
 from lafite_shifted.gaussian.cluster_stats import ClusterCovarianceType
@@ -35,6 +34,7 @@ from lafite_shifted.prior.caches import (
     visible_places,
     what_is_visible,
 )
+from lafite_shifted.prior.choices import check_choices
 from lafite_shifted.prior.diffusion import ScheduleConfig
 from torch_utils.sending import to_device
 

@@ -30,7 +30,7 @@ PROBE_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class GanCost:
-    """Figures of one configuration on one device."""
+    """What one configuration costs on one device."""
 
     generator_parameters: int
     discriminator_parameters: int
@@ -69,7 +69,7 @@ def measure_gan(
         phases = _phases(config, generator, discriminator)
     g_parameters = sum(p.numel() for p in generator.parameters())
     d_parameters = sum(p.numel() for p in discriminator.parameters())
-    # weights, gradients and two Adam moments of both, one averaged copy of G
+    # weights, gradients and two Adam moments of both, the EMA of G
     state_bytes = 4 * (4 * (g_parameters + d_parameters) + g_parameters)
     state_bytes += sum(p.numel() * p.element_size() for p in encoder.model.parameters())
     if config.clip_weight > 0:

@@ -111,7 +111,7 @@ def no_captions(images: Path, source: ImageSource | None = None) -> InputError:
     found += [(one.file_name, one.reason) for one in source.unused_texts()[:5]] if source else []
     listed = "".join(f"\n  {name}: {reason}" for name, reason in found)
     return InputError(
-        f"{images} has no captions, which a prior learns from. Add metadata.jsonl with "
+        f"{images} has no captions, which a prior is trained on. Add metadata.jsonl with "
         f'{{"file_name", "text"}} lines, or a .txt beside each image; or train only a GAN '
         f"and use --no-prior.{listed and ' What was found:'}{listed}"
     )

@@ -32,7 +32,7 @@ def test_metrics_match_loops():
 
 
 def test_two_samples_give_the_same_text_cosine_and_the_energy_score():
-    """A mean is the right answer on average, and no draw of what is true given the text."""
+    """A mean is the right answer on average, and no sample of what is true given the text."""
     generator = torch.Generator().manual_seed(7)
     centroid = rows_of(300)
 
