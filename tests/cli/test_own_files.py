@@ -10,6 +10,7 @@ import pytest
 
 from lafite_shifted.encoders.encoder_id import EncoderId
 from lafite_shifted.io.files import read_json, read_json_lines
+from lafite_shifted.io.shell import absolute
 from lafite_shifted.io.starter import starter_clip
 from tests.commands import (
     TINY_GAN,
@@ -137,6 +138,19 @@ def test_a_relative_clip_is_found_from_another_folder(
     record = read_json(here / "run" / "config.json")
     assert EncoderId.from_json(record["encoder"]).model == str(here / "my-clip")
     succeed("evaluate", "gan", "../here/run", "../here/photos", "--out", "report")
+
+
+def test_a_relative_name_is_recorded_alike_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A run of `--init ../here/run` resumes from wherever it is started."""
+    (tmp_path / "here" / "run").mkdir(parents=True)
+    (tmp_path / "there").symlink_to(tmp_path / "here" / "run")
+    monkeypatch.chdir(tmp_path / "here")
+    found = {absolute(name) for name in ("run", "./run", "../here/run", "../there/../run")}
+    assert found == {str(tmp_path / "here" / "run")}
+    assert absolute("../there") == str(tmp_path / "here" / "run")
+    assert absolute(str(tmp_path / "there")) == str(tmp_path / "there")
 
 
 @pytest.mark.parametrize("verb", ["embed", "train-gan"])
