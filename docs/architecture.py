@@ -62,6 +62,7 @@ def room_of(module: str) -> str | None:
 
 
 def floor_of(room: str) -> str:
+    """The floor of a package: the longest name in FLOORS that it begins with."""
     return max(
         (floor for floor in FLOORS if room == floor or room.startswith(f"{floor}.")), key=len
     )

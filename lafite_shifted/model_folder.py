@@ -29,7 +29,7 @@ from lafite_shifted.errors import InputError
 from lafite_shifted.gaussian.cluster_stats import ClusterStats
 from lafite_shifted.gaussian.gaussian import Gaussian
 from lafite_shifted.gaussian.stats import EmbeddingStats
-from lafite_shifted.io.check_tensors import check_finite
+from lafite_shifted.io.check_tensors import check_like
 from lafite_shifted.io.files import (
     atomic_directory,
     load_tensors,
@@ -118,17 +118,18 @@ def _load_part(
             "pack`."
         )
     tensors, _ = load_tensors(folder / "weights.safetensors")
-    check_finite(tensors, folder / "weights.safetensors")
     return record, tensors, EmbeddingStats.load(folder / "stats.safetensors")
 
 
 def _fill(network: nn.Module, tensors: dict[str, torch.Tensor], folder: Path) -> None:
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
+    path, own = folder / "weights.safetensors", network.state_dict()
+    check_like(tensors, own, path)
+    if others := sorted(tensors.keys() - own.keys()):
         raise InputError(
-            f"{folder}: the weights do not fit config.json. Pack the model again. ({error})"
-        ) from error
+            f"{path} holds {others[0]!r}, for which config.json has no place: the weights are of "
+            "another network. Pack the model again."
+        )
+    network.load_state_dict(tensors)
 
 
 def _check_dims(

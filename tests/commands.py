@@ -14,13 +14,13 @@ from torch_utils.ops import native
 
 # a GAN and a prior that train in a second
 TINY_GAN = (
-    *("--preset", "tiny", "--resolution", "16", "--batch", "8", "--kimg", "0.032"),
+    *("--preset", "tiny", "--resolution", "16", "--batch-size", "8", "--kimg", "0.032"),
     *("--set", "generator.channel_max=8", "--set", "discriminator.channel_max=8"),
     *("--set", "generator.z_dim=8", "--set", "generator.w_dim=8"),
     *("--set", "run.evaluate_kimg=0.016"),
 )
 TINY_PRIOR = (
-    *("--preset", "tiny", "--batch", "8", "--kimg", "0.032"),
+    *("--preset", "tiny", "--batch-size", "8", "--kimg", "0.032"),
     *("--set", "prior.width=32", "--set", "prior.depth=1", "--set", "prior.heads=2"),
 )
 

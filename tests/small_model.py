@@ -13,7 +13,7 @@ from lafite_shifted.model_folder import LoadedPrior
 from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.prior.network import PriorConfig
 from lafite_shifted.prior.prior import Prior
-from tests.training.gan.test_step import SMALL
+from tests.training.gan.trainers import SMALL
 
 
 def small_model(device: torch.device, *, dtype: torch.dtype = torch.float32) -> TextToImage:

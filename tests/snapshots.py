@@ -7,7 +7,7 @@ import io
 import pickle
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -123,7 +123,13 @@ def random_state(
         state[f"{block}.torgb.bias"] = random(3)
         style(f"{block}.torgb", channels)
         size *= 2
-    state["mapping.w_avg"] = random(w_dim)
+    return state | _mapping_state(random, z_dim, w_dim, classes, layers)
+
+
+def _mapping_state(
+    random: Callable[..., Tensor], z_dim: int, w_dim: int, classes: int, layers: int
+) -> dict[str, Tensor]:
+    state = {"mapping.w_avg": random(w_dim)}
     if classes:
         state["mapping.embed.weight"] = random(w_dim, classes)
         state["mapping.embed.bias"] = random(w_dim)

@@ -11,10 +11,10 @@ from lafite_shifted.cli import main as command_line
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BRIEF_GAN = (
-    "--preset tiny --kimg 0.016 --batch 8 --set generator.channel_base=128 --set generator.z_dim=16"
-    " --set generator.w_dim=16 --set discriminator.channel_base=128"
+    "--preset tiny --kimg 0.016 --batch-size 8 --set generator.channel_base=128"
+    " --set generator.z_dim=16 --set generator.w_dim=16 --set discriminator.channel_base=128"
 )
-BRIEF_PRIOR = "--preset tiny --kimg 0.032 --batch 16 --set prior.width=32 --set prior.heads=2"
+BRIEF_PRIOR = "--preset tiny --kimg 0.032 --batch-size 16 --set prior.width=32 --set prior.heads=2"
 
 
 def readme_commands() -> list[list[str]]:
@@ -33,7 +33,7 @@ def shortened(words: list[str], images: Path) -> list[str]:
         del words[at : at + 2]
     brief = {"train-gan": BRIEF_GAN, "train-prior": BRIEF_PRIOR}.get(words[1], "")
     if "--init" in words:  # the sizes are those of the model
-        brief = "--kimg 0.016 --batch 8"
+        brief = "--kimg 0.016 --batch-size 8"
     return [*words, *shlex.split(brief)]
 
 

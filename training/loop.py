@@ -158,15 +158,12 @@ def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[P
     if first:
         folder.cut_back(samples)
     total = math.ceil(config.kimg * 1000 / trainer.batch) * trainer.batch
-    started, first_samples = time.perf_counter(), samples
-    stepping, waiting = 0.0, 0.0  # seconds since the last line
-
+    pace = _Pace(samples)
     stop = _Received(trainer.device)
 
     def save() -> None:
         _check_finite({name: total for name, (total, _) in sums.read().items()}, samples)
-        threads = torch.get_num_threads()
-        state = {"pending": sums.here, "threads": threads, "evaluated": evaluated}
+        state = {"pending": sums.here, "threads": torch.get_num_threads(), "evaluated": evaluated}
         tensors = flatten_state(trainer.parts())
         _check_finite_state(tensors, samples)
         if first:
@@ -183,22 +180,16 @@ def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[P
                 save()
                 yield Progress(samples, samples, dict(evaluation.metrics))
         while samples < total:
-            began, waited = time.perf_counter(), trainer.waited
-            sums.add(trainer.step(samples))
-            received = stop.agreed(interrupts.received)
-            stepping += time.perf_counter() - began
-            waiting += trainer.waited - waited
+            with pace.step(trainer):
+                sums.add(trainer.step(samples))
+                received = stop.agreed(interrupts.received)
             before, samples = samples, samples + trainer.batch
             last, logged, evaluation = samples >= total, None, None
             evaluate_now = last or _due(before, samples, config.evaluate_kimg)
             if evaluate_now or _due(before, samples, config.log_kimg):
                 logged = sums.means()
                 _check_finite(logged, samples)
-                logged["seconds_per_kimg"] = (
-                    (time.perf_counter() - started) / (samples - first_samples) * 1000
-                )
-                logged["data_time"] = waiting / stepping
-                stepping, waiting = 0.0, 0.0
+                logged |= pace.columns(samples)
                 if evaluate_now:
                     _check_finite_state(flatten_state(trainer.parts()), samples)
                     evaluated = samples
@@ -214,6 +205,31 @@ def _steps(trainer: Trainer, config: RunConfig, folder: RunFolder) -> Iterator[P
                 distributed.barrier()  # torchrun would end the first while it still writes
                 raise _interrupted(received, samples, total)
             yield Progress(samples, total, logged)
+
+
+class _Pace:
+    """Seconds since the loop began at `samples`, and since the last line of the log."""
+
+    def __init__(self, samples: int):
+        self._started, self._samples = time.perf_counter(), samples
+        self._stepping, self._waiting = 0.0, 0.0  # since the last line
+
+    @contextmanager
+    def step(self, trainer: Trainer) -> Iterator[None]:
+        began, waited = time.perf_counter(), trainer.waited
+        yield
+        self._stepping += time.perf_counter() - began
+        self._waiting += trainer.waited - waited
+
+    def columns(self, samples: int) -> dict[str, float]:
+        """Of the line that is written now."""
+        seconds = time.perf_counter() - self._started
+        share = self._waiting / self._stepping
+        self._stepping, self._waiting = 0.0, 0.0
+        return {
+            "seconds_per_kimg": seconds / (samples - self._samples) * 1000,
+            "data_time": share,
+        }
 
 
 def _interrupted(received: int, samples: int, total: int) -> InterruptedRunError:

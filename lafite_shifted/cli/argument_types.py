@@ -13,6 +13,15 @@ from lafite_shifted.io.shell import absolute, expanded
 from lafite_shifted.io.starter import STARTER, starter_model
 
 
+def _not_empty(
+    kind: click.ParamType, name: str, param: click.Parameter | None, ctx: click.Context | None
+) -> str:
+    """`name`; a shell's variable that is not set would otherwise mean the folder one is in."""
+    if not name:
+        kind.fail("it is empty: give a path (is a variable of the shell not set?)", param, ctx)
+    return name
+
+
 class ShellPath(click.Path):
     """A path that means what it means in a shell: `--out=~/runs`, which bash hands on as it is,
     lies in the home folder. `absolute`: what is recorded, and used from another folder later.
@@ -29,7 +38,7 @@ class ShellPath(click.Path):
         ctx: click.Context | None,
     ) -> Any:
         """The path, `~` and relative names resolved as the shell would."""
-        name = os.fspath(value)
+        name = _not_empty(self, os.fspath(value), param, ctx)
         path = absolute(name) if self._absolute else expanded(name)
         return super().convert(path, param, ctx)
 
@@ -48,7 +57,6 @@ class ModelPath(ShellPath):
 
 
 FolderPath = ShellPath()
-RecordedPath = ShellPath(absolute=True)
 ModelFolder = ModelPath()
 RecordedModel = ModelPath(absolute=True)
 
@@ -60,7 +68,7 @@ class PathOrUrl(click.ParamType):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name, `~` resolved."""
-        return expanded(value)
+        return expanded(_not_empty(self, value, param, ctx))
 
 
 class Number(click.FloatRange):

@@ -135,7 +135,7 @@ def convert(
     """Copy the images of SOURCE, with their captions, to TARGET: between a folder, a zip and tar
     shards. Without --resolution the files stay as they are.
 
-    The same command goes on where it was interrupted; TARGET appears when all of it is there.
+    The same command resumes where it was interrupted; TARGET appears when all of it is there.
     """
     import json
 

@@ -120,7 +120,7 @@ def _generate(
         outputs.flush()
         raise InterruptedRunError(
             f"Interrupted. {outputs.num_saved} images are in {outputs.folder}; the same command "
-            "with --resume goes on.",
+            "with --resume makes the rest.",
             SIGINT,
         ) from error
     outputs.finish()

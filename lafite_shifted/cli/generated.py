@@ -243,11 +243,11 @@ class Outputs:
     def summary(self) -> str:
         """What was written."""
         total = len(self.sources) * len(self.seeds)
-        words = [f"{total} images" if "files" in self.forms else f"{total} images in"]
-        words += ["grid.png"] if "grid" in self.forms else []
+        words = ["grid.png"] if "grid" in self.forms else []
         words += [f"{self.num_sheets} contact sheets"] if self.num_sheets else []
         words += ["grid.txt (labels that grid.png cannot show)"] if self._legend else []
-        text = " and ".join(words[:2]) + "".join(f", {word}" for word in words[2:])
+        joint = " and " if "files" in self.forms else " in "
+        text = joint.join([f"{total} images", ", ".join(words)]) if words else f"{total} images"
         skipped = f" ({len(self._skipped)} were there)" if self._skipped else ""
         also = f", described in {NAME}" if "files" in self.forms else ""
         return f"{text} in {self.folder}{skipped}{also}"

@@ -16,7 +16,7 @@ from lafite_shifted.cli.argument_types import FolderPath
     "--class",
     "label",
     type=click.IntRange(min=0),
-    help="Of a generator that knows several: the one whose images the model shall make.",
+    help="Of a generator that has several: the one whose images the model shall make.",
 )
 def command(file: Path, out: Path, clip: str, label: int | None) -> None:
     """Read FILE, a network-snapshot-*.pkl of StyleGAN2-ADA (PyTorch) or Lafite, and write a model

@@ -58,6 +58,7 @@ _DISK_ERRORS = {
     errno.ENOENT: "it is gone, or a folder on the way to it is missing. Check the path",
     errno.ESTALE: "the network disk has lost it. Mount the disk again",
     errno.EISDIR: "it is a folder, not a file. Choose another path",
+    errno.EFBIG: "a file is larger than allowed. Raise the limit (`ulimit -f`)",
 }
 
 
@@ -127,10 +128,13 @@ def main() -> None:
     except OSError as error:
         if error.errno == errno.ENOMEM:
             _leave(_memory_message(error), 2)
-        if error.errno not in _DISK_ERRORS:
-            raise
+        advice = _DISK_ERRORS.get(error.errno or 0)
+        if advice is None:
+            if not error.filename:
+                raise
+            advice = f"{error.strerror}. Choose another path"
         where = f"{error.filename}: " if error.filename else ""
-        _leave(f"{where}{_DISK_ERRORS[error.errno]} and run the same command again.", 2)
+        _leave(f"{where}{advice} and run the same command again.", 2)
 
 
 def _memory_message(error: BaseException) -> str:

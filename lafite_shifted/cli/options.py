@@ -83,12 +83,13 @@ class _Threads(click.ParamType):
     """auto, or a number from 1."""
 
     name = "auto|N"
+    MOST = 1024  # OpenMP ends the process where the system gives it no more
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int | None:
         """None for auto."""
         if value is None or value == "auto":
             return None
-        return click.IntRange(min=1).convert(value, param, ctx)
+        return click.IntRange(min=1, max=self.MOST).convert(value, param, ctx)
 
 
 threads_option = click.option(
@@ -110,9 +111,9 @@ def kimg_option(help: str) -> Callable[[Any], Any]:
 
 
 def batch_option(*, default: int | None, help: str) -> Callable[[Any], Any]:
-    """`--batch-size`, or `--batch` for short."""
-    names = ("--batch-size", "--batch", "batch")
-    return click.option(*names, default=default, type=click.IntRange(min=1), help=help)
+    """--batch-size, in samples."""
+    kind = click.IntRange(min=1)
+    return click.option("--batch-size", "batch", default=default, type=kind, help=help)
 
 
 def positive_int(name: str, *, default: int | None, help: str) -> Callable[[Any], Any]:

@@ -39,7 +39,7 @@ def command(
     model: options.ModelFlags,
 ) -> None:
     """Find w and noise with which the generator gives IMAGE back, its CLIP embedding held. The same
-    command again resumes, or goes on with more --steps.
+    command again resumes, or continues with more --steps.
     """
     from lafite_shifted.cli.edited import EditedFolder
     from lafite_shifted.cli.image_argument import read_image_file

@@ -29,7 +29,8 @@ from lafite_shifted.cli.progress import show_progress
 @click.option(
     "--text-teacher",
     metavar="NAME",
-    help="A sentence encoder that the text tower learns from: all-MiniLM-L6-v2, or a folder.",
+    help="A sentence encoder whose embeddings the text tower is trained on: all-MiniLM-L6-v2, or a "
+    "folder.",
 )
 @click.option(
     "--texts",

@@ -89,9 +89,9 @@ def command(
     """Train a decoder on IMAGES: a folder, a zip, tar shards, or the URL of shards, such as
     https://host/shard-{000..009}.tar (extra webdataset); no captions needed.
 
-    Embeddings and statistics are made on the way, into OUT/embeddings. The same command again goes
-    on where it stopped. Several processes, started by torchrun -m lafite_shifted.cli, share every
-    batch; they need OUT/embeddings beforehand, but for shards at a URL.
+    Embeddings and statistics are made on the way, into OUT/embeddings. The same command again
+    resumes where it stopped. Several processes, started by torchrun -m lafite_shifted.cli, share
+    every batch; they need OUT/embeddings beforehand, but for shards at a URL.
     """
     from lafite_shifted.device import resolve_device
     from lafite_shifted.encoders.ensemble import load_clip

@@ -33,6 +33,7 @@ class EncoderBlock:
 
     @property
     def pinned(self) -> tuple[str, str, int]:
+        """What must be the same for embeddings to be: not the name, which may be a path."""
         return self.weights, self.preprocess, self.dim
 
 

@@ -43,6 +43,7 @@ class TextPart(nn.Module):
         self.clip._modules = {k: v for k, v in clip.model._modules.items() if k != "visual"}
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Token numbers [N, L] -> embedding [N, D], states [N, L, F], lengths [N]."""
         features = text_features(self.clip, ids, text_lengths(self.clip, ids))
         return features.embedding, features.tokens, features.lengths
 
@@ -72,6 +73,9 @@ class PriorPart(nn.Module):
         noise: Tensor,
         guidance: Tensor,
     ) -> Tensor:
+        """Image embeddings [N, D] of texts and negative prompts, by the noise [N, ..., D] of all
+        steps and the guidance [N].
+        """
         (prior,) = self.prior
         cluster = prior.assign(text_embedding)
         clusters = cluster.repeat(2)  # both are of the text's Gaussian, whose chain this is
@@ -116,6 +120,7 @@ class GeneratorPart(nn.Module):
         self.register_buffer("deviation", generator.gaussian.variances.sqrt())
 
     def forward(self, image_embedding: Tensor, z: Tensor, truncation: Tensor) -> Tensor:
+        """[N, D], [N, Z] and [N] -> images [N, 3, R, R] in [-1, 1]."""
         mapping = self.network.mapping
         w = torch.lerp(mapping.w_average, mapping(z), truncation[:, None])
         return self.network.synthesise(w, (image_embedding - self.mean) / self.deviation)

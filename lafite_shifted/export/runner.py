@@ -121,6 +121,7 @@ def png(image: Array) -> bytes:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Images from sentences, without PyTorch.")
     parser.add_argument("texts", nargs="+")
     parser.add_argument("--seed", type=int, default=0, help="image i uses seed + i")

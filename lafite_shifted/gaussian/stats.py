@@ -73,13 +73,20 @@ class EmbeddingStats:
         return self.m2 / (self.count - 1)
 
     def update(self, batch: Tensor) -> None:
-        """Add embeddings [N, D], on any device; ValueError for another shape."""
+        """Add embeddings [N, D], on any device; ValueError for another shape, InputError where a
+        number is not finite.
+        """
         if batch.ndim != 2 or batch.shape[1] != self.dim:
             raise ValueError(f"expected embeddings [N, {self.dim}], got {list(batch.shape)}")
         if len(batch) == 0:
             return
         batch = on_host(batch, HostRead.STATISTICS).double()
         mean = batch.mean(dim=0)
+        if not mean.isfinite().all():
+            raise InputError(
+                "Embeddings hold numbers that are not finite. Delete them and embed the images "
+                "again, with a CLIP whose weights are whole."
+            )
         deviation = batch - mean
         parts = [deviation[:, part] for part in self._slices]
         squared = [part.square().sum(dim=1) for part in parts]  # each [N]

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -152,7 +152,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist. Check the path.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # numbers and nesting without end, too
         raise InputError(
             f"{path} is not valid JSON ({error}). Restore it or make it again."
         ) from error
@@ -189,12 +189,27 @@ def numbered_json_lines(content: bytes, *, what: str) -> list[tuple[int, Any]]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write `tensors` as safetensors, atomically; `metadata` (any JSON values) in the header."""
+    """Write `tensors` as safetensors, atomically; `metadata` (any JSON values) in the header.
+    InputError where a file of another program, or of another kind, would be lost.
+    """
+    _check_own_tensors(path, metadata.get("kind"))
     content = safetensors.torch.save(
         {name: on_host(x, HostRead.FILE).contiguous() for name, x in tensors.items()},
         {name: json.dumps(value) for name, value in metadata.items()},
     )
     write_bytes(path, content)
+
+
+def _check_own_tensors(path: Path, kind: str | None) -> None:
+    if not path.exists():
+        return
+    with suppress(InputError):  # no safetensors, or a damaged file
+        if load_tensors(path, only=())[1].get("kind") == kind:
+            return
+    raise InputError(
+        f"{path} was not written by lafite-shifted, or holds something else, and stays as it is. "
+        "Choose another --out, or move it away."
+    )
 
 
 def load_tensors(

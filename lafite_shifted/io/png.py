@@ -13,7 +13,7 @@ from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import atomic_file
 
 SOFTWARE = "lafite-shifted"  # the text chunk "Software" of our PNGs
-GRID = "grid"  # the text chunk "Comment" of those that show several images
+GRID = "grid"  # the text chunk "Comment" of those that show several images, or a plot
 HEAD = 1024  # bytes in which both lie
 
 

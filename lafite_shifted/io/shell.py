@@ -15,5 +15,10 @@ def expanded(name: str) -> str:
 
 
 def absolute(name: str) -> str:
-    """What `name` means here, in words that mean the same elsewhere; links are not followed."""
-    return str(Path.cwd() / expanded(name))
+    """What `name` means here, in words that mean the same elsewhere, and are the same for the same
+    file: links are followed only where `..` leads back over them.
+    """
+    path = Path.cwd() / expanded(name)
+    with suppress(RuntimeError):  # links round in a circle: who opens it says so
+        return str(path.resolve() if ".." in path.parts else path)
+    return str(path)

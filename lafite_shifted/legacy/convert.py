@@ -63,7 +63,7 @@ class _State:
 
 def convert(snapshot: Snapshot, *, condition_dim: int, label: int | None = None) -> Imported:
     """`snapshot` with a condition of `condition_dim` (D) numbers. `label` is the class whose images
-    the generator shall make, where it knows several. InputError says what does not fit.
+    the generator shall make, where it has several. InputError says what does not fit.
     """
     check_finite(snapshot.tensors, "the snapshot")
     _check_arguments(snapshot.arguments)
@@ -156,17 +156,17 @@ def _mapping(state: _State, config: GeneratorConfig, label: int | None) -> dict[
 
 
 def _label_embedding(state: _State, width: int, label: int | None) -> Tensor | None:
-    """What the mapping network sees of the class `label`, [V]; None where there are no classes."""
+    """What the mapping network takes of the class `label`, [V]; None where there are no classes."""
     if not width:
         if label is not None:
-            raise InputError("it knows no classes. Leave --class out.")
+            raise InputError("it has no classes. Leave --class out.")
         return None
     number = state.width("mapping.embed.weight", 1)
     weight = state.take("mapping.embed.weight", width, number)
     bias = state.take("mapping.embed.bias", width)
     if label is None or not 0 <= label < number:
         raise InputError(
-            f"it knows {number} classes. Say whose images the model shall make: --class 0 to "
+            f"it has {number} classes. Say whose images the model shall make: --class 0 to "
             f"{number - 1}."
         )
     embedding = weight[:, label] / math.sqrt(number) + bias

@@ -16,6 +16,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from lafite_shifted.prior.choices import check_choices
+
 
 class NoiseGaussian(Protocol):
     """The Gaussian of a process: a `Gaussian`, or for each row its own."""
@@ -51,6 +53,7 @@ class ScheduleConfig:
     beta_last: float = 0.02  # linear only
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, not {self.num_steps}")
         if not 0 < self.beta_first <= self.beta_last < 1:

@@ -34,6 +34,7 @@ from lafite_shifted.prior.caches import (
     visible_places,
     what_is_visible,
 )
+from lafite_shifted.prior.choices import check_choices
 from lafite_shifted.prior.diffusion import ScheduleConfig
 from torch_utils.sending import to_device
 
@@ -63,6 +64,7 @@ class PriorConfig:
     heads: int = 8
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if min(self.width, self.depth, self.heads) < 1 or self.width % self.heads:
             raise ValueError(
                 f"width {self.width} must be a positive multiple of heads {self.heads}, depth at "
@@ -74,7 +76,7 @@ class PriorConfig:
             raise ValueError(f"num_clusters must be at least 1, not {self.num_clusters}")
         if self.step_budget is not None and not 1 <= self.step_budget <= self.schedule.num_steps:
             raise ValueError(
-                f"max_steps must be in 1..{self.schedule.num_steps}, not {self.step_budget}"
+                f"step_budget must be in 1..{self.schedule.num_steps}, not {self.step_budget}"
             )
 
     @property

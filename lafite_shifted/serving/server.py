@@ -102,6 +102,7 @@ class Server:
                 )
 
     async def image(self, encoded: str) -> Image.Image:
+        """An image of a request; InputError where it is none."""
         try:
             content = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError) as error:
@@ -113,6 +114,7 @@ class Server:
         return await asyncio.to_thread(self.decode, content)
 
     async def end(self, end: End) -> Prompt | Image.Image:
+        """What an edit takes, of a request."""
         if (end.prompt is None) == (end.image is None):
             raise InputError("Each end is a `prompt` or an `image`, one of the two.")
         if end.image is not None:
@@ -122,6 +124,7 @@ class Server:
         return prompt
 
     async def rendered(self, work: PromptWork | EditWork) -> list[Tensor]:
+        """Images [R, R, 3] uint8, once the batches that hold them are done."""
         images = await asyncio.wrap_future(self.batcher.submit(work))
         sizes = [self.batcher.batch_sizes.popleft() for _ in range(len(self.batcher.batch_sizes))]
         self.counters.made(len(images), sizes)
@@ -130,6 +133,7 @@ class Server:
     async def answer(
         self, work: PromptWork | EditWork, records: Sequence[Mapping[str, str]]
     ) -> Answer:
+        """The answer that has all images, each with its record."""
         begun = time.monotonic()
         images = await self.rendered(work)
         made = await asyncio.to_thread(self.encoded, images, records)
@@ -138,6 +142,7 @@ class Server:
     def encoded(
         self, images: Sequence[Tensor], records: Sequence[Mapping[str, str]]
     ) -> list[MadeImage]:
+        """Images and their records as JSON holds them."""
         made = []
         for image, record in zip(images, records, strict=True):
             metadata, file = {**record, "model": self.model.hash}, BytesIO()

@@ -4,12 +4,16 @@ that says what to do next, the exit code of the contract, no traceback, nothing 
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from lafite_shifted.io.files import read_json_lines
+from lafite_shifted.io.files import load_tensors, read_json, read_json_lines, save_tensors
+from lafite_shifted.io.starter import starter_clip
 from tests.commands import (
     TINY_GAN,
     TINY_PRIOR,
@@ -19,6 +23,8 @@ from tests.commands import (
     succeed,
 )
 from training.run_folder import RunLock
+
+Tensors = dict[str, torch.Tensor]
 
 
 @pytest.mark.parametrize("verb", ["embed", "train-gan", "train-prior"])
@@ -186,3 +192,70 @@ def test_truncated_checkpoint(gan_run: Path, some_images: Path, tmp_path: Path):
     state.write_bytes(state.read_bytes()[:-10])
     outcome = run_command("train-gan", some_images, "--out", folder, *TINY_GAN)
     assert_refused(outcome, "state.safetensors is truncated")
+
+
+def _extra(tensors: Tensors) -> Tensors:
+    return tensors | {"more": torch.zeros(3)}
+
+
+def _of_integers(tensors: Tensors) -> Tensors:
+    return {name: tensor.to(torch.int32) for name, tensor in tensors.items()}
+
+
+def _less_one(tensors: Tensors) -> Tensors:
+    return dict(list(tensors.items())[1:])
+
+
+def _not_finite(tensors: Tensors) -> Tensors:
+    return {name: tensor * torch.nan for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("part", ["generator", "prior"])
+@pytest.mark.parametrize("change", [_extra, _of_integers, _less_one, _not_finite])
+def test_weights_that_do_not_fit(
+    change: Callable[[Tensors], Tensors], part: str, model_folder: Path, tmp_path: Path
+):
+    folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    weights = folder / part / "weights.safetensors"
+    save_file(change(load_file(weights)), weights)
+    outcome = run_command("generate", "a cat", "--model", folder, "--out", tmp_path / "out")
+    assert_refused(outcome, f"{weights}", "again")
+    assert outcome.err.splitlines()[-1].startswith("lafite-shifted: ")  # one line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "fields", [{"process": "other"}, {"covariance": 3}, {"schedule": {"name": "quadratic"}}]
+)
+def test_a_prior_of_a_kind_that_is_not_known(
+    fields: dict[str, object], model_folder: Path, tmp_path: Path
+):
+    folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    record = read_json(folder / "prior" / "config.json")
+    config = record["config"] | fields
+    (folder / "prior" / "config.json").write_text(json.dumps(record | {"config": config}))
+    outcome = run_command("generate", "a cat", "--model", folder, "--out", tmp_path / "out")
+    assert_refused(outcome, "config.json does not describe", "must be one of")
+    assert not (tmp_path / "out").exists()
+
+
+def test_embeddings_that_are_not_finite(some_embeddings: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(some_embeddings, tmp_path / "embeddings"))
+    file = folder / "shard-00000.safetensors"
+    tensors, metadata = load_tensors(file)
+    tensors["image"][3, 5] = torch.nan
+    save_tensors(file, tensors, metadata)
+    assert_refused(run_command("stats", folder), "not finite", "embed the images again")
+    run = ("train-prior", folder, "--out", tmp_path / "run", *TINY_PRIOR)
+    assert_refused(run_command(*run), "not finite", "embed the images again")
+
+
+def test_a_clip_that_reads_some_texts_as_nan(some_images: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(starter_clip(), tmp_path / "clip"))
+    file = folder / "open_clip_model.safetensors"
+    tensors = load_file(file)
+    tensors["token_embedding.weight"][-2:] = torch.nan  # which begin and end every text
+    save_file(tensors, file)
+    command = ("embed", some_images, "--out", tmp_path / "out", "--clip", folder)
+    assert_refused(run_command(*command), "embeddings (text) that are not finite")
+    assert not list(tmp_path.glob("out/*.safetensors"))

@@ -13,8 +13,8 @@ from torch_utils.ops import native
 @pytest.mark.parametrize("verb", OUT_VERBS)
 @pytest.mark.parametrize("value", ["0", "-3", "many"])
 def test_batch_below_one(verb: str, value: str, some_images: Path, tmp_path: Path):
-    outcome = run_command(verb, some_images, "--out", tmp_path / "out", "--batch", value)
-    assert_refused(outcome, "--batch")
+    outcome = run_command(verb, some_images, "--out", tmp_path / "out", "--batch-size", value)
+    assert_refused(outcome, "--batch-size")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -158,7 +158,17 @@ def test_prior_needs_captions(tmp_path: Path):
     assert_refused(outcome, "has no captions", "metadata.jsonl", "--no-prior")
     (folder / "a.txt").write_text("red apple", encoding="utf-8")
     outcome = run_command("train-prior", folder, "--out", tmp_path / "out", *TINY_PRIOR)
-    assert_refused(outcome, "captioned images to train on", "Add captions")
+    assert_refused(outcome, "captioned images to train on. Add captions")
+
+
+def test_captions_that_are_all_held_out(tmp_path: Path):
+    name = next(word for word in ("holiday", "garden", "door", "sea", "cats") if is_held_out(word))
+    folder = image_folder(tmp_path / "images", *(f"{name}-{number:03}.png" for number in range(6)))
+    for number, image in enumerate(sorted(folder.glob("*.png"))):
+        image.with_suffix(".txt").write_text(f"a door, number {number}", encoding="utf-8")
+    arguments = ("train-prior", folder, "--out", tmp_path / "out", *TINY_PRIOR)
+    assert_refused(run_command(*arguments), "6 more are held out", "--set hold_out=false")
+    succeed(*arguments, "--set", "hold_out=false")
 
 
 def test_clip_needs_many_captions(tmp_path: Path, some_images: Path):
@@ -169,7 +179,7 @@ def test_clip_needs_many_captions(tmp_path: Path, some_images: Path):
 
 def test_clip_batch_larger_than_the_set(tmp_path: Path, shipped_images: Path):
     out = tmp_path / "out"
-    outcome = run_command("train-clip", shipped_images, "--out", out, "--batch", "600")
-    assert_refused(outcome, "600", "512", "--batch")
+    outcome = run_command("train-clip", shipped_images, "--out", out, "--batch-size", "600")
+    assert_refused(outcome, "600", "512", "--batch-size")
     assert not (out / "checkpoints").exists()
     assert not (out / "config.json").exists()  # so that a smaller batch is not another run

@@ -69,6 +69,8 @@ DISK_ERRORS = [
     (errno.EDQUOT, "quota is used up"),
     (errno.EROFS, "the file system is read-only. Mount it for writing, or choose another --out"),
     (errno.EACCES, "permission denied. Choose another folder"),
+    (errno.EFBIG, "a file is larger than allowed"),
+    (errno.EINVAL, "Invalid argument. Choose another path"),  # a name that a file system refuses
 ]
 
 

@@ -61,7 +61,15 @@ def test_generated_images_say_how_they_were_made(model_folder: Path, tmp_path: P
 def test_seeds_are_counted_on_whatever_the_batch(model_folder: Path, tmp_path: Path):
     whole = generate(model_folder, tmp_path / "a", "a cat", "--num-images", "5", "--seed", "2")
     parts = generate(
-        model_folder, tmp_path / "b", "a cat", "--num-images", "5", "--seed", "2", "--batch", "2"
+        model_folder,
+        tmp_path / "b",
+        "a cat",
+        "--num-images",
+        "5",
+        "--seed",
+        "2",
+        "--batch-size",
+        "2",
     )
     alone = generate(model_folder, tmp_path / "c", "a cat", "--num-images", "1", "--seed", "5")
     assert whole.keys() == parts.keys()

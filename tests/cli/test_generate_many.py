@@ -170,7 +170,7 @@ def test_resume_makes_what_is_missing(flags: tuple, out: Path):
 
 
 def test_control_c_keeps_what_is_made(flags: tuple, out: Path):
-    command = ("generate", "a cat", "a dog", *flags, "--num-images", "4", "--batch", "2")
+    command = ("generate", "a cat", "a dog", *flags, "--num-images", "4", "--batch-size", "2")
     outcome, count = run_counted(*command, stop_after=4)
     assert_refused(outcome, "Interrupted. 4 images", "--resume", code=130)
     assert half_written(out) == []

@@ -10,6 +10,7 @@ import pytest
 
 from lafite_shifted.encoders.encoder_id import EncoderId
 from lafite_shifted.io.files import read_json, read_json_lines
+from lafite_shifted.io.shell import absolute
 from lafite_shifted.io.starter import starter_clip
 from tests.commands import (
     TINY_GAN,
@@ -75,6 +76,27 @@ def test_generate_writes_over_nothing_but_its_own(name: str, model_folder: Path,
     succeed(*command)
 
 
+@pytest.mark.parametrize("flag", ["--plot", "--out"])
+def test_stats_writes_over_nothing_but_its_own(flag: str, some_embeddings: Path, tmp_path: Path):
+    """A plot, or statistics, under a name of the user's choice."""
+    file = tmp_path / "mine"
+    file.write_bytes(b"mine")
+    command = ("stats", some_embeddings, flag, file)
+    assert_refused(run_command(*command), f"{file} was not written by lafite-shifted")
+    assert file.read_bytes() == b"mine"
+    file.unlink()
+    succeed(*command)
+    succeed(*command)
+
+
+def test_statistics_are_not_written_over_embeddings(some_embeddings: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(some_embeddings, tmp_path / "embeddings"))
+    shard = folder / "shard-00000.safetensors"
+    before = shard.read_bytes()
+    assert_refused(run_command("stats", folder, "--out", shard), "holds something else")
+    assert shard.read_bytes() == before
+
+
 def test_a_run_of_another_format_is_told_apart(gan_run: Path, some_images: Path, tmp_path: Path):
     shutil.copytree(gan_run, tmp_path / "run")
     record = read_json(tmp_path / "run" / "config.json")
@@ -116,6 +138,19 @@ def test_a_relative_clip_is_found_from_another_folder(
     record = read_json(here / "run" / "config.json")
     assert EncoderId.from_json(record["encoder"]).model == str(here / "my-clip")
     succeed("evaluate", "gan", "../here/run", "../here/photos", "--out", "report")
+
+
+def test_a_relative_name_is_recorded_alike_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A run of `--init ../here/run` resumes from wherever it is started."""
+    (tmp_path / "here" / "run").mkdir(parents=True)
+    (tmp_path / "there").symlink_to(tmp_path / "here" / "run")
+    monkeypatch.chdir(tmp_path / "here")
+    found = {absolute(name) for name in ("run", "./run", "../here/run", "../there/../run")}
+    assert found == {str(tmp_path / "here" / "run")}
+    assert absolute("../there") == str(tmp_path / "here" / "run")
+    assert absolute(str(tmp_path / "there")) == str(tmp_path / "there")
 
 
 @pytest.mark.parametrize("verb", ["embed", "train-gan"])

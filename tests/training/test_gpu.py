@@ -19,7 +19,7 @@ from tests.fake_cuda import in_every_module
 from tests.small_model import small_model
 from tests.training.clip.test_device import SMALL as SMALL_CLIP
 from tests.training.clip.test_device import captioned_set
-from tests.training.gan.test_step import SMALL, data_of
+from tests.training.gan.trainers import SMALL, data_of
 from tests.training.test_waiting import EVERY_TERM
 from torch_utils import host_reads
 from torch_utils.device import pick_device

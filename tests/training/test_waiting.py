@@ -40,7 +40,7 @@ EVERY_TERM: dict[str, Any] = {
 def training_of_a_gan(**changes: Any) -> None:
     """Steps, the log, an evaluation."""
     from lafite_shifted.encoders.clip import ClipEncoder
-    from tests.training.gan.test_step import SMALL, data_of
+    from tests.training.gan.trainers import SMALL, data_of
     from torch_utils.ops import native
     from training.gan.trainer import GanTrainer
 

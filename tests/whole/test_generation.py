@@ -2,6 +2,7 @@
 and what is computed once.
 """
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from lafite_shifted.encoders.clip import ClipEncoder
+from lafite_shifted.io.files import read_json_lines
 from lafite_shifted.model_folder import load_generator, load_prior
 from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.prior.network import PriorNetwork
@@ -140,7 +142,7 @@ def test_a_text_is_encoded_once_for_all_its_images(
     flags = (*flags, "--dtype", "float32")
     calls = Calls(monkeypatch)
     together = images_of(
-        model_folder, tmp_path / "all", "--num-images", "5", "--batch", "2", *flags
+        model_folder, tmp_path / "all", "--num-images", "5", "--batch-size", "2", *flags
     )
     assert (calls.tower, calls.prior) == (1, caches)
     for seed, image in enumerate(together):
@@ -175,3 +177,29 @@ def test_training_a_prior_encodes_held_out_texts_once_for_both_samples(
     calls = Calls(monkeypatch)
     trainer.evaluate(0, tmp_path / "run")
     assert calls.prior == 12
+
+
+# --- what is made beside the images that a user trains on
+
+
+def test_sheets_strips_and_plots_in_a_set_are_not_trained_on(
+    model_folder: Path, some_embeddings: Path, some_images: Path, tmp_path: Path
+):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    image = next(some_images.glob("*.png"))
+    shutil.copy(image, photos)
+    to = ("--model", model_folder, "--out")
+    succeed(
+        "generate", TEXT, *to, photos / "a", "--num-images", "2", "--as", "grid", "--as", "sheet"
+    )
+    succeed("variations", image, *to, photos / "b", "--num-images", "2")
+    succeed("stats", some_embeddings, "--plot", photos / "cone.png")
+    outcome = succeed("embed", photos, "--out", tmp_path / "out")
+    assert "3 images embedded" in outcome.err  # the photograph, and its two variations
+    reasons = {
+        row["file_name"]: row["reason"]
+        for row in read_json_lines(tmp_path / "out" / "report.jsonl")
+    }
+    for name in ("a/grid.png", "a/sheet-0001.png", "b/strip.png", "cone.png"):
+        assert reasons[name].startswith("a grid of lafite-shifted")

@@ -39,7 +39,11 @@ def test_training_a_gan_says_what_takes_less(
     outcome = run_command("train-gan", some_images, "--out", tmp_path / "run", *TINY_GAN)
     where = "The GPU's memory" if fails in FAILURES[:2] else "The memory"
     assert_refused(
-        outcome, f"{where} does not suffice", "micro_batch", "activation_checkpointing", "--batch"
+        outcome,
+        f"{where} does not suffice",
+        "micro_batch",
+        "activation_checkpointing",
+        "--batch-size",
     )
 
 
@@ -49,9 +53,9 @@ def test_other_verbs_say_so_too(
     monkeypatch.setattr(PriorTrainer, "step", of_the_cpu)
     monkeypatch.setattr(TextToImage, "render", of_the_gpu)
     command = ("train-prior", some_embeddings, "--out", tmp_path / "run", *TINY_PRIOR)
-    assert_refused(run_command(*command), "The memory does not suffice", "--batch")
+    assert_refused(run_command(*command), "The memory does not suffice", "--batch-size")
     command = ("generate", "a cat", "--model", model_folder, "--out", tmp_path / "out")
-    assert_refused(run_command(*command), "The GPU's memory does not suffice", "--batch")
+    assert_refused(run_command(*command), "The GPU's memory does not suffice", "--batch-size")
 
 
 def test_another_error_keeps_its_traceback(

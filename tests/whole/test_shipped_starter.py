@@ -61,7 +61,7 @@ def test_drawings_are_clean_on_white():
 
 
 def test_a_training_begins_with_all_of_it(tmp_path: Path, some_images: Path):
-    batch = TINY_GAN[TINY_GAN.index("--batch") : TINY_GAN.index("--batch") + 4]
+    batch = TINY_GAN[TINY_GAN.index("--batch-size") : TINY_GAN.index("--batch-size") + 4]
     outcome = succeed(
         "train-gan", some_images, "--init", "starter", "--out", tmp_path / "run", *batch
     )

@@ -17,7 +17,7 @@ from lafite_shifted.model_folder import model_hash
 from tests.commands import TINY_GAN, TINY_PRIOR, Outcome, assert_refused, run_command, succeed
 from training.checkpoint import checkpoint_paths
 
-BRIEF = ("--kimg", "0.016", "--batch", "8")
+BRIEF = ("--kimg", "0.016", "--batch-size", "8")
 
 
 def generated(out: Path, *flags: str | Path) -> dict[str, np.ndarray]:
@@ -157,7 +157,7 @@ def test_the_same_command_resumes_and_another_size_is_refused(
     command = ("train-gan", some_images, "--out", run, "--init", "starter")
     succeed(*command, *BRIEF)
     assert (run / "log.jsonl").read_bytes() == log
-    succeed(*command, "--kimg", "0.024", "--batch", "8")
+    succeed(*command, "--kimg", "0.024", "--batch-size", "8")
     assert (run / "log.jsonl").read_bytes().startswith(log)
     refused = run_command(*command, *BRIEF, "--preset", "tiny")
     assert_refused(refused, "another configuration", "config.generator.mapping_layers: 3 -> 2")

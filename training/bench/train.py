@@ -7,7 +7,7 @@ that a busy machine slows both.
 
 import dataclasses
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -69,7 +69,7 @@ def bench_train(
         kind: _profile(trainers[TRAINED], number, device)
         for kind, (number, _) in timer.kinds.items()
     }
-    before, gives_choice = native.mode(), device.type == "cpu" and memory.keep_freed_memory()
+    gives_choice = device.type == "cpu" and memory.keep_freed_memory()
     found: dict[str, list[float]] = {name: [] for name in (TRAINED, REFERENCE, CONVOLUTIONS)}
     ratio_of_memory: list[float] = []
     rates: list[float] = []
@@ -77,13 +77,7 @@ def bench_train(
     dtype = trainers[TRAINED].generator.compute_dtype
     gflop = timer.gflop_an_image(trainers[TRAINED])
     for number in range(rounds + WARM_UP):
-        seconds = {TRAINED: timer.steps(trainers[TRAINED])}
-        seconds[CONVOLUTIONS] = timer.mean(lambda kind: alone[kind])
-        try:
-            native.choose("reference")
-            seconds[REFERENCE] = timer.steps(trainers[REFERENCE])
-        finally:
-            native.choose(before)
+        seconds = _seconds(timer, trainers, alone)
         if number < WARM_UP:
             continue
         for name, value in seconds.items():
@@ -111,6 +105,21 @@ def bench_train(
         ),
         parts=timer.parts(profiles),
     )
+
+
+def _seconds(
+    timer: "_Timer", trainers: Mapping[str, GanTrainer], alone: Mapping[Kind, Callable[[], None]]
+) -> dict[str, float]:
+    """For 1000 images, of each kind that is compared."""
+    seconds = {TRAINED: timer.steps(trainers[TRAINED])}
+    seconds[CONVOLUTIONS] = timer.mean(lambda kind: alone[kind])
+    before = native.mode()
+    try:
+        native.choose("reference")
+        seconds[REFERENCE] = timer.steps(trainers[REFERENCE])
+    finally:
+        native.choose(before)
+    return seconds
 
 
 class _Timer:

@@ -94,7 +94,9 @@ class ClipModelConfig:
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """How the text tower learns from a sentence encoder, where --text-teacher gives one."""
+    """How the text tower is trained on the embeddings of a sentence encoder, where --text-teacher
+    gives one.
+    """
 
     hidden: int = 512  # of the layers that map the teacher's embedding to that of images
     dropout: float = 0.3

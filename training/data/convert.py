@@ -2,7 +2,7 @@
 captions included.
 
 The work is done in parts, each a tar that is whole or absent, in a folder beside the target: what
-was interrupted goes on with the next part. The target appears when all of it is there and checked.
+was interrupted resumes with the next part. The target appears when all of it is there and checked.
 """
 
 import io

@@ -43,7 +43,6 @@ class ImageSource:
         found = read_captions(self._files, self.names, listing.others, keyed=keyed)
         self.captions, self.metadata = found.texts, found.records
         self.caption_problems = found.problems
-        self._missing = found.missing
         self.not_used += [NotUsed(n, _no_image(n)) for n in listing.others if n not in found.used]
 
     def __len__(self) -> int:
@@ -76,19 +75,9 @@ class ImageSource:
         """Files that look like captions, and are none of any image."""
         return [one for one in self.not_used if suffix_of(one.file_name) in TEXT_SUFFIXES]
 
-    def missing(self) -> list[str]:
-        """Names that a table of captions lists and the folder lacks, in a form that can be
-        printed.
-        """
-        return sorted(self._missing)
-
     def unusable(self) -> list[tuple[str, str]]:
         """(name, reason) of every image that the listing alone shows to be of no use."""
-        missing = [
-            (name, f"listed in {self._missing[name]}, but the file does not exist")
-            for name in self.missing()
-        ]
-        return missing + self._unsupported
+        return [*self._unsupported]
 
 
 def _no_image(name: str) -> str:

@@ -1,5 +1,5 @@
 """Words and short phrases of WordNet 3.0 (Debian's wordnet-base; Princeton's licence), on which a
-text tower learns what a sentence encoder says of words that no caption holds.
+text tower is trained on a sentence encoder's embeddings of words that no caption holds.
 """
 
 import re

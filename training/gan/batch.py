@@ -58,7 +58,7 @@ def _part(value: "Tensor | AugmentPlan", place: slice) -> Any:
 
 
 class HostPart(NamedTuple):
-    """What the host knows of a step before its images."""
+    """What the host has of a step before its images."""
 
     keep: Tensor  # [N] bool
     augment: AugmentPlan

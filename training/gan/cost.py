@@ -30,7 +30,7 @@ PROBE_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class GanCost:
-    """Figures of one configuration on one device."""
+    """What one configuration costs on one device."""
 
     generator_parameters: int
     discriminator_parameters: int
@@ -66,23 +66,10 @@ def measure_gan(
         images = torch.empty(1, 3, size, size)
         g_gmac = _gmac(lambda: generator(z, condition))
         d_gmac = _gmac(lambda: discriminator(images))
-        phases = {
-            "discriminator": 2
-            * saved_bytes(lambda: _conditional(discriminator, images, condition)),
-            "r1": saved_bytes(lambda: _penalty(discriminator, images, condition)),
-            "generator": saved_bytes(
-                lambda: _conditional(discriminator, generator(z, condition), condition)
-            ),
-        }
-        if (config.micro_batch or config.batch) >= config.batch:  # G's graph waits for its step
-            waiting = saved_bytes(lambda: generator(z, condition))
-            phases["discriminator"] += waiting
-            phases["r1"] += waiting
-        if config.path_length_weight > 0:
-            phases["path lengths"] = saved_bytes(lambda: _lengths(generator, z, condition))
+        phases = _phases(config, generator, discriminator)
     g_parameters = sum(p.numel() for p in generator.parameters())
     d_parameters = sum(p.numel() for p in discriminator.parameters())
-    # weights, gradients and two Adam moments of both, one averaged copy of G
+    # weights, gradients and two Adam moments of both, the EMA of G
     state_bytes = 4 * (4 * (g_parameters + d_parameters) + g_parameters)
     state_bytes += sum(p.numel() * p.element_size() for p in encoder.model.parameters())
     if config.clip_weight > 0:
@@ -104,6 +91,29 @@ def measure_gan(
         seconds * 1000,
         images_timed,
     )
+
+
+def _phases(
+    config: GanTrainConfig, generator: Generator, discriminator: Discriminator
+) -> dict[str, float]:
+    """Bytes that each phase of a step saves for its backward pass, an image."""
+    shape = config.generator
+    z, condition = torch.empty(1, shape.z_dim), torch.empty(1, shape.condition_dim)
+    images = torch.empty(1, 3, shape.resolution, shape.resolution)
+    phases = {
+        "discriminator": 2 * saved_bytes(lambda: _conditional(discriminator, images, condition)),
+        "r1": saved_bytes(lambda: _penalty(discriminator, images, condition)),
+        "generator": saved_bytes(
+            lambda: _conditional(discriminator, generator(z, condition), condition)
+        ),
+    }
+    if (config.micro_batch or config.batch) >= config.batch:  # G's graph waits for its step
+        waiting = saved_bytes(lambda: generator(z, condition))
+        phases["discriminator"] += waiting
+        phases["r1"] += waiting
+    if config.path_length_weight > 0:
+        phases["path lengths"] = saved_bytes(lambda: _lengths(generator, z, condition))
+    return phases
 
 
 class FeaturesCost(NamedTuple):

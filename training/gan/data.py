@@ -125,19 +125,17 @@ def load_gan_data(
     if cache.holds:
         training.preload()
         training.sync()
-    measured = held_out
-    if order is not None:  # a few shards are enough to measure on
-        measured = in_first_shards(embeddings.names, held_out, count=EVAL_SET_SIZE)
-    captions, first_caption = _captions_of(embeddings, ~held_out)
+    few = held_out  # to measure on; of remote images those of a few shards
+    if order is not None:
+        few = in_first_shards(embeddings.names, held_out, count=EVAL_SET_SIZE)
     return GanData(
         training,
         embeddings.image.take(~held_out),
-        images(measured),
-        embeddings.image.take(measured),
+        images(few),
+        embeddings.image.take(few),
         embeddings.encoder_id,
         embeddings.fingerprint,
-        captions,
-        first_caption,
+        *_captions_of(embeddings, ~held_out),
         cache.reason,
         order,
     )

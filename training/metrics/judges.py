@@ -66,14 +66,17 @@ class ClipJudge:
 
     @property
     def name(self) -> str:
+        """As of every CLIP."""
         return "CLIP"  # two folders may hold the same
 
     @property
     def digest(self) -> str:
+        """As `ImageJudge.digest`."""
         return ", ".join(block.weights for block in self.clip.id.blocks)
 
     @property
     def filter(self) -> str:
+        """As `ImageJudge.filter`."""
         return ", ".join(block.preprocess for block in self.clip.id.blocks)
 
     @torch.no_grad()

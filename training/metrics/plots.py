@@ -10,12 +10,16 @@ from lafite_shifted.gaussian.cone import cone
 from lafite_shifted.gaussian.gaussian import Gaussian
 from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.io.files import write_bytes
+from lafite_shifted.io.png import GRID, SOFTWARE, check_own_png
 
 
 def save_figure(path: Path, figure) -> None:
-    """Write a matplotlib figure as PNG, atomically."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120, bbox_inches="tight")
+    """Write a matplotlib figure as PNG, atomically; InputError where another program's file would
+    be lost.
+    """
+    check_own_png(path)
+    content, marks = io.BytesIO(), {"Software": SOFTWARE, "Comment": GRID}
+    figure.savefig(content, format="png", dpi=120, bbox_inches="tight", metadata=marks)
     write_bytes(path, content.getvalue())
 
 

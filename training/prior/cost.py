@@ -18,13 +18,13 @@ from torch_utils.device import pick_dtype
 from training.prior.config import PriorTrainConfig
 
 PROBE_BATCH = 32
-# float32 weights, gradients, two moments of AdamW, and the average
+# float32 weights, gradients, two moments of AdamW, and the EMA
 BYTES_PER_PARAMETER = 20
 
 
 @dataclass(frozen=True)
 class PriorCost:
-    """Figures of one configuration on one device."""
+    """What one configuration costs on one device."""
 
     parameters: int
     training_gib: float

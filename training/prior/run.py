@@ -109,11 +109,9 @@ def no_captions(images: Path, source: ImageSource | None = None) -> InputError:
     """With what in `source` looks like captions and cannot be used."""
     found = source.caption_problems[:5] if source else []
     found += [(one.file_name, one.reason) for one in source.unused_texts()[:5]] if source else []
-    if source and source.missing():
-        found.append((source.missing()[0], "listed with a caption, but no such file"))
     listed = "".join(f"\n  {name}: {reason}" for name, reason in found)
     return InputError(
-        f"{images} has no captions, which a prior learns from. Add metadata.jsonl with "
+        f"{images} has no captions, which a prior is trained on. Add metadata.jsonl with "
         f'{{"file_name", "text"}} lines, or a .txt beside each image; or train only a GAN '
         f"and use --no-prior.{listed and ' What was found:'}{listed}"
     )

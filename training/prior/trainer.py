@@ -85,9 +85,13 @@ class PriorTrainer:
         few = few_samples_note(len(self.held_out), data.image.shape[1])
         self.notes = [few] if few and len(self.held_out) else []  # lines to show
         if len(self.training) < 2:
+            held_out = (
+                f"; {len(others)} more are held out, as names that differ by a number alone are "
+                "one, and --set hold_out=false trains on them"
+            )
             raise InputError(
-                f"Only {len(self.training)} captioned images to train on. Add captions: "
-                "metadata.jsonl with "
+                f"Only {len(self.training)} captioned images to train on"
+                f"{held_out if len(others) else ''}. Add captions: metadata.jsonl with "
                 f'{{"file_name", "text"}} lines, or a .txt beside each image, then run '
                 "`lafite-shifted embed` again."
             )

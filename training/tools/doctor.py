@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Literal
 
@@ -225,12 +226,13 @@ def _shadowing() -> Finding:
             folder = Path(entry or os.curdir).resolve()
             if folder == ours:
                 break
-            found = [folder / f"{name}.py", folder / name / "__init__.py"]
-            if there := [path for path in found if path.is_file()]:
+            # as an import does, which passes over folders that it may not read
+            spec = PathFinder.find_spec(name, [str(folder)])
+            if spec and spec.origin:
                 return Finding(
                     "import path",
                     "missing",
-                    f"{there[0]} has the name of a package of lafite-shifted",
+                    f"{spec.origin} has the name of a package of lafite-shifted",
                     "commands take their own; in Python import lafite_shifted first, or rename it",
                 )
     return Finding("import path", "ok", f"no folder hides {ours}")

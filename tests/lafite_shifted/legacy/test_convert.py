@@ -92,7 +92,7 @@ def test_what_has_no_place_is_named(tmp_path: Path, change, message: str):
 @pytest.mark.parametrize("label", [None, 5])
 def test_a_class_must_be_one_of_its_own(tmp_path: Path, label: int | None):
     content = snapshots.snapshot(snapshots.random_state(PLAIN, classes=5))
-    with pytest.raises(InputError, match="knows 5 classes"):
+    with pytest.raises(InputError, match="has 5 classes"):
         convert(read_snapshot(written(tmp_path, content)), condition_dim=8, label=label)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from lafite_shifted.decoder.generator import Generator
 from lafite_shifted.encoders.clip import ClipEncoder
 from tests.commands import succeed
-from tests.training.gan.test_step import SMALL
+from tests.training.gan.trainers import SMALL
 from torch_utils.ops import native
 from training.bench import step_profile
 from training.bench.step_profile import StepProfile, convolution_of

@@ -25,7 +25,7 @@ def fields(*assignments: str) -> list[str]:
 
 def train(images: Path, out: Path, *flags: str | Path) -> Path:
     """A step of 32 images into `out`; its CLIP."""
-    succeed("train-clip", images, "--out", out, "--batch", "32", "--kimg", "0.032", *flags)
+    succeed("train-clip", images, "--out", out, "--batch-size", "32", "--kimg", "0.032", *flags)
     return out / "clip"
 
 
@@ -63,7 +63,7 @@ def test_an_architecture_is_found_again(changed: dict):
 
 def test_what_does_not_fit_is_refused(clip: Path, shipped_images: Path, tmp_path: Path):
     def refused(expected: str, *flags: str | Path) -> None:
-        command = ("train-clip", shipped_images, "--out", tmp_path / "run", "--batch", "32")
+        command = ("train-clip", shipped_images, "--out", tmp_path / "run", "--batch-size", "32")
         assert_refused(run_command(*command, *flags), expected)
         assert not (tmp_path / "run").exists()
 

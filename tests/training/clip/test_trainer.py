@@ -161,7 +161,9 @@ def test_towers_of_every_kind_can_be_used(vision: str, shipped_images: Path, tmp
         *("text_width=16", "text_heads=2", "text_layers=1"),
     )
     flags = [part for field in fields for part in ("--set", f"model.{field}")]
-    succeed("train-clip", shipped_images, "--out", run, "--kimg", "0.064", "--batch", "32", *flags)
+    succeed(
+        "train-clip", shipped_images, "--out", run, "--kimg", "0.064", "--batch-size", "32", *flags
+    )
     clip = ClipEncoder.load(str(run / "clip"))
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     assert clip.embed_images(images).shape == (2, 16)
@@ -215,7 +217,7 @@ def test_empty_texts_are_refused(shipped_images: Path, tmp_path: Path, teacher: 
 def test_another_teacher_does_not_resume_a_run(
     shipped_images: Path, tmp_path: Path, teacher: SentenceEncoder
 ):
-    common = ("train-clip", shipped_images, "--out", tmp_path / "run", "--batch", "32")
+    common = ("train-clip", shipped_images, "--out", tmp_path / "run", "--batch-size", "32")
     fields = ("image_size=32", "resnet_layers=1,1,1,1", "resnet_width=8", "embed_dim=16")
     fields += ("text_width=16", "text_heads=2", "text_layers=1")
     flags = [part for field in fields for part in ("--set", f"model.{field}")]

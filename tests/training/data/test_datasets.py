@@ -216,7 +216,7 @@ def test_shipped_style_is_512_training_names_under_a_megabyte(shipped_images: Pa
     folder = shipped_images.parent / "style"
     source = ImageSource(folder)
     assert len(source) == 512
-    assert source.missing() == []
+    assert source.caption_problems == []
     assert sum(file.stat().st_size for file in folder.iterdir()) < 1e6
     for row in source.metadata.values():
         assert row["style"] == "twemoji"
@@ -230,7 +230,7 @@ def test_shipped_style_is_512_training_names_under_a_megabyte(shipped_images: Pa
 def test_shipped_images_are_512_with_captions(shipped_images: Path):
     source = ImageSource(shipped_images)
     assert len(source) == len(source.captions) == 512
-    assert source.missing() == []
+    assert source.caption_problems == []
     assert sum(file.stat().st_size for file in shipped_images.iterdir()) < 4e6
     assert {row["style"] for row in source.metadata.values()} == {"flat", "3d"}
 

@@ -17,7 +17,7 @@ from lafite_shifted.errors import TooManyBadImagesError
 from lafite_shifted.io.files import read_json_lines
 from tests.commands import TINY_GAN, run_command, succeed
 from tests.real_images import damage
-from tests.training.test_loop import (
+from tests.training.runs import (
     GAN_FIELDS,
     INTERVALS,
     Open,

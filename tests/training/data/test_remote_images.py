@@ -14,7 +14,7 @@ from lafite_shifted.io.files import read_json_lines
 from tests.commands import TINY_GAN, run_command, succeed
 from tests.ranks import succeed_in_ranks
 from tests.shard_server import Server, write_shard
-from tests.training.test_loop import assert_same_run
+from tests.training.runs import assert_same_run
 from training.data.decoding.read_image import read_image
 from training.data.remote_images import (
     KEPT,

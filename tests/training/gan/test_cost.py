@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lafite_shifted.encoders.clip import ClipEncoder
-from tests.training.gan.test_step import SMALL
+from tests.training.gan.trainers import SMALL
 from training.gan.cost import measure_gan
 from training.gan.probe import Kind, mean_seconds, step_kinds
 

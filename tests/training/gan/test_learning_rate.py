@@ -11,8 +11,8 @@ from torch import Tensor
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import load_tensors, read_json_lines
-from tests.training.gan.test_step import SMALL
 from tests.training.gan.test_transfer import differing, open_run
+from tests.training.gan.trainers import SMALL
 from training.checkpoint import checkpoint_paths
 from training.config import RunConfig, override
 from training.loop import run_loop

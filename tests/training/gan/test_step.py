@@ -2,7 +2,6 @@
 batch is divided, into micro-batches or over processes.
 """
 
-import dataclasses
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
@@ -14,100 +13,31 @@ from torch import Tensor
 
 from lafite_shifted.decoder.discriminator import (
     Discriminator,
-    DiscriminatorConfig,
     conditional_logit,
 )
-from lafite_shifted.decoder.generator import Generator, GeneratorConfig
+from lafite_shifted.decoder.generator import Generator
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.errors import DivergedError, InputError
 from lafite_shifted.io.files import load_tensors
 from tests.ranks import run_in_ranks
 from tests.small_clip import load_resnet_clip
+from tests.training.gan.trainers import EVERYTHING, SMALL, assert_same, gradients, trainer_of
 from torch_utils.autograd import saved_bytes
 from torch_utils.lagged import LAG
 from training.checkpoint import flatten_state, restore_state
 from training.config import RunConfig, override
-from training.data.image_cache import ImageLoader
 from training.gan.augment.augment import augment
 from training.gan.augment.config import AUGMENTATIONS, AugmentConfig
 from training.gan.augment.plan import AugmentPlan
 from training.gan.batch import Batch
-from training.gan.config import GanTrainConfig
-from training.gan.data import GanData
 from training.gan.losses import path_lengths
 from training.gan.step import GanSteps
-from training.gan.trainer import MAX_SKIPPED, GanTrainer
-
-SMALL = GanTrainConfig(
-    generator=GeneratorConfig(
-        resolution=16,
-        channel_base=64,
-        channel_max=8,
-        z_dim=8,
-        w_dim=8,
-        mapping_layers=1,
-        conditional_start=True,
-    ),
-    discriminator=DiscriminatorConfig(resolution=16, channel_base=64, channel_max=8),
-    batch=16,
-    dtype="float32",
-    clip_weight=0.3,
-    pixel_matching_weight=0.7,
-)
-EVERYTHING: dict[str, Any] = {
-    "r2": True,
-    "path_length_weight": 2.0,
-    "mismatch_weight": 0.5,
-    "caption_share": 0.5,
-    "r1_every": 1,
-    "path_length_every": 1,
-}
-CPU = torch.device("cpu")
+from training.gan.trainer import MAX_SKIPPED
 
 
 @pytest.fixture(scope="module")
 def clip() -> ClipEncoder:
     return load_resnet_clip()
-
-
-def data_of(clip: ClipEncoder, *, count: int = 40) -> GanData:
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (count, 3, 16, 16), generator=generator, dtype=torch.uint8)
-
-    def rows(n: int) -> Tensor:
-        return F.normalize(torch.randn(n, clip.id.dim, generator=generator) + 0.3, dim=1)
-
-    first = torch.arange(count + 1).clamp(max=30)  # thirty have one caption
-    images, none = ImageLoader.of(pixels), ImageLoader.of(pixels[:0])
-    return GanData(images, rows(count), none, rows(0), clip.id, "made up", rows(30), first)
-
-
-def trainer_of(clip: ClipEncoder, **changes: Any) -> GanTrainer:
-    trainer = GanTrainer(dataclasses.replace(SMALL, **changes), data_of(clip), clip, device=CPU)
-    for layer in trainer.generator.layers:  # noise that does nothing would hide its gradients
-        torch.nn.init.constant_(layer.noise_strength, 0.1)
-    return trainer
-
-
-def gradients(trainer: GanTrainer, *, samples_seen: int = 0) -> dict[str, Tensor]:
-    """Of D, then of G against the same D."""
-    batch, found = trainer.sample_batch(samples_seen), {}
-    seen = trainer.steps.see(batch)
-    trainer.steps.discriminator_gradients(batch, regularise=True, seen=seen)
-    found |= {f"D.{n}": p.grad.clone() for n, p in trainer.discriminator.named_parameters()}
-    mean = torch.tensor(0.5) if trainer.config.path_length_weight else None
-    _, w_mean = trainer.steps.generator_gradients(batch, path_length_mean=mean, seen=seen)
-    named = trainer.generator.named_parameters()
-    found |= {f"G.{n}": p.grad.clone() for n, p in named if p.grad is not None}
-    return found | {"w": w_mean}
-
-
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    for name in expected:
-        scale = float(expected[name].abs().max()) or 1.0
-        difference = float((found[name] - expected[name]).abs().max())
-        assert difference < 1e-5 * max(scale, 1e-2), name
 
 
 @pytest.mark.parametrize("adversarial", ["non_saturating", "relativistic"])
@@ -207,7 +137,7 @@ from pathlib import Path
 from lafite_shifted.io.files import save_tensors
 from tests.ranks import run_in_ranks
 from tests.small_clip import load_resnet_clip
-from tests.training.gan.test_step import EVERYTHING, gradients, trainer_of
+from tests.training.gan.trainers import EVERYTHING, gradients, trainer_of
 from torch_utils import distributed
 with distributed.group():
     found = gradients(trainer_of(load_resnet_clip(), **EVERYTHING))
@@ -222,57 +152,6 @@ def test_processes_have_the_gradients_of_the_whole(clip: ClipEncoder, tmp_path: 
     whole = gradients(trainer_of(clip, **EVERYTHING))
     for rank in range(2):
         assert_same(load_tensors(tmp_path / f"{rank}.safetensors")[0], whole)
-
-
-# --- what a sample meets
-
-
-def test_a_sample_meets_the_same_in_any_batch(clip: ClipEncoder):
-    """Whatever the size of the batch, and so whatever the number of processes."""
-    options = EVERYTHING | {"augment": ALWAYS}
-    large, small = (trainer_of(clip, batch=size, **options) for size in (16, 4))
-    whole = large.sample_batch(16)
-    assert 0 < len(whole.augment.rows) <= 16
-    for place, expected in whole.parts(4):
-        part = small.sample_batch(16 + place.start)
-        assert part.augment.rows == expected.augment.rows
-        for name, wanted in tensors_of(expected).items():
-            torch.testing.assert_close(tensors_of(part)[name], wanted, msg=name)
-
-
-def tensors_of(batch: Batch) -> dict[str, Tensor]:
-    """By name, those of the augmentation too."""
-    found: dict[str, Tensor] = {}
-    for field in dataclasses.fields(Batch):
-        value = getattr(batch, field.name)
-        if isinstance(value, AugmentPlan):
-            found |= {f"{field.name}.{name}": part for name, part in value.tensors().items()}
-        else:
-            found[field.name] = value
-    return found
-
-
-def test_captions_take_the_place_of_pseudo_texts(clip: ClipEncoder):
-    """For the captioned images alone, as often as asked."""
-    plain, captioned = trainer_of(clip), trainer_of(clip, caption_share=0.5)
-    data, replaced, count = captioned.data, 0, 0
-    for start in range(0, 400, 16):
-        before, after = plain.sample_batch(start).pseudo, captioned.sample_batch(start).pseudo
-        for row in range(16):
-            if after[row].equal(before[row]):
-                continue
-            replaced += 1
-            assert (data.captions[:] == after[row]).all(dim=1).any()
-        count += 16
-    assert 0.25 < replaced / count < 0.5  # half of the three quarters that have one: .375
-
-
-def test_captions_that_do_not_exist_cannot_be_shared(clip: ClipEncoder):
-    data = dataclasses.replace(
-        data_of(clip), captions=torch.empty(0, clip.id.dim), first_caption=torch.zeros(41).long()
-    )
-    with pytest.raises(InputError, match="no training image has a caption"):
-        GanTrainer(dataclasses.replace(SMALL, caption_share=0.1), data, clip, device=CPU)
 
 
 # --- gradients that are not finite

@@ -32,7 +32,6 @@ class Captions:
 
     texts: dict[str, list[str]] = field(default_factory=dict)  # by image
     records: dict[str, dict[str, Any]] = field(default_factory=dict)  # of tables and JSON files
-    missing: dict[str, str] = field(default_factory=dict)  # image that is not there: which table
     problems: list[tuple[str, str]] = field(default_factory=list)  # (file or line, reason)
     used: set[str] = field(default_factory=set)  # files
 
@@ -153,8 +152,7 @@ def _read_table(
             continue
         name = names.find(posixpath.dirname(table), listed)
         if name is None:
-            missing = posixpath.normpath(posixpath.join(posixpath.dirname(table), listed))
-            found.missing.setdefault(printable(missing), table)
+            found.problems.append((place, f"{printable(listed)!r} is no file here"))
         elif name in images:
             found.records.setdefault(name, fields)
             _add(found, name, place, text)

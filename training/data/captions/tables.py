@@ -46,6 +46,7 @@ def read_table(name: str, content: bytes) -> Iterator[Row]:
 
 def image_name(fields: dict[str, Any]) -> str | None:
     """Which image a row names, with forward slashes."""
+    fields = _folded(fields)
     for key in NAME_KEYS:
         value = fields.get(key)
         if isinstance(value, dict):  # as Hugging Face stores images: {"path", "bytes"}
@@ -57,8 +58,14 @@ def image_name(fields: dict[str, Any]) -> str | None:
 
 def caption_of(fields: dict[str, Any]) -> Any:
     """The first field that holds captions; None where there is none."""
-    found = (fields.get(key) for key in CAPTION_KEYS)
+    folded = _folded(fields)
+    found = (folded.get(key) for key in CAPTION_KEYS)
     return next((value for value in found if value not in (None, "", [])), None)
+
+
+def _folded(fields: dict[str, Any]) -> dict[str, Any]:
+    """`Text` and `File_Name` mean what they mean in lower case."""
+    return {key.strip().casefold(): value for key, value in fields.items()}
 
 
 def _json_rows(name: str, text: str) -> Iterator[Row]:
@@ -103,7 +110,8 @@ def _parquet_rows(name: str, content: bytes) -> Iterator[Row]:
         return
     try:
         table = parquet.ParquetFile(io.BytesIO(content))
-        wanted = [key for key in table.schema_arrow.names if key in (*NAME_KEYS, *CAPTION_KEYS)]
+        known = (*NAME_KEYS, *CAPTION_KEYS)
+        wanted = [key for key in table.schema_arrow.names if key.strip().casefold() in known]
         number = 0
         for batch in table.iter_batches(columns=wanted):
             for fields in batch.to_pylist():

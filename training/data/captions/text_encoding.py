@@ -1,5 +1,5 @@
 """Text files as they are found: UTF-8 with or without a mark, UTF-16, Windows-1252. What is none of
-them is refused, not guessed at: a caption in the wrong alphabet would be learnt as one.
+them is refused, not guessed at: a caption in the wrong alphabet would be trained on.
 """
 
 import codecs

@@ -9,12 +9,14 @@ import io
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from training.data.decoding.bare import bare
 from training.data.decoding.colour import Stored, has_transparency, to_rgb
 from training.data.decoding.crop import DEFAULT_SQUARES, MAX_PASS_PIXELS
 from training.data.decoding.png_chunks import without_what_pixels_do_not_need
@@ -56,16 +58,14 @@ def decode(
     """
     try:
         content = file.read_bytes() if isinstance(file, Path) else file.read()
-        needed = io.BytesIO(without_what_pixels_do_not_need(content))
-        with Image.open(needed, formats=FORMATS) as image:
-            megapixels = image.width * image.height / 1e6
-            if megapixels > max_megapixels:
-                raise UnreadableImageError(
-                    f"{image.width} x {image.height} is {megapixels:.0f} megapixels, the limit is "
-                    f"{max_megapixels:g} "
-                    f"(--max-megapixels)"
-                )
-            return _loaded(image, background, shrink_to, reserve)
+        needed = without_what_pixels_do_not_need(content)
+        read = partial(_opened, max_megapixels, background, shrink_to, reserve)
+        try:
+            return read(needed)
+        except BROKEN:
+            if len(less := bare(needed)) == len(needed):
+                raise
+            return read(less)
     except UnidentifiedImageError:
         raise UnreadableImageError(
             f"not an image in a supported format ({', '.join(FORMATS)})"
@@ -74,6 +74,23 @@ def decode(
         raise UnreadableImageError("the file does not exist") from None
     except BROKEN as error:
         raise UnreadableImageError(f"broken: {error}") from error
+
+
+def _opened(
+    max_megapixels: float,
+    background: tuple[int, int, int],
+    shrink_to: int | None,
+    reserve: Callable[[int], None],
+    content: bytes,
+) -> Decoded:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        megapixels = image.width * image.height / 1e6
+        if megapixels > max_megapixels:
+            raise UnreadableImageError(
+                f"{image.width} x {image.height} is {megapixels:.0f} megapixels, the limit is "
+                f"{max_megapixels:g} (--max-megapixels)"
+            )
+        return _loaded(image, background, shrink_to, reserve)
 
 
 def _loaded(

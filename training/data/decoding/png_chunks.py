@@ -15,7 +15,9 @@ MAX_CHUNKS = 2**17  # that are looked at
 _PACKED = (b"zTXt", b"iTXt", b"iCCP")
 
 
-class _Chunk(NamedTuple):
+class Chunk(NamedTuple):
+    """Where one lies in the file."""
+
     kind: bytes
     start: int  # of its length field
     end: int  # behind its checksum
@@ -27,9 +29,9 @@ def without_what_pixels_do_not_need(content: bytes) -> bytes:
     """
     if not content.startswith(SIGNATURE):
         return content
-    dropped, text = list[_Chunk](), 0
+    dropped, text = list[Chunk](), 0
     view = memoryview(content)
-    for chunk in islice(_chunks(content), MAX_CHUNKS):
+    for chunk in islice(chunks(content), MAX_CHUNKS):
         if not chunk.kind[0] & 0x20 or chunk.kind == b"fdAT":  # critical, or pixels of a frame
             continue
         body = view[chunk.start + 8 : chunk.end - 4]
@@ -46,15 +48,15 @@ def without_what_pixels_do_not_need(content: bytes) -> bytes:
     return _without(content, dropped) if dropped else content
 
 
-def _chunks(content: bytes) -> Iterator[_Chunk]:
-    """As far as they can be followed, the last one included."""
+def chunks(content: bytes) -> Iterator[Chunk]:
+    """Of a PNG, as far as they can be followed, the last one included."""
     start = len(SIGNATURE)
     while start + 12 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, start)
         end = start + 12 + length
         if end > len(content) or not kind.isalpha():
             return
-        yield _Chunk(kind, start, end)
+        yield Chunk(kind, start, end)
         if kind == b"IEND":
             return
         start = end
@@ -79,7 +81,7 @@ def _unpacked_size(kind: bytes, body: memoryview) -> int:
     return len(head) + unpacked if not unpacker.unconsumed_tail else MAX_CHUNK + 1
 
 
-def _without(content: bytes, dropped: list[_Chunk]) -> bytes:
+def _without(content: bytes, dropped: list[Chunk]) -> bytes:
     parts, start = [], 0
     for chunk in dropped:
         parts.append(content[start : chunk.start])

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -184,10 +183,8 @@ class EmbeddingSet:
         image = int(self.caption_image[caption])
         return self._tensors[self._index.shard[image]]["text_tokens"]
 
-    def text_features(self, captions: Tensor, *, length: int | None = None) -> TextFeatures:
-        """Text features of the captions with these indices, tokens padded to `length` or the
-        longest.
-        """
+    def text_features(self, captions: Tensor) -> TextFeatures:
+        """Text features of the captions with these indices, tokens padded to the longest."""
         places = captions.numpy()
         starts, lengths = self._starts[places], self._lengths[places]
         states = [
@@ -197,8 +194,6 @@ class EmbeddingSet:
             )
         ]
         tokens = pad_sequence(states, batch_first=True).float()
-        if length:
-            tokens = F.pad(tokens, (0, 0, 0, length - tokens.shape[1]))
         return TextFeatures(self.text[captions], tokens, torch.from_numpy(lengths).long())
 
 

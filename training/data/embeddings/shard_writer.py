@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.text_encoder import TextEncoder, read_texts
+from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import save_tensors, write_json_lines
 from torch_utils.host_reads import HostRead, on_host
 from torch_utils.sending import send
@@ -64,7 +65,9 @@ class ShardWriter:
             self.caption_image += [image for image, _ in part]
 
     def write(self, out: Path, number: int) -> list[dict]:
-        """Write the shard; the index rows of its images."""
+        """Write the shard; the index rows of its images. InputError where an embedding is not
+        finite.
+        """
         tensors = {"image": on_host(torch.cat(self.image), HostRead.EMBEDDINGS)}
         if self.caption_image:
             tensors |= {
@@ -75,6 +78,12 @@ class ShardWriter:
                     [0, *np.cumsum([len(state) for state in self.states]).tolist()]
                 ),
             }
+        for what, tensor in tensors.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise InputError(
+                    f"The encoder gives embeddings ({what}) that are not finite, or beyond "
+                    "float16. Copy or download its weights again, or choose another."
+                )
         name = f"shard-{number:05d}.safetensors"
         save_tensors(
             out / name,

@@ -23,7 +23,7 @@ _SYSTEM_FOLDERS = frozenset(  # of NAS, operating systems and programs; in lower
         *("@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot"),
         *("$recycle.bin", "recycler", "recycled", "system volume information", "lost+found"),
         *("__macosx", "network trash folder", "temporary items", "found.000"),
-        *("lightroom previews.lrdata", "previews.lrdata", "_thumbs", ".@__thumb"),
+        *("_thumbs", ".@__thumb", "_vti_cnf", "ipod photo cache", "captureone"),
     }
 )
 _SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"})
@@ -125,7 +125,7 @@ def belongs_to_a_system(name: str) -> bool:
     """Thumbnails, recycle bins and databases of operating systems and NAS: @eaDir/x/y.jpg."""
     *folders, last = name.lower().split("/")
     return (
-        any(folder in _SYSTEM_FOLDERS for folder in (*folders, last))
+        any(part in _SYSTEM_FOLDERS or part.endswith(".lrdata") for part in (*folders, last))
         or last in _SYSTEM_FILES
         or _THUMBNAILS.fullmatch(last) is not None
     )

@@ -76,15 +76,14 @@ def _kind(files: ImageFiles, name: str) -> tuple[str, str]:
     is none is a bad one.
     """
     suffix = suffix_of(name)
-    # grids keep the name that we gave them, or lie in a folder of that name
-    if suffix in IMAGE_SUFFIXES and not (suffix == ".png" and "grid" in name.lower()):
+    if suffix in IMAGE_SUFFIXES and suffix != ".png":  # a PNG may be a grid
         return "image", ""
     try:
         head = files.head(name)
     except UnreadableImageError as error:
         return ("image", "") if suffix in IMAGE_SUFFIXES else ("unreadable", str(error))
     if is_own_grid(head):
-        return "grid", "a grid of lafite-shifted, several images in one"
+        return "grid", "a grid of lafite-shifted, several images in one, or a plot"
     if suffix in IMAGE_SUFFIXES or image_format(head):
         return "image", ""
     if suffix in OTHER_IMAGE_SUFFIXES or other_image_format(head):

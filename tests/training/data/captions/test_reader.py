@@ -147,6 +147,12 @@ def test_a_parquet_table_is_read(tmp_path: Path, compression: str):
     assert "damaged, or no parquet" in problems[0][1]
 
 
+def test_columns_mean_the_same_in_capitals(tmp_path: Path):
+    folder = image_folder(tmp_path, "a.png")
+    (folder / "metadata.csv").write_text("File_Name;Text\na.png;a house\n", encoding="utf-8")
+    assert ImageSource(folder).captions == {"a.png": ["a house"]}
+
+
 @pytest.mark.parametrize("listed", ["sub\\café.png", "./sub/café.png", "sub/CAFÉ.PNG"])
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_names_meet_however_they_are_spelt(form: str, listed: str, tmp_path: Path):
@@ -156,7 +162,7 @@ def test_names_meet_however_they_are_spelt(form: str, listed: str, tmp_path: Pat
     (tmp_path / "metadata.jsonl").write_text(row, encoding="utf-8")
     source = ImageSource(tmp_path)
     assert source.captions == {f"sub/{name}": ["a house"]}
-    assert source.missing() == []
+    assert source.caption_problems == []
 
 
 def test_names_that_differ_in_case_alone_are_not_mixed_up(tmp_path: Path):
@@ -166,7 +172,19 @@ def test_names_that_differ_in_case_alone_are_not_mixed_up(tmp_path: Path):
     (tmp_path / "metadata.jsonl").write_text(text, encoding="utf-8")
     source = ImageSource(tmp_path)
     assert source.captions == {"a.png": ["a.png"], "A.png": ["A.png"]}
-    assert source.missing() == ["a.PNG"]
+    assert source.caption_problems == [("metadata.jsonl, line 3", "'a.PNG' is no file here")]
+
+
+def test_a_table_of_files_that_are_elsewhere_ends_nothing(tmp_path: Path):
+    """Absolute names of another machine; images need no captions, a prior says what it found."""
+    folder = image_folder(tmp_path / "images", *(f"{c}x.png" for c in "abcdefgh"))
+    rows = [{"file_name": f"/data/{c}x.png", "text": "a house"} for c in "abcdefgh"]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    outcome = succeed("embed", folder, "--out", tmp_path / "out")
+    assert "8 images embedded" in outcome.err
+    assert "metadata.jsonl, line 1: '/data/ax.png' is no file here" in outcome.err
+    refused = run_command("train-prior", folder, "--out", tmp_path / "run", *TINY_PRIOR)
+    assert_refused(refused, "has no captions", "'/data/ax.png' is no file here")
 
 
 def test_a_table_without_captions_says_which_columns_it_has(tmp_path: Path):

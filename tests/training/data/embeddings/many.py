@@ -50,7 +50,7 @@ def write_many(folder: Path, *, num_images: int) -> None:
 def _train_gan(folder: Path) -> None:
     """What a training takes of them: statistics, and the conditions of some batches."""
     from lafite_shifted.gaussian.stats import EmbeddingStats
-    from tests.training.gan.test_step import SMALL
+    from tests.training.gan.trainers import SMALL
     from training.data.files.image_files import UnreadableImageError
     from training.gan.batch import BatchSampler
     from training.gan.data import load_gan_data

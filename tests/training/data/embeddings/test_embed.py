@@ -102,7 +102,6 @@ def test_captions_keep_their_own_tokens(images: Path, clip: ClipEncoder):
     assert found.tokens.shape[1] == 8
     torch.testing.assert_close(found.tokens, expected.tokens[:, :8], atol=4e-3, rtol=1e-3)
     torch.testing.assert_close(found.embedding, expected.embedding, atol=1e-3, rtol=0)
-    assert data.text_features(torch.tensor([3]), length=20).tokens.shape[1] == 20
     stored = load_shard(images.parent / "out" / "shard-00000.safetensors")[0]
     assert len(stored["text_tokens"]) == int(expected.lengths.sum())  # ragged: no padding on disk
 

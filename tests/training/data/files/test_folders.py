@@ -65,7 +65,8 @@ def test_captions_from_metadata_and_text_files(tmp_path: Path):
         "four.png": ["a fish", "a cod"],
     }
     assert source.metadata["sub/three.png"]["tags"] == ["wing"]
-    assert source.missing() == ["gone.png"]
+    problem = "'gone.png' is no file here"
+    assert source.caption_problems == [("metadata.jsonl, line 9", problem)]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,6 @@ def test_names_that_are_not_utf_8_are_bad_images(tmp_path: Path):
         source = ImageSource(where)
         assert source.names == ["b.png"]
         assert dict(source.unusable()) == {
-            "\\ud800.png": "listed in metadata.jsonl, but the file does not exist",
             "caf\\udce9.png": "its name is not UTF-8: rename it",
         }
         out = tmp_path / f"{where.name}-out"

@@ -46,7 +46,8 @@ def test_an_image_of_another_format_is_named_whatever_it_is_called(kind: str, tm
 
 def test_what_belongs_to_a_system_is_not_trained_on(tmp_path: Path):
     folder = image_folder(tmp_path, "a.jpg")
-    for where in ("@eaDir/a.jpg", "#recycle", "$RECYCLE.BIN", ".thumbnails", "sub/@Recycle"):
+    folders = ("@eaDir/a.jpg", "#recycle", "$RECYCLE.BIN", ".thumbnails", "sub/@Recycle")
+    for where in (*folders, "2024 Previews.lrdata", "CaptureOne/Cache"):
         image_folder(folder / where, "old.jpg", "older.jpg")
     (folder / "Thumbs.db").write_bytes(content("JPEG"))
     (folder / "._a.jpg").write_bytes(b"\0\5\x16\7")
@@ -55,6 +56,7 @@ def test_what_belongs_to_a_system_is_not_trained_on(tmp_path: Path):
     assert {one.file_name: one.count for one in source.not_used} == {
         **{"@eaDir/": 2, "#recycle/": 2, "$RECYCLE.BIN/": 2, ".thumbnails/": 2},
         **{"sub/@Recycle/": 2, "Thumbs.db": 1, "._a.jpg": 1},
+        **{"2024 Previews.lrdata/": 2, "CaptureOne/": 2},
     }
 
 
@@ -89,11 +91,13 @@ def test_grids_and_runs_of_ours_are_not_trained_on(tmp_path: Path, gan_run: Path
     shutil.copytree(gan_run, folder / "runs" / "one")
     shutil.copytree(gan_run / "grids", folder / "old grids")
     save_png(folder / "grid.png", as_grid(Image.new("RGB", (64, 64))), {"model": "x"})
+    save_png(folder / "all.png", as_grid(Image.new("RGB", (64, 64))), {"model": "x"})
     save_png(folder / "a-cat-0000.png", Image.new("RGB", (64, 64)), {"prompt": "a cat"})
     source = ImageSource(folder)
     assert source.names == ["a-cat-0000.png", "a.png", "my grid.png"]
     assert not_used(source)["runs/one/"] == "a run of lafite-shifted"
-    assert not_used(source)["grid.png"].startswith("a grid of lafite-shifted")
+    for name in ("grid.png", "all.png"):
+        assert not_used(source)[name].startswith("a grid of lafite-shifted")
     assert sum(name.startswith("old grids/") for name in not_used(source)) > 0
 
 

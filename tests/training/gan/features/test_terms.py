@@ -17,7 +17,7 @@ from lafite_shifted.io.files import load_tensors
 from tests.ranks import run_in_ranks
 from tests.small_clip import load_resnet_clip
 from tests.training.gan.features.networks import features_of, save_timm
-from tests.training.gan.test_step import (
+from tests.training.gan.trainers import (
     CPU,
     EVERYTHING,
     SMALL,
