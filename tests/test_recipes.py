@@ -43,10 +43,13 @@ def test_the_starter_is_made_by_the_verbs_in_their_order(commands: list[list[str
         *["train-clip"] * 2,
         "embed",
         "train-prior",
+        "dataset",
         "train-gan",
         "pack",
     ]
-    assert [words[1] for words in commands[:3]] == ["emoji", "clipart", "wordnet"]
+    sets = [words[1] for words in commands if words[0] == "dataset"]
+    assert sets == ["emoji", "clipart", "wordnet", "emoji"]
+    assert ["--skin-tones" in words for words in commands if words[0] == "dataset"][-1]
     assert {"--with-discriminator", "--half"} <= set(commands[-1])
     made = {words[words.index("--out") + 1] for words in commands if "--out" in words}
     used = [word for words in commands[3:] for word in words if "/runs/" in word]

@@ -17,7 +17,9 @@ STARTER_CLIP_COLOUR_FLAGS := --kimg 100 --text-teacher all-MiniLM-L6-v2 --set fr
 	--set learning_rate=5e-4 --set pretrained_learning_rate=2e-4 --set warmup_kimg=5
 STARTER_PRIOR_FLAGS := --preset tiny
 STARTER_GAN_FLAGS := --preset small --kimg 2000 --features clip --set generator.channel_max=256 \
-	--set generator.w_dim=256 --set generator.z_dim=256
+	--set generator.w_dim=256 --set generator.z_dim=256 --set generator.conditional_start=true \
+	--set pixel_matching_weight=10 --set pseudo_text_cosine=0.99 --set r1_gamma=0.2 \
+	--set learning_rate_decay_kimg=100
 
 # a CLIP that judges and takes no part: of another architecture and seed, trained on all names
 STARTER_JUDGE_FLAGS := --kimg 240 --seed 1 --set model.vision=vit --set model.vit_width=128 \
@@ -31,6 +33,10 @@ starter: $(STARTER_RUNS)/model/README.md  ## the model that ships, from the draw
 
 $(STARTER_DATA)/emoji/split.json $(STARTER_DATA)/clipart/split.json: | $(VENV)/.installed-starter
 	$(RUN)/lafite-shifted dataset $(notdir $(@D)) --out $(@D)
+
+# half of all drawings are variants of people; the generator sees two of each
+$(STARTER_DATA)/emoji-few/split.json: | $(VENV)/.installed-starter
+	$(RUN)/lafite-shifted dataset emoji --skin-tones 2 --out $(@D)
 
 $(STARTER_DATA)/wordnet/texts.txt: | $(VENV)/.installed-starter
 	$(RUN)/lafite-shifted dataset wordnet --out $(@D)
@@ -56,8 +62,8 @@ $(STARTER_RUNS)/prior.done: $(STARTER_RUNS)/embeddings.done
 		$(STARTER_PRIOR_FLAGS)
 	touch $@
 
-$(STARTER_RUNS)/gan.done: $(STARTER_RUNS)/clip.done
-	$(RUN)/lafite-shifted train-gan $(STARTER_DATA)/emoji --out $(STARTER_RUNS)/gan \
+$(STARTER_RUNS)/gan.done: $(STARTER_RUNS)/clip.done $(STARTER_DATA)/emoji-few/split.json
+	$(RUN)/lafite-shifted train-gan $(STARTER_DATA)/emoji-few --out $(STARTER_RUNS)/gan \
 		--clip $(STARTER_RUNS)/clip/clip $(STARTER_GAN_FLAGS)
 	touch $@
 
