@@ -94,7 +94,7 @@ def test_refusals_are_shown(browser, address: Address):
     page = Page(browser, address.url)
     page.drag("#panel-generate [name=prompt]", "  ")
     page.one("#panel-generate > button").click()
-    wait(lambda: "A text is empty" in page.one("#status").text)
+    wait(lambda: "A sentence is empty" in page.one("#status").text)
     browser.get_log("browser")  # chromium reports the 422 as an error
 
 

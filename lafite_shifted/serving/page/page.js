@@ -174,7 +174,7 @@ function figure({ png, webp, metadata }) {
   const link = document.createElement("a");
   link.href = image.src;
   link.download = `${(metadata.prompt ?? metadata.to ?? metadata.stops ?? "image").replace(/[^\p{L}\p{N}]+/gu, "-")}-${
-    metadata.seed ?? metadata.strength ?? metadata.step ?? 0}.${png ? "png" : "webp"}`;
+    metadata.strength ?? metadata.step ?? metadata.seed ?? 0}.${png ? "png" : "webp"}`;
   link.textContent = "Download";
   link.setAttribute("aria-label", `Download the image of ${told}`);
   const caption = document.createElement("figcaption");
