@@ -4,7 +4,7 @@ Wherever an image is changed, a sentence, a PIL image, or what another edit has 
 Shape letters: N images, D embedding, R resolution.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -228,9 +228,10 @@ class Edits:
         seed: Seeds = 0,
         config: GuidanceConfig | None = None,
         generation: Generation | None = None,
+        on_step: Callable[[], None] | None = None,
     ) -> Guided:
         """Images nearer to a sentence by CLIP: the best of several seeds each, then gradient steps
-        on w or z inside a trust region.
+        on w or z inside a trust region. `on_step` is called after each step of each image.
         """
         generation = generation or Generation()
         count = num_images if isinstance(seed, int) else 1
@@ -244,6 +245,7 @@ class Edits:
             numbers,
             config or GuidanceConfig(),
             truncation=generation.truncation,
+            on_step=on_step,
         )
 
     @plain_settings()

@@ -47,12 +47,12 @@ class Generation:
         if not self.use_prior:
             raise InputError(
                 "A negative prompt acts through the guidance of the prior, which is not used. "
-                "Leave --no-prior or --negative out."
+                "Use the prior, or leave the negative prompt out."
             )
         if self.sampling is not None and self.sampling.guidance == 1.0:
             raise InputError(
                 "A negative prompt acts through guidance, and guidance 1 is none. Give one above "
-                "1, such as --guidance 2."
+                "1, such as 2."
             )
 
     @property

@@ -37,7 +37,7 @@ class Prompt:
             raise InputError(
                 f"The weights {', '.join(f'{w:g}' for w in weights) or 'of no sentence'} mix "
                 "nothing. Give numbers of at least 0, one of them above; what an image must not "
-                "show is a negative prompt (`--negative`)."
+                "show is a negative prompt."
             )
         return Prompt(texts, tuple(weight / sum(weights) for weight in weights))
 
@@ -72,7 +72,7 @@ def parse_prompts(words: Sequence[str]) -> list[Prompt]:
 def parse_prompt_lines(content: bytes, *, where: str) -> list[Prompt]:
     """A prompt a line, blank ones left out; `where` names the file in errors."""
     try:
-        lines = content.decode("utf-8-sig").split("\n")
+        lines = re.split(r"\r\n?|\n", content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(f"{where} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     prompts: dict[Prompt, None] = {}

@@ -133,9 +133,9 @@ class SeedList(click.ParamType):
             match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
             first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
             if first > last or last - first >= self.MOST:
-                self.fail(f"{value!r} is no list of seeds: give such as 7, 1,5,9 or 0-7.")
+                self.fail(f"{value!r} is no list of {self.name}: give such as 7, 1,5,9 or 0-7.")
             if found.keys() & range(first, last + 1):
-                self.fail(f"{value!r} holds a seed twice.")
+                self.fail(f"{value!r} holds a {self.name.removesuffix('s')} twice.")
             found |= dict.fromkeys(range(first, last + 1))
         return list(found)
 

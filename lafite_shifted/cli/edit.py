@@ -39,6 +39,7 @@ def command(
     difference of two sentences. Give latents.safetensors of `project` to keep the rest of it.
     """
     from lafite_shifted.cli.edited import Argument, EditedFolder
+    from lafite_shifted.cli.settings import settings_of
 
     generation = prior.generation(truncation=truncation)
     given = Argument(image)
@@ -55,6 +56,7 @@ def command(
         ).latents
     images = pipeline.render_latents(found)
     record = {"image": image, "from": source, "to": target, "seed": seed}
+    settings = settings_of(pipeline, generation, from_text=True)
     records = [record | {"strength": number} for number in strength]
-    folder.save(images, records, before=given.shown(images[0].width), model=pipeline.hash)
+    folder.save(images, records, before=given.shown(images[0].width), settings=settings)
     click.echo(f"{len(images)} images and strip.png in {out}")

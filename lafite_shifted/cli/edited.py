@@ -15,7 +15,7 @@ from PIL import Image
 from lafite_shifted.cli.image_argument import read_image_file
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.image_file import check_own_image, save_image
-from lafite_shifted.io.manifest import Manifest
+from lafite_shifted.io.manifest import Manifest, check_distinct
 from lafite_shifted.io.png import as_grid, check_own_png, save_png
 from lafite_shifted.io.shell import expanded
 
@@ -35,11 +35,17 @@ class Argument:
         """InputError where a file is meant and is not there."""
         from lafite_shifted.prompts import parse_prompt_lines
 
+        if not word.strip():
+            raise InputError("A sentence is empty. Write one, such as: a red apple")
         path = Path(expanded(word))
         self.word, self.path = word, path if path.is_file() else None
         self.image: Image.Image | None = None
         if self.path is None:
-            if path.is_dir() or path.suffix.lower() in (*IMAGE_SUFFIXES, LATENTS_SUFFIX):
+            if path.is_dir():
+                raise InputError(
+                    f"{word} is a folder. Give an image in it, or a sentence of more words."
+                )
+            if path.suffix.lower() in (*IMAGE_SUFFIXES, LATENTS_SUFFIX):
                 raise InputError(f"{word} is no file. Check the path, or write a sentence.")
             prompts = parse_prompt_lines(word.encode("utf-8", "replace"), where="the sentence")
             if len(prompts) > 1:
@@ -77,6 +83,7 @@ class EditedFolder:
 
     def __init__(self, folder: Path, names: Sequence[str], *, strip: bool = True):
         self.folder, self.names, self.strip = folder, names, strip
+        check_distinct(names, "Give each once, and numbers that differ in three decimals.")
         for name in names:
             check_own_image(folder / name)
         if strip:
@@ -89,12 +96,12 @@ class EditedFolder:
         records: Sequence[Mapping[str, Any]],
         *,
         before: Sequence[Image.Image] = (),
-        model: str,
+        settings: Mapping[str, Any],
     ) -> None:
-        """Write all; `records` say what each was made from, beside the model."""
-        rows = []
+        """Write all; `records` say what each was made from, `settings` what holds for all."""
+        rows, model = [], settings["model"]
         for name, image, record in zip(self.names, images, records, strict=True):
-            row = {"file": name, **record, "model": model}
+            row = {"file": name, **record, **settings}
             save_image(self.folder / name, image, {"model": model, "settings": json.dumps(row)})
             rows.append(row)
         self.record(*rows)

@@ -80,18 +80,12 @@ def command(
     apple" "a cat" --model M --out DIR. Weights mix sentences into one: "a cat:0.7" "a tiger:0.3".
     """
     from lafite_shifted.cli.generated import Outputs, source_of_images, sources_of_prompts
-    from lafite_shifted.generation import seeds_of
 
     generation = prior.generation(truncation=truncation)
     if images and (texts or prompts or prior.negative or prior.no_prior):
         raise InputError("--image takes the place of sentences. Leave one of the two out.")
-    if isinstance(seed, Sequence) and num_images not in (None, len(seed)):
-        raise InputError(
-            f"--seed {len(seed)} seeds are as many images of each prompt. Leave --num-images out."
-        )
+    seeds = options.sample_seeds(seed, num_images, default=4)
     sources = source_of_images(images) if images else sources_of_prompts(texts, prompts)
-    count = num_images or (4 if isinstance(seed, int) else 1)
-    (seeds,) = seeds_of(1, count, seed=seed, generator=None)
     outputs = Outputs(out, sources, seeds, suffix=suffix, forms=forms, resume=resume)
     with plain_warnings():
         pipeline = model.load(needs_prior=not (prior.no_prior or images))
@@ -119,8 +113,8 @@ def _generate(
     except KeyboardInterrupt as error:
         outputs.flush()
         raise InterruptedRunError(
-            f"Interrupted. {outputs.num_saved} images are in {outputs.folder}; the same command "
-            "with --resume makes the rest.",
+            f"Interrupted. {outputs.num_saved} images are saved in {outputs.folder}; the same "
+            "command with --resume makes the rest.",
             SIGINT,
         ) from error
     outputs.finish()

@@ -2,7 +2,6 @@
 is there already.
 """
 
-import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,6 @@ from lafite_shifted.io.files import check_own_text, sha256_of, write_text
 from lafite_shifted.io.image_file import check_own_image, save_image
 from lafite_shifted.io.manifest import NAME, Manifest, check_distinct
 from lafite_shifted.io.png import check_own_png, save_png, slug
-from lafite_shifted.prior.sample_embeddings import resolve_sampler
 from lafite_shifted.prompts import parse_prompt_lines, parse_prompts
 
 if TYPE_CHECKING:
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
 LEGEND = "labels of grid.png, by lafite-shifted"  # the first line of grid.txt
 MOST_IMAGES = 10**7  # of one run
 GRID_PROMPTS, GRID_IMAGES = 64, 4096  # that a grid shows: memory stays flat beyond
+GRID_COLUMNS = 20  # a prompt of more images has several rows
 SHEET_COLUMNS, SHEET_IMAGES = 8, 80
 SMALLEST_CELL = 96  # pixels
 
@@ -114,7 +113,10 @@ class Outputs:
 
     def _check_own(self) -> None:
         if "files" in self.forms:
-            check_distinct(self.file(number, seed) for number, seed in self._all())
+            check_distinct(
+                (self.file(number, seed) for number, seed in self._all()),
+                "Rename one of the files given.",
+            )
         there = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
         planned = {self.file(number, seed) for number, seed in self._all()} if there else set()
         for name in sorted(there & planned) if "files" in self.forms else ():
@@ -122,6 +124,9 @@ class Outputs:
         if "grid" in self.forms:
             check_own_png(self.folder / "grid.png")
             check_own_text(self.folder / "grid.txt", LEGEND)
+        if "sheet" in self.forms:
+            for number in range(1, -(-len(self.sources) * len(self.seeds) // SHEET_IMAGES) + 1):
+                check_own_png(self._sheet_path(number))
 
     def _all(self) -> Iterator[tuple[int, int]]:
         return ((number, seed) for number in range(len(self.sources)) for seed in self.seeds)
@@ -134,17 +139,10 @@ class Outputs:
         """Fix what the manifest says of all images, and what is there already. InputError for what
         the prior cannot do.
         """
-        sampling = None
+        from lafite_shifted.cli.settings import settings_of
+
         is_text = "prompt" in self.sources[0].record
-        if model.prior is not None and generation.use_prior and is_text:
-            sampling = resolve_sampler(model.prior.prior, generation.chosen_sampling)
-        self.settings = {
-            "model": model.hash,
-            "dtype": str(model.generator.network.compute_dtype).removeprefix("torch."),
-            "truncation": generation.truncation,
-            "negative_prompt": generation.negative_prompt,
-            "sampling": dataclasses.asdict(sampling) if sampling else None,
-        }
+        self.settings = settings_of(model, generation, from_text=is_text)
         self._skipped = {
             (n, seed) for n, seed in self._all() if self.resume and self._is_there(n, seed)
         }
@@ -205,9 +203,11 @@ class Outputs:
 
         self.num_sheets += 1
         sheet = contact_sheet(self._sheet, columns=SHEET_COLUMNS, least=SMALLEST_CELL)
-        path = self.folder / f"sheet-{self.num_sheets:04d}.png"
-        save_png(path, sheet, {"model": self.settings["model"]})
+        save_png(self._sheet_path(self.num_sheets), sheet, {"model": self.settings["model"]})
         self._sheet = []
+
+    def _sheet_path(self, number: int) -> Path:
+        return self.folder / f"sheet-{number:04d}.png"
 
     def flush(self) -> None:
         """Record what has been saved."""
@@ -230,7 +230,7 @@ class Outputs:
 
         rows = [(self.sources[number].label, images) for number, images in self._grid.items()]
         scale = max(1, SMALLEST_CELL // rows[0][1][0].width)
-        grid = labelled_grid(rows, scale=scale)
+        grid = labelled_grid(rows, scale=scale, most_columns=GRID_COLUMNS)
         self._legend = [*grid.legend]
         if len(rows) < len(self.sources):
             self._legend.append(
@@ -246,8 +246,8 @@ class Outputs:
         words = ["grid.png"] if "grid" in self.forms else []
         words += [f"{self.num_sheets} contact sheets"] if self.num_sheets else []
         words += ["grid.txt (labels that grid.png cannot show)"] if self._legend else []
-        joint = " and " if "files" in self.forms else " in "
-        text = joint.join([f"{total} images", ", ".join(words)]) if words else f"{total} images"
+        if "files" not in self.forms:
+            return f"{', '.join(words)} of {total} images in {self.folder}"
+        text = " and ".join([f"{total} images", ", ".join(words)] if words else [f"{total} images"])
         skipped = f" ({len(self._skipped)} were there)" if self._skipped else ""
-        also = f", described in {NAME}" if "files" in self.forms else ""
-        return f"{text} in {self.folder}{skipped}{also}"
+        return f"{text} in {self.folder}{skipped}, described in {NAME}"

@@ -1,6 +1,8 @@
 """`guide`: images nearer to their sentence, by CLIP."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +11,8 @@ import click
 from lafite_shifted.cli import options
 from lafite_shifted.cli.argument_types import Number
 from lafite_shifted.cli.messages import plain_warnings
+from lafite_shifted.cli.progress import progress_bar
+from lafite_shifted.errors import InputError
 
 
 @click.command("guide")
@@ -48,17 +52,17 @@ def command(
     """Make images of TEXT that CLIP finds nearer to it: the best of several seeds, then steps along
     the gradient, in a trust region so that images stay images.
     """
-    from lafite_shifted.cli.edited import EditedFolder
+    from lafite_shifted.cli.edited import Argument, EditedFolder
     from lafite_shifted.cli.judges import load_clip_judge, text_cosine
+    from lafite_shifted.cli.settings import settings_of
     from lafite_shifted.editing.guidance import GuidanceConfig
-    from lafite_shifted.encoders.text_features import clean_text
-    from lafite_shifted.generation import seeds_of
 
     generation = prior.generation(truncation=truncation)
     config = GuidanceConfig(candidates, gradient_steps, space, radius)
-    text = clean_text(text)
-    count = num_images or (4 if isinstance(seed, int) else len(seed))
-    (seeds,) = seeds_of(1, count, seed=seed, generator=None)
+    given = Argument(text)
+    if not given.is_text:
+        raise InputError(f"{text} is a file. `guide` leads towards a sentence: write one.")
+    seeds = options.sample_seeds(seed, num_images, default=4)
     folder = EditedFolder(out, [f"guided-{number:04d}.png" for number in seeds])
     with plain_warnings():
         pipeline = model.load()
@@ -66,24 +70,38 @@ def command(
             judge_clip, conditioning=pipeline.clip.id, device=pipeline.device
         )
         plain = pipeline.render_latents(
-            pipeline.latents(text, seed=list(seeds), generation=generation)
+            pipeline.latents(given.prompt, seed=list(seeds), generation=generation)
         )
-        found = pipeline.guide(text, seed=list(seeds), config=config, generation=generation)
+        total = len(seeds) * gradient_steps
+        with progress_bar("guide", "step") as progress:
+            steps = count(1)
+            found = pipeline.guide(
+                given.prompt,
+                seed=list(seeds),
+                config=config,
+                generation=generation,
+                on_step=lambda: progress(next(steps), total),
+            )
     images = pipeline.render_latents(found.latents)
     columns = {"own_seed": found.of_seed, "best_seed": found.of_best, "guided": found.of_end}
+    settings = asdict(config) | settings_of(pipeline, generation, from_text=True)
     records = [
-        {"prompt": text, "seed": number}
+        {"prompt": str(given.prompt), "seed": number}
         | {f"cosine_{name}": round(float(values[n]), 4) for name, values in columns.items()}
         for n, number in enumerate(seeds)
     ]
-    folder.save(images, records, before=plain, model=pipeline.hash)
+    folder.save(images, records, before=plain, settings=settings)
     means = ", ".join(
         f"{name.replace('_', ' ')} {float(v.mean()):.3f}" for name, v in columns.items()
     )
     click.echo(f"{len(images)} images and strip.png (own seeds, guided) in {out}")
     click.echo(f"cosine with the sentence, by the CLIP that guided: {means}")
     if judge:
-        before, after = (text_cosine(judge, part, text) for part in (plain, images))
+        sentences = list(zip(given.prompt.texts, given.prompt.weights, strict=True))
+        before, after = (
+            sum(weight * text_cosine(judge, part, sentence) for sentence, weight in sentences)
+            for part in (plain, images)
+        )
         click.echo(
             f"by {judge_clip}, which took no part: own seed {before:.3f}, guided {after:.3f}"
         )

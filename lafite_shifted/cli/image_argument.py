@@ -9,7 +9,7 @@ from lafite_shifted.errors import InputError
 
 def read_image_file(path: Path) -> Image.Image:
     """Upright sRGB on white; InputError says why it cannot be read."""
-    from training.data.decoding.decode import decode
+    from training.data.decoding.decode import PIXELS_FLAG, decode
     from training.data.files.image_files import UnreadableImageError
 
     if path.is_dir():
@@ -17,4 +17,5 @@ def read_image_file(path: Path) -> Image.Image:
     try:
         return decode(path).image
     except UnreadableImageError as error:
-        raise InputError(f"{path} cannot be used: {error}. Give another image.") from error
+        reason = str(error).removesuffix(PIXELS_FLAG)
+        raise InputError(f"{path} cannot be used: {reason}. Give another image.") from error

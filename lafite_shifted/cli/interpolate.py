@@ -36,6 +36,7 @@ def command(
     `project`: embedding and z move on great circles.
     """
     from lafite_shifted.cli.edited import Argument, EditedFolder
+    from lafite_shifted.cli.settings import settings_of
     from lafite_shifted.io.animation import check_own_animation, save_animation
 
     generation = prior.generation(truncation=truncation)
@@ -56,7 +57,8 @@ def command(
     images = pipeline.render_latents(found)
     record = {"from": a, "to": b, "seed": seed, "seed_b": seed if seed_b is None else seed_b}
     shares = [number / (num_images - 1) for number in range(num_images)]
-    folder.save(images, [record | {"share": share} for share in shares], model=pipeline.hash)
+    settings = settings_of(pipeline, generation, from_text=any(end.is_text for end in ends))
+    folder.save(images, [record | {"share": share} for share in shares], settings=settings)
     if animation:
         frames = [*images, *images[-2:0:-1]]  # there and back, without a jump
         save_animation(movie, frames, {"from": a, "to": b, "model": pipeline.hash}, fps=fps)

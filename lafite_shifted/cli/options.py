@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lafite_shifted.cli.argument_types import FolderPath, Number, PathOrUrl, SeedList, Share
-from lafite_shifted.errors import DEFAULT_MAX_BAD
+from lafite_shifted.errors import DEFAULT_MAX_BAD, InputError
 from lafite_shifted.io.starter import STARTER
 
 if TYPE_CHECKING:
@@ -183,6 +183,22 @@ class PriorFlags:
             self.best_of,
         )
         return Generation(not self.no_prior, sampling, truncation, self.negative)
+
+
+def sample_seeds(
+    seed: int | Sequence[int], num_images: int | None, *, default: int
+) -> Sequence[int]:
+    """Those of --seed and --num-images, `default` images where neither says how many; InputError
+    where they say different things.
+    """
+    if isinstance(seed, int):
+        return range(seed, seed + (num_images or default))
+    if num_images not in (None, len(seed)):
+        raise InputError(
+            f"--seed names {len(seed)} seeds, which are as many images, and --num-images says "
+            f"{num_images}. Leave --num-images out."
+        )
+    return seed
 
 
 def animation_options(*, default: str | None) -> Callable[[Any], Any]:

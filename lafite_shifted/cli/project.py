@@ -1,5 +1,6 @@
 """`project`: the latents with which the generator gives an image back."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -8,8 +9,10 @@ from lafite_shifted.cli import options
 from lafite_shifted.cli.argument_types import FolderPath, Number
 from lafite_shifted.cli.messages import plain_warnings
 from lafite_shifted.cli.progress import progress_bar
+from lafite_shifted.errors import InterruptedRunError
 
 SAVE_EVERY = 25  # steps
+SIGINT = 2
 
 
 @click.command("project")
@@ -43,8 +46,10 @@ def command(
     """
     from lafite_shifted.cli.edited import EditedFolder
     from lafite_shifted.cli.image_argument import read_image_file
+    from lafite_shifted.cli.settings import settings_of
     from lafite_shifted.editing.projection import ProjectionConfig
     from lafite_shifted.editing.projection_file import check_own_projection, resume, save
+    from lafite_shifted.generation import Generation
 
     config = ProjectionConfig(learning_rate, clip_weight, candidates, not one_w, seed)
     given = read_image_file(image)
@@ -61,13 +66,18 @@ def command(
                     progress(step, steps)
                     if step % SAVE_EVERY == 0:
                         save(out, projection, model=pipeline.hash)
+        except KeyboardInterrupt as error:
+            raise InterruptedRunError(
+                f"Interrupted at step {projection.step}; the same command goes on.", SIGINT
+            ) from error
         finally:
             save(out, projection, model=pipeline.hash)
         metrics = projection.metrics()
     images = pipeline.render_latents(projection.latents)
     rounded = {name: round(value, 4) for name, value in metrics.items()}
-    record = {"image": image.name, "seed": seed, "steps": projection.step, **rounded}
-    folder.save(images, [record], before=[projection.target_image], model=pipeline.hash)
+    record = {"image": image.name, "steps": projection.step, **asdict(config), **rounded}
+    settings = settings_of(pipeline, Generation(), from_text=False)
+    folder.save(images, [record], before=[projection.target_image], settings=settings)
     click.echo(
         f"{f'resumed at step {resumed}; ' if resumed else ''}{projection.step} steps: PSNR "
         f"{metrics['psnr']:.2f} dB, cosine of the CLIP embeddings {metrics['cosine']:.3f}; "

@@ -1,5 +1,7 @@
 """`serve`: a page and JSON endpoints."""
 
+import socket
+from contextlib import suppress
 from dataclasses import replace
 
 import click
@@ -59,26 +61,48 @@ def command(
         window_ms=window_ms, gradient_steps=max_gradient_steps,
     )  # fmt: skip
     model = replace(model, model=served or model.model)
-    with plain_warnings():
+    with plain_warnings(), _listening(host, port) as listening:
         pipeline = model.load()
         app = create_app(pipeline, _decode(limits.upload_megapixels), limits)
+        config = uvicorn.Config(
+            app, log_level="warning", timeout_graceful_shutdown=10, timeout_keep_alive=30
+        )
+        port = listening.getsockname()[1]
         click.echo(f"serving {model.model} at http://{host}:{port} (Ctrl-C stops)", err=True)
-        uvicorn.run(
-            app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=10,
-            timeout_keep_alive=30,
-        )  # fmt: skip
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Bound before the model is loaded, which takes a while; InputError where it cannot be."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            found.bind(address)
+        except OSError:
+            found.close()
+            raise
+    except OSError as error:
+        raise InputError(
+            f"{host}:{port} cannot be listened on: {error.strerror}. Choose another --port, or "
+            "--host."
+        ) from error
+    return found
 
 
 def _decode(megapixels: float):
     from io import BytesIO
 
-    from training.data.decoding.decode import decode
+    from training.data.decoding.decode import PIXELS_FLAG, decode
     from training.data.files.image_files import UnreadableImageError
 
     def read(content: bytes):
         try:
             return decode(BytesIO(content), max_megapixels=megapixels).image
         except UnreadableImageError as error:
-            raise InputError(f"The image cannot be used: {error}.") from error
+            reason = str(error).removesuffix(PIXELS_FLAG)
+            raise InputError(f"The image cannot be used: {reason}. Give another one.") from error
 
     return read

@@ -40,6 +40,7 @@ def command(
     layers from B.
     """
     from lafite_shifted.cli.edited import Argument, EditedFolder
+    from lafite_shifted.cli.settings import settings_of
     from lafite_shifted.editing.style_mixing import layer_table, thirds
 
     generation = prior.generation(truncation=truncation)
@@ -57,8 +58,9 @@ def command(
     before = [pipeline.render_latents(end)[0] for end in (own, other)]
     images = [pipeline.render_latents(part)[0] for part in mixed]
     record = {"a": a, "b": b, "seed": seed, "seed_b": seed if seed_b is None else seed_b}
+    settings = settings_of(pipeline, generation, from_text=any(end.is_text for end in ends))
     records = [record | {"layers": list(part)} for part in chosen]
-    folder.save(images, records, before=before, model=pipeline.hash)
+    folder.save(images, records, before=before, settings=settings)
     click.echo(
         f"{len(images)} mixtures and strip.png (A, B, mixtures) in {out}; layers of this model: "
         f"{layer_table(pipeline.generator)}"

@@ -34,11 +34,11 @@ def command(
 ) -> None:
     """Make variations of IMAGE, a file: its CLIP embedding stays, z is new."""
     from lafite_shifted.cli.edited import Argument, EditedFolder
-    from lafite_shifted.generation import seeds_of
+    from lafite_shifted.cli.settings import settings_of
+    from lafite_shifted.generation import Generation
 
     given = Argument(image)
-    count = num_images or (8 if isinstance(seed, int) else len(seed))
-    (seeds,) = seeds_of(1, count, seed=seed, generator=None)
+    seeds = options.sample_seeds(seed, num_images, default=8)
     folder = EditedFolder(out, [f"variation-{number:04d}.png" for number in seeds])
     with plain_warnings():
         pipeline = model.load(needs_prior=given.is_text)
@@ -47,13 +47,15 @@ def command(
         ).latents
     before = pipeline.latents(given.end(pipeline)).embedding
     cosines = (found.embedding * before).sum(dim=1).tolist()
-    record = {"image": given.word, "spread": spread, "truncation": truncation}
+    record = {"image": given.word, "spread": spread}
+    generation = Generation(truncation=truncation)
+    settings = settings_of(pipeline, generation, from_text=given.is_text)
     records = [
         {**record, "seed": number, "embedding_cosine": round(cosine, 4)}
         for number, cosine in zip(seeds, cosines, strict=True)
     ]
     images = pipeline.render_latents(found)
-    folder.save(images, records, before=given.shown(images[0].width), model=pipeline.hash)
+    folder.save(images, records, before=given.shown(images[0].width), settings=settings)
     mean = sum(cosines) / len(cosines)
     click.echo(
         f"{len(images)} variations and strip.png in {out}; cosine of their embeddings with the "

@@ -35,6 +35,7 @@ def command(
     latents.safetensors of `project`; or through several seeds of one: walk "a cat" --seed 0-5.
     """
     from lafite_shifted.cli.edited import Argument, EditedFolder
+    from lafite_shifted.cli.settings import settings_of
     from lafite_shifted.io.animation import check_own_animation, save_animation
 
     generation = prior.generation(truncation=truncation)
@@ -61,6 +62,7 @@ def command(
             count = save_animation(movie, counted(), record, fps=fps)
     folder.record(
         {"file": movie.name, "stops": list(stops), "seed": seeds[0], "seeds": seeds}
-        | {"frames": count, "fps": fps, "model": pipeline.hash}
+        | {"frames": count, "frames_a_stop": frames, "fps": fps}
+        | settings_of(pipeline, generation, from_text=any(place.is_text for place in places))
     )
     click.echo(f"{count} frames, {count / fps:.1f} s, in {movie}")

@@ -68,9 +68,10 @@ def guide(
     config: GuidanceConfig,
     *,
     truncation: float = 1.0,
+    on_step: Callable[[], None] | None = None,
 ) -> Guided:
     """Images of N seeds; `wanted` [1, D] is the embedding of the sentence, `embed` gives the
-    conditions.
+    conditions. `on_step` is called after each gradient step of each image.
     """
     with torch.no_grad():
         start, scores = _best_of(
@@ -78,7 +79,7 @@ def guide(
         )
     best = scores.amax(dim=1)
     parts = [
-        _climb(start[n : n + 1], generator, clip, wanted, config, truncation=truncation)
+        _climb(start[n : n + 1], generator, clip, wanted, config, truncation, on_step)
         for n in range(len(sample_seeds))
     ]
     moved = [part for part, _ in parts]
@@ -122,8 +123,8 @@ def _climb(
     clip: ClipEncoder,
     wanted: Tensor,
     config: GuidanceConfig,
-    *,
     truncation: float,
+    on_step: Callable[[], None] | None,
 ) -> tuple[Latents, Tensor]:
     """Steps of one length along the gradient of the cosine, each projected into the ball around the
     start; the best image on the way, and its cosine [1].
@@ -153,6 +154,8 @@ def _climb(
             best, found = cosine.detach(), here
         if gradient is not None:
             point = _inside(point + length * F.normalize(gradient, dim=1), first, radius)
+            if on_step is not None:
+                on_step()
     return found, best
 
 

@@ -52,10 +52,9 @@ def resume(folder: Path, projection: Projection, *, model: str) -> int:
     changed = [name for name, value in wanted.items() if found.get(name) != value]
     same_image = torch.equal(tensors["target"], projection.target_uint8)
     if changed or not same_image:
-        what = ", ".join(changed) if same_image else "image"
+        what = f"with other {', '.join(changed)}" if same_image else "of another image"
         raise InputError(
-            f"{folder} holds a projection of another {what}. Choose another --out, or give the "
-            "same as before."
+            f"{folder} holds a projection {what}. Choose another --out, or give the same as before."
         )
     check_like(tensors, projection.state(), path)
     projection.load_state(tensors)

@@ -28,7 +28,7 @@ def clean_text(text: object) -> str:
         )
     text = re.sub("[\ud800-\udfff]", "\ufffd", text).replace("\0", "\ufffd")
     if not text.strip():
-        raise InputError("A text is empty. Give a sentence, such as `generate 'a red apple'`.")
+        raise InputError("A sentence is empty. Write one, such as: a red apple")
     return text
 
 

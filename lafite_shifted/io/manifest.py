@@ -4,7 +4,7 @@ from. Rows are appended as images are saved, so that a run that was stopped can 
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,10 @@ class Manifest:
             os.fsync(file.fileno())
 
 
-def check_distinct(files: Iterator[str]) -> None:
+def check_distinct(files: Iterable[str], remedy: str) -> None:
     """InputError where two images of a run would have one name."""
     seen: set[str] = set()
     for file in files:
         if file in seen:
-            raise InputError(f"Two images would be {file}. Rename one of the files given.")
+            raise InputError(f"Two images would be {file}. {remedy}")
         seen.add(file)

@@ -3,13 +3,15 @@ nothing of a request is written to disk.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from lafite_shifted.errors import InputError
 from lafite_shifted.pipeline import TextToImage
@@ -63,9 +65,23 @@ def create_app(model: TextToImage, decode: Decode, limits: Limits) -> FastAPI:
     app.get("/metrics", response_class=PlainTextResponse)(server.metrics)
     for path, (name, kind) in PAGES.items():
         app.get(path, include_in_schema=False)(_page(name, kind))
+    app.exception_handler(RequestValidationError)(_invalid)
     app.exception_handler(InputError)(_refused)
     app.exception_handler(QueueFullError)(_full)
     return app
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """Place and reason of each fault, without what was sent: that may be megabytes, or what JSON
+    cannot hold (not a number, half a character).
+    """
+    assert isinstance(error, RequestValidationError)
+    detail: object = [
+        {name: one[name] for name in ("type", "loc", "msg")} for one in error.errors()
+    ]
+    if "json" not in request.headers.get("Content-Type", ""):
+        detail = "The body is not sent as JSON. Add the header `Content-Type: application/json`."
+    return Response(json.dumps({"detail": detail}), 422, media_type="application/json")
 
 
 async def _refused(_request: Request, error: Exception) -> JSONResponse:

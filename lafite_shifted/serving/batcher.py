@@ -27,6 +27,10 @@ class QueueFullError(Exception):
     """More requests wait than the limit allows."""
 
 
+class StoppedError(RuntimeError):
+    """The server stops."""
+
+
 @dataclass(frozen=True)
 class PromptWork:
     """Images of one prompt."""
@@ -54,6 +58,7 @@ class Batcher:
         self.model, self.limits = model, limits
         self.batch_sizes: deque[int] = deque()  # to be counted
         self._jobs: queue.Queue[_Job | None] = queue.Queue(limits.queue)
+        self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
         self._thread.start()
 
@@ -78,8 +83,14 @@ class Batcher:
             raise QueueFullError from None
         return job.future
 
+    def check_open(self) -> None:
+        """For long work, between its steps: StoppedError where nobody waits for it any more."""
+        if self._is_closing:
+            raise StoppedError("The server stops.")
+
     def close(self) -> None:
-        """Answer what waits, then stop."""
+        """Stop, after the work that has begun, or at the next step of long work."""
+        self._is_closing = True
         self._jobs.put(None)
         self._thread.join()
 

@@ -5,9 +5,11 @@ import base64
 import time
 from io import BytesIO
 
+from PIL import Image
+
 from lafite_shifted.editing.guidance import GuidanceConfig
 from lafite_shifted.editing.latents import Latents
-from lafite_shifted.editing.projection import ProjectionConfig
+from lafite_shifted.editing.projection import Projection, ProjectionConfig
 from lafite_shifted.edits import End
 from lafite_shifted.errors import InputError
 from lafite_shifted.generation import Generation, to_pil
@@ -24,6 +26,7 @@ from lafite_shifted.serving.requests import (
     VariationsBody,
     WalkBody,
 )
+from lafite_shifted.serving.requests import End as EndBody
 from lafite_shifted.serving.server import Server
 
 
@@ -38,7 +41,8 @@ class EditEndpoints:
         self.server.check(body.num_images)
         image = await self.server.image(body.image)
         seeds = range(body.seed, body.seed + body.num_images)
-        records = [{"seed": str(seed), "spread": f"{body.spread:g}"} for seed in seeds]
+        shared = {"spread": f"{body.spread:g}"} | truncated(body)
+        records = [{"seed": str(seed)} | shared for seed in seeds]
         return await self.server.answer(
             lambda model: (
                 model.variations(
@@ -53,7 +57,8 @@ class EditEndpoints:
         self.server.check(body.num_images)
         a, b = await self.server.end(body.a), await self.server.end(body.b)
         generation = Generation(truncation=body.truncation)
-        records = [{"step": str(number)} for number in range(body.num_images)]
+        shared = told("from", body.a) | told("to", body.b) | truncated(body)
+        records = [{"step": str(number)} | shared for number in range(body.num_images)]
         return await self.server.answer(
             lambda model: (
                 model.interpolate(
@@ -74,16 +79,18 @@ class EditEndpoints:
         self.server.check_work(gradient_steps=body.project_steps)
         image = await self.server.image(body.image)
         generation = Generation(truncation=body.truncation)
+        shared = {"seed": str(body.seed), "project_steps": str(body.project_steps)}
         records = [
             {"from": body.source, "to": body.target, "strength": f"{strength:g}"}
+            | shared
+            | truncated(body)
             for strength in body.strengths
         ]
 
         def work(model: TextToImage) -> Latents:
             start: End = image
             if body.project_steps:
-                config = ProjectionConfig(seed=body.seed)
-                start = model.project(image, steps=body.project_steps, config=config).latents
+                start = self._projected(model, image, body.project_steps, body.seed).latents
             found = model.edit(
                 start,
                 body.source,
@@ -102,7 +109,8 @@ class EditEndpoints:
         a, b = await self.server.end(body.a), await self.server.end(body.b)
         generation = Generation(truncation=body.truncation)
         numbers = sorted(set(body.layers))
-        records = [{"layers": ",".join(map(str, numbers))}]
+        shared = told("coarse", body.a) | told("fine", body.b) | truncated(body)
+        records = [{"layers": ",".join(map(str, numbers))} | shared]
         return await self.server.answer(
             lambda model: (
                 model.style_mix(
@@ -125,12 +133,20 @@ class EditEndpoints:
             candidates=body.num_images * body.candidates,
         )
         seeds = range(body.seed, body.seed + body.num_images)
-        records = [{"prompt": body.prompt, "seed": str(seed)} for seed in seeds]
+        shared = {"candidates": str(body.candidates), "steps": str(body.steps)}
+        shared |= {"radius": f"{body.radius:g}"} | truncated(body)
+        records = [{"prompt": body.prompt, "seed": str(seed)} | shared for seed in seeds]
         config = GuidanceConfig(body.candidates, body.steps, radius=body.radius)
         generation = Generation(truncation=body.truncation)
 
         def work(model: TextToImage) -> Latents:
-            found = model.guide(body.prompt, seed=list(seeds), config=config, generation=generation)
+            found = model.guide(
+                body.prompt,
+                seed=list(seeds),
+                config=config,
+                generation=generation,
+                on_step=self.server.batcher.check_open,
+            )
             for record, before, after in zip(records, found.of_seed, found.of_end, strict=True):
                 record |= {"cosine_before": f"{before:.3f}", "cosine": f"{after:.3f}"}
             return found.latents
@@ -144,8 +160,7 @@ class EditEndpoints:
         record = {"steps": str(body.steps), "seed": str(body.seed)}
 
         def work(model: TextToImage) -> Latents:
-            config = ProjectionConfig(seed=body.seed)
-            found = model.project(image, steps=body.steps, config=config)
+            found = self._projected(model, image, body.steps, body.seed)
             metrics = found.metrics()
             record.update(psnr=f"{metrics['psnr']:.1f} dB", cosine=f"{metrics['cosine']:.3f}")
             return found.latents
@@ -170,7 +185,7 @@ class EditEndpoints:
 
         images = await self.server.rendered(work)
         metadata = {"stops": " | ".join(body.stops), "seed": ",".join(map(str, body.seeds))}
-        metadata |= {"model": self.server.model.hash}
+        metadata |= truncated(body) | {"model": self.server.model.hash}
         file = BytesIO()
         frames = map(to_pil, images)
         await asyncio.to_thread(write_animation, file, "webp", frames, metadata, fps=body.fps)
@@ -180,3 +195,25 @@ class EditEndpoints:
             metadata=metadata,
             seconds=round(time.monotonic() - begun, 4),
         )
+
+    def _projected(
+        self, model: TextToImage, image: Image.Image, steps: int, seed: int
+    ) -> Projection:
+        projection = model.projection(image, ProjectionConfig(seed=seed))
+        for _ in projection.run(steps):
+            self.server.batcher.check_open()
+        return projection
+
+
+# --- what an image says of how it was made
+
+
+def truncated(
+    body: VariationsBody | InterpolateBody | EditBody | StyleMixBody | GuideBody | WalkBody,
+) -> dict[str, str]:
+    return {"truncation": f"{body.truncation:g}"}
+
+
+def told(name: str, end: EndBody) -> dict[str, str]:
+    """A sentence or an upload, and its seed."""
+    return {name: end.prompt or "an upload", f"{name}_seed": str(end.seed)}

@@ -1,8 +1,10 @@
 """What stands before every endpoint."""
 
+import asyncio
 import time
 
 from fastapi import HTTPException
+from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lafite_shifted.serving.counters import Counters
@@ -34,9 +36,17 @@ class Guard:
                 status = message["status"]
             await send(message)
 
+        is_bug = True  # what is raised becomes a 500 further out
         try:
             await self.app(scope, counted_receive, noted_send)
+            is_bug = False
+        except asyncio.CancelledError:  # the server stops, and its patience has ended
+            is_bug = False
+            if status == 499:
+                told = JSONResponse({"detail": "The server stops. Ask again when it is back."}, 503)
+                await told(scope, receive, noted_send)
         finally:
+            status = 500 if is_bug else status
             known = scope["path"].startswith("/v1/") or scope["path"] in ("/healthz", "/metrics")
             path = getattr(scope.get("route"), "path", None) if known else None
             self.counters.request(path or "other", status, time.monotonic() - begun)

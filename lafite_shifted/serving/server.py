@@ -13,10 +13,12 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from PIL import Image
 from torch import Tensor
 
+from lafite_shifted.encoders.text_features import clean_text
 from lafite_shifted.errors import InputError
-from lafite_shifted.generation import Generation, to_pil
+from lafite_shifted.generation import NEGATIVE_GUIDANCE, Generation, to_pil
 from lafite_shifted.io.png import write_png
 from lafite_shifted.pipeline import TextToImage
+from lafite_shifted.prior.sample_embeddings import resolve_sampler
 from lafite_shifted.prior.samplers import SamplerConfig
 from lafite_shifted.prompts import Prompt
 from lafite_shifted.serving.batcher import Batcher, EditWork, PromptWork, QueueFullError
@@ -39,15 +41,23 @@ class Server:
         if (body.prompt is None) == (body.mix is None):
             raise InputError("Give `prompt`, or `mix`, one of the two.")
         prompt = Prompt.of(body.mix if body.mix is not None else body.prompt or "")
-        self.check(body.num_images, *prompt.texts, *([body.negative] if body.negative else []))
+        negative = None if body.negative is None else clean_text(body.negative)
+        self.check(body.num_images, *prompt.texts, *([negative] if negative else []))
         if body.steps is not None and body.steps > self.limits.prior_steps:
             raise InputError(f"steps is {body.steps}, the limit is {self.limits.prior_steps}.")
-        guidance = 2.0 if body.negative is not None and body.guidance == 1.0 else body.guidance
+        guidance = body.guidance
+        if negative is not None and guidance == 1.0:
+            guidance = NEGATIVE_GUIDANCE
         sampling = SamplerConfig(body.steps, guidance=guidance)
-        generation = Generation(body.use_prior, sampling, body.truncation, body.negative)
+        generation = Generation(body.use_prior, sampling, body.truncation, negative)
         seeds = range(body.seed, body.seed + body.num_images)
         shared = {"prompt": str(prompt), "truncation": f"{body.truncation:g}"}
-        shared |= {"guidance": f"{guidance:g}", "negative": body.negative or ""}
+        if body.use_prior and self.model.prior is not None:
+            chosen = resolve_sampler(self.model.prior.prior, sampling)
+            shared |= {"steps": str(chosen.steps), "guidance": f"{guidance:g}"}
+            shared |= {"negative": negative} if negative else {}
+        else:
+            shared |= {"prior": "none"}
         records = [shared | {"seed": str(seed)} for seed in seeds]
         if body.stream:
             return StreamingResponse(

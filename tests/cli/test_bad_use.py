@@ -25,7 +25,7 @@ def test_generate_without_model(tmp_path: Path):
 @pytest.mark.parametrize("texts", [[""], ["a cat", "  "]])
 def test_generate_with_an_empty_text(texts: list[str], model_folder: Path, tmp_path: Path):
     outcome = run_command("generate", *texts, "--model", model_folder, "--out", tmp_path / "out")
-    assert_refused(outcome, "A text is empty", "Give a sentence")
+    assert_refused(outcome, "A sentence is empty", "Write one")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -80,6 +80,8 @@ def test_a_verb_writes_images_a_strip_and_a_manifest(
     assert {row["file"] for row in rows} == (names or also)
     assert len(rows) == len(names or also)
     assert {row["model"] for row in rows} == {model_hash(model_folder)}
+    assert {(row["dtype"], row["truncation"]) for row in rows} == {("float32", 1)}
+    assert all(row["negative_prompt"] is None and "sampling" in row for row in rows)
     assert {level(out / name).shape for name in names} <= {(16, 16, 3)}
     assert half_written(out) == []
 
@@ -131,7 +133,7 @@ def test_a_projection_is_resumed_and_used(
     assert row["steps"] == 6
     assert {"psnr", "cosine"} <= row.keys()
     refused = run_command("project", image, "--steps", "6", "--candidates", "3", *flags)
-    assert_refused(refused, "another candidates", "Choose another --out")
+    assert_refused(refused, "other candidates", "Choose another --out")
     rest = ("--model", model_folder, "--dtype", "float32", "--out", tmp_path / "edited")
     latents = out / "latents.safetensors"
     succeed("edit", latents, "--from", "a dog", "--to", "a cat", "--strength", "0", *rest)
@@ -172,14 +174,24 @@ def test_another_clip_judges_guidance(flags: tuple, small_clip_folder: Path):
         (("variations", "IMAGE", "--spread", "-1"), "--spread"),
         (("interpolate", "a cat", "nowhere.jpg"), "nowhere.jpg is no file"),
         (("interpolate", "a cat", "a dog", "--num-images", "1"), "--num-images"),
-        (("interpolate", "a cat", " "), "holds no prompt"),
+        (("interpolate", "a cat", " "), "A sentence is empty"),
         (("edit", "IMAGE", "--from", "a cat", "--to", "a cat"), "mean the same"),
         (("edit", "IMAGE", "--from", "a", "--to", "b", "--strength", "2"), "--strength"),
-        (("edit", "IMAGE", "--from", "", "--to", "b"), "A text is empty"),
+        (("edit", "IMAGE", "--from", "", "--to", "b"), "A sentence is empty"),
         (("project", "nowhere.png"), "the file does not exist"),
         (("style-mix", "a cat", "a dog", "--layers", "99"), "There is no layer 99"),
         (("style-mix", "a cat", "a dog", "--layers", "x"), "--layers"),
-        (("guide", ""), "A text is empty"),
+        (("guide", ""), "A sentence is empty"),
+        (("guide", "IMAGE"), "is a file. `guide` leads towards a sentence"),
+        (("guide", "a cat:0.5"), "nothing to mix it with"),
+        (("interpolate", "a", "."), ". is a folder"),
+        (("variations", "IMAGE", "--seed", "1,2", "--num-images", "1"), "Leave --num-images out"),
+        (
+            ("edit", "IMAGE", "--from", "a", "--to", "b", "--strength", ".3001,.3002"),
+            "Two images would be edit-0.300.png",
+        ),
+        (("style-mix", "a", "b", "--layers", "1", "--layers", "1"), "Two images would be mix-1"),
+        (("style-mix", "a", "b", "--layers", "x"), "no list of layers"),
         (("guide", "a cat", "--radius", "0"), "--radius"),
         (("walk", "a cat"), "two stops at least"),
         (("walk", "a cat", "a dog", "--fps", "99"), "--fps"),
@@ -195,3 +207,29 @@ def test_what_cannot_be_meant_is_refused(
         words[1], expected = tmp_path / "wrong.safetensors", "truncated or not"
     assert_refused(run_command(*words, *flags), expected)
     assert not out.exists()
+
+
+def test_an_interrupted_projection_says_how_it_goes_on(
+    image: Path, flags: tuple, out: Path, monkeypatch: pytest.MonkeyPatch
+):
+    command = ("project", image, "--steps", "6", "--candidates", "2", *flags)
+    advance = Projection.advance
+
+    def interrupted(self: Projection) -> float:
+        if self.step == 3:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    monkeypatch.setattr(Projection, "advance", interrupted)
+    refused = run_command(*command)
+    assert_refused(refused, "Interrupted at step 3; the same command goes on", code=130)
+    monkeypatch.undo()
+    assert "resumed at step 3; 6 steps" in succeed(*command).out
+
+
+def test_a_mixture_is_guided_to(flags: tuple, out: Path):
+    few = ("--num-images", "1", "--candidates", "1", "--gradient-steps", "1")
+    succeed("guide", '"a cat:0.5" "a dog:0.5"', *few, *flags)
+    (row,) = read_json_lines(out / "manifest.jsonl")
+    assert row["prompt"] == '"a cat:0.5" "a dog:0.5"'
+    assert (row["best_of"], row["steps"], row["space"]) == (1, 1, "w")

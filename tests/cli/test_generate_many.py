@@ -105,6 +105,31 @@ def test_forms_are_chosen(flags: tuple, out: Path):
         assert {path.name for path in out.iterdir()} - {"manifest.jsonl"} == expected
 
 
+def test_many_images_of_a_prompt_are_wrapped_in_the_grid(flags: tuple, out: Path):
+    outcome = succeed("generate", "a cat", *flags, "--num-images", "45", "--as", "grid")
+    assert outcome.out.strip() == f"grid.png of 45 images in {out}"
+    with Image.open(out / "grid.png") as grid:
+        cell = 96 + 2  # of 20 columns and 3 rows, with a label and margins
+        assert 20 * cell <= grid.width <= 20 * cell + 10
+        assert 3 * cell <= grid.height <= 3 * cell + 40
+
+
+def test_a_sheet_of_another_program_is_found_before_an_image_is_made(flags: tuple, out: Path):
+    out.mkdir()
+    (out / "sheet-0002.png").write_bytes(b"mine")
+    command = ("generate", "a cat", *flags, "--num-images", "81", "--as", "sheet")
+    outcome, count = run_counted(*command)
+    assert_refused(outcome, "sheet-0002.png was not written by lafite-shifted")
+    assert count == 0
+    assert [path.name for path in out.iterdir()] == ["sheet-0002.png"]
+
+
+def test_an_image_that_is_too_large_is_told_no_flag_of_other_commands(flags: tuple, tmp_path: Path):
+    Image.new("1", (10_001, 10_000)).save(tmp_path / "large.png")
+    outcome = run_command("generate", "--image", tmp_path / "large.png", *flags)
+    assert_refused(outcome, "the limit is 100. Give another image")
+
+
 def test_weights_mix_sentences_into_one(flags: tuple, out: Path):
     succeed("generate", "a cat:0.7", "a tiger:0.3", *flags, "--num-images", "2")
     rows = read_json_lines(out / "manifest.jsonl")
@@ -213,7 +238,7 @@ def test_many_prompts_share_forward_passes(
         (("a cat", "--seed", "1,2", "--num-images", "3"), "Leave --num-images out"),
         (("a cat", "--num-images", "99999999"), "in parts"),
         (("a cat", "--as", "grid", "--resume"), "Add `--as files`"),
-        (("a cat", "--negative", "x", "--no-prior"), "--no-prior or --negative"),
+        (("a cat", "--negative", "x", "--no-prior"), "leave the negative prompt out"),
         (("a cat", "--negative", "x", "--guidance", "1"), "guidance 1 is none"),
     ],
 )

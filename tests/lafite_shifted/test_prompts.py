@@ -28,9 +28,9 @@ def test_a_prompt_given_twice_is_one():
         (["a cat:0.7", "a dog"], "'a dog' has none"),
         (["a cat:0.7"], "nothing to mix it with"),
         (["a cat:0", "a dog:0"], "mix nothing"),
-        (["a cat:-1", "a dog:2"], "--negative"),
+        (["a cat:-1", "a dog:2"], "negative prompt"),
         (["a cat:1", "a cat:2"], "two weights"),
-        (["  "], "A text is empty"),
+        (["  "], "A sentence is empty"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(words: list[str], expected: str):
@@ -39,7 +39,7 @@ def test_what_cannot_be_meant_is_refused(words: list[str], expected: str):
 
 
 def test_lines_are_prompts():
-    content = '\ufeffa red apple\r\n\n  a cat  \n"a cat:0.7" "a tiger:0.3"\n"quoted"\na red apple\n'
+    content = '\ufeffa red apple\r\n\n  a cat  \n"a cat:0.7" "a tiger:0.3"\r"quoted"\na red apple\n'
     found = parse_prompt_lines(content.encode(), where="f")
     expected = ["a red apple", "a cat", '"a cat:0.7" "a tiger:0.3"', '"quoted"']
     assert [str(prompt) for prompt in found] == expected

@@ -2,6 +2,7 @@
 type, see images, drag, vary, edit, download, in a window of 360 pixels too.
 """
 
+import time
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ def test_type_see_drag_download(browser, address: Address, tmp_path: Path):
         assert image.info["truncation"] == "0.1"
     page.one("#history button").click()
     wait(lambda: page.sources() == first)
+    # a request that is under way adds nothing to what the history shows
+    page.write("#panel-generate [name=prompt]", "a blue house")
+    page.drag("#panel-generate [name=num_images]", 16)
+    page.one("#panel-generate > button").click()
+    wait(lambda: 0 < len(page.sources()) < 16 and page.sources()[0] not in first)
+    page.one("#history button").click()
+    wait(lambda: page.sources() == first)
+    time.sleep(1)
+    assert page.sources() == first
 
 
 def test_tabs_by_keyboard_upload_vary_and_edit(browser, address: Address, shipped_images: Path):
@@ -94,7 +104,7 @@ def test_refusals_are_shown(browser, address: Address):
     page = Page(browser, address.url)
     page.drag("#panel-generate [name=prompt]", "  ")
     page.one("#panel-generate > button").click()
-    wait(lambda: "A text is empty" in page.one("#status").text)
+    wait(lambda: "A sentence is empty" in page.one("#status").text)
     browser.get_log("browser")  # chromium reports the 422 as an error
 
 

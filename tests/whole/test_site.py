@@ -124,7 +124,7 @@ def test_interpolation_refusals_keyboard_and_labels(site: Path, model_name: str,
         page = Page(browser, url, seconds=SECONDS)
         page.drag("#panel-generate [name=prompt]", "  ")
         page.one("#panel-generate > button").click()
-        wait(lambda: "A text is empty" in page.one("#status").text)
+        wait(lambda: "A sentence is empty" in page.one("#status").text)
         page.drag("#panel-generate [name=prompt]", "a cat")
         page.drag("#panel-generate [name=negative]", "a dog")
         page.submit("generate", 4)

@@ -69,11 +69,16 @@ def conditions_grid(conditions: Tensor, samples: Sequence[Tensor]) -> Image.Imag
 
 
 def labelled_grid(
-    rows: Sequence[tuple[str, Sequence[Image.Image]]], *, scale: int = 1
+    rows: Sequence[tuple[str, Sequence[Image.Image]]],
+    *,
+    scale: int = 1,
+    most_columns: int = MAX_SIDE,
 ) -> LabelledGrid:
-    """A grid with a label above each row of images."""
-    columns, first = max(len(images) for _, images in rows), rows[0][1][0]
-    cell = _cell(first.size, scale, columns=columns, count=columns * len(rows))
+    """A grid with a label above each row of images; one of more than `most_columns` is wrapped."""
+    longest, first = max(len(images) for _, images in rows), rows[0][1][0]
+    columns = min(longest, most_columns)
+    lines = -(-longest // columns)
+    cell = _cell(first.size, scale, columns=columns, count=columns * lines * len(rows))
     columns = min(columns, max(1, (MAX_SIDE - 2 * MARGIN) // (cell[0] + GAP)))
     width = max(columns * (cell[0] + GAP) - GAP, LABEL_WIDTH)
     most = min(MAX_SIDE, MAX_PIXELS // (width + 2 * MARGIN))  # pixels downwards

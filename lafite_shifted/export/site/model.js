@@ -77,7 +77,7 @@ export class Model {
 
   // [embedding, states, length] of a sentence, each as [data, dims of one row]
   async encode(text) {
-    if (!text?.trim()) throw new Error("A text is empty. Give a sentence, such as: a red apple");
+    if (!text?.trim()) throw new Error("A sentence is empty. Write one, such as: a red apple");
     if (!this.texts.has(text)) {
       const ids = BigInt64Array.from(this.tokenizer.encode(text), BigInt);
       const found = await this.run("text", { ids: [ids, [1, ids.length]] });

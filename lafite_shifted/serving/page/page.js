@@ -135,8 +135,6 @@ const bodies = {
 let running = null;
 
 async function ask(kind, form, { remember }) {
-  const body = await bodies[kind](form);
-  if (body.image === null) return status("Choose an image first.", true);
   running?.abort();
   const mine = (running = new AbortController());
   if (remember) status("Working ...");
@@ -150,13 +148,16 @@ async function ask(kind, form, { remember }) {
     $("#images").append(figure(image));
   };
   try {
+    const body = await bodies[kind](form);
+    if (mine !== running) return;
+    if (body.image === null) throw new Error("Choose an image first.");
     const images = await backend.ask(kind, body, { signal: mine.signal, onImage: stream ? onImage : null });
     if (mine !== running) return;
     if (!stream) $("#images").replaceChildren(...images.map(figure));
     status(`${images.length} images in ${Math.round(performance.now() - begun)} ms`);
     if (remember && images.length) record(kind, form, images);
   } catch (error) {
-    if (error.name !== "AbortError") status(error.message, true);
+    if (mine === running) status(error.message, true);
   }
 }
 
@@ -169,12 +170,12 @@ function figure({ png, webp, metadata }) {
   const image = new Image();
   image.src = source({ png, webp });
   const words = Object.entries(metadata).filter(([name, value]) => name !== "model" && value);
-  const told = words.map(([name, value]) => `${name} ${value}`).join(", ");
+  const told = words.map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`).join(", ");
   image.alt = told;
   const link = document.createElement("a");
   link.href = image.src;
   link.download = `${(metadata.prompt ?? metadata.to ?? metadata.stops ?? "image").replace(/[^\p{L}\p{N}]+/gu, "-")}-${
-    metadata.seed ?? metadata.strength ?? metadata.step ?? 0}.${png ? "png" : "webp"}`;
+    metadata.strength ?? metadata.step ?? metadata.seed ?? 0}.${png ? "png" : "webp"}`;
   link.textContent = "Download";
   link.setAttribute("aria-label", `Download the image of ${told}`);
   const caption = document.createElement("figcaption");
@@ -200,6 +201,8 @@ function record(kind, form, images) {
   small.alt = "";
   button.append(small, `${kind}: ${told(form)}`);
   button.addEventListener("click", () => {
+    running?.abort();
+    running = null;
     choose($(`#tab-${kind}`));
     for (const [input, value] of values) input.value = value;
     all("input[type=range]", form).forEach(tell);

@@ -20,7 +20,7 @@ from lafite_shifted.editing.guidance import GuidanceConfig
 from lafite_shifted.editing.projection import ProjectionConfig
 from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.serving.app import create_app
-from lafite_shifted.serving.batcher import Batcher, PromptWork, QueueFullError
+from lafite_shifted.serving.batcher import Batcher, PromptWork, QueueFullError, StoppedError
 from lafite_shifted.serving.limits import Limits
 
 LIMITS = Limits(upload_bytes=20_000, upload_megapixels=0.1, queue=8, batch=8, images=8)
@@ -219,13 +219,29 @@ def test_a_full_queue_is_told_and_cancelled_work_is_not_done(model: TextToImage)
     batcher.close()
 
 
+def test_long_work_ends_at_its_next_step_when_the_server_stops(model: TextToImage):
+    begun = threading.Event()
+    batcher = Batcher(model, LIMITS)
+
+    def step() -> None:
+        begun.set()
+        batcher.check_open()
+
+    config = GuidanceConfig(best_of=1, steps=100_000)
+    long = batcher.submit(lambda model: model.guide("a", config=config, on_step=step).latents)
+    assert begun.wait(timeout=60)
+    batcher.close()
+    with pytest.raises(StoppedError):
+        long.result(timeout=0)
+
+
 # --- refusals
 
 
 REFUSED = [
     ("generate", {}, "one of the two"),
     ("generate", {"prompt": "a", "mix": {"b": 1}}, "one of the two"),
-    ("generate", {"prompt": "  "}, "A text is empty"),
+    ("generate", {"prompt": "  "}, "A sentence is empty"),
     ("generate", {"prompt": "x" * 501}, "501 characters, the limit is 500"),
     ("generate", {"prompt": "a", "num_images": 9}, "the limit of a request is 8"),
     ("generate", {"prompt": "a", "num_images": 0}, "greater than or equal to 1"),
@@ -273,6 +289,82 @@ def test_bodies_that_are_no_request_are_refused(content: bytes, client: TestClie
     answer = client.post("/v1/generate", content=content, headers=headers)
     assert answer.status_code in (400, 422)
     assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (b'{"prompt": "a", "guidance": NaN}', "guidance"),
+        (b'{"prompt": "a", "truncation": Infinity}', "truncation"),
+        (b'{"prompt": "\\ud800"}', "prompt"),
+        (b'{"prompt": "a", "\\ud800": 1}', "body"),
+    ],
+)
+def test_what_json_cannot_answer_is_refused(content: bytes, place: str, client: TestClient):
+    headers = {"Content-Type": "application/json"}
+    answer = client.post("/v1/generate", content=content, headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"][-1] == place
+
+
+def test_a_refusal_does_not_send_an_upload_back(client: TestClient):
+    body = {"image": encoded(), "source": ["x" * 5000], "target": "b"}
+    answer = client.post("/v1/edit", json=body)
+    assert answer.status_code == 422
+    assert len(answer.content) < 500
+
+
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain"])
+def test_a_body_that_is_not_sent_as_json_is_told_so(kind: str | None, client: TestClient):
+    headers = {"Content-Type": kind} if kind else {}
+    answer = client.post("/v1/generate", content=b'{"prompt": "a"}', headers=headers)
+    assert answer.status_code == 422
+    assert "Content-Type: application/json" in answer.json()["detail"]
+
+
+def test_a_bug_is_counted_as_one(model: TextToImage, monkeypatch: pytest.MonkeyPatch):
+    app = create_app(model, _decode(1), LIMITS)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        monkeypatch.setattr("lafite_shifted.serving.server.SamplerConfig", None)
+        assert client.post("/v1/generate", json={"prompt": "a"}).status_code == 500
+        metrics = client.get("/metrics").text
+    assert 'lafite_requests_total{path="/v1/generate",status="500"} 1' in metrics
+
+
+# --- what an image says of how it was made
+
+
+SETTINGS = {
+    "generate": ({"prompt": "a", "steps": 2}, {"prompt", "seed", "steps", "guidance"}),
+    "variations": ({"image": "IMAGE"}, {"seed", "spread"}),
+    "interpolate": (
+        {"a": {"prompt": "a"}, "b": {"image": "IMAGE", "seed": 3}},
+        {"step", "from", "from_seed", "to", "to_seed"},
+    ),
+    "edit": (
+        {"image": "IMAGE", "source": "a", "target": "b"},
+        {"from", "to", "strength", "seed", "project_steps"},
+    ),
+    "style-mix": (
+        {"a": {"prompt": "a"}, "b": {"prompt": "b"}, "layers": [1]},
+        {"layers", "coarse", "coarse_seed", "fine", "fine_seed"},
+    ),
+    "guide": (
+        {"prompt": "a", "candidates": 1, "steps": 1},
+        {"prompt", "seed", "candidates", "steps", "radius", "cosine_before", "cosine"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_an_image_says_what_it_was_made_from(kind: str, client: TestClient, model: TextToImage):
+    body, expected = SETTINGS[kind]
+    text = json.dumps(body).replace("IMAGE", encoded())
+    answer = client.post(f"/v1/{kind}", json=json.loads(text)).json()
+    first = answer["images"][0]
+    assert first["metadata"].keys() == expected | {"truncation", "model"}
+    assert opened(first).info.items() >= first["metadata"].items()
+    assert first["metadata"]["model"] == model.hash
 
 
 def test_a_body_that_is_too_long_is_cut_off(client: TestClient):

@@ -41,6 +41,9 @@ class Decoded:
     conversions: tuple[str, ...]
 
 
+PIXELS_FLAG = " (--max-megapixels)"  # at the end of a reason; not every command has it
+
+
 def decode(
     file: Path | BinaryIO,
     *,
@@ -88,7 +91,7 @@ def _opened(
         if megapixels > max_megapixels:
             raise UnreadableImageError(
                 f"{image.width} x {image.height} is {megapixels:.0f} megapixels, the limit is "
-                f"{max_megapixels:g} (--max-megapixels)"
+                f"{max_megapixels:g}{PIXELS_FLAG}"
             )
         return _loaded(image, background, shrink_to, reserve)
 
