@@ -7,6 +7,7 @@ Shape letters: N images, D embedding, R resolution.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -108,7 +109,7 @@ class Edits:
         """The image's embedding with the z of each seed; `spread` moves the embedding, too, by
         steps along Sigma^{1/2}: 1 is about as far as an unrelated image.
         """
-        count = num_images if isinstance(seed, int) else 1
+        count = num_images if isinstance(seed, int | np.integer) else 1
         (numbers,) = seeds_of(1, count, seed=seed, generator=None)
         if not 0 <= spread < float("inf"):
             raise InputError(f"The spread must be a number from 0 on, not {spread}.")
@@ -234,7 +235,7 @@ class Edits:
         on w or z inside a trust region. `on_step` is called after each step of each image.
         """
         generation = generation or Generation()
-        count = num_images if isinstance(seed, int) else 1
+        count = num_images if isinstance(seed, int | np.integer) else 1
         (numbers,) = seeds_of(1, count, seed=seed, generator=None)
         wanted = self.sampler([text], Generation(use_prior=False))([0])
         return guide(

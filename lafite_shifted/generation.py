@@ -79,7 +79,7 @@ def seeds_of(
     if generator is None:
         if isinstance(seed, int | np.integer):
             return [range(int(seed), int(seed) + num_images)] * num_prompts
-        if not seed or not all(isinstance(number, int | np.integer) for number in seed):
+        if len(seed) == 0 or not all(isinstance(number, int | np.integer) for number in seed):
             raise InputError("Seeds are whole numbers, one an image. Give such as seed=[3, 7].")
         if num_images not in (1, len(seed)):
             raise InputError(

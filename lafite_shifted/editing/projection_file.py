@@ -52,7 +52,7 @@ def resume(folder: Path, projection: Projection, *, model: str) -> int:
     changed = [name for name, value in wanted.items() if found.get(name) != value]
     same_image = torch.equal(tensors["target"], projection.target_uint8)
     if changed or not same_image:
-        what = f"with other {', '.join(changed)}" if same_image else "of another image"
+        what = f"with another {' and another '.join(changed)}" if same_image else "of another image"
         raise InputError(
             f"{folder} holds a projection {what}. Choose another --out, or give the same as before."
         )

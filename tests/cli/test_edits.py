@@ -133,7 +133,7 @@ def test_a_projection_is_resumed_and_used(
     assert row["steps"] == 6
     assert {"psnr", "cosine"} <= row.keys()
     refused = run_command("project", image, "--steps", "6", "--candidates", "3", *flags)
-    assert_refused(refused, "other candidates", "Choose another --out")
+    assert_refused(refused, "another candidates", "Choose another --out")
     rest = ("--model", model_folder, "--dtype", "float32", "--out", tmp_path / "edited")
     latents = out / "latents.safetensors"
     succeed("edit", latents, "--from", "a dog", "--to", "a cat", "--strength", "0", *rest)

@@ -69,6 +69,13 @@ def test_output_types_are_one_image(model: TextToImage):
     assert np.abs(array * 255 - levels(pil)).max() <= 0.51
 
 
+def test_seeds_may_be_numpys(model: TextToImage):
+    expected = model(TEXTS[0], num_images=2, seed=3)
+    assert close(model(TEXTS[0], num_images=2, seed=np.int64(3)), expected)
+    assert close(model(TEXTS[0], seed=np.arange(3, 5)), expected)
+    assert len(model.variations(TEXTS[0], num_images=2, seed=np.int64(3))) == 2
+
+
 def test_weights_are_a_slerp_of_embeddings(model: TextToImage):
     seeds = [3, 4]
     a, b = (model.embed([text], seeds=seeds) for text in TEXTS[:2])
