@@ -91,5 +91,5 @@ def test_a_prior_of_few_steps_learns_their_times_and_refuses_others(two_answers)
     for sampling in (SamplerConfig(2), SamplerConfig(1, "ddim"), SamplerConfig(1, "dpm++")):
         with pytest.raises(InputError, match=r"Give fewer|--sampler ancestral"):
             sample_embeddings(draws, random_text(), sample_seeds=range(8), sampling=sampling)
-    with pytest.raises(ValueError, match="max_steps must be in"):
+    with pytest.raises(ValueError, match="step_budget must be in"):
         dataclasses.replace(TINY, step_budget=0)

@@ -65,10 +65,13 @@ def decode(
         read = partial(_opened, max_megapixels, background, shrink_to, reserve)
         try:
             return read(needed)
-        except BROKEN:
+        except BROKEN as error:
             if len(less := bare(needed)) == len(needed):
                 raise
-            return read(less)
+            try:
+                return read(less)
+            except BROKEN:
+                raise error from None  # which says more of the file as it is
     except UnidentifiedImageError:
         raise UnreadableImageError(
             f"not an image in a supported format ({', '.join(FORMATS)})"
