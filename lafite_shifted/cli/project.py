@@ -68,7 +68,7 @@ def command(
                         save(out, projection, model=pipeline.hash)
         except KeyboardInterrupt as error:
             raise InterruptedRunError(
-                f"Interrupted at step {projection.step}; the same command goes on.", SIGINT
+                f"Interrupted at step {projection.step}; the same command resumes it.", SIGINT
             ) from error
         finally:
             save(out, projection, model=pipeline.hash)

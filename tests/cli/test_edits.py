@@ -222,7 +222,7 @@ def test_an_interrupted_projection_says_how_it_goes_on(
 
     monkeypatch.setattr(Projection, "advance", interrupted)
     refused = run_command(*command)
-    assert_refused(refused, "Interrupted at step 3; the same command goes on", code=130)
+    assert_refused(refused, "Interrupted at step 3; the same command resumes it", code=130)
     monkeypatch.undo()
     assert "resumed at step 3; 6 steps" in succeed(*command).out
 

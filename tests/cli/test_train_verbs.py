@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lafite_shifted.io.files import read_json, read_json_lines
+from lafite_shifted.io.files import load_tensors, read_json, read_json_lines
 from lafite_shifted.model_folder import load_generator
 from tests.commands import TINY_GAN, TINY_PRIOR, half_written, succeed
 from training.data.decoding.crop import to_square
@@ -182,6 +182,17 @@ def test_a_plain_run_looks_at_features_unless_told(
     assert read_json(run / "config.json")["config"]["features"]["backbone"] == expected
     last = read_json_lines(run / "log.jsonl")[-1]
     assert ("loss_matching" in last) == (expected is not None)
+
+
+def test_a_run_learns_the_first_map_of_each_condition_and_matches_small_images(
+    some_images: Path, tmp_path: Path
+):
+    run, changes = tmp_path / "run", ("generator.conditional_start=true", "pixel_matching_weight=1")
+    flags = [word for change in changes for word in ("--set", change)]
+    succeed("train-gan", some_images, "--out", run, *TINY_GAN, *flags)
+    assert read_json_lines(run / "log.jsonl")[-1]["loss_pixel_matching"] > 0
+    weights, _ = load_tensors(run / "generator" / "weights.safetensors")
+    assert float(weights["start.weight"].abs().max()) > 0  # where it began
 
 
 # --- train-prior
