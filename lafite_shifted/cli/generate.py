@@ -84,6 +84,8 @@ def command(
     generation = prior.generation(truncation=truncation)
     if images and (texts or prompts or prior.negative or prior.no_prior):
         raise InputError("--image takes the place of sentences. Leave one of the two out.")
+    if images:
+        prior.refuse_sampling("--image")
     seeds = options.sample_seeds(seed, num_images, default=4)
     sources = source_of_images(images) if images else sources_of_prompts(texts, prompts)
     outputs = Outputs(out, sources, seeds, suffix=suffix, forms=forms, resume=resume)

@@ -173,6 +173,8 @@ class PriorFlags:
         from lafite_shifted.generation import NEGATIVE_GUIDANCE, Generation
         from lafite_shifted.prior.samplers import SamplerConfig
 
+        if self.no_prior:
+            self.refuse_sampling("--no-prior")
         usual = 1.0 if self.negative is None else NEGATIVE_GUIDANCE
         sampling = SamplerConfig(
             self.steps,
@@ -183,6 +185,22 @@ class PriorFlags:
             self.best_of,
         )
         return Generation(not self.no_prior, sampling, truncation, self.negative)
+
+    def refuse_sampling(self, without: str) -> None:
+        """InputError where a flag speaks of a prior that does not run, because of `without`."""
+        given = {
+            "--steps": self.steps is not None,
+            "--sampler": self.sampler is not None,
+            "--eta": self.eta != 0,
+            "--guidance": self.guidance is not None,
+            "--dynamic-threshold": self.dynamic_threshold,
+            "--best-of": self.best_of != 1,
+        }
+        names = ", ".join(name for name, is_given in given.items() if is_given)
+        if names:
+            raise InputError(
+                f"{names}: of the prior, which does not run with {without}. Leave one out."
+            )
 
 
 def sample_seeds(

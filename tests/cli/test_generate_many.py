@@ -240,6 +240,8 @@ def test_many_prompts_share_forward_passes(
         (("a cat", "--as", "grid", "--resume"), "Add `--as files`"),
         (("a cat", "--negative", "x", "--no-prior"), "leave the negative prompt out"),
         (("a cat", "--negative", "x", "--guidance", "1"), "guidance 1 is none"),
+        (("a cat", "--no-prior", "--steps", "4", "--eta", ".5"), "--steps, --eta: of the prior"),
+        (("--image", "x.png", "--guidance", "2"), "--guidance: of the prior"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(
