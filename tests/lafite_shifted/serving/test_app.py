@@ -1,11 +1,8 @@
-"""The JSON endpoints: what they answer, and what they refuse and why."""
+"""The JSON endpoints: what they answer."""
 
 import base64
 import io
 import json
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,42 +12,11 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from lafite_shifted.cli.serve import _decode
 from lafite_shifted.editing.guidance import GuidanceConfig
 from lafite_shifted.editing.projection import ProjectionConfig
 from lafite_shifted.pipeline import TextToImage
-from lafite_shifted.serving.app import create_app
-from lafite_shifted.serving.batcher import Batcher, PromptWork, QueueFullError, StoppedError
 from lafite_shifted.serving.limits import Limits
-
-LIMITS = Limits(upload_bytes=20_000, upload_megapixels=0.1, queue=8, batch=8, images=8)
-
-
-@pytest.fixture(scope="module")
-def model(model_folder: Path) -> TextToImage:
-    return TextToImage.from_pretrained(model_folder, device="cpu", dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def client(model: TextToImage):
-    with TestClient(create_app(model, _decode(LIMITS.upload_megapixels), LIMITS)) as client:
-        yield client
-
-
-def encoded(size: tuple[int, int] = (40, 30), colour: str = "red") -> str:
-    file = io.BytesIO()
-    Image.new("RGB", size, colour).save(file, format="PNG")
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def opened(image: dict) -> Image.Image:
-    found = Image.open(io.BytesIO(base64.b64decode(image["png"])))
-    found.load()
-    return found
-
-
-def levels(images) -> np.ndarray:
-    return np.stack([np.asarray(image) for image in images]).astype(int)
+from tests.lafite_shifted.serving.images import encoded, levels, opened
 
 
 def test_generated_images_are_those_of_python(client: TestClient, model: TextToImage):
@@ -159,178 +125,6 @@ def test_a_walk_is_an_animation(
         assert np.abs(shown.astype(int) - np.asarray(frame)).mean() < 12  # lossy
 
 
-def test_simultaneous_requests_share_batches_and_keep_their_images(
-    client: TestClient, model: TextToImage
-):
-    def ask(number: int) -> tuple[int, dict]:
-        body = {"prompt": f"thing {number % 5}", "seed": number, "num_images": 1 + number % 3}
-        while (answer := client.post("/v1/generate", json=body)).status_code == 429:
-            assert answer.headers["Retry-After"] == "1"
-        return number, answer.json()
-
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, range(24)))
-    for number, answer in answers:
-        images = [opened(image) for image in answer["images"]]
-        assert len(images) == 1 + number % 3
-        assert images[0].info["seed"] == str(number)
-        expected = model(f"thing {number % 5}", seed=number, num_images=len(images))
-        assert np.abs(levels(images) - levels(expected)).max() <= 1
-    text = client.get("/metrics").text
-    batches = int(text.split("lafite_batch_images_count ")[1].split()[0])
-    images = int(text.split("\nlafite_images_total ")[1].split()[0])
-    assert batches < images
-
-
-def test_one_bad_request_of_a_batch_fails_alone(model: TextToImage):
-    from lafite_shifted.errors import InputError
-    from lafite_shifted.generation import Generation
-    from lafite_shifted.prior.samplers import SamplerConfig
-    from lafite_shifted.prompts import Prompt
-
-    batcher = Batcher(model, Limits(window_ms=200))
-    bad = Generation(sampling=SamplerConfig(10**6))
-    good = batcher.submit(PromptWork(Prompt.of("a cat"), [1], Generation()))
-    refused = batcher.submit(PromptWork(Prompt.of("a cat"), [1], bad))
-    assert len(good.result()) == 1
-    with pytest.raises(InputError, match="sampling steps"):
-        refused.result()
-    batcher.close()
-    assert not batcher.is_alive
-
-
-def test_a_full_queue_is_told_and_cancelled_work_is_not_done(model: TextToImage):
-    started, go = threading.Event(), threading.Event()
-
-    def slow(model: TextToImage):
-        started.set()
-        go.wait()
-        return model.latents("a cat")
-
-    batcher = Batcher(model, Limits(queue=2, batch=1))
-    first = batcher.submit(slow)
-    started.wait()
-    waiting = [batcher.submit(slow) for _ in range(2)]
-    with pytest.raises(QueueFullError):
-        batcher.submit(slow)
-    assert waiting[0].cancel()
-    go.set()
-    assert len(first.result()) == len(waiting[1].result()) == 1
-    batcher.close()
-
-
-def test_long_work_ends_at_its_next_step_when_the_server_stops(model: TextToImage):
-    begun = threading.Event()
-    batcher = Batcher(model, LIMITS)
-
-    def step() -> None:
-        begun.set()
-        batcher.check_open()
-
-    config = GuidanceConfig(best_of=1, steps=100_000)
-    long = batcher.submit(lambda model: model.guide("a", config=config, on_step=step).latents)
-    assert begun.wait(timeout=60)
-    batcher.close()
-    with pytest.raises(StoppedError):
-        long.result(timeout=0)
-
-
-# --- refusals
-
-
-REFUSED = [
-    ("generate", {}, "one of the two"),
-    ("generate", {"prompt": "a", "mix": {"b": 1}}, "one of the two"),
-    ("generate", {"prompt": "  "}, "A sentence is empty"),
-    ("generate", {"prompt": "x" * 501}, "501 characters, the limit is 500"),
-    ("generate", {"prompt": "a", "num_images": 9}, "the limit of a request is 8"),
-    ("generate", {"prompt": "a", "num_images": 0}, "greater than or equal to 1"),
-    ("generate", {"prompt": "a", "truncation": 99}, "less than or equal to 10"),
-    ("generate", {"prompt": "a", "steps": 65}, "the limit is 64"),
-    ("generate", {"prompt": "a", "path": "/etc/passwd"}, "Extra inputs"),
-    ("generate", {"mix": {"a": -1.0}}, "mix nothing"),
-    ("generate", {"mix": {f"a{n}": 1.0 for n in range(9)}}, "9 sentences"),
-    ("generate", {"prompt": "a", "negative": "b", "use_prior": False}, "not used"),
-    ("variations", {"image": "???"}, "not base64"),
-    ("variations", {"image": base64.b64encode(b"no image").decode()}, "not an image"),
-    ("variations", {"image": base64.b64encode(b"x" * 20_001).decode()}, "the limit is 20000"),
-    ("variations", {"image": encoded((400, 400))}, "megapixels"),
-    ("interpolate", {"a": {}, "b": {"prompt": "a"}}, "one of the two"),
-    ("interpolate", {"a": {"prompt": "x"}, "b": {"prompt": "a"}, "num_images": 1}, "equal to 2"),
-    ("edit", {"image": encoded(), "source": "a", "target": "a"}, "mean the same"),
-    ("edit", {"image": encoded(), "source": "a", "target": "b", "strengths": [2.0]}, "equal to 1"),
-    (
-        "edit",
-        {"image": encoded(), "source": "a", "target": "b", "project_steps": 401},
-        "401 gradient steps in all: the limit of a request is 400",
-    ),
-    ("style-mix", {"a": {"prompt": "a"}, "b": {"prompt": "b"}, "layers": [99]}, "no layer 99"),
-    ("style-mix", {"a": {"prompt": "a"}, "b": {"prompt": "b"}, "layers": []}, "at least 1"),
-    ("guide", {"prompt": "a", "num_images": 8, "steps": 51}, "408 gradient steps in all"),
-    ("guide", {"prompt": "a", "num_images": 8, "candidates": 17}, "136 candidates in all"),
-    ("guide", {"prompt": "a", "radius": 0}, "greater than 0"),
-    ("project", {"image": encoded(), "steps": 401}, "401 gradient steps in all"),
-    ("walk", {"stops": ["a"]}, "two stops at least"),
-    ("walk", {"stops": ["a"] * 9}, "9 sentences"),
-    ("walk", {"stops": ["a", "b"], "frames": 121}, "242 frames in all"),
-]
-
-
-@pytest.mark.parametrize(("kind", "body", "expected"), REFUSED)
-def test_refusals_say_why(kind: str, body: dict, expected: str, client: TestClient):
-    answer = client.post(f"/v1/{kind}", json=body)
-    assert answer.status_code == 422
-    assert expected in answer.text
-
-
-@pytest.mark.parametrize("content", [b"{", b"", b"[]", b"\xff", b'{"prompt": 3}', b"9" * 5000])
-def test_bodies_that_are_no_request_are_refused(content: bytes, client: TestClient):
-    headers = {"Content-Type": "application/json"}
-    answer = client.post("/v1/generate", content=content, headers=headers)
-    assert answer.status_code in (400, 422)
-    assert answer.json()["detail"]
-
-
-@pytest.mark.parametrize(
-    ("content", "place"),
-    [
-        (b'{"prompt": "a", "guidance": NaN}', "guidance"),
-        (b'{"prompt": "a", "truncation": Infinity}', "truncation"),
-        (b'{"prompt": "\\ud800"}', "prompt"),
-        (b'{"prompt": "a", "\\ud800": 1}', "body"),
-    ],
-)
-def test_what_json_cannot_answer_is_refused(content: bytes, place: str, client: TestClient):
-    headers = {"Content-Type": "application/json"}
-    answer = client.post("/v1/generate", content=content, headers=headers)
-    assert answer.status_code == 422
-    assert answer.json()["detail"][0]["loc"][-1] == place
-
-
-def test_a_refusal_does_not_send_an_upload_back(client: TestClient):
-    body = {"image": encoded(), "source": ["x" * 5000], "target": "b"}
-    answer = client.post("/v1/edit", json=body)
-    assert answer.status_code == 422
-    assert len(answer.content) < 500
-
-
-@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain"])
-def test_a_body_that_is_not_sent_as_json_is_told_so(kind: str | None, client: TestClient):
-    headers = {"Content-Type": kind} if kind else {}
-    answer = client.post("/v1/generate", content=b'{"prompt": "a"}', headers=headers)
-    assert answer.status_code == 422
-    assert "Content-Type: application/json" in answer.json()["detail"]
-
-
-def test_a_bug_is_counted_as_one(model: TextToImage, monkeypatch: pytest.MonkeyPatch):
-    app = create_app(model, _decode(1), LIMITS)
-    with TestClient(app, raise_server_exceptions=False) as client:
-        monkeypatch.setattr("lafite_shifted.serving.server.SamplerConfig", None)
-        assert client.post("/v1/generate", json={"prompt": "a"}).status_code == 500
-        metrics = client.get("/metrics").text
-    assert 'lafite_requests_total{path="/v1/generate",status="500"} 1' in metrics
-
-
 # --- what an image says of how it was made
 
 
@@ -367,20 +161,14 @@ def test_an_image_says_what_it_was_made_from(kind: str, client: TestClient, mode
     assert first["metadata"]["model"] == model.hash
 
 
-def test_a_body_that_is_too_long_is_cut_off(client: TestClient):
-    answer = client.post("/v1/generate", content=b"x" * (LIMITS.body_bytes + 1))
-    assert answer.status_code == 422
-    assert "longer than" in answer.text
-
-
 # --- beside images
 
 
-def test_health_metrics_limits_and_pages(client: TestClient, model: TextToImage):
+def test_health_metrics_limits_and_pages(client: TestClient, model: TextToImage, limits: Limits):
     assert client.get("/healthz").json() == {"status": "ok"}
-    limits = client.get("/v1/limits").json()
-    assert (limits["model"], limits["resolution"]) == (model.hash, 16)
-    assert limits["limits"]["window_ms"] == LIMITS.window_ms
+    told = client.get("/v1/limits").json()
+    assert (told["model"], told["resolution"]) == (model.hash, 16)
+    assert told["limits"]["window_ms"] == limits.window_ms
     told = client.get("/openapi.json").json()
     assert "4 ms" in told["info"]["description"]
     assert set(told["paths"]["/v1/generate"]["post"]["responses"]) >= {"200", "422", "429"}
