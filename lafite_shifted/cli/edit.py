@@ -7,6 +7,7 @@ import click
 from lafite_shifted.cli import options
 from lafite_shifted.cli.argument_types import NumberList
 from lafite_shifted.cli.messages import plain_warnings
+from lafite_shifted.cli.prior_options import PriorFlags, prior_options
 
 
 @click.command("edit")
@@ -22,7 +23,7 @@ from lafite_shifted.cli.messages import plain_warnings
 @options.out_option("the images, strip.png and manifest.jsonl")
 @options.seed_option
 @options.truncation_option
-@options.prior_options
+@prior_options
 @options.model_options
 def command(
     image: str,
@@ -32,7 +33,7 @@ def command(
     out: Path,
     seed: int,
     truncation: float,
-    prior: options.PriorFlags,
+    prior: PriorFlags,
     model: options.ModelFlags,
 ) -> None:
     """Change IMAGE, a file, from what it shows to something else: its embedding turns by the

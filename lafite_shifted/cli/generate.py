@@ -9,6 +9,7 @@ import click
 from lafite_shifted.cli import options
 from lafite_shifted.cli.argument_types import FolderPath, PathOrUrl
 from lafite_shifted.cli.messages import plain_warnings
+from lafite_shifted.cli.prior_options import PriorFlags, prior_options
 from lafite_shifted.cli.progress import progress_bar
 from lafite_shifted.errors import InputError, InterruptedRunError
 
@@ -59,7 +60,7 @@ SIGINT = 2
 @click.option("--resume", is_flag=True, help="Skip the images that are there, made from the same.")
 @options.batch_option(default=16, help="Images a forward pass.")
 @options.truncation_option
-@options.prior_options
+@prior_options
 @options.model_options
 def command(
     texts: tuple[str, ...],
@@ -73,7 +74,7 @@ def command(
     resume: bool,
     batch: int,
     truncation: float,
-    prior: options.PriorFlags,
+    prior: PriorFlags,
     model: options.ModelFlags,
 ) -> None:
     """Make images of TEXTS, with the model that ships or with yours, such as: generate "a red

@@ -11,6 +11,7 @@ import click
 from lafite_shifted.cli import options
 from lafite_shifted.cli.argument_types import Number
 from lafite_shifted.cli.messages import plain_warnings
+from lafite_shifted.cli.prior_options import PriorFlags, prior_options
 from lafite_shifted.cli.progress import progress_bar
 from lafite_shifted.errors import InputError
 
@@ -33,7 +34,7 @@ from lafite_shifted.errors import InputError
 )
 @click.option("--judge-clip", help="Another CLIP, which took no part, to judge by.")
 @options.truncation_option
-@options.prior_options
+@prior_options
 @options.model_options
 def command(
     text: str,
@@ -46,7 +47,7 @@ def command(
     radius: float,
     judge_clip: str | None,
     truncation: float,
-    prior: options.PriorFlags,
+    prior: PriorFlags,
     model: options.ModelFlags,
 ) -> None:
     """Make images of TEXT that CLIP finds nearer to it: the best of several seeds, then steps along

@@ -6,6 +6,7 @@ import click
 
 from lafite_shifted.cli import options
 from lafite_shifted.cli.messages import plain_warnings
+from lafite_shifted.cli.prior_options import PriorFlags, prior_options
 
 
 @click.command("interpolate")
@@ -17,7 +18,7 @@ from lafite_shifted.cli.messages import plain_warnings
 @click.option("--seed-b", type=int, help="Of the other end.  [default: --seed]")
 @options.animation_options(default=None)
 @options.truncation_option
-@options.prior_options
+@prior_options
 @options.model_options
 def command(
     a: str,
@@ -29,7 +30,7 @@ def command(
     animation: str | None,
     fps: int,
     truncation: float,
-    prior: options.PriorFlags,
+    prior: PriorFlags,
     model: options.ModelFlags,
 ) -> None:
     """Make the images between A and B, each a sentence, an image file or latents.safetensors of

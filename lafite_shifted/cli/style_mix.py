@@ -7,6 +7,7 @@ import click
 from lafite_shifted.cli import options
 from lafite_shifted.cli.argument_types import LayerList
 from lafite_shifted.cli.messages import plain_warnings
+from lafite_shifted.cli.prior_options import PriorFlags, prior_options
 
 
 @click.command("style-mix")
@@ -23,7 +24,7 @@ from lafite_shifted.cli.messages import plain_warnings
 @options.seed_option
 @click.option("--seed-b", type=int, help="Of B.  [default: --seed]")
 @options.truncation_option
-@options.prior_options
+@prior_options
 @options.model_options
 def command(
     a: str,
@@ -33,7 +34,7 @@ def command(
     seed: int,
     seed_b: int | None,
     truncation: float,
-    prior: options.PriorFlags,
+    prior: PriorFlags,
     model: options.ModelFlags,
 ) -> None:
     """Mix A and B, each a sentence, an image file or latents.safetensors of `project`: A, with some

@@ -7,6 +7,7 @@ import click
 
 from lafite_shifted.cli import options
 from lafite_shifted.cli.messages import plain_warnings
+from lafite_shifted.cli.prior_options import PriorFlags, prior_options
 from lafite_shifted.cli.progress import progress_bar
 from lafite_shifted.errors import InputError
 
@@ -18,7 +19,7 @@ from lafite_shifted.errors import InputError
 @options.positive_int("--frames", default=24, help="From each stop to the next.")
 @options.animation_options(default="webp")
 @options.truncation_option
-@options.prior_options
+@prior_options
 @options.model_options
 def command(
     stops: tuple[str, ...],
@@ -28,7 +29,7 @@ def command(
     animation: str,
     fps: int,
     truncation: float,
-    prior: options.PriorFlags,
+    prior: PriorFlags,
     model: options.ModelFlags,
 ) -> None:
     """Make a loop through STOPS and back to the first, each a sentence, an image file or
