@@ -112,7 +112,8 @@ def run_demo(
     judge = _judge_of(starter, say)
     metrics = _measure({"starter": starter, "adapted": adapted}, trainer.data, judge)
     write_json(out / "metrics.json", metrics)
-    return DemoResult(grid, _table(metrics, judge, trainer.data), _next_commands(model), metrics)
+    table = _table(metrics, judge, trainer.data)
+    return DemoResult(grid, table, _next_commands(model, config.settings), metrics)
 
 
 def _images_of(model: TextToImage, *, seed: int) -> list[list[Image.Image]]:
@@ -210,9 +211,10 @@ def _table(
     return lines + [f"{name:20}{values['kid_judge']:10.4f}" for name, values in metrics.items()]
 
 
-def _next_commands(model: Path) -> list[str]:
+def _next_commands(model: Path, settings: Sequence[str]) -> list[str]:
+    flags = " ".join(f"--set {setting}" for setting in settings)
     return [
         f'lafite-shifted generate "a smiling cat" --model {model} --out images',
-        "lafite-shifted train-gan DRAWINGS --out runs/mine --init starter",
+        f"lafite-shifted train-gan DRAWINGS --out runs/mine --init starter {flags}",
         "lafite-shifted pack --gan runs/mine --prior starter --out my-model",
     ]
