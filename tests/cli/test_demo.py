@@ -15,7 +15,7 @@ from tests.real_images import some_of
 from training.metrics import resnet
 from training.tools import demo
 
-SHORT = demo.DemoConfig(adapt_kimg=0.016, settings=("batch=8",))
+SHORT = demo.DemoConfig(adapt_kimg=0.016, settings=("batch=8", "pixel_matching_weight=10"))
 DRAWINGS = 128
 
 
@@ -54,6 +54,10 @@ def test_the_starter_is_adapted_with_all_that_it_has(
     assert record["init"]["path"] == "starter"
     assert record["data"] == record["data"] | {"num_training": DRAWINGS, "num_held_out": 0}
     assert record["config"]["caption_share"] == 0
+    assert (
+        "train-gan DRAWINGS --out runs/mine --init starter --set batch=8 --set pixel" in printed.out
+    )
+    assert (record["config"]["batch"], record["config"]["pixel_matching_weight"]) == (8, 10)
     assert "heads from starter: " in printed.out
     assert "new: " not in printed.out
     assert read_json_lines(out / "adapted" / "log.jsonl")[-1]["samples"] == 16
