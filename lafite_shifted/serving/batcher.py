@@ -4,6 +4,7 @@ milliseconds for others, then all are sampled and rendered together.
 Shape letters: N images, R resolution.
 """
 
+import functools
 import queue
 import threading
 import time
@@ -28,7 +29,7 @@ class QueueFullError(Exception):
 
 
 class StoppedError(RuntimeError):
-    """The server stops."""
+    """Nobody waits for long work any more: the server stops, or its client has gone."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,22 @@ class PromptWork:
     generation: Generation
 
 
-EditWork = Callable[[TextToImage], Latents]
+# with what long work calls between its steps: it raises StoppedError
+EditWork = Callable[[TextToImage, Callable[[], None]], Latents]
 
 
 @dataclass
-class _Job:
+class Job:
+    """A request in the queue, or in work."""
+
     work: PromptWork | EditWork
     future: "Future[list[Tensor]]" = field(default_factory=Future)
+    is_wanted: bool = True  # False: its client has gone
+
+    @property
+    def num_images(self) -> int:
+        """That are known beforehand."""
+        return len(self.work.seeds) if isinstance(self.work, PromptWork) else 1
 
 
 class Batcher:
@@ -57,7 +67,7 @@ class Batcher:
     def __init__(self, model: TextToImage, limits: Limits):
         self.model, self.limits = model, limits
         self.batch_sizes: deque[int] = deque()  # to be counted
-        self._jobs: queue.Queue[_Job | None] = queue.Queue(limits.queue)
+        self._jobs: queue.Queue[Job | None] = queue.Queue(limits.queue)
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
         self._thread.start()
@@ -72,21 +82,20 @@ class Batcher:
         """Requests in the queue."""
         return self._jobs.qsize()
 
-    def submit(self, work: PromptWork | EditWork) -> "Future[list[Tensor]]":
-        """The images to come; QueueFullError where too many wait. A future that is cancelled before
-        its turn costs nothing.
+    def submit(self, work: PromptWork | EditWork) -> Job:
+        """With the images to come; QueueFullError where too many wait. A future that is cancelled
+        before its turn costs nothing.
         """
-        job = _Job(work)
+        job = Job(work)
         try:
             self._jobs.put_nowait(job)
         except queue.Full:
             raise QueueFullError from None
-        return job.future
+        return job
 
-    def check_open(self) -> None:
-        """For long work, between its steps: StoppedError where nobody waits for it any more."""
-        if self._is_closing:
-            raise StoppedError("The server stops.")
+    def _check(self, job: Job) -> None:
+        if self._is_closing or not job.is_wanted:
+            raise StoppedError("The server stops." if self._is_closing else "The client has gone.")
 
     def close(self) -> None:
         """Stop, after the work that has begun, or at the next step of long work."""
@@ -102,12 +111,12 @@ class Batcher:
             made = [(job, latents) for job, latents in self._make(alive) if latents is not None]
             self._render(made)
 
-    def _gather(self) -> tuple[list[_Job], bool]:
+    def _gather(self) -> tuple[list[Job], bool]:
         """The first that comes, and what follows within the window, up to a whole batch."""
         first = self._jobs.get()
         if first is None:
             return [], True
-        jobs, count = [first], _size(first)
+        jobs, count = [first], first.num_images
         until = time.monotonic() + self.limits.window_ms / 1000
         while count < self.limits.batch:
             try:
@@ -117,18 +126,19 @@ class Batcher:
             if job is None:
                 return jobs, True
             jobs.append(job)
-            count += _size(job)
+            count += job.num_images
         return jobs, False
 
-    def _make(self, jobs: Sequence[_Job]) -> list[tuple[_Job, Latents | None]]:
+    def _make(self, jobs: Sequence[Job]) -> list[tuple[Job, Latents | None]]:
         """The latents of each; prompts of the same settings go through the prior together."""
-        found: list[tuple[_Job, Latents | None]] = []
-        groups: dict[Generation, list[_Job]] = {}
+        found: list[tuple[Job, Latents | None]] = []
+        groups: dict[Generation, list[Job]] = {}
         for job in jobs:
             if isinstance(job.work, PromptWork):
                 groups.setdefault(job.work.generation, []).append(job)
             else:
-                found.append((job, self._answer(job, lambda work=job.work: work(self.model))))
+                make = functools.partial(job.work, self.model, functools.partial(self._check, job))
+                found.append((job, self._answer(job, make)))
         for generation, group in groups.items():
             together = self._answer(None, lambda g=group, s=generation: self._sampled(g, s))
             if together is None:  # one of them cannot be had: which, each by itself tells
@@ -139,11 +149,11 @@ class Batcher:
                 continue
             start = 0
             for job in group:
-                found.append((job, together[start : start + _size(job)]))
-                start += _size(job)
+                found.append((job, together[start : start + job.num_images]))
+                start += job.num_images
         return found
 
-    def _sampled(self, jobs: Sequence[_Job], generation: Generation) -> Latents:
+    def _sampled(self, jobs: Sequence[Job], generation: Generation) -> Latents:
         works = [job.work for job in jobs if isinstance(job.work, PromptWork)]
         prompts = [work.prompt for work in works for _ in work.seeds]
         seeds = [seed for work in works for seed in work.seeds]
@@ -153,7 +163,7 @@ class Batcher:
             return Latents.of_seeds(self.model.generator, embedding, seeds, truncation=truncation)
 
     @staticmethod
-    def _answer(job: _Job | None, make: Callable[[], Latents]) -> Latents | None:
+    def _answer(job: Job | None, make: Callable[[], Latents]) -> Latents | None:
         """What `make` gives; what it raises is the answer of the job."""
         try:
             return make()
@@ -162,7 +172,7 @@ class Batcher:
                 job.future.set_exception(error)
             return None
 
-    def _render(self, made: Sequence[tuple[_Job, Latents]]) -> None:
+    def _render(self, made: Sequence[tuple[Job, Latents]]) -> None:
         """All in batches, and each answer as soon as its last image is there."""
         if not made:
             return
@@ -177,7 +187,7 @@ class Batcher:
                     if not job.future.done():
                         job.future.set_exception(error)
 
-    def _render_group(self, group: Sequence[tuple[_Job, Latents]]) -> None:
+    def _render_group(self, group: Sequence[tuple[Job, Latents]]) -> None:
         """See `_render`."""
         latents = group[0][1] if len(group) == 1 else Latents.joined([part for _, part in group])
         waiting = list(group)
@@ -192,7 +202,7 @@ class Batcher:
                 images = images[len(rows) :]
 
 
-def _size(job: _Job) -> int:
+def _size(job: Job) -> int:
     return len(job.work.seeds) if isinstance(job.work, PromptWork) else 1
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import time
+from collections.abc import Callable
 from io import BytesIO
 
 from PIL import Image
@@ -29,6 +30,8 @@ from lafite_shifted.serving.requests import (
 from lafite_shifted.serving.requests import End as EndBody
 from lafite_shifted.serving.server import Server
 
+Check = Callable[[], None]  # of long work, between its steps
+
 
 class EditEndpoints:
     """POST /v1/variations and the others."""
@@ -44,7 +47,7 @@ class EditEndpoints:
         shared = {"spread": f"{body.spread:g}"} | truncated(body)
         records = [{"seed": str(seed)} | shared for seed in seeds]
         return await self.server.answer(
-            lambda model: (
+            lambda model, _check: (
                 model.variations(
                     image, seed=list(seeds), spread=body.spread, truncation=body.truncation
                 ).latents
@@ -60,7 +63,7 @@ class EditEndpoints:
         shared = told("from", body.a) | told("to", body.b) | truncated(body)
         records = [{"step": str(number)} | shared for number in range(body.num_images)]
         return await self.server.answer(
-            lambda model: (
+            lambda model, _check: (
                 model.interpolate(
                     a,
                     b,
@@ -87,10 +90,10 @@ class EditEndpoints:
             for strength in body.strengths
         ]
 
-        def work(model: TextToImage) -> Latents:
+        def work(model: TextToImage, check: Check) -> Latents:
             start: End = image
             if body.project_steps:
-                start = self._projected(model, image, body.project_steps, body.seed).latents
+                start = _projected(model, image, body.project_steps, body.seed, check).latents
             found = model.edit(
                 start,
                 body.source,
@@ -112,7 +115,7 @@ class EditEndpoints:
         shared = told("coarse", body.a) | told("fine", body.b) | truncated(body)
         records = [{"layers": ",".join(map(str, numbers))} | shared]
         return await self.server.answer(
-            lambda model: (
+            lambda model, _check: (
                 model.style_mix(
                     a,
                     b,
@@ -139,13 +142,13 @@ class EditEndpoints:
         config = GuidanceConfig(body.candidates, body.steps, radius=body.radius)
         generation = Generation(truncation=body.truncation)
 
-        def work(model: TextToImage) -> Latents:
+        def work(model: TextToImage, check: Check) -> Latents:
             found = model.guide(
                 body.prompt,
                 seed=list(seeds),
                 config=config,
                 generation=generation,
-                on_step=self.server.batcher.check_open,
+                on_step=check,
             )
             for record, before, after in zip(records, found.of_seed, found.of_end, strict=True):
                 record |= {"cosine_before": f"{before:.3f}", "cosine": f"{after:.3f}"}
@@ -159,8 +162,8 @@ class EditEndpoints:
         image = await self.server.image(body.image)
         record = {"steps": str(body.steps), "seed": str(body.seed)}
 
-        def work(model: TextToImage) -> Latents:
-            found = self._projected(model, image, body.steps, body.seed)
+        def work(model: TextToImage, check: Check) -> Latents:
+            found = _projected(model, image, body.steps, body.seed, check)
             metrics = found.metrics()
             record.update(psnr=f"{metrics['psnr']:.1f} dB", cosine=f"{metrics['cosine']:.3f}")
             return found.latents
@@ -177,7 +180,7 @@ class EditEndpoints:
         begun = time.monotonic()
         generation = Generation(truncation=body.truncation)
 
-        def work(model: TextToImage) -> Latents:
+        def work(model: TextToImage, _check: Check) -> Latents:
             parts = model.walk_latents(
                 body.stops, seeds=body.seeds, frames=body.frames, generation=generation
             )
@@ -196,13 +199,14 @@ class EditEndpoints:
             seconds=round(time.monotonic() - begun, 4),
         )
 
-    def _projected(
-        self, model: TextToImage, image: Image.Image, steps: int, seed: int
-    ) -> Projection:
-        projection = model.projection(image, ProjectionConfig(seed=seed))
-        for _ in projection.run(steps):
-            self.server.batcher.check_open()
-        return projection
+
+def _projected(
+    model: TextToImage, image: Image.Image, steps: int, seed: int, check: Check
+) -> Projection:
+    projection = model.projection(image, ProjectionConfig(seed=seed))
+    for _ in projection.run(steps):
+        check()
+    return projection
 
 
 # --- what an image says of how it was made

@@ -11,7 +11,9 @@ from lafite_shifted.serving.counters import Counters
 
 
 class Guard:
-    """Counts every answer, and refuses bodies that are too long while they come."""
+    """Counts every answer, refuses bodies that are too long while they come, and ends a request
+    whose client has gone.
+    """
 
     def __init__(self, app: ASGIApp, *, counters: Counters, most: int):
         self.app, self.counters, self.most = app, counters, most
@@ -21,13 +23,26 @@ class Guard:
             await self.app(scope, receive, send)
             return
         begun, status, size = time.monotonic(), 499, 0  # 499: went away before the answer
+        request, watching, gone = asyncio.current_task(), None, asyncio.Event()
+
+        async def watch() -> None:
+            """After the body: nothing comes but that the client goes away."""
+            await receive()
+            gone.set()
+            if request is not None:
+                request.cancel()
 
         async def counted_receive() -> Message:
-            nonlocal size
+            nonlocal size, watching
+            if watching is not None:
+                await gone.wait()
+                return {"type": "http.disconnect"}
             message = await receive()
             size += len(message.get("body", b""))
             if size > self.most:
                 raise HTTPException(422, f"The request is longer than {self.most} bytes.")
+            if message["type"] == "http.request" and not message.get("more_body", False):
+                watching = asyncio.create_task(watch())
             return message
 
         async def noted_send(message: Message) -> None:
@@ -40,12 +55,14 @@ class Guard:
         try:
             await self.app(scope, counted_receive, noted_send)
             is_bug = False
-        except asyncio.CancelledError:  # the server stops, and its patience has ended
+        except asyncio.CancelledError:  # the client has gone, or the server's patience has ended
             is_bug = False
-            if status == 499:
+            if status == 499 and not gone.is_set():
                 told = JSONResponse({"detail": "The server stops. Ask again when it is back."}, 503)
                 await told(scope, receive, noted_send)
         finally:
+            if watching is not None:
+                watching.cancel()
             status = 500 if is_bug else status
             known = scope["path"].startswith("/v1/") or scope["path"] in ("/healthz", "/metrics")
             path = getattr(scope.get("route"), "path", None) if known else None

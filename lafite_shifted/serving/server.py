@@ -134,8 +134,15 @@ class Server:
         return prompt
 
     async def rendered(self, work: PromptWork | EditWork) -> list[Tensor]:
-        """Images [R, R, 3] uint8, once the batches that hold them are done."""
-        images = await asyncio.wrap_future(self.batcher.submit(work))
+        """Images [R, R, 3] uint8, once the batches that hold them are done. Where the client goes
+        away meanwhile, what waits is not begun, and long work ends at its next step.
+        """
+        job = self.batcher.submit(work)
+        try:
+            images = await asyncio.wrap_future(job.future)
+        except asyncio.CancelledError:
+            job.is_wanted = False
+            raise
         sizes = [self.batcher.batch_sizes.popleft() for _ in range(len(self.batcher.batch_sizes))]
         self.counters.made(len(images), sizes)
         return images

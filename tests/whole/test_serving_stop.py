@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,20 +42,32 @@ def post(url: str, body: dict) -> tuple[int, dict]:
         return error.code, json.load(error)
 
 
-@pytest.mark.slow
-def test_sigterm_answers_what_is_short_and_cuts_off_what_is_long(model_folder: Path):
+@pytest.fixture
+def serving(model_folder: Path) -> Iterator[tuple[subprocess.Popen, str]]:
+    """The process of a small model, and its address; requests may take very long."""
     program = "from lafite_shifted.cli.main import main; main()"
     command = [sys.executable, "-c", program, "serve", model_folder, "--port", "0"]
     command += ["--max-gradient-steps", "1000000"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert server.stderr is not None
-    url = next(line for line in server.stderr if line.startswith("serving")).split()[3]
-    for _ in range(100):
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        url = next(line for line in server.stderr if line.startswith("serving")).split()[3]
+        for _ in range(100):
+            try:
+                urllib.request.urlopen(f"{url}/healthz").close()
+                break
+            except OSError:
+                time.sleep(0.1)
         try:
-            urllib.request.urlopen(f"{url}/healthz").close()
-            break
-        except OSError:
-            time.sleep(0.1)
+            yield server, url
+        finally:
+            server.kill()
+
+
+@pytest.mark.slow
+def test_sigterm_answers_what_is_short_and_cuts_off_what_is_long(
+    serving: tuple[subprocess.Popen, str],
+):
+    server, url = serving
     with ThreadPoolExecutor() as pool:
         body = {"prompt": "a", "num_images": 1, "candidates": 1, "steps": 20}
         short = pool.submit(post, f"{url}/v1/guide", body)
@@ -69,5 +82,25 @@ def test_sigterm_answers_what_is_short_and_cuts_off_what_is_long(model_folder: P
         assert status == 200, answer
         status, answer = long.result()
         assert (status, answer["detail"]) == (503, "The server stops. Ask again when it is back.")
-    with server.stderr as said:
-        assert "Traceback" not in said.read()
+    assert "Traceback" not in server.stderr.read()
+
+
+@pytest.mark.slow
+def test_the_work_of_a_client_that_goes_away_ends(serving: tuple[subprocess.Popen, str]):
+    server, url = serving
+    host, port = url.removeprefix("http://").split(":")
+    body = json.dumps({"prompt": "a", "num_images": 1, "candidates": 1, "steps": 200_000})
+    for _ in range(2):  # one in work, one behind it
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(
+                f"POST /v1/guide HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+            )
+            time.sleep(1)
+    status, answer = post(f"{url}/v1/generate", {"prompt": "a", "num_images": 1})
+    assert status == 200, answer
+    with urllib.request.urlopen(f"{url}/metrics") as counted:
+        text = counted.read().decode()
+    assert 'path="/v1/guide",status="499"} 2' in text, text
+    server.terminate()
+    assert "Traceback" not in server.stderr.read()

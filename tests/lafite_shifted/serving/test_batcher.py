@@ -1,6 +1,7 @@
 """Requests at the same time: batches, the queue, long work."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,6 +12,7 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from lafite_shifted.editing.guidance import GuidanceConfig
+from lafite_shifted.editing.latents import Latents
 from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.serving.batcher import Batcher, PromptWork, QueueFullError, StoppedError
 from lafite_shifted.serving.limits import Limits
@@ -50,9 +52,9 @@ def test_one_bad_request_of_a_batch_fails_alone(model: TextToImage):
     bad = Generation(sampling=SamplerConfig(10**6))
     good = batcher.submit(PromptWork(Prompt.of("a cat"), [1], Generation()))
     refused = batcher.submit(PromptWork(Prompt.of("a cat"), [1], bad))
-    assert len(good.result()) == 1
+    assert len(good.future.result()) == 1
     with pytest.raises(InputError, match="sampling steps"):
-        refused.result()
+        refused.future.result()
     batcher.close()
     assert not batcher.is_alive
 
@@ -60,7 +62,7 @@ def test_one_bad_request_of_a_batch_fails_alone(model: TextToImage):
 def test_a_full_queue_is_told_and_cancelled_work_is_not_done(model: TextToImage):
     started, go = threading.Event(), threading.Event()
 
-    def slow(model: TextToImage):
+    def slow(model: TextToImage, _check: Callable[[], None]):
         started.set()
         go.wait()
         return model.latents("a cat")
@@ -71,23 +73,33 @@ def test_a_full_queue_is_told_and_cancelled_work_is_not_done(model: TextToImage)
     waiting = [batcher.submit(slow) for _ in range(2)]
     with pytest.raises(QueueFullError):
         batcher.submit(slow)
-    assert waiting[0].cancel()
+    assert waiting[0].future.cancel()
     go.set()
-    assert len(first.result()) == len(waiting[1].result()) == 1
+    assert len(first.future.result()) == len(waiting[1].future.result()) == 1
     batcher.close()
 
 
-def test_long_work_ends_at_its_next_step_when_the_server_stops(model: TextToImage, limits: Limits):
+@pytest.mark.parametrize("reason", ["The server stops", "The client has gone"])
+def test_long_work_that_nobody_waits_for_ends_at_its_next_step(
+    model: TextToImage, limits: Limits, reason: str
+):
     begun = threading.Event()
-    batcher = Batcher(model, limits)
-
-    def step() -> None:
-        begun.set()
-        batcher.check_open()
-
     config = GuidanceConfig(best_of=1, steps=100_000)
-    long = batcher.submit(lambda model: model.guide("a", config=config, on_step=step).latents)
+
+    def work(model: TextToImage, check: Callable[[], None]) -> Latents:
+        def step() -> None:
+            begun.set()
+            check()
+
+        return model.guide("a", config=config, on_step=step).latents
+
+    batcher = Batcher(model, limits)
+    job = batcher.submit(work)
     assert begun.wait(timeout=60)
+    if reason == "The client has gone":
+        job.is_wanted = False
+        with pytest.raises(StoppedError, match=reason):
+            job.future.result(timeout=60)
     batcher.close()
-    with pytest.raises(StoppedError):
-        long.result(timeout=0)
+    with pytest.raises(StoppedError, match=reason):
+        job.future.result(timeout=0)
