@@ -114,6 +114,14 @@ def wordnet(out: Path) -> None:
 )
 @click.option("--resize", default="lanczos", type=click.Choice(["lanczos", "bicubic", "box"]))
 @click.option("--background", default="white", help="Shown through transparency: name or #rrggbb.")
+@click.option(
+    "--augmented-copies",
+    type=click.IntRange(0, 100),
+    default=0,
+    show_default=True,
+    help="Of each image, mirrored, moved and recoloured at random, for train-gan; without the "
+    "captions, which might not be true of them.",
+)
 @options.positive_int("--images-per-shard", default=1000, help="Also what is done again at most.")
 @options.max_bad_option
 @options.max_megapixels_option
@@ -127,6 +135,7 @@ def convert(
     crop: str,
     resize: str,
     background: str,
+    augmented_copies: int,
     images_per_shard: int,
     max_bad: float,
     max_megapixels: float,
@@ -151,6 +160,7 @@ def convert(
         "image_format": image_format,
         "images_per_shard": images_per_shard,
         "squares": {"background": background, "resize": resize, "crop": crop},
+        "augmented_copies": augmented_copies,
     }
     config = parse(ConvertConfig, values)
     with plain_warnings(), progress_bar("converting", "img") as progress:

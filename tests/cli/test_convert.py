@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands import half_written, run_command, succeed
+from tests.commands import assert_refused, half_written, run_command, succeed
 from training.data import convert as converting
+from training.data.embeddings.embedding_set import EmbeddingSet, read_index
 from training.data.images import ImageSource
+from training.gan.data import load_gan_data
 
 
 @pytest.fixture
@@ -157,3 +159,53 @@ def test_a_target_that_is_there_is_kept(tmp_path: Path, photographs: Path):
     outcome = run_command("dataset", "convert", photographs, target)
     assert (outcome.code, target.read_bytes()) == (2, b"mine")
     assert "exists already" in outcome.err
+
+
+@pytest.mark.parametrize("layout", ["folder", "shards"])
+def test_augmented_copies(tmp_path: Path, photographs: Path, layout: str):
+    """Each image with two others, without its captions and on its side of the split."""
+    (photographs / "photo 2-copy1.png").write_bytes((photographs / "photo 2.jpg").read_bytes())
+    target, embedded = tmp_path / "set", tmp_path / "embedded"
+    flags = ("--resolution", "16", "--augmented-copies", "2", "--layout", layout)
+    outcome = succeed("dataset", "convert", photographs, target, *flags)
+    assert "36 images, 7 of them with captions" in outcome.out
+    source = ImageSource(target)
+    copies = [name for name in source.names if "copy_of" in source.metadata.get(name, {})]
+    assert len(copies) == 24
+    assert not source.captions.keys() & copies
+    assert source.caption_problems == []
+    assert {source.decode(name).image.size for name in copies} == {(16, 16)}
+    again = tmp_path / "again"
+    succeed("dataset", "convert", photographs, again, *flags)
+    assert [pixels(source)[n].tolist() for n in range(36)] == [
+        array.tolist() for array in pixels(ImageSource(again))
+    ]
+    succeed("embed", target, "--out", embedded, "--clip", "starter")
+    rows, differ = {row["file_name"]: row for row in read_index(embedded)}, 0
+    for name in copies:
+        original = str(Path(name).parent / rows[name]["copy_of"])
+        assert rows[name]["split_key"] == rows[original]["split_key"]
+        differ += not np.array_equal(source.decode(name).image, source.decode(original).image)
+    assert differ > 18  # of a single colour: mirrored they are the same
+    found = EmbeddingSet(embedded)
+    assert [found.names[row] for row in found.is_copy.nonzero().flatten().tolist()] == copies
+
+
+def test_copies_of_held_out_images_are_neither_trained_on_nor_measured(
+    tmp_path: Path, photographs: Path
+):
+    target = tmp_path / "set"
+    flags = ("--resolution", "16", "--augmented-copies", "3")
+    succeed("dataset", "convert", photographs, target, *flags)
+    succeed("embed", target, "--out", tmp_path / "embedded", "--clip", "starter")
+    source, found = ImageSource(target), EmbeddingSet(tmp_path / "embedded")
+    data = load_gan_data(source, found, resolution=16, hold_out=True)
+    originals = found.held_out & ~found.is_copy
+    assert 0 < int(originals.sum()) < 11
+    assert len(data.held_out_images) == len(data.held_out_embeddings) == int(originals.sum())
+    assert len(data.images) == len(data.embeddings) == 4 * (11 - int(originals.sum()))
+
+
+def test_copies_are_squares(tmp_path: Path, photographs: Path):
+    command = ("dataset", "convert", photographs, tmp_path / "set", "--augmented-copies", "2")
+    assert_refused(run_command(*command), "augmented_copies", "needs a resolution")

@@ -24,7 +24,9 @@ from lafite_shifted.io.files import (
     sha256_of,
     write_json,
 )
+from torch_utils import seeds
 from training.config import positive
+from training.data.augmented_copies import COPY_OF, augmented_square
 from training.data.captions.reader import printable
 from training.data.decoding.crop import DEFAULT_SQUARES, SquareConfig, to_square
 from training.data.decoding.read_image import (
@@ -56,11 +58,16 @@ class ConvertConfig:
     image_format: Literal["png", "webp", "jpeg"] = "png"  # webp is lossless; of squares only
     images_per_shard: int = 1000
     squares: SquareConfig = DEFAULT_SQUARES
+    augmented_copies: int = 0  # of each image, beside it; of squares only
 
     def __post_init__(self) -> None:
         positive(self, "images_per_shard")
         if self.resolution is not None:
             positive(self, "resolution")
+        if self.augmented_copies < 0 or (self.augmented_copies and self.resolution is None):
+            raise ValueError(
+                "augmented_copies must be at least 0, and needs a resolution: copies are squares"
+            )
 
 
 @dataclass(frozen=True)
@@ -146,22 +153,26 @@ def _stamp(source: ImageSource, name: str) -> tuple[int, int]:
         return 0, 0
 
 
-def _new_names(source: ImageSource, config: ConvertConfig) -> dict[str, str]:
-    """The file that each image becomes. Without dots before the suffix, which in a tar would begin
-    another file's name; none twice, in either case.
+def _new_names(source: ImageSource, config: ConvertConfig) -> dict[str, list[str]]:
+    """The file that each image becomes, and those of its copies. Without dots before the suffix,
+    which in a tar would begin another file's name; none twice, in either case.
     """
-    found, taken = dict[str, str](), set[str]()
+    found, taken = dict[str, list[str]](), set[str]()
     for name in source.names:
         stem, suffix = posixpath.splitext(printable(name))
         stem = stem.replace(".", "_").replace("\\", "_")
-        new, number = stem, 1
-        while new.casefold() in taken:
+        stems, number = _with_copies(stem, config), 1
+        while not taken.isdisjoint(new.casefold() for new in stems):
             number += 1
-            new = f"{stem}-{number}"
-        taken.add(new.casefold())
-        keep = config.resolution is None
-        found[name] = new + (suffix if keep else SUFFIXES[config.image_format])
+            stems = _with_copies(f"{stem}-{number}", config)
+        taken.update(new.casefold() for new in stems)
+        suffix = suffix if config.resolution is None else SUFFIXES[config.image_format]
+        found[name] = [new + suffix for new in stems]
     return found
+
+
+def _with_copies(stem: str, config: ConvertConfig) -> list[str]:
+    return [stem, *(f"{stem}-copy{number}" for number in range(1, config.augmented_copies + 1))]
 
 
 def _write_part(
@@ -169,14 +180,14 @@ def _write_part(
     number: int,
     source: ImageSource,
     chunk: list[str],
-    names: dict[str, str],
+    names: dict[str, list[str]],
     config: ConvertConfig,
     options: ReadOptions,
 ) -> None:
-    def use(image: OpenImage) -> bytes:
-        return _encoded(image, config)
+    def read(name: str) -> list[bytes] | UnreadableImageError:
+        def use(image: OpenImage) -> list[bytes]:
+            return _encoded(image, config, name)
 
-    def read(name: str) -> bytes | UnreadableImageError:
         try:
             return read_image(source, name, use, options=options, background=config.squares.colour)
         except UnreadableImageError as error:
@@ -188,14 +199,20 @@ def _write_part(
         atomic_file(target.part(number)) as file,
         tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
-        for name, content in zip(chunk, pool.map(read, chunk), strict=True):
-            if isinstance(content, UnreadableImageError):
-                bad.append((name, str(content)))
+        for name, contents in zip(chunk, pool.map(read, chunk), strict=True):
+            if isinstance(contents, UnreadableImageError):
+                bad.append((name, str(contents)))
                 continue
-            _add(archive, names[name], content)
-            if captions := _captions(source, name):
-                side = json.dumps(captions, ensure_ascii=False).encode()
-                _add(archive, posixpath.splitext(names[name])[0] + ".json", side)
+            first, *copies = names[name]
+            records = [
+                _captions(source, name),
+                *({COPY_OF: posixpath.basename(first)} for _ in copies),
+            ]
+            for new, content, record in zip((first, *copies), contents, records, strict=True):
+                _add(archive, new, content)
+                if record:
+                    side = json.dumps(record, ensure_ascii=False).encode()
+                    _add(archive, posixpath.splitext(new)[0] + ".json", side)
     write_json(target.record(number), bad_image_rows(bad))
 
 
@@ -206,10 +223,19 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(member, io.BytesIO(content))
 
 
-def _encoded(image: OpenImage, config: ConvertConfig) -> bytes:
+def _encoded(image: OpenImage, config: ConvertConfig, name: str) -> list[bytes]:
+    """The file of the image, and those of its copies."""
     if config.resolution is None:
-        return image.content
-    square = Image.fromarray(to_square(image.decoded.image, config.resolution, config.squares))
+        return [image.content]
+    rgb = image.decoded.image
+    squares = [Image.fromarray(to_square(rgb, config.resolution, config.squares))]
+    for number in range(config.augmented_copies):
+        random = seeds.numpy_generator("augmented copy", name, number)
+        squares.append(augmented_square(rgb, config.resolution, config.squares, random))
+    return [_file_of(square, config) for square in squares]
+
+
+def _file_of(square: Image.Image, config: ConvertConfig) -> bytes:
     target = io.BytesIO()
     square.save(target, config.image_format.upper(), **_SAVING[config.image_format])
     return target.getvalue()

@@ -4,7 +4,8 @@ An image is held out when the SHA-256 of its normalised name falls below one six
 thing (skin tones, drawing styles, numbered takes) share a name and so a side. A name that says
 nothing ("IMG_0412", a hexadecimal id) gives way to the caption, and a missing caption to the
 content of the file. Where every thing has a folder of its own (products/0001/cover.jpg), it is the
-folder that says which thing. Copies of one file are on one side, whatever they are called.
+folder that says which thing. Copies of one file are on one side, whatever they are called, and so
+are an image and its augmented copies.
 """
 
 import hashlib
@@ -71,18 +72,27 @@ class SplitItem(NamedTuple):
     file_name: str
     caption: str
     content_sha256: str
+    copy_of: str = ""  # the file that it is an augmented copy of
 
 
 def split_keys(items: Sequence[SplitItem]) -> list[str]:
     """The keys of a whole set: what `split_key` gives, but for names that are the same in most
     folders, and for copies.
     """
-    repeated = _repeated_stems(items)
-    keys = [_key_by_folder(item, repeated) or split_key(item[0], **_rest(item)) for item in items]
+    originals = [item for item in items if not item.copy_of]
+    repeated = _repeated_stems(originals)
     first: dict[str, str] = {}  # of all keys of one content
-    for item, key in zip(items, keys, strict=True):
+    for item in originals:
+        key = _key_by_folder(item, repeated) or split_key(item.file_name, **_rest(item))
         first[item.content_sha256] = min(key, first.get(item.content_sha256, key))
-    return [first[item.content_sha256] for item in items]
+    by_file = {item.file_name: first[item.content_sha256] for item in originals}
+    return [
+        first[item.content_sha256]
+        if not item.copy_of
+        # a copy whose original is gone goes by its own name
+        else by_file.get(item.copy_of) or split_key(item.file_name, **_rest(item))
+        for item in items
+    ]
 
 
 def _rest(item: SplitItem) -> dict[str, str]:

@@ -92,9 +92,10 @@ def load_gan_data(
     options: ReadOptions = DEFAULT_READ_OPTIONS,
     ready: ReadySquares | None = None,
 ) -> GanData:
-    """The embedded images, divided by the split; InputError if fewer than two are left to train
-    on. Decoded now where all fit into `cache_gib` (see `plan_cache`). `seed` is that of the order
-    of remote ones; `ready` has squares of this kind that were made while embedding.
+    """The embedded images, divided by the split; augmented copies of held-out ones are on neither
+    side. InputError if fewer than two are left to train on. Decoded now where all fit into
+    `cache_gib` (see `plan_cache`). `seed` is that of the order of remote ones; `ready` has squares
+    of this kind that were made while embedding.
 
     An image that cannot be read any more is replaced, and listed in the embeddings' report;
     TooManyBadImagesError above a share `options.max_bad`.
@@ -125,9 +126,9 @@ def load_gan_data(
     if cache.holds:
         training.preload()
         training.sync()
-    few = held_out  # to measure on; of remote images those of a few shards
+    few = held_out & ~embeddings.is_copy  # to measure on; of remote images those of a few shards
     if order is not None:
-        few = in_first_shards(embeddings.names, held_out, count=EVAL_SET_SIZE)
+        few = in_first_shards(embeddings.names, few, count=EVAL_SET_SIZE)
     return GanData(
         training,
         embeddings.image.take(~held_out),

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from training.data.augmented_copies import COPY_OF
 from training.data.captions.tables import (
     CAPTION_KEYS,
     caption_of,
@@ -142,7 +143,8 @@ def _read_table(
         if fields is None:
             found.problems.append((place, reason))
             continue
-        keys |= fields.keys()
+        if COPY_OF not in fields:  # a copy has none
+            keys |= fields.keys()
         listed, text = image_name(fields), caption_of(fields)
         has_captions = has_captions or text is not None
         if listed is None:

@@ -2,8 +2,9 @@
 changed is decoded by threads, embedded in batches and written in shards.
 """
 
+import posixpath
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from lafite_shifted.encoders.encoder_id import (
 from lafite_shifted.encoders.text_encoder import TextEncoder
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import load_tensors, sha256_of, write_json_lines
+from training.data.augmented_copies import COPY_OF
 from training.data.decoding.crop import DEFAULT_SQUARES, SquareConfig
 from training.data.decoding.decode import levels_of
 from training.data.decoding.read_image import (
@@ -135,9 +137,16 @@ def embed_folder(
 def with_split_keys(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of a whole index, each with the key that decides its side of the split."""
     items = [
-        SplitItem(row["file_name"], next(iter(row["captions"]), ""), row["sha256"]) for row in rows
+        SplitItem(row["file_name"], next(iter(row["captions"]), ""), row["sha256"], _original(row))
+        for row in rows
     ]
     return [row | {"split_key": key} for row, key in zip(rows, split_keys(items), strict=True)]
+
+
+def _original(row: Mapping[str, Any]) -> str:
+    """The file that the image of a row is an augmented copy of, "" for others."""
+    beside = row.get(COPY_OF, "")
+    return beside and posixpath.join(posixpath.dirname(row["file_name"]), beside)
 
 
 def _rows_by_name(out: Path) -> dict[str, dict[str, Any]]:
@@ -264,6 +273,7 @@ def _row(source: ImageSource, name: str, content: bytes) -> dict[str, Any]:
     """Of the index, but for shard and row."""
     captions = source.captions.get(name, [])
     (size, time), digest = source.stamp(name), sha256_of(content)
+    copy_of = source.metadata.get(name, {}).get(COPY_OF)
     return {
         "file_name": name,
         "size": size,
@@ -273,4 +283,4 @@ def _row(source: ImageSource, name: str, content: bytes) -> dict[str, Any]:
         "split_key": split_key(
             name, caption=captions[0] if captions else "", content_sha256=digest
         ),
-    }
+    } | ({COPY_OF: copy_of} if isinstance(copy_of, str) else {})

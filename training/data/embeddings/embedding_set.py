@@ -4,7 +4,7 @@ verb.
     shard-00000.safetensors   image [n, D]; with captions also text [m, D], caption_image [m],
                               text_tokens [sum of lengths, F], text_offsets [m + 1]
     index.jsonl               {"file_name", "size", "mtime_ns", "sha256", "shard", "row",
-                              "captions", "split_key"}
+                              "captions", "split_key"}, of an augmented copy "copy_of" too
     report.jsonl              what cannot be read or is not used, see `report_file`
 
 Shards carry the format number of the whole, the encoder's id, that of the text encoder whose token
@@ -173,6 +173,11 @@ class EmbeddingSet:
     def held_out(self) -> Tensor:
         """[n] bool: the side of the split."""
         return self._index.held_out
+
+    @property
+    def is_copy(self) -> Tensor:
+        """[n] bool: an augmented copy of another image, to train on and not to measure on."""
+        return self._index.is_copy
 
     def stats(self, rows: Tensor | None = None) -> EmbeddingStats:
         """Statistics of all images, or of those that `rows` (indices or a mask) picks."""

@@ -16,6 +16,7 @@ import torch
 
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import check_own_rows, has_fields, numbered_json_lines
+from training.data.augmented_copies import COPY_OF
 from training.data.split import is_held_out
 
 FIELDS = {"file_name": str, "sha256": str, "shard": str, "row": int, "captions": list}
@@ -50,7 +51,7 @@ class Index:
         self.path = folder / "index.jsonl"
         self._size = self.path.stat().st_size
         starts, shard, row, held_out = array("q"), array("i"), array("i"), array("b")
-        counts = array("i")
+        counts, is_copy = array("i"), array("b")
         numbers, fingerprint = dict[str, int](), Fingerprint()
         self._file = os.open(self.path, os.O_RDONLY)  # of another file once it is written anew
         weakref.finalize(self, os.close, self._file)
@@ -59,12 +60,15 @@ class Index:
             shard.append(numbers.setdefault(record["shard"], len(numbers)))
             row.append(record["row"])
             held_out.append(is_held_out(record["split_key"]))
+            is_copy.append(COPY_OF in record)
             counts.append(len(record["captions"]))
             fingerprint.add((record["file_name"], record["sha256"], *record["captions"]))
         self.shards = list(numbers)  # names of files
         self._starts = np.frombuffer(starts, np.int64)
         self.shard, self.row = np.frombuffer(shard, np.int32), np.frombuffer(row, np.int32)
-        self.held_out = torch.from_numpy(np.frombuffer(held_out, np.bool_).copy())
+        self.held_out, self.is_copy = (
+            torch.from_numpy(np.frombuffer(mask, np.bool_).copy()) for mask in (held_out, is_copy)
+        )
         self.num_captions = np.frombuffer(counts, np.int32)
         self.fingerprint = fingerprint.value
 
