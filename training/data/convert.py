@@ -8,8 +8,10 @@ was interrupted resumes with the next part. The target appears when all of it is
 import io
 import json
 import posixpath
+import re
 import shutil
 import tarfile
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +27,6 @@ from lafite_shifted.io.files import (
     write_json,
 )
 from training.config import positive
-from training.data.captions.reader import printable
 from training.data.decoding.crop import DEFAULT_SQUARES, SquareConfig, to_square
 from training.data.decoding.read_image import (
     DEFAULT_READ_OPTIONS,
@@ -33,18 +34,25 @@ from training.data.decoding.read_image import (
     ReadOptions,
     read_image,
 )
-from training.data.files.image_files import UnreadableImageError
+from training.data.files.image_files import IMAGE_SUFFIXES, UnreadableImageError, image_format
 from training.data.image_cache import num_threads
 from training.data.images import ImageSource, bad_image_rows, check_share_of_bad
 from training.data.layouts import Layout, counts, lay_out
 
 KIND, FORMAT = "conversion", 1
+MAX_NAME_BYTES = 230  # of 255 of most file systems; the rest is for names of temporary files
 SUFFIXES = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 _SAVING: dict[str, dict[str, Any]] = {
     "png": {"compress_level": 4},
     "webp": {"lossless": True, "method": 2},
     "jpeg": {"quality": 95, "subsampling": 0},
 }
+
+
+# What some system cannot unpack (learn.microsoft.com, "Naming Files, Paths, and Namespaces"), and
+# dots before the suffix, which in a tar begin another file's name.
+_NOT_IN_NAMES = re.compile(r'[.<>:"|?*\\\x00-\x1f\x7f]| (?=/)')
+_DEVICES = re.compile(r"(?<![^/])(?:con|prn|aux|nul|com\d|lpt\d)(?![^/])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,7 @@ class Converted:
     num_captions: int
     num_bytes: int
     bad: list[tuple[str, str]]
+    renamed: dict[str, str]  # images whose name is another now, beyond the suffix
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,7 @@ def convert(
         options.progress(done, len(source.names))
     total = len(source.names) + len(source.unusable())
     check_share_of_bad(bad, total, max_share=options.max_bad)
-    found = _finish(target, config, len(chunks), bad)
+    found = _finish(target, config, len(chunks), bad, _renamed(names, bad))
     shutil.rmtree(target.work)
     return found
 
@@ -147,21 +156,53 @@ def _stamp(source: ImageSource, name: str) -> tuple[int, int]:
 
 
 def _new_names(source: ImageSource, config: ConvertConfig) -> dict[str, str]:
-    """The file that each image becomes. Without dots before the suffix, which in a tar would begin
-    another file's name; none twice, in either case.
+    """The file that each image becomes: one that every system unpacks; none twice, in either case,
+    composed or decomposed.
     """
     found, taken = dict[str, str](), set[str]()
     for name in source.names:
-        stem, suffix = posixpath.splitext(printable(name))
-        stem = stem.replace(".", "_").replace("\\", "_")
-        new, number = stem, 1
-        while new.casefold() in taken:
+        stem, suffix = posixpath.splitext(name)
+        if suffix.lower() not in IMAGE_SUFFIXES:  # an image by its content: "v1.2", "photo.zip"
+            stem, suffix = name, _suffix_by_content(source, name)
+        if config.resolution is not None:
+            suffix = SUFFIXES[config.image_format]
+        stem = _DEVICES.sub(r"\g<0>_", _NOT_IN_NAMES.sub("_", stem))
+        new, number = _joined(stem, suffix), 1
+        while _alike(new) in taken:
             number += 1
-            new = f"{stem}-{number}"
-        taken.add(new.casefold())
-        keep = config.resolution is None
-        found[name] = new + (suffix if keep else SUFFIXES[config.image_format])
+            new = _joined(stem, f"-{number}{suffix}")
+        taken.add(_alike(new))
+        found[name] = new
     return found
+
+
+def _suffix_by_content(source: ImageSource, name: str) -> str:
+    try:
+        kind = image_format(source.read(name))
+    except UnreadableImageError:  # a bad image, when it is its turn
+        kind = None
+    return f".{kind.lower()}" if kind else ""
+
+
+def _joined(stem: str, ending: str) -> str:
+    """`stem` and `ending`; a file's name that would be too long has the end of its stem cut."""
+    folder, last = posixpath.split(stem)
+    room = MAX_NAME_BYTES - len(ending.encode())
+    return posixpath.join(folder, last.encode()[:room].decode(errors="ignore") + ending)
+
+
+def _alike(name: str) -> str:
+    """The same for names without suffix that are one file, or one sample, to some reader."""
+    return unicodedata.normalize("NFC", posixpath.splitext(name)[0]).casefold()
+
+
+def _renamed(names: dict[str, str], bad: list[tuple[str, str]]) -> dict[str, str]:
+    missing = {name for name, _ in bad}
+    return {
+        name: new
+        for name, new in names.items()
+        if posixpath.splitext(name)[0] != posixpath.splitext(new)[0] and name not in missing
+    }
 
 
 def _write_part(
@@ -224,20 +265,22 @@ def _captions(source: ImageSource, name: str) -> dict[str, Any]:
 
 
 def _finish(
-    target: _Target, config: ConvertConfig, num_parts: int, bad: list[tuple[str, str]]
+    target: _Target,
+    config: ConvertConfig,
+    num_parts: int,
+    bad: list[tuple[str, str]],
+    renamed: dict[str, str],
 ) -> Converted:
-    """Lay the parts out as the target, and check it before it takes its name."""
+    """Lay the parts out as the target, and check it: read as a training reads it. An assertion is a
+    fault of ours.
+    """
     parts = [target.part(number) for number in range(num_parts)]
     images, captions = counts(parts)
     lay_out(parts, target.path, config.layout)
-    return _checked(target.path, images, captions, bad)
-
-
-def _checked(path: Path, images: int, captions: int, bad: list[tuple[str, str]]) -> Converted:
-    """What lies at `path` now, read as a training reads it; an assertion is a fault of ours."""
+    path = target.path
     found = ImageSource(path)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
-    counts = (len(found.names), len({*found.captions, *found.metadata}))
-    assert counts == (images, captions), f"{counts} of {(images, captions)} arrived"
-    return Converted(images, len(found.captions), size, bad)
+    arrived = (len(found.names), len({*found.captions, *found.metadata}))
+    assert arrived == (images, captions), f"{arrived} of {(images, captions)} arrived"
+    return Converted(images, len(found.captions), size, bad, renamed)
