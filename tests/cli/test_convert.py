@@ -171,6 +171,8 @@ ODD_NAMES = {  # and what they become in a PNG's set, without suffix
     "cafe\u0301.png": "cafe\u0301",
     "caf\u00e9.png": "caf\u00e9-2",  # composed and decomposed are one name to macOS
     "-rf.png": "-rf",
+    "Re.png": "Re",
+    "Re:label.png": "Re_label-2",  # Re_label would be a map of Re
     "~#%&{} $x=1;.png": "~#%&{} $x=1;",
     "\u5199\u771f.webp": "\u5199\u771f",
     "x" * 250 + ".png": "x" * 226,

@@ -8,10 +8,8 @@ was interrupted resumes with the next part. The target appears when all of it is
 import io
 import json
 import posixpath
-import re
 import shutil
 import tarfile
-import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,25 +32,19 @@ from training.data.decoding.read_image import (
     ReadOptions,
     read_image,
 )
-from training.data.files.image_files import IMAGE_SUFFIXES, UnreadableImageError, image_format
+from training.data.files.image_files import UnreadableImageError
 from training.data.image_cache import num_threads
 from training.data.images import ImageSource, bad_image_rows, check_share_of_bad
 from training.data.layouts import Layout, counts, lay_out
+from training.data.portable_names import portable_names
 
 KIND, FORMAT = "conversion", 1
-MAX_NAME_BYTES = 230  # of 255 of most file systems; the rest is for names of temporary files
 SUFFIXES = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 _SAVING: dict[str, dict[str, Any]] = {
     "png": {"compress_level": 4},
     "webp": {"lossless": True, "method": 2},
     "jpeg": {"quality": 95, "subsampling": 0},
 }
-
-
-# What some system cannot unpack (learn.microsoft.com, "Naming Files, Paths, and Namespaces"), and
-# dots before the suffix, which in a tar begin another file's name.
-_NOT_IN_NAMES = re.compile(r'[.<>:"|?*\\\x00-\x1f\x7f]| (?=/)')
-_DEVICES = re.compile(r"(?<![^/])(?:con|prn|aux|nul|com\d|lpt\d)(?![^/])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -110,7 +102,8 @@ def convert(
         raise InputError(f"{out} exists already. Choose another target, or delete it first.")
     target = _Target(out, out.with_name(f".{out.name}.converting"))
     _begin(target, source, config)
-    names = _new_names(source, config)
+    suffix = None if config.resolution is None else SUFFIXES[config.image_format]
+    names = portable_names(source, suffix=suffix)
     chunks = [
         source.names[start : start + config.images_per_shard]
         for start in range(0, len(source.names), config.images_per_shard)
@@ -153,47 +146,6 @@ def _stamp(source: ImageSource, name: str) -> tuple[int, int]:
         return source.stamp(name)
     except UnreadableImageError:
         return 0, 0
-
-
-def _new_names(source: ImageSource, config: ConvertConfig) -> dict[str, str]:
-    """The file that each image becomes: one that every system unpacks; none twice, in either case,
-    composed or decomposed.
-    """
-    found, taken = dict[str, str](), set[str]()
-    for name in source.names:
-        stem, suffix = posixpath.splitext(name)
-        if suffix.lower() not in IMAGE_SUFFIXES:  # an image by its content: "v1.2", "photo.zip"
-            stem, suffix = name, _suffix_by_content(source, name)
-        if config.resolution is not None:
-            suffix = SUFFIXES[config.image_format]
-        stem = _DEVICES.sub(r"\g<0>_", _NOT_IN_NAMES.sub("_", stem))
-        new, number = _joined(stem, suffix), 1
-        while _alike(new) in taken:
-            number += 1
-            new = _joined(stem, f"-{number}{suffix}")
-        taken.add(_alike(new))
-        found[name] = new
-    return found
-
-
-def _suffix_by_content(source: ImageSource, name: str) -> str:
-    try:
-        kind = image_format(source.read(name))
-    except UnreadableImageError:  # a bad image, when it is its turn
-        kind = None
-    return f".{kind.lower()}" if kind else ""
-
-
-def _joined(stem: str, ending: str) -> str:
-    """`stem` and `ending`; a file's name that would be too long has the end of its stem cut."""
-    folder, last = posixpath.split(stem)
-    room = MAX_NAME_BYTES - len(ending.encode())
-    return posixpath.join(folder, last.encode()[:room].decode(errors="ignore") + ending)
-
-
-def _alike(name: str) -> str:
-    """The same for names without suffix that are one file, or one sample, to some reader."""
-    return unicodedata.normalize("NFC", posixpath.splitext(name)[0]).casefold()
 
 
 def _renamed(names: dict[str, str], bad: list[tuple[str, str]]) -> dict[str, str]:
