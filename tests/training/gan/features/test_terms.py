@@ -98,8 +98,9 @@ import sys
 from pathlib import Path
 from lafite_shifted.io.files import save_tensors
 from tests.small_clip import load_resnet_clip
+from tests.training.gan.features.heads import ALL, gradients, trainer_of
 from tests.training.gan.features.networks import features_of
-from tests.training.gan.features.heads import ALL, EVERYTHING, gradients, trainer_of
+from tests.training.gan.trainers import EVERYTHING
 from torch_utils import distributed
 with distributed.group():
     features = features_of(Path(sys.argv[1]), **ALL)
