@@ -168,11 +168,14 @@ def convert(
         found = run(ImageSource(source), target, config, options=reading)
     if as_json:
         record = {"images": found.num_images, "captioned": found.num_captions}
-        click.echo(json.dumps(record | {"bytes": found.num_bytes, "unreadable": len(found.bad)}))
+        record |= {"bytes": found.num_bytes, "unreadable": len(found.bad)}
+        click.echo(json.dumps(record | {"renamed": len(found.renamed)}))
         return
     click.echo(
         f"{found.num_images} images, {found.num_captions} of them with captions, "
         f"{found.num_bytes / 1e6:.1f} MB in {target}"
     )
+    for name, new in list(found.renamed.items())[:1]:
+        click.echo(f"  {len(found.renamed)} have other names, first {name!r}: {new!r}", err=True)
     for file_name, reason in found.bad[:20]:
         click.echo(f"  unreadable {file_name}: {reason}", err=True)

@@ -93,7 +93,7 @@ class PriorPart(nn.Module):
         def denoise(z_t: Tensor, t: int) -> Tensor:
             own = None
             if prior.config.objective == "energy":
-                own = normal("prior inner", t).repeat(2, 1)
+                own = normal("prior sample", t).repeat(2, 1)
             time = torch.full(clusters.shape, t)
             predicted = prior.predict(  # [2 N, D]
                 z_t.repeat(2, 1), time, gaussians, cache, own, level=self.levels[t]

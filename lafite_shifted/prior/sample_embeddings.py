@@ -119,7 +119,7 @@ def _sample_once(
         return to_device(noise, device)
 
     def denoise(z_t: Tensor, t: int) -> Tensor:
-        sample_noise = normal("prior inner", t) if prior.config.objective == "energy" else None
+        sample_noise = normal("prior sample", t) if prior.config.objective == "energy" else None
         z0, *without = prior.denoise(z_t, t, gaussian, caches[t], sample_noise)
         if without:
             z0 = guide(z0, without[0], sampling.guidance)
@@ -149,7 +149,7 @@ def noise_keys(prior: Prior, steps: Sequence[tuple[int, LinearStep]]) -> list[Ke
     keys: list[Key] = [("prior", 0)]
     for number, (t, step) in enumerate(steps, start=1):
         if prior.config.objective == "energy":
-            keys.append(("prior inner", t))
+            keys.append(("prior sample", t))
         if step.sigma > 0:
             keys.append(("prior", number))
     return keys

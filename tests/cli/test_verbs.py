@@ -19,7 +19,7 @@ from lafite_shifted.gaussian.stats import EmbeddingStats
 from lafite_shifted.io.files import read_json, read_json_lines
 from ops_cuda import targets
 from tests.commands import TINY_GAN, TINY_PRIOR, run_command, succeed
-from tests.training.data.test_datasets import emoji_package
+from tests.training.data.packages import emoji_package
 from training.data import datasets
 from training.data.embeddings.embedding_set import EmbeddingSet
 from training.loop import Progress

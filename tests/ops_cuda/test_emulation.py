@@ -13,7 +13,8 @@ import torch
 
 from ops_cuda import build, targets
 from ops_cuda.library import Activation, EpilogueShape, Library, Upfirdn2dShape
-from tests.emulation import CASES, DTYPES, HOST, check, configure, num_blocks
+from tests.emulation import DTYPES, HOST, check, configure, num_blocks
+from tests.emulation_cases import CASES
 from tests.operators import EMULATION, emulated_target
 from torch_utils.ops.philox import philox_4x32
 

@@ -11,7 +11,8 @@ from ops_cuda import targets
 SCRIPT = """
 from ops_cuda import build, targets
 from ops_cuda.library import Library
-from tests.emulation import all_cases, check
+from tests.emulation import check
+from tests.emulation_cases import all_cases
 from tests.operators import emulated_target
 
 lib = Library(build.build(emulated_target(sanitize=True)))

@@ -15,7 +15,7 @@ from lafite_shifted.io.files import load_tensors, read_json_lines
 from tests.commands import TINY_GAN, TINY_PRIOR, assert_refused, run_command, succeed
 from tests.ranks import run_ranks, succeed_in_ranks, torchrun
 from tests.real_images import damage
-from tests.torture import children
+from tests.torture_bench import children
 from torch_utils import seeds
 from training.data.synthetic_cone import PAIRS_PER_NAME
 

@@ -27,7 +27,6 @@ from lafite_shifted.io.files import (
 from torch_utils import seeds
 from training.config import positive
 from training.data.augmented_copies import COPY_OF, augmented_square
-from training.data.captions.reader import printable
 from training.data.decoding.crop import DEFAULT_SQUARES, SquareConfig, to_square
 from training.data.decoding.read_image import (
     DEFAULT_READ_OPTIONS,
@@ -39,6 +38,7 @@ from training.data.files.image_files import UnreadableImageError
 from training.data.image_cache import num_threads
 from training.data.images import ImageSource, bad_image_rows, check_share_of_bad
 from training.data.layouts import Layout, counts, lay_out
+from training.data.portable_names import names_of_copies, portable_names
 
 KIND, FORMAT = "conversion", 1
 SUFFIXES = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
@@ -78,6 +78,7 @@ class Converted:
     num_captions: int
     num_bytes: int
     bad: list[tuple[str, str]]
+    renamed: dict[str, str]  # images whose name is another now, beyond the suffix
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,10 @@ def convert(
         raise InputError(f"{out} exists already. Choose another target, or delete it first.")
     target = _Target(out, out.with_name(f".{out.name}.converting"))
     _begin(target, source, config)
-    names = _new_names(source, config)
+    suffix = None if config.resolution is None else SUFFIXES[config.image_format]
+    first = portable_names(source, suffix=suffix)
+    copies = names_of_copies(first, count=config.augmented_copies)
+    names = {name: [new, *copies[name]] for name, new in first.items()}
     chunks = [
         source.names[start : start + config.images_per_shard]
         for start in range(0, len(source.names), config.images_per_shard)
@@ -122,7 +126,7 @@ def convert(
         options.progress(done, len(source.names))
     total = len(source.names) + len(source.unusable())
     check_share_of_bad(bad, total, max_share=options.max_bad)
-    found = _finish(target, config, len(chunks), bad)
+    found = _finish(target, config, len(chunks), bad, _renamed(first, bad))
     shutil.rmtree(target.work)
     return found
 
@@ -153,26 +157,13 @@ def _stamp(source: ImageSource, name: str) -> tuple[int, int]:
         return 0, 0
 
 
-def _new_names(source: ImageSource, config: ConvertConfig) -> dict[str, list[str]]:
-    """The file that each image becomes, and those of its copies. Without dots before the suffix,
-    which in a tar would begin another file's name; none twice, in either case.
-    """
-    found, taken = dict[str, list[str]](), set[str]()
-    for name in source.names:
-        stem, suffix = posixpath.splitext(printable(name))
-        stem = stem.replace(".", "_").replace("\\", "_")
-        stems, number = _with_copies(stem, config), 1
-        while not taken.isdisjoint(new.casefold() for new in stems):
-            number += 1
-            stems = _with_copies(f"{stem}-{number}", config)
-        taken.update(new.casefold() for new in stems)
-        suffix = suffix if config.resolution is None else SUFFIXES[config.image_format]
-        found[name] = [new + suffix for new in stems]
-    return found
-
-
-def _with_copies(stem: str, config: ConvertConfig) -> list[str]:
-    return [stem, *(f"{stem}-copy{number}" for number in range(1, config.augmented_copies + 1))]
+def _renamed(names: dict[str, str], bad: list[tuple[str, str]]) -> dict[str, str]:
+    missing = {name for name, _ in bad}
+    return {
+        name: new
+        for name, new in names.items()
+        if posixpath.splitext(name)[0] != posixpath.splitext(new)[0] and name not in missing
+    }
 
 
 def _write_part(
@@ -250,20 +241,22 @@ def _captions(source: ImageSource, name: str) -> dict[str, Any]:
 
 
 def _finish(
-    target: _Target, config: ConvertConfig, num_parts: int, bad: list[tuple[str, str]]
+    target: _Target,
+    config: ConvertConfig,
+    num_parts: int,
+    bad: list[tuple[str, str]],
+    renamed: dict[str, str],
 ) -> Converted:
-    """Lay the parts out as the target, and check it before it takes its name."""
+    """Lay the parts out as the target, and check it: read as a training reads it. An assertion is a
+    fault of ours.
+    """
     parts = [target.part(number) for number in range(num_parts)]
     images, captions = counts(parts)
     lay_out(parts, target.path, config.layout)
-    return _checked(target.path, images, captions, bad)
-
-
-def _checked(path: Path, images: int, captions: int, bad: list[tuple[str, str]]) -> Converted:
-    """What lies at `path` now, read as a training reads it; an assertion is a fault of ours."""
+    path = target.path
     found = ImageSource(path)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
-    counts = (len(found.names), len({*found.captions, *found.metadata}))
-    assert counts == (images, captions), f"{counts} of {(images, captions)} arrived"
-    return Converted(images, len(found.captions), size, bad)
+    arrived = (len(found.names), len({*found.captions, *found.metadata}))
+    assert arrived == (images, captions), f"{arrived} of {(images, captions)} arrived"
+    return Converted(images, len(found.captions), size, bad, renamed)

@@ -31,7 +31,7 @@ from training.prior.eval_set import one_a_name
 from training.prior.transfer import PriorStart
 from training.run_folder import Evaluation
 
-LIMIT_PAIRS = 10_000  # that dynamic thresholding takes its percentile from
+THRESHOLD_PAIRS = 10_000  # that dynamic thresholding takes its percentile from
 
 
 def _cluster(
@@ -102,7 +102,7 @@ class PriorTrainer:
             start.apply(self.prior.network)
         self.times = torch.tensor(self.prior.times)
         order = torch.randperm(len(self.training), generator=seeds.generator(config.seed, "limit"))
-        shown = self.training[order[:LIMIT_PAIRS]]
+        shown = self.training[order[:THRESHOLD_PAIRS]]
         z0, text = data.image[data.caption_image[shown]], data.text[shown]
         self.prior.threshold_quantile = self.prior.whitened_quantile(z0.to(device), text.to(device))
         self.ema = Ema(self.prior.network, half_life=config.ema_half_life_kimg * 1000)

@@ -1,6 +1,5 @@
 """Identities of the edits: what must be the image itself, and what must stay."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,44 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from lafite_shifted.decoder.generator import Generator
-from lafite_shifted.decoder.inference import freeze_for_inference
-from lafite_shifted.editing.guidance import GuidanceConfig
 from lafite_shifted.editing.latents import Latents
-from lafite_shifted.editing.projection import ProjectionConfig, psnr
-from lafite_shifted.editing.projection_file import resume, save
 from lafite_shifted.editing.sphere import angle
 from lafite_shifted.editing.style_mixing import thirds
-from lafite_shifted.encoders.image_input import image_levels
 from lafite_shifted.errors import InputError
 from lafite_shifted.generation import Generation
 from lafite_shifted.pipeline import TextToImage
-
-TEXT, OTHER = "a red apple", "a cat"
-
-
-@pytest.fixture(scope="module")
-def model(model_folder: Path) -> TextToImage:
-    return TextToImage.from_pretrained(model_folder, device="cpu", dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def image(shipped_images: Path) -> Image.Image:
-    return Image.open(sorted(shipped_images.glob("*.png"))[0]).convert("RGB")
-
-
-@pytest.fixture(scope="module")
-def other(shipped_images: Path) -> Image.Image:
-    return Image.open(sorted(shipped_images.glob("*.png"))[40]).convert("RGB")
-
-
-def pixels(model: TextToImage, latents: Latents) -> torch.Tensor:
-    return torch.stack(list(latents.render(model.generator)))
-
-
-def same(a: torch.Tensor, b: torch.Tensor, atol: float = 1e-3) -> bool:
-    return bool((a - b).abs().max() <= atol)
-
+from tests.lafite_shifted.editing.edited import OTHER, TEXT, pixels, same
 
 # --- latents
 
@@ -218,112 +186,3 @@ def test_no_layers_are_a_and_all_layers_are_b(model: TextToImage, image: Image.I
         assert not same(pixels(model, one), pixels(model, a))
     with pytest.raises(InputError, match=r"There is no layer 99\. This model has 0: 4 pixels, 1-2"):
         model.style_mix(a, b, layers=[99])
-
-
-# --- projection
-
-
-CONFIG = ProjectionConfig(candidates=4)
-
-
-def test_a_projection_holds_the_embedding_and_comes_nearer(model: TextToImage, image: Image.Image):
-    projection = model.projection(image, CONFIG)
-    before = projection.metrics()["psnr"]
-    losses = [loss for _, loss in projection.run(40)]
-    assert losses[-1] < losses[0]
-    after = projection.metrics()
-    assert after["psnr"] > before
-    assert torch.equal(projection.latents.embedding, model.embed_images([image]))
-    rendered = model.render_latents(projection.latents)[0]
-    levels = image_levels(rendered)[None]
-    assert after["psnr"] == pytest.approx(psnr(levels, projection.target_uint8), abs=0.05)
-
-
-def test_the_metrics_of_an_image_at_its_own_latents(model: TextToImage):
-    own = model.latents(TEXT, seed=2)
-    projection = model.projection(model.render_latents(own)[0], CONFIG)
-    projection.embedding, projection.best_w = own.embedding, own.w
-    found = projection.metrics()
-    assert found["psnr"] > 48
-    assert found["cosine"] > 0.999
-
-
-def test_two_parts_of_a_projection_are_the_whole(
-    model: TextToImage, image: Image.Image, tmp_path: Path
-):
-    whole = model.project(image, steps=8, config=CONFIG)
-    part = model.project(image, steps=3, config=CONFIG)
-    save(tmp_path, part, model=model.hash)
-    rest = model.projection(image, CONFIG)
-    assert resume(tmp_path, rest, model=model.hash) == 3
-    list(rest.run(8))
-    for name, tensor in whole.state().items():
-        assert torch.equal(rest.state()[name], tensor), name
-
-
-def test_the_state_of_another_projection_is_refused(
-    model: TextToImage, image: Image.Image, other: Image.Image, tmp_path: Path
-):
-    save(tmp_path, model.project(image, steps=1, config=CONFIG), model=model.hash)
-    for given, config, name, expected in (
-        (other, CONFIG, model.hash, "another image"),
-        (image, replace(CONFIG, clip_weight=0.5), model.hash, "another clip_weight"),
-        (image, CONFIG, "0", "another model"),
-    ):
-        with pytest.raises(InputError, match=expected):
-            resume(tmp_path, model.projection(given, config), model=name)
-
-
-def test_noise_is_optimised_where_there_is_some(model: TextToImage, image: Image.Image):
-    shape = replace(model.generator.network.config, noise=True)
-    network = freeze_for_inference(Generator(shape))
-    for layer in network.generator.layers:
-        layer.noise_strength.data.fill_(0.1)
-    noisy = TextToImage(model.clip, replace(model.generator, network=network), None)
-    projection = noisy.projection(image, CONFIG)
-    start = projection.noise.detach().clone()
-    (first, *_, last) = [loss for _, loss in projection.run(10)]
-    assert last < first
-    noise = projection.latents.noise
-    assert noise is not None
-    assert not torch.equal(noise, start)
-    assert float(noise.square().mean()) == pytest.approx(1, rel=1e-3)
-    fixed = Latents(projection.embedding, projection.w.detach(), noise=start)
-    plain = replace(fixed, noise=None)
-    assert same(pixels(noisy, fixed), pixels(noisy, plain), 1e-5)
-
-
-# --- guidance
-
-
-def test_no_guidance_is_the_image_of_the_seed(model: TextToImage):
-    found = model.guide(TEXT, num_images=2, seed=3, config=GuidanceConfig(1, 0))
-    assert same(pixels(model, found.latents), pixels(model, model.latents(TEXT, seed=[3, 4])))
-    torch.testing.assert_close(found.of_seed, found.of_end, atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("space", ["w", "z"])
-def test_guidance_never_leads_away_from_the_sentence(model: TextToImage, space):
-    config = GuidanceConfig(4, 4, space, 0.3)
-    found = model.guide(TEXT, num_images=2, config=config)
-    assert bool((found.of_best >= found.of_seed - 1e-5).all())
-    assert bool((found.of_end >= found.of_best - 1e-4).all())
-    assert float((found.of_end - found.of_best).max()) > 0
-    alone = model.guide(TEXT, seed=[1], config=config)
-    assert same(pixels(model, alone.latents)[0], pixels(model, found.latents)[1])
-
-
-def test_guidance_stays_in_its_trust_region(model: TextToImage):
-    start = model.guide(TEXT, num_images=2, config=GuidanceConfig(2, 0)).latents.w
-    w = model.generator.w(range(256))
-    usual = float((w - w.mean(dim=0)).square().sum(dim=1).mean().sqrt())
-    for radius in (0.05, 0.5):
-        found = model.guide(TEXT, num_images=2, config=GuidanceConfig(2, 6, "w", radius))
-        moved = (found.latents.w - start).norm(dim=1)
-        assert float(moved.max()) <= radius * usual * 1.001
-
-
-@pytest.mark.parametrize("bad", [{"best_of": 0}, {"steps": -1}, {"radius": 0.0}])
-def test_bad_guidance_is_refused(bad: dict):
-    with pytest.raises(InputError, match="Guidance needs"):
-        GuidanceConfig(**bad)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.operators import using
-from tests.torch_utils.ops.test_native import (
+from tests.torch_utils.ops.on_images import (
     DTYPES,
     OPERATORS,
     SHAPES,

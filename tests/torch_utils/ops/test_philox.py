@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.emulation import exact_normal
+from tests.emulation_cases import exact_normal
 from tests.operators import using
 from torch_utils.ops.philox import Distribution, philox, philox_4x32
 

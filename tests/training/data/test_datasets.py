@@ -1,66 +1,19 @@
 """The two image sets, built from small imitations of their packages."""
 
-import itertools
-import json
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from lafite_shifted.errors import InputError
-from lafite_shifted.io.files import read_json, read_json_lines, write_json, write_json_lines
+from lafite_shifted.io.files import read_json, read_json_lines
 from tests.commands import half_written, run_command
-from training.data import datasets, sample
+from tests.training.data.packages import NAMES
+from training.data import datasets
 from training.data.datasets import Entry, build_dataset, few_skin_tones
 from training.data.images import ImageSource
-from training.data.sample import build_sample
-from training.data.split import is_held_out, split_key
-
-NAMES = [f"thing {word}" for word in ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen")]
-
-
-def emoji_package(name: str, work: Path) -> Path:
-    """What `npm pack` gives, with eight drawings in two styles."""
-    package = work / name.replace("/", "-") / "package"
-    if name.startswith("emojibase-data@"):
-        entries = [
-            {"hexcode": f"1F40{number}", "label": label, "tags": ["animal"]}
-            for number, label in enumerate(NAMES)
-        ]
-        skin = {"hexcode": "1F400-1F3FB", "label": "thing ant: light skin tone"}
-        entries[0]["skins"] = [skin]
-        (package / "en").mkdir(parents=True)
-        (package / "en" / "data.json").write_text(json.dumps(entries), encoding="utf-8")
-    elif name.startswith("emoji-datasource-google@"):
-        folder = package / "img" / "google" / "64"
-        folder.mkdir(parents=True)
-        for number in range(8):
-            Image.new("RGBA", (64, 64), (number, 0, 0, 255)).save(folder / f"1f40{number}.png")
-        Image.new("RGBA", (64, 64)).save(folder / "1f400-1f3fb.png")
-        Image.new("RGBA", (64, 64)).save(folder / "ffff.png")  # no name for it
-    elif name.startswith("emoji-datasource-twitter@"):
-        folder = package / "img" / "twitter" / "64"
-        folder.mkdir(parents=True)
-        for number in range(8):
-            colourful = Image.linear_gradient("L").resize((64, 64))
-            bands = (colourful, colourful.rotate(90), Image.new("L", (64, 64), number))
-            Image.merge("RGB", bands).save(folder / f"1f40{number}.png")
-        Image.new("RGBA", (64, 64)).save(folder / "1f400-1f3fb.png")
-        Image.new("RGBA", (64, 64)).save(folder / "ffff.png")  # no name for it
-    else:
-        (package / "assets").mkdir(parents=True)
-        for number in range(8):
-            image = Image.new("RGBA", (160, 80), (0, number, 0, 255))
-            image.save(package / "assets" / f"1f40{number}-fe0f.webp", lossless=True)
-        (package / "assets" / "1f400-1f3fb.webp").write_bytes(b"broken")
-    return package
-
-
-@pytest.fixture
-def npm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "_npm_package", emoji_package)
+from training.data.split import is_held_out
 
 
 @pytest.mark.usefixtures("npm")
@@ -157,84 +110,6 @@ def test_raw_keeps_the_files_as_they_are(tmp_path: Path):
         assert image.size == (160, 80)
 
 
-@pytest.mark.usefixtures("npm")
-def test_sample_has_no_held_out_image_and_no_skin_tone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(sample, "SAMPLE_SIZE", 5)
-    build_sample(tmp_path / "sample")
-    parts = [
-        read_json_lines(tmp_path / "sample" / part / "metadata.jsonl")
-        for part in ("images", "reference", "style")
-    ]
-    assert [len(part) for part in parts] == [5, 5, 5]
-    names = [row["file_name"] for part in parts for row in part]
-    assert len(set(names)) == 15
-    for row in itertools.chain(*parts):
-        assert "skin tone" not in row["text"]
-        assert not is_held_out(row["text"])
-    assert ImageSource(tmp_path / "sample" / "images").names == sorted(names[:5])
-    assert ImageSource(tmp_path / "sample" / "style").names == sorted(names[10:])
-    assert {row["style"] for row in parts[2]} == {"twemoji"}
-    assert half_written(tmp_path) == []
-
-
-@pytest.mark.usefixtures("npm")
-def test_a_palette_hardly_changes_the_third_style(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Of images with far more colours than a palette has."""
-    monkeypatch.setattr(sample, "SAMPLE_SIZE", 2)
-    build_sample(tmp_path / "sample")
-    build_dataset("twemoji", tmp_path / "twemoji", size=64)
-    files = list((tmp_path / "sample" / "style").glob("*.png"))
-    assert len(files) == 2
-    for file in files:
-        with Image.open(file) as image, Image.open(tmp_path / "twemoji" / file.name) as original:
-            assert image.mode == "P"
-            found, expected = (np.asarray(i.convert("RGB"), float) for i in (image, original))
-        assert len(np.unique(expected.reshape(-1, 3), axis=0)) > 1000
-        assert np.abs(found - expected).mean() < 8
-
-
-def test_a_name_that_either_set_holds_out_is_in_no_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    for name, held_out in (("emoji", ["a.png"]), ("twemoji", ["b.png"])):
-        folder = tmp_path / name
-        folder.mkdir()
-        rows = [{"file_name": f, "text": f[0], "style": name} for f in ("a.png", "b.png", "c.png")]
-        for row in rows:
-            Image.new("RGB", (8, 8)).save(folder / row["file_name"])
-        write_json_lines(folder / "metadata.jsonl", rows)
-        write_json(folder / "split.json", {"held_out": held_out})
-    monkeypatch.setattr(sample, "_build", lambda name, _: tmp_path / name)
-    build_sample(tmp_path / "sample")
-    found = sorted(p.relative_to(tmp_path / "sample") for p in (tmp_path / "sample").rglob("*.png"))
-    assert found == [Path("images/c.png"), Path("style/c.png")]
-
-
-def test_shipped_style_is_512_training_names_under_a_megabyte(shipped_images: Path):
-    folder = shipped_images.parent / "style"
-    source = ImageSource(folder)
-    assert len(source) == 512
-    assert source.caption_problems == []
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 1e6
-    for row in source.metadata.values():
-        assert row["style"] == "twemoji"
-        assert not is_held_out(split_key(row["file_name"], caption=row["text"], content_sha256=""))
-        assert "skin tone" not in row["text"]
-        assert "keycap" not in row["text"]
-    licence = shipped_images.parent / "LICENSES" / "CC-BY-4.0-Twemoji.txt"
-    assert "(c) Twitter, Inc and other contributors" in licence.read_text(encoding="utf-8")
-
-
-def test_shipped_images_are_512_with_captions(shipped_images: Path):
-    source = ImageSource(shipped_images)
-    assert len(source) == len(source.captions) == 512
-    assert source.caption_problems == []
-    assert sum(file.stat().st_size for file in shipped_images.iterdir()) < 4e6
-    assert {row["style"] for row in source.metadata.values()} == {"flat", "3d"}
-
-
 SVG = """<svg><metadata><dc:title>Tom &amp;\x9a Jerry</dc:title>
 <dc:subject><rdf:Bag><rdf:li>cat &amp; mouse\x82</rdf:li></rdf:Bag></dc:subject></metadata>"""
 
@@ -280,15 +155,6 @@ def test_used_folder_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="is not empty"):
         build_dataset("emoji", tmp_path / "emoji", size=32)
     assert [p.name for p in (tmp_path / "emoji").iterdir()] == ["mine.txt"]
-
-
-@pytest.mark.usefixtures("npm")
-def test_used_folder_is_refused_for_the_sample_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sample, "SAMPLE_SIZE", 5)
-    (tmp_path / "mine.txt").write_text("keep", encoding="utf-8")
-    with pytest.raises(InputError, match="is not empty"):
-        build_sample(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_missing_npm_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

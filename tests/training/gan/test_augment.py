@@ -1,55 +1,16 @@
-"""The augmentation: what each transformation does to an image, how often and how strongly, and its
+"""The transformations of the augmentation: what each does to an image, how strongly, and their
 gradients.
 """
-
-import dataclasses
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from training.gan.augment.augment import augment
-from training.gan.augment.config import AUGMENTATIONS, TRANSFORMATIONS, AugmentConfig
-from training.gan.augment.control import AugmentControl
+from tests.training.gan.augmented import EVERYTHING, SIZE, applied, blobs, images, only, uniform
+from training.gan.augment.config import AUGMENTATIONS, AugmentConfig
 from training.gan.augment.corruption import BAND_POWER, bands
 from training.gan.augment.geometry import SYM6
-from training.gan.augment.plan import AugmentPlan
-from training.gan.augment.random_numbers import COLUMNS, NUM_COLUMNS, AugmentNumbers
-
-SIZE = 32
-EVERYTHING = AugmentConfig(filter=1.0, noise=0.1, cutout=0.5)
-
-
-def only(**strengths: float) -> AugmentConfig:
-    return dataclasses.replace(AUGMENTATIONS["off"], probability=1.0, **strengths)
-
-
-def images(num: int = 6, *, size: int = SIZE, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(num, 3, size, size, dtype=torch.float64, generator=generator) * 2 - 1
-
-
-def uniform(num: int = 6, *, seed: int = 1) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(num, NUM_COLUMNS, dtype=torch.float64, generator=generator)
-
-
-def applied(
-    x: Tensor, config: AugmentConfig, *, probability: float = 1.0, numbers: Tensor | None = None
-) -> Tensor:
-    numbers = uniform(len(x)) if numbers is None else numbers
-    noise = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(2))
-    plan = AugmentPlan.of(numbers, probability=probability, config=config, image_size=x.shape[-1])
-    return augment(x, plan, noise)
-
-
-def blobs(num: int, *, across: float = 0.0, down: float = 0.0) -> Tensor:
-    """A round hill on a level plane, its place in sides of the image off the middle."""
-    places = (torch.arange(SIZE, dtype=torch.float64) + 0.5) / SIZE - 0.5
-    rows, columns = ((places - at).square() for at in (down, across))
-    hill = torch.exp(-(rows[:, None] + columns[None, :]) / (2 * 0.08**2))
-    return hill.expand(num, 3, SIZE, SIZE).contiguous()
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -263,59 +224,6 @@ def test_a_square_of_half_the_side_is_cut_out():
     assert float(share) == pytest.approx((7 / 16) ** 2, rel=0.1)
 
 
-# --- how often
-
-
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
-def test_each_happens_with_the_given_probability(name: str):
-    num = 1500
-    x = images(num, size=16)
-    strength = getattr(EVERYTHING, name)
-    changed = (applied(x, only(**{name: strength}), probability=0.3) != x).flatten(1).any(dim=1)
-    share = {"flip": 0.15, "turn": 0.225, "luma_flip": 0.15, "filter": 1 - 0.7**4}.get(name, 0.3)
-    if name == "shift":
-        share *= 24 / 25 * 0.99  # both may round to none
-    error = (share * (1 - share) / num) ** 0.5
-    assert abs(float(changed.double().mean()) - share) < 4.5 * error + 0.01
-
-
-def test_probability_zero_and_off_change_nothing():
-    x = images()
-    assert applied(x, EVERYTHING, probability=0.0).equal(x)
-    assert applied(x, AUGMENTATIONS["off"]).equal(x)
-    assert not AUGMENTATIONS["off"].is_on
-
-
-def test_switching_one_on_leaves_the_random_numbers_of_others_alone():
-    x = blobs(50)
-    alone = applied(x, only(brightness=0.2), probability=0.5) - x
-    both = applied(x, only(brightness=0.2, contrast=1e-9), probability=0.5) - x
-    torch.testing.assert_close(alone, both, rtol=0, atol=1e-7)
-
-
-def test_an_image_depends_on_its_own_random_numbers_alone():
-    x, draws = images(), uniform()
-    config = dataclasses.replace(EVERYTHING, noise=0.0)
-    together = applied(x, config, probability=0.6, numbers=draws)
-    for i in range(len(x)):
-        alone = applied(x[i : i + 1], config, probability=0.6, numbers=draws[i : i + 1])
-        torch.testing.assert_close(together[i : i + 1], alone)
-
-
-def test_the_input_is_left_alone_and_the_result_repeats():
-    x = images()
-    before = x.clone()
-    assert applied(x, EVERYTHING).equal(applied(x, EVERYTHING))
-    assert x.equal(before)
-
-
-def test_diffaugment_is_always_on_and_moves_colour_place_and_a_square():
-    config = AUGMENTATIONS["diffaugment"]
-    on = {name for name in TRANSFORMATIONS if getattr(config, name)}
-    assert on == {"shift", "brightness", "contrast", "saturation", "cutout"}
-    assert AugmentControl(config, speed_kimg=50).probability == 1
-
-
 # --- gradients
 
 
@@ -329,42 +237,3 @@ def test_it_is_twice_differentiable(config: AugmentConfig):
 
     assert torch.autograd.gradcheck(run, x)
     assert torch.autograd.gradgradcheck(lambda x: run(x).square(), x)
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"probability": 1.5},
-        {"target": 1.0},
-        {"speed_kimg": 0.0},
-        {"scale": -0.1},
-        {"rotate": 2.0},
-        {"noise": float("nan")},
-    ],
-)
-def test_what_makes_no_sense_is_refused(bad: dict):
-    with pytest.raises(ValueError, match=next(iter(bad))):
-        AugmentConfig(**bad)
-
-
-def test_every_number_has_a_name_of_its_own():
-    assert len(set(COLUMNS)) == NUM_COLUMNS == 41
-    numbers = AugmentNumbers(torch.arange(NUM_COLUMNS).expand(2, -1) / NUM_COLUMNS, torch.ones(2))
-    found = [float(numbers.uniform(name)[0]) for name in COLUMNS]
-    assert sorted(found) == found
-    assert len(set(found)) == NUM_COLUMNS
-    with pytest.raises(KeyError):
-        numbers.uniform("tilt")
-
-
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
-def test_no_transformation_moves_the_numbers_of_another(name: str):
-    """With only one on, other columns do not matter."""
-    own = {"rotate": ("rotate_before", "rotate_after"), "filter": ("band_",)}.get(name, (name,))
-    mine = torch.tensor([column.startswith(own) for column in COLUMNS])
-    x, u = images(), uniform()
-    strength = 0.2 if name in ("shift", "scale", "stretch", "drift", "noise") else 0.5
-    config = only(**{name: 1.0 if name in ("flip", "turn", "luma_flip") else strength})
-    others = torch.where(mine, u, uniform(seed=9))
-    assert applied(x, config, numbers=u).equal(applied(x, config, numbers=others))
-    assert not applied(x, config, numbers=u).equal(x)

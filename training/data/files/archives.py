@@ -228,7 +228,7 @@ def _check_names(where: Path, names: Iterable[str], *, as_known: Iterable[str]) 
     """
     seen = set[str]()
     for name, known in zip(names, as_known, strict=True):
-        if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name) or "\0" in name:
+        if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[/\\]", name) or "\0" in name:
             problem = "an absolute path"
         elif ".." in re.split(r"[/\\]", name):
             problem = "a path out of the archive"

@@ -59,9 +59,9 @@ def list_images(files: ImageFiles) -> Listing:
             found.unsupported.append((name, reason))
         else:
             found.others.append(name)
-    masks = set(_masks(found.images))
-    found.images = [name for name in found.images if name not in masks]
-    found.not_used += [NotUsed(name, MASK) for name in sorted(masks)]
+    of_others = set(masks(found.images))
+    found.images = [name for name in found.images if name not in of_others]
+    found.not_used += [NotUsed(name, MASK) for name in sorted(of_others)]
     return found
 
 
@@ -91,7 +91,7 @@ def _kind(files: ImageFiles, name: str) -> tuple[str, str]:
     return "other", ""
 
 
-def _masks(images: list[str]) -> Iterator[str]:
+def masks(images: list[str]) -> Iterator[str]:
     """Images that belong to another one: a.seg.png beside a.jpg, masks/a.png and images/a.jpg."""
     stems = {posixpath.splitext(name)[0] for name in images}
     by_last = dict[str, set[str]]()  # base name without suffix: folders that hold one

@@ -96,7 +96,7 @@ HARM: dict[str, tuple[Callable[[Path], Path], str]] = {
     "zip: path out": (lambda p: zip_of(p / "x.zip", {"../a.png": PNG}), "path out of the archive"),
     "zip: backslashes": (lambda p: zip_of(p / "x.zip", {"b\\..\\..\\a.png": PNG}), "path out"),
     "zip: absolute": (lambda p: zip_of(p / "x.zip", {"/tmp/a.png": PNG}), "absolute path"),
-    "zip: drive": (lambda p: zip_of(p / "x.zip", {"C:a.png": PNG}), "absolute path"),
+    "zip: drive": (lambda p: zip_of(p / "x.zip", {"C:\\a.png": PNG}), "absolute path"),
     "zip: link": (lambda p: link_in_zip(p / "x.zip"), "a link"),
     "zip: twice": (lambda p: twice_in_zip(p / "x.zip"), "comes twice"),
     "zip: encrypted": (lambda p: encrypted_zip(p / "x.zip"), "encrypted"),
