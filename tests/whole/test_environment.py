@@ -8,6 +8,7 @@ import os
 import pty
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -216,6 +217,36 @@ def test_names_and_sentences_need_no_locale(
     assert b"Traceback" not in said
     assert (run / "log.jsonl").is_file()
     assert len(list(out.glob("*.png"))) == 2  # and grid.txt where no font has the letters
+
+
+def locale_of(folder: Path, name: str, charset: str) -> dict[str, str]:
+    """The environment of a locale whose charset is not UTF-8; skips where it cannot be made."""
+    made = folder / f"{name}.{charset}"
+    if shutil.which("localedef"):
+        subprocess.run(["localedef", "-i", name, "-f", charset, made], check=False)
+    if not made.is_dir():
+        pytest.skip("no sources of locales here")
+    return {"LOCPATH": str(folder), "LC_ALL": made.name, "PYTHONUTF8": "0"}
+
+
+def test_a_run_folder_in_latin_1_trains_without_tensorboard(some_images: Path, tmp_path: Path):
+    """TensorBoard, whose paths are UTF-8, would look for it elsewhere."""
+    env = locale_of(tmp_path, "de_DE", "ISO-8859-1")
+    run = os.fsdecode(os.fsencode(tmp_path) + b"/Caf\xe9")
+    words = ["train-gan", some_images, "--out", run, *TINY_GAN, "--kimg", "0.008"]
+    done = process(*words, **env)
+    assert done.returncode == 0, done.stdout
+    assert b"no TensorBoard events are written, log.jsonl is" in done.stdout
+    assert (Path(run) / "log.jsonl").is_file()
+    assert not [path for path in tmp_path.rglob("*events.out*")]
+
+
+def test_a_path_that_the_locale_cannot_write_is_refused(some_images: Path, tmp_path: Path):
+    env = locale_of(tmp_path, "ja_JP", "EUC-JP")
+    done = process("embed", some_images, "--out", tmp_path / "é 写", **env)
+    assert done.returncode == 2, done.stdout
+    assert b"is no path in this locale (euc_jp): set LC_ALL=C.UTF-8" in done.stdout
+    assert b"Traceback" not in done.stdout
 
 
 # --- a terminal that closes
