@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -219,7 +220,7 @@ def test_names_and_sentences_need_no_locale(
     assert len(list(out.glob("*.png"))) == 2  # and grid.txt where no font has the letters
 
 
-def locale_of(folder: Path, name: str, charset: str) -> dict[str, str]:
+def locale_of(folder: Path, name: str, charset: str) -> dict[str, Any]:
     """The environment of a locale whose charset is not UTF-8; skips where it cannot be made."""
     made = folder / f"{name}.{charset}"
     if shutil.which("localedef"):
