@@ -4,6 +4,7 @@ step does is the trainer's business.
 
 import errno
 import math
+import os
 import shutil
 import signal
 import threading
@@ -132,7 +133,8 @@ def _telling_what_is_kept(trainer: Trainer, folder: RunFolder) -> Iterator[None]
             f"{error}\n{folder.kept()} Run the same command again once they are mended."
         ) from error
     except OSError as error:
-        elsewhere = error.filename and folder.path not in Path(error.filename).parents
+        name = error.filename and os.fsdecode(error.filename)  # bytes, of some libraries
+        elsewhere = name and folder.path not in Path(name).parents
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) or elsewhere:
             raise
         state = flatten_state(trainer.parts()).values()

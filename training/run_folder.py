@@ -24,6 +24,7 @@ from torch import Tensor
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import (
     check_format,
+    is_utf8,
     read_json,
     remove_leftovers,
     write_json,
@@ -138,12 +139,10 @@ class RunFolder:
         from torch.utils.tensorboard import SummaryWriter
 
         events = self.path / "tensorboard"
-        try:
-            str(events).encode()
-        except UnicodeEncodeError:  # TensorBoard takes no path that the locale cannot say
+        if not is_utf8(events):  # TensorBoard would write elsewhere
             warnings.warn(
-                f"The locale cannot say the name of {self.path}: no TensorBoard events are "
-                "written, log.jsonl is. Set LC_ALL=C.UTF-8 for both.",
+                f"The name of {self.path} is not UTF-8 in this locale: no TensorBoard events are "
+                "written, log.jsonl is. Choose another --out or set LC_ALL=C.UTF-8 for both.",
                 UserWarning,
                 stacklevel=2,
             )

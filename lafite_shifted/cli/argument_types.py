@@ -40,7 +40,11 @@ class ShellPath(click.Path):
         """The path, `~` and relative names resolved as the shell would."""
         name = _not_empty(self, os.fspath(value), param, ctx)
         path = absolute(name) if self._absolute else expanded(name)
-        return super().convert(path, param, ctx)
+        try:
+            return super().convert(path, param, ctx)
+        except UnicodeEncodeError as error:  # bytes that the locale reads and cannot write
+            said = f"{error.object!r} is no path in this locale ({error.encoding})"
+            self.fail(f"{said}: set LC_ALL=C.UTF-8 and run the same command again", param, ctx)
 
 
 class ModelPath(ShellPath):

@@ -5,6 +5,7 @@ exit code.
 import errno
 import importlib
 import io
+import os
 import sys
 from contextlib import suppress
 
@@ -133,7 +134,9 @@ def main() -> None:
             if not error.filename:
                 raise
             advice = f"{error.strerror}. Choose another path"
-        where = f"{error.filename}: " if error.filename else ""
+        name = error.filename  # bytes, of some libraries
+        name = os.fsdecode(name) if isinstance(name, bytes) else name
+        where = f"{name}: " if name else ""
         _leave(f"{where}{advice} and run the same command again.", 2)
 
 

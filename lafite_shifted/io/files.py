@@ -212,6 +212,24 @@ def _check_own_tensors(path: Path, kind: str | None) -> None:
     )
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether the bytes of a path are its text in UTF-8, as libraries take it in any locale."""
+    try:
+        return str(path).encode() == os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+
+
+@contextmanager
+def _utf8_name(path: Path) -> Iterator[Path]:
+    """A name that safetensors, which takes UTF-8 alone, can open, until the block ends."""
+    if is_utf8(path):
+        yield path
+        return
+    with path.open("rb") as file:
+        yield Path(f"/proc/self/fd/{file.fileno()}")
+
+
 def load_tensors(
     path: Path,
     *,
@@ -224,7 +242,7 @@ def load_tensors(
     if not path.is_file():
         raise InputError(f"{path} does not exist. Check the path.")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with _utf8_name(path) as name, safetensors.safe_open(name, framework="pt") as file:
             metadata = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
             names = [name for name in file.keys() if only is None or name in only]  # noqa: SIM118
             return {name: file.get_tensor(name) for name in names}, metadata

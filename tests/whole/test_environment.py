@@ -1,13 +1,11 @@
-"""What surrounds a command: no home, other locales, a closed terminal, modules of the same name,
+"""What surrounds a command: no home, a closed terminal, modules of the same name,
 settings of a notebook.
 """
 
 import contextlib
-import json
 import os
 import pty
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -19,53 +17,12 @@ import numpy as np
 import pytest
 import torch
 
-from lafite_shifted.errors import InputError
 from lafite_shifted.pipeline import TextToImage
 from ops_cuda import targets
 from tests.commands import TINY_GAN, assert_refused, run_command, succeed
+from tests.whole.fresh_processes import COMMAND, process
 
 TEXT = "a red apple"
-COMMAND = [sys.executable, "-m", "lafite_shifted.cli"]
-
-
-def process(
-    *arguments: str | Path, command: list[str] = COMMAND, cwd: Path | None = None, **env: str
-) -> subprocess.CompletedProcess:
-    """A command in a process of its own, without the locale of this one."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("LC_") and k != "LANG"}
-    root = str(Path(__file__).parents[2])
-    return subprocess.run(
-        [*command, *map(str, arguments)],
-        env=kept | {"PYTHONPATH": root} | env,
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-        timeout=300,
-    )
-
-
-SEVERAL = """
-import json, sys
-from lafite_shifted.cli.main import main
-for words in json.loads(sys.argv[1]):
-    sys.argv[1:], code = words, 0
-    try:
-        main()
-    except SystemExit as ended:
-        code = ended.code or 0
-    print("exit", code)
-"""
-
-
-def exit_codes(*commands: list[str | Path], **env: str) -> tuple[list[int], bytes]:
-    """Of commands, one after the other in one process, and all that they said. Letters reach it as
-    in words of a command line.
-    """
-    words = json.dumps([[str(word) for word in words] for words in commands], ensure_ascii=False)
-    done = process(words, command=[sys.executable, "-c", SEVERAL], **env)
-    assert done.returncode == 0, done.stdout
-    return [int(code) for code in re.findall(rb"^exit (\d+)$", done.stdout, re.M)], done.stdout
 
 
 # --- no home
@@ -157,65 +114,6 @@ def test_settings_of_a_notebook_change_no_image(name: str, model_folder: Path):
     assert np.array_equal(decoded, plain)
     assert np.array_equal(make(loaded), plain)
     assert not any(p.is_inference() for p in loaded.generator.network.parameters())
-
-
-# --- texts and locales
-
-
-def test_bytes_that_are_no_text_become_a_character(model_folder: Path, tmp_path: Path):
-    words = [
-        b"generate",
-        b"caf\xe9 au lait",
-        b"--num-images",
-        b"1",
-        b"--model",
-        os.fsencode(model_folder),
-    ]
-    command = [*map(os.fsencode, COMMAND), *words, b"--out", os.fsencode(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "out").glob("caf-au-lait-*.png"))) == 1
-
-
-@pytest.mark.parametrize("text", ["a \ud83d cat", "a\0cat", "\u202ered\u202c", "\u200b", "\u0007"])
-def test_odd_characters_make_an_image(text: str, model_folder: Path, tmp_path: Path):
-    succeed("generate", text, "--model", model_folder, "--out", tmp_path, "--num-images", "1")
-
-
-@pytest.mark.parametrize("text", [None, ["a", 3], b"a", 3])
-def test_what_is_no_text_is_refused(text: object, model_folder: Path):
-    with pytest.raises(InputError, match="is no text but"):
-        TextToImage.from_pretrained(model_folder)(text)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "env",
-    [
-        {"LC_ALL": "C"},
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        {"PYTHONIOENCODING": "ascii"},
-        {"PYTHONIOENCODING": "latin-1"},
-    ],
-    ids=["C", "C without UTF-8 mode", "ascii", "latin-1"],
-)
-def test_names_and_sentences_need_no_locale(
-    env: dict[str, str], gan_run: Path, some_images: Path, tmp_path: Path
-):
-    model = tmp_path / "Bilder é 写真"
-    run, flags = tmp_path / "é 写 run", (*TINY_GAN, "--kimg", "0.008")
-    out = tmp_path / "é 写"
-    generate = ["generate", "ein Café 写真", "--num-images", "1", "--model"]
-    codes, said = exit_codes(
-        ["train-gan", some_images, "--out", run, *flags],
-        ["pack", "--gan", gan_run, "--out", model],
-        [*generate, model, "--out", out],
-        [*generate, out, "--out", tmp_path / "写"],  # which is no model
-        **env,
-    )
-    assert codes == [0, 0, 0, 2], said
-    assert b"Traceback" not in said
-    assert (run / "log.jsonl").is_file()
-    assert len(list(out.glob("*.png"))) == 2  # and grid.txt where no font has the letters
 
 
 # --- a terminal that closes

@@ -1,5 +1,6 @@
 """Tensors and JSON on disk: they return as they were, and damaged or foreign files are refused."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -28,6 +29,14 @@ def test_tensors_and_metadata_return(tmp_path: Path):
     loaded, metadata = load_tensors(tmp_path / "t.safetensors")
     assert metadata == {"kind": "x", "list": [1, {"y": None}]}
     assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+
+
+def test_tensors_return_from_a_name_that_is_not_utf8(tmp_path: Path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.safetensors"))
+    save_tensors(path, {"a": torch.arange(3)}, {"kind": "x"})
+    tensors, metadata = load_tensors(path)
+    assert tensors["a"].tolist() == [0, 1, 2]
+    assert metadata == {"kind": "x"}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.999])
