@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lafite_shifted.io.files import read_json_lines
-from tests.commands import assert_refused, half_written, run_command, succeed
+from lafite_shifted.io.files import read_json, read_json_lines
+from tests.commands import TINY_GAN, assert_refused, half_written, run_command, succeed
 from tests.training.data.files.packed import PNG, zip_of
 from training.data import convert as converting
 from training.data.embeddings.embedding_set import EmbeddingSet, read_index
 from training.data.images import ImageSource
-from training.gan.data import load_gan_data
 
 
 @pytest.fixture
@@ -248,16 +247,15 @@ def test_augmented_copies(tmp_path: Path, photographs: Path, layout: str):
 def test_copies_of_held_out_images_are_neither_trained_on_nor_measured(
     tmp_path: Path, photographs: Path
 ):
-    target = tmp_path / "set"
+    target, run = tmp_path / "set", tmp_path / "run"
     flags = ("--resolution", "16", "--augmented-copies", "3")
     succeed("dataset", "convert", photographs, target, *flags)
-    succeed("embed", target, "--out", tmp_path / "embedded", "--clip", "starter")
-    source, found = ImageSource(target), EmbeddingSet(tmp_path / "embedded")
-    data = load_gan_data(source, found, resolution=16, hold_out=True)
-    originals = found.held_out & ~found.is_copy
-    assert 0 < int(originals.sum()) < 11
-    assert len(data.held_out_images) == len(data.held_out_embeddings) == int(originals.sum())
-    assert len(data.images) == len(data.embeddings) == 4 * (11 - int(originals.sum()))
+    succeed("train-gan", target, "--out", run, *TINY_GAN, "--kimg", "0.008")
+    found = EmbeddingSet(run / "embeddings")
+    originals = int((found.held_out & ~found.is_copy).sum())
+    assert 0 < originals < 11
+    data = read_json(run / "config.json")["data"]
+    assert (data["num_held_out"], data["num_training"]) == (originals, 4 * (11 - originals))
 
 
 def test_copies_are_squares(tmp_path: Path, photographs: Path):

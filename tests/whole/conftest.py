@@ -4,8 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import succeed
+from tests.whole.fresh_processes import wait_until_healthy
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,7 @@ def address(model_name: str) -> Iterator[Address]:
     server = subprocess.Popen(command)
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{url}/healthz").close()
-                break
-            except OSError:
-                time.sleep(0.25)
+        wait_until_healthy(url)
         yield Address(url, server.pid)
     finally:
         server.terminate()

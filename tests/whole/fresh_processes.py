@@ -1,10 +1,14 @@
-"""Commands in fresh interpreters, which read locale and environment as a user's do."""
+"""Commands in fresh interpreters, which read locale and environment as a user's do; servers among
+them.
+"""
 
 import json
 import os
 import re
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "lafite_shifted.cli"]
@@ -48,3 +52,14 @@ def exit_codes(*commands: list[str | Path], **env: str) -> tuple[list[int], byte
     done = process(words, command=[sys.executable, "-c", SEVERAL], **env)
     assert done.returncode == 0, done.stdout
     return [int(code) for code in re.findall(rb"^exit (\d+)$", done.stdout, re.M)], done.stdout
+
+
+def wait_until_healthy(url: str) -> None:
+    """Until the server at `url` answers, a minute at most."""
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"{url}/healthz").close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise TimeoutError(f"{url} does not answer")

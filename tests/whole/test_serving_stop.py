@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import assert_refused, run_command
+from tests.whole.fresh_processes import wait_until_healthy
 
 pytest.importorskip("fastapi")
 
@@ -51,13 +52,8 @@ def serving(model_folder: Path) -> Iterator[tuple[subprocess.Popen, str]]:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         url = next(line for line in server.stderr if line.startswith("serving")).split()[3]
-        for _ in range(100):
-            try:
-                urllib.request.urlopen(f"{url}/healthz").close()
-                break
-            except OSError:
-                time.sleep(0.1)
         try:
+            wait_until_healthy(url)
             yield server, url
         finally:
             server.kill()
