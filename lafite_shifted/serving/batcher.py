@@ -202,9 +202,5 @@ class Batcher:
                 images = images[len(rows) :]
 
 
-def _size(job: Job) -> int:
-    return len(job.work.seeds) if isinstance(job.work, PromptWork) else 1
-
-
 def _is_plain(latents: Latents) -> bool:
     return latents.embedding.ndim == 2 and latents.w.ndim == 2 and latents.noise is None
