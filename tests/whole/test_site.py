@@ -68,21 +68,24 @@ def first_image(page: Page) -> float:
 
 def test_sentences_drag_download_and_offline(site: Path, model_name: str, browser, tmp_path: Path):
     model = TextToImage.from_pretrained(model_name, device="cpu", dtype="float32")
+    decibels = list[float]()
     with served(site) as url:
+        begun = time.monotonic()
         page = Page(browser, url, seconds=SECONDS)
+        told = f"ready after {time.monotonic() - begun:.1f} s"
         assert "in this browser by wasm" in page.one("#about").text  # it has no WebGPU
         for seed, sentence in SENTENCES.items():
             page.drag("#panel-generate [name=prompt]", sentence)
             page.drag("#panel-generate [name=seed]", str(seed))
             if seed == 0:
-                print(
-                    f"first image {first_image(page):.2f} s after the click"
-                )  # for docs/export.md
+                told += f", first image {first_image(page):.2f} s after the click"
             else:
                 page.submit("generate", 4)
             expected = model(sentence.replace("&amp;", "&"), num_images=4, seed=seed)
             found = [psnr(*pair) for pair in zip(page.sources(), expected, strict=True)]
             assert min(found) > LEAST_PSNR, (sentence, found)
+            decibels += found
+        print(f"{told}, {min(decibels):.1f} to {max(decibels):.1f} dB")  # for docs/export.md
         page.drag("#panel-generate [name=prompt]", "a red heart")
         page.drag("#panel-generate [name=seed]", "0")
         before = page.submit("generate", 4)
