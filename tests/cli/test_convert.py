@@ -166,6 +166,7 @@ ODD_NAMES = {  # and what they become in a PNG's set, without suffix
     "con.png": "con_",
     "aux/lpt1.png": "aux_/lpt1_",
     "holiday /a.png": "holiday_/a",
+    ":thumbs/a.png": "_thumbs_/a",  # _thumbs is another program's
     "holiday v1.2": "holiday v1_2",
     "packed.zip": "packed_zip",
     "no image.json": "no image_json",

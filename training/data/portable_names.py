@@ -7,7 +7,12 @@ import posixpath
 import re
 import unicodedata
 
-from training.data.files.image_files import IMAGE_SUFFIXES, UnreadableImageError, image_format
+from training.data.files.image_files import (
+    IMAGE_SUFFIXES,
+    UnreadableImageError,
+    belongs_to_a_system,
+    image_format,
+)
 from training.data.files.listing import masks
 from training.data.images import ImageSource
 
@@ -28,7 +33,7 @@ def portable_names(source: ImageSource, *, suffix: str | None) -> dict[str, str]
         if own.lower() not in IMAGE_SUFFIXES:  # an image by its content: "v1.2", "photo.zip"
             stem, own = name, _suffix_by_content(source, name) if suffix is None else ""
         stem = _DEVICES.sub(r"\g<0>_", _NOT_IN_NAMES.sub("_", stem))
-        parts[name] = (stem, suffix or own)
+        parts[name] = (_not_of_a_system(stem, suffix or own), suffix or own)
         found[name] = _free_name(*parts[name], taken)
     of_others = set(masks([*found.values()]))  # "a:mask" was none of "a"
     for name, new in found.items():
@@ -45,6 +50,14 @@ def names_of_copies(names: dict[str, str], *, count: int) -> dict[str, list[str]
         name: [_free_name(f"{stem}-copy{number}", suffix, taken) for number in range(1, count + 1)]
         for name, (stem, suffix) in parts.items()
     }
+
+
+def _not_of_a_system(stem: str, suffix: str) -> str:
+    """`stem`, none of whose parts is now what a system hides: ":thumbs" became "_thumbs"."""
+    *folders, last = stem.split("/")
+    names = [*folders, last + suffix]
+    parts = zip((*folders, last), map(belongs_to_a_system, names), strict=True)
+    return "/".join(f"{part}_" if hides else part for part, hides in parts)
 
 
 def _suffix_by_content(source: ImageSource, name: str) -> str:

@@ -66,7 +66,9 @@ def printable(name: str) -> str:
 
 
 class _Names:
-    """Files by name: as spelt, else composed or decomposed alike, else in either case."""
+    """Files by name: as spelt, else composed or decomposed alike, else in either case; then so with
+    backslashes as separators, as Windows writes them.
+    """
 
     def __init__(self, names: Iterable[str]):
         self._exact = set(names)
@@ -77,7 +79,9 @@ class _Names:
 
     def find(self, folder: str, name: str) -> str | None:
         """The file that a table in `folder` calls `name`, if there is exactly one."""
-        for path in (posixpath.normpath(posixpath.join(folder, name)), posixpath.normpath(name)):
+        spelt = dict.fromkeys([name, name.replace("\\", "/")])
+        paths = [path for one in spelt for path in (posixpath.join(folder, one), one)]
+        for path in map(posixpath.normpath, paths):
             if path in self._exact:
                 return path
             for key in (_composed(path), _composed(path).casefold()):

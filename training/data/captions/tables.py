@@ -45,14 +45,14 @@ def read_table(name: str, content: bytes) -> Iterator[Row]:
 
 
 def image_name(fields: dict[str, Any]) -> str | None:
-    """Which image a row names, with forward slashes."""
+    """Which image a row names, as it is written there."""
     fields = _folded(fields)
     for key in NAME_KEYS:
         value = fields.get(key)
         if isinstance(value, dict):  # as Hugging Face stores images: {"path", "bytes"}
             value = value.get("path")
         if isinstance(value, str) and value.strip():
-            return value.strip().replace("\\", "/")
+            return value.strip()
     return None
 
 

@@ -165,6 +165,16 @@ def test_names_meet_however_they_are_spelt(form: str, listed: str, tmp_path: Pat
     assert source.caption_problems == []
 
 
+def test_a_backslash_may_belong_to_a_name(tmp_path: Path):
+    image_folder(tmp_path, "a\\b.png")
+    image_folder(tmp_path / "a", "b.png", "c.png")
+    rows = [{"file_name": name, "text": name} for name in ("a\\b.png", "a/b.png", "a\\c.png")]
+    text = "\n".join(json.dumps(row) for row in rows)
+    (tmp_path / "metadata.jsonl").write_text(text, encoding="utf-8")
+    expected = {"a\\b.png": ["a\\b.png"], "a/b.png": ["a/b.png"], "a/c.png": ["a\\c.png"]}
+    assert ImageSource(tmp_path).captions == expected
+
+
 def test_names_that_differ_in_case_alone_are_not_mixed_up(tmp_path: Path):
     image_folder(tmp_path, "a.png", "A.png")
     rows = [{"file_name": name, "text": name} for name in ("a.png", "A.png", "a.PNG")]
