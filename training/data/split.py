@@ -3,7 +3,8 @@
 An image is held out when the SHA-256 of its normalised name falls below one sixth. Variants of one
 thing (skin tones, drawing styles, numbered takes) share a name and so a side. A name that says
 nothing ("IMG_0412", a hexadecimal id) gives way to the caption, and a missing caption to the
-content of the file. Where every thing has a folder of its own (products/0001/cover.jpg), it is the
+content of the file; so do names, and then captions, that more images bear than one thing has
+variants: "wedding-0001" to "wedding-0999" are as many things. Where every thing has a folder of its own (products/0001/cover.jpg), it is the
 folder that says which thing. Copies of one file are on one side, whatever they are called, and so
 are an image and its augmented copies.
 """
@@ -11,12 +12,13 @@ are an image and its augmented copies.
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 HELD_OUT_FRACTION = 1 / 6
 MIN_FOLDERS = 3  # of things in folders of their own
+MAX_VARIANTS, MAX_SHARE = 12, 1 / 20  # of one name, whichever is more
 
 _SKIN_TONE = re.compile(r"\b(?:medium-light|medium-dark|light|medium|dark) skin tone\b")
 _EMPTY_WORDS = frozenset(
@@ -77,26 +79,43 @@ class SplitItem(NamedTuple):
 
 def split_keys(items: Sequence[SplitItem]) -> list[str]:
     """The keys of a whole set: what `split_key` gives, but for names that are the same in most
-    folders, and for copies.
+    folders or of many images, and for copies.
     """
     originals = [item for item in items if not item.copy_of]
     repeated = _repeated_stems(originals)
+    common = _common(map(_name, originals)) | _common(_caption(item) for item in originals)
     first: dict[str, str] = {}  # of all keys of one content
     for item in originals:
-        key = _key_by_folder(item, repeated) or split_key(item.file_name, **_rest(item))
+        key = _key_by_folder(item, repeated) or _key(item, common)
         first[item.content_sha256] = min(key, first.get(item.content_sha256, key))
     by_file = {item.file_name: first[item.content_sha256] for item in originals}
     return [
         first[item.content_sha256]
         if not item.copy_of
         # a copy whose original is gone goes by its own name
-        else by_file.get(item.copy_of) or split_key(item.file_name, **_rest(item))
+        else by_file.get(item.copy_of) or _key(item, frozenset())
         for item in items
     ]
 
 
-def _rest(item: SplitItem) -> dict[str, str]:
-    return {"caption": item.caption, "content_sha256": item.content_sha256}
+def _name(item: SplitItem) -> str:
+    return normalised_name(PurePosixPath(item.file_name).stem)
+
+
+def _caption(item: SplitItem) -> str:
+    return normalised_name(item.caption)
+
+
+def _key(item: SplitItem, common: frozenset[str]) -> str:
+    telling = (found for found in (_name(item), _caption(item)) if found not in common)
+    return next(filter(None, telling), item.content_sha256)
+
+
+def _common(names: Iterable[str]) -> frozenset[str]:
+    """Names of more images than one thing has variants: of a kind, or of the whole set."""
+    counts = Counter(names)
+    most = max(MAX_VARIANTS, MAX_SHARE * counts.total())
+    return frozenset(name for name, count in counts.items() if name and count > most)
 
 
 def _repeated_stems(items: Sequence[SplitItem]) -> frozenset[str]:

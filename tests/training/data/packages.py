@@ -36,6 +36,14 @@ def emoji_package(name: str, work: Path) -> Path:
             Image.merge("RGB", bands).save(folder / f"1f40{number}.png")
         Image.new("RGBA", (64, 64)).save(folder / "1f400-1f3fb.png")
         Image.new("RGBA", (64, 64)).save(folder / "ffff.png")  # no name for it
+    elif name.startswith(("@lobehub/fluent-emoji-flat@", "@lobehub/fluent-emoji-modern@")):
+        (package / "assets").mkdir(parents=True)
+        dot = "." if "flat" in name else ""  # as they are named
+        for number in range(8):
+            shape = f'<rect x="8" y="8" width="16" height="16" fill="rgb({number},99,0)"/>'
+            svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="32" height="32">{shape}</svg>'
+            (package / "assets" / f"1f40{number}{dot}svg").write_text(svg, encoding="utf-8")
+        (package / "assets" / f"1f400-1f3fb{dot}svg").write_text("<svg>broken", encoding="utf-8")
     else:
         (package / "assets").mkdir(parents=True)
         for number in range(8):

@@ -1,5 +1,6 @@
 """The two image sets, built from small imitations of their packages."""
 
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -66,6 +67,39 @@ def test_variants_of_skin_tone_are_left_out_by_the_verb(tmp_path: Path):
     assert not any("skin tone" in r["text"] for r in read_json_lines(out / "metadata.jsonl"))
     assert read_json(out / "sources.json")["skin_tones"] == 0
     assert run_command("dataset", "clipart", "--out", "x", "--skin-tones", "0").code == 2
+
+
+@pytest.mark.usefixtures("npm")
+def test_all_styles_are_earlier_drawings_and_those_in_svg(tmp_path: Path):
+    out = tmp_path / "emoji"
+    result = run_command("dataset", "emoji", "--out", out, "--all-styles")
+    assert (result.code, "51 images in" in result.out) == (0, True)
+    rows = read_json_lines(out / "metadata.jsonl")
+    fluent = {"3d": 8, "fluent2d": 8, "fluent25d": 8}
+    assert Counter(row["style"] for row in rows) == {"flat": 9, "noto3": 9, "noto7": 9} | fluent
+    assert result.err.count("not a readable SVG") == 2
+    for style in ("fluent2d", "fluent25d"):
+        with Image.open(out / f"{style}-1f407.png") as image:
+            assert (image.size, image.mode) == ((64, 64), "RGB")
+            assert image.getpixel((4, 4)) == (255, 255, 255)
+            assert image.getpixel((32, 32)) == (7, 99, 0)
+    held_out = set(read_json(out / "split.json")["held_out"])
+    sides = {(row["text"], row["file_name"] in held_out) for row in rows}
+    assert len(sides) == 9  # a name is on one side in all styles
+    assert len(read_json(out / "sources.json")["packages"]) == 7
+
+
+@pytest.mark.usefixtures("npm")
+def test_without_resvg_all_styles_say_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    out = tmp_path / "emoji"
+    result = run_command("dataset", "emoji", "--out", out, "--all-styles")
+    assert (result.code, result.out) == (2, "")
+    assert "pip install 'lafite-shifted[starter]'" in result.err
+    assert half_written(tmp_path) == []
+    assert not out.exists()
 
 
 @pytest.mark.usefixtures("npm")

@@ -93,6 +93,25 @@ def test_copies_are_on_one_side_whatever_they_are_called():
     assert len(set(keys_of("cat.jpg", "katze copy.jpg", "x/IMG_1.jpg", content="same"))) == 1
 
 
+@pytest.mark.parametrize("name", ["wedding", "holiday in rome", "cat", "garden", "render"])
+def test_a_name_that_many_bear_tells_no_two_apart(name: str):
+    """A series of photographs is not all on one side: they go by caption, then by content."""
+    series = [f"{name}-{number:04}.jpg" for number in range(100)]
+    assert keys_of(*series) == series  # their content, here
+    assert 8 < sum(map(is_held_out, keys_of(*series))) < 26
+    captions = {photo: f"a photograph of {photo[-5]}" for photo in series}
+    assert keys_of(*series, captions=captions) == series  # so do captions that say nothing
+    words = [f"{first}{second}" for first in "abcdefghij" for second in "klmnopqrst"]
+    captions = {photo: f"a {word}" for photo, word in zip(series, words, strict=True)}
+    assert keys_of(*series, captions=captions) == [f"a {word}" for word in words]
+
+
+def test_variants_of_one_thing_are_together_beside_a_series():
+    series = [f"wedding-{number:04}.jpg" for number in range(100)]
+    takes = [f"red apple {number}.jpg" for number in range(12)]
+    assert keys_of(*series, *takes)[100:] == ["red apple"] * 12
+
+
 def test_a_folder_for_each_thing():
     """All views of a thing are on one side, and the things on both."""
     things = [f"products/{number:04}" for number in range(40)]
