@@ -4,9 +4,9 @@ An image is held out when the SHA-256 of its normalised name falls below one six
 thing (skin tones, drawing styles, numbered takes) share a name and so a side. A name that says
 nothing ("IMG_0412", a hexadecimal id) gives way to the caption, and a missing caption to the
 content of the file; so do names, and then captions, that more images bear than one thing has
-variants: "wedding-0001" to "wedding-0999" are as many things. Where every thing has a folder of its own (products/0001/cover.jpg), it is the
-folder that says which thing. Copies of one file are on one side, whatever they are called, and so
-are an image and its augmented copies.
+variants: "wedding-0001" to "wedding-0999" are as many things. Where every thing has a folder of its
+own (products/0001/cover.jpg), it is the folder that says which thing. Copies of one file are on one
+side, whatever they are called, and so are an image and its augmented copies.
 """
 
 import hashlib
