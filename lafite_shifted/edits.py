@@ -260,6 +260,8 @@ class Edits:
         generation: Generation | None = None,
     ) -> Sequence[Latents]:
         """What the frames of `walk` are made of, from one stop to the next at a time."""
+        if not stops or not seeds:
+            raise InputError("A walk needs a stop and a seed. Give at least one of each.")
         generation = generation or Generation()
         count = max(len(stops), len(seeds))
         places = [

@@ -158,6 +158,8 @@ class TextToImage(Edits):
         if images:
             if len(images) < len(prompts):
                 raise InputError("Give sentences or images; `interpolate` mixes the two.")
+            if generation.negative_prompt is not None:
+                raise InputError("Images pass no prior. Leave the negative prompt out.")
             embedding = self.embed_images(images)
             return lambda seeds: embedding.repeat_interleave(len(seeds) // len(embedding), dim=0)
         callback = generation.callback_on_step_end

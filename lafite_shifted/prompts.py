@@ -32,8 +32,11 @@ class Prompt:
         if not isinstance(value, Mapping):
             return Prompt((clean_text(value),), (1.0,))
         texts = tuple(clean_text(text) for text in value)
-        weights = [float(weight) for weight in value.values()]
-        if not texts or not all(0 <= w < float("inf") for w in weights) or sum(weights) <= 0:
+        try:
+            weights = [float(weight) for weight in value.values()]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"A weight is no number ({error}). Give each sentence one.") from error
+        if not all(w >= 0 for w in weights) or not 0 < sum(weights) < float("inf"):
             raise InputError(
                 f"The weights {', '.join(f'{w:g}' for w in weights) or 'of no sentence'} mix "
                 "nothing. Give numbers of at least 0, one of them above; what an image must not "

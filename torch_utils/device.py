@@ -57,10 +57,13 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def pick_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where it is fast, else float32."""
+    """`auto` is bfloat16 where it is fast, else float32. ValueError for another name."""
     if name == "auto":
         return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in dtypes:
+        raise ValueError(f"dtype {name!r} is not one of auto, {', '.join(dtypes)}")
+    return dtypes[name]
 
 
 def peak_gib() -> float:

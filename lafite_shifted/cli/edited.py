@@ -5,6 +5,7 @@ strip.png       all in a row, behind what they were made from
 manifest.jsonl  a row for each file
 """
 
+import errno
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,10 +39,16 @@ class Argument:
         if not word.strip():
             raise InputError("A sentence is empty. Write one, such as: a red apple")
         path = Path(expanded(word))
-        self.word, self.path = word, path if path.is_file() else None
+        try:
+            is_file, is_folder = path.is_file(), path.is_dir()
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:  # which a sentence may be
+                raise
+            is_file = is_folder = False
+        self.word, self.path = word, path if is_file else None
         self.image: Image.Image | None = None
         if self.path is None:
-            if path.is_dir():
+            if is_folder:
                 raise InputError(
                     f"{word} is a folder. Give an image in it, or a sentence of more words."
                 )

@@ -1,6 +1,7 @@
 """`generate`: images from sentences, one or ten thousand."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,9 +116,9 @@ def _generate(
                     progress(done, total)
     except KeyboardInterrupt as error:
         outputs.flush()
-        raise InterruptedRunError(
-            f"Interrupted. {outputs.num_saved} images are saved in {outputs.folder}; the same "
-            "command with --resume makes the rest.",
-            SIGINT,
-        ) from error
+        raise InterruptedRunError(f"Interrupted. {outputs.kept()}", SIGINT) from error
+    except Exception:
+        with suppress(OSError):  # on a disk that is full, say
+            outputs.flush()
+        raise
     outputs.finish()

@@ -175,7 +175,7 @@ class Outputs:
             metadata |= {"model": self.settings["model"], "settings": json.dumps(row)}
             save_image(self.folder / name, made, metadata)
             self._rows.append(row)
-        self.num_saved += 1
+            self.num_saved += 1
         for place in self._order:
             if place == (number, seed):
                 break
@@ -185,8 +185,17 @@ class Outputs:
     def _show_skipped(self, number: int, seed: int) -> None:
         name = self.file(number, seed)
         if "sheet" in self.forms or number < GRID_PROMPTS:
-            with Image.open(self.folder / name) as image:
-                self._show(number, name, image.convert("RGB"))
+            self._show(number, name, self._read(name))
+
+    def _read(self, name: str) -> Image.Image:
+        path = self.folder / name
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError(
+                f"{path} is damaged ({error}). Delete it, and run the same command again."
+            ) from error
 
     def _show(self, number: int, name: str, image: Image.Image) -> None:
         """Keep an image for the grid, and for a sheet, which is written when it is full."""
@@ -240,14 +249,29 @@ class Outputs:
         if self._legend:
             write_text(self.folder / "grid.txt", LEGEND, "\n".join(self._legend))
 
+    def kept(self) -> str:
+        """What an interruption leaves."""
+        sheets = f" {_counted(self.num_sheets, 'contact sheet')}," if self.num_sheets else ""
+        if "files" not in self.forms:
+            return f"{sheets.strip(' ,') or 'Nothing'} is kept: --resume needs `--as files`."
+        return (
+            f"{_counted(self.num_saved, 'image')}{' and' * bool(sheets)}{sheets.rstrip(',')} saved "
+            f"in {self.folder}; the same command with --resume makes the rest."
+        )
+
     def summary(self) -> str:
         """What was written."""
         total = len(self.sources) * len(self.seeds)
         words = ["grid.png"] if "grid" in self.forms else []
-        words += [f"{self.num_sheets} contact sheets"] if self.num_sheets else []
+        words += [_counted(self.num_sheets, "contact sheet")] if self.num_sheets else []
         words += ["grid.txt (labels that grid.png cannot show)"] if self._legend else []
         if "files" not in self.forms:
-            return f"{', '.join(words)} of {total} images in {self.folder}"
-        text = " and ".join([f"{total} images", ", ".join(words)] if words else [f"{total} images"])
+            return f"{', '.join(words)} of {_counted(total, 'image')} in {self.folder}"
+        images = _counted(total, "image")
+        text = " and ".join([images, ", ".join(words)] if words else [images])
         skipped = f" ({len(self._skipped)} were there)" if self._skipped else ""
         return f"{text} in {self.folder}{skipped}, described in {NAME}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"

@@ -1,5 +1,6 @@
 """Writing images in the formats that users ask for. Each says how it was made, and none is written
-over another program's: PNG in text chunks, WebP and JPEG in EXIF.
+over another program's: PNG in text chunks, WebP and JPEG in EXIF, which has no room for sentences
+of thousands of words: there the manifest alone has them.
 """
 
 import json
@@ -14,6 +15,7 @@ from lafite_shifted.io.png import SOFTWARE, check_own_png, save_png
 
 FORMATS = {"png": "PNG", "webp": "WEBP", "jpg": "JPEG"}  # by suffix
 QUALITY = 95  # of WebP and JPEG
+MOST_EXIF = 65000  # bytes, of 65,533 that a segment of a JPEG holds
 _SOFTWARE_TAG, _DESCRIPTION_TAG = 0x0131, 0x010E
 
 
@@ -32,6 +34,16 @@ def has_own_exif(path: Path) -> bool:
             return image.getexif().get(_SOFTWARE_TAG) == SOFTWARE
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         return False
+
+
+def is_complete(path: Path) -> bool:
+    """Whether the file is there to its end: nothing has cut it short."""
+    if not path.is_file():
+        return False
+    content = path.read_bytes()
+    if path.suffix == ".webp":  # RIFF, and how many bytes follow
+        return content[:4] == b"RIFF" and len(content) == 8 + int.from_bytes(content[4:8], "little")
+    return content.endswith(b"\xff\xd9" if path.suffix == ".jpg" else b"IEND\xae\x42\x60\x82")
 
 
 def check_own_image(path: Path) -> None:
@@ -55,5 +67,8 @@ def save_image(path: Path, image: Image.Image, metadata: Mapping[str, str]) -> N
     check_own_image(path)
     kind = FORMATS[path.suffix.removeprefix(".")]
     sampling = {"subsampling": 0} if kind == "JPEG" else {}  # drawings have hard coloured edges
+    exif = own_exif(metadata)
+    if len(exif.tobytes()) > MOST_EXIF:
+        exif = own_exif({key: value for key, value in metadata.items() if len(value) <= 1000})
     with atomic_file(path) as file:
-        image.save(file, format=kind, quality=QUALITY, exif=own_exif(metadata), **sampling)
+        image.save(file, format=kind, quality=QUALITY, exif=exif, **sampling)

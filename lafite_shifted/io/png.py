@@ -14,6 +14,7 @@ from lafite_shifted.io.files import atomic_file
 
 SOFTWARE = "lafite-shifted"  # the text chunk "Software" of our PNGs
 GRID = "grid"  # the text chunk "Comment" of those that show several images, or a plot
+DIGEST = 12  # hexadecimal digits: two of a million sentences meet once in 500 such runs
 HEAD = 1024  # bytes in which both lie
 
 
@@ -71,4 +72,4 @@ def slug(text: str) -> str:
     plain = re.sub(r"[^\w]+", "-", text.lower()).strip("-")[:40].strip("-")
     if plain.replace("-", " ") == text:
         return plain
-    return f"{plain or 'text'}-{sha256(text.encode()).hexdigest()[:6]}"
+    return f"{plain or 'text'}-{sha256(text.encode()).hexdigest()[:DIGEST]}"

@@ -5,13 +5,15 @@ nothing of a request is written to disk.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib import resources
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.exceptions import HTTPException
 
 from lafite_shifted.errors import InputError
 from lafite_shifted.pipeline import TextToImage
@@ -26,7 +28,7 @@ PAGES = {"/": ("index.html", "text/html"), "/api": ("api.html", "text/html")}
 PAGES |= {f"/{name}": (name, "text/javascript") for name in ("backend.js", "page.js", "api.js")}
 PAGES |= {"/page.css": ("page.css", "text/css")}
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Refusal, "description": "The body is no text in UTF-8"},
+    400: {"model": Refusal, "description": "The body is no JSON that can be read"},
     422: {"model": Refusal, "description": "The request cannot be met; detail says why"},
     429: {"model": Refusal, "description": "Too many requests wait; come back after Retry-After"},
 }
@@ -38,7 +40,8 @@ def create_app(model: TextToImage, decode: Decode, limits: Limits) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        yield
+        with suppress(asyncio.CancelledError):  # by a second Ctrl-C, which waits for nothing
+            yield
         await asyncio.to_thread(server.batcher.close)
 
     app = FastAPI(
@@ -68,6 +71,7 @@ def create_app(model: TextToImage, decode: Decode, limits: Limits) -> FastAPI:
     app.exception_handler(RequestValidationError)(_invalid)
     app.exception_handler(InputError)(_refused)
     app.exception_handler(QueueFullError)(_full)
+    app.exception_handler(HTTPException)(_told)
     return app
 
 
@@ -86,6 +90,15 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _refused(_request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, 422)
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 400 and error.__cause__ is not None:  # of FastAPI, which says no more
+        is_deep = isinstance(error.__cause__, RecursionError)
+        reason = "it is nested too deeply" if is_deep else str(error.__cause__)[:200]
+        return JSONResponse({"detail": f"The body is not JSON that can be read: {reason}."}, 400)
+    return await http_exception_handler(request, error)
 
 
 async def _full(_request: Request, _error: Exception) -> JSONResponse:

@@ -99,8 +99,9 @@ class Batcher:
 
     def close(self) -> None:
         """Stop, after the work that has begun, or at the next step of long work."""
-        self._is_closing = True
-        self._jobs.put(None)
+        if not self._is_closing:
+            self._is_closing = True
+            self._jobs.put(None)
         self._thread.join()
 
     def _run(self) -> None:

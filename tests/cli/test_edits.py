@@ -209,6 +209,13 @@ def test_what_cannot_be_meant_is_refused(
     assert not out.exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*is longer than the")
+@pytest.mark.parametrize("words", ["a long sentence about a small cat " * 8, "赤いハート" * 40])
+def test_a_sentence_may_be_longer_than_a_name(words: str, flags: tuple, out: Path):
+    succeed("interpolate", words, "a dog", *flags, "--num-images", "2")
+    assert len(list(out.glob("step-*.png"))) == 2
+
+
 def test_an_interrupted_projection_says_how_it_goes_on(
     image: Path, flags: tuple, out: Path, monkeypatch: pytest.MonkeyPatch
 ):

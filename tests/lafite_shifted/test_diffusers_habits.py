@@ -181,6 +181,8 @@ def test_to_refuses_what_is_not_there(model: TextToImage):
         model.to("cuda:99")
     with pytest.raises(InputError, match="one of float32"):
         model.to(torch.int32)
+    with pytest.raises(ValueError, match="not one of auto, float32"):
+        model.to("cpu", "float99")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,13 @@ def test_bad_lines_are_named():
             parse_prompt_lines(content, where="f")
 
 
-@pytest.mark.parametrize("value", [{}, {"a": 0.0}, {"a": -1.0, "b": 2.0}, {"a": float("nan")}, 3])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *({}, {"a": 0.0}, {"a": -1.0, "b": 2.0}, {"a": float("nan")}, 3),
+        *({"a": "x"}, {"a": None}, {"a": 1e308, "b": 1e308}, {"a": 10**400}),
+    ],
+)
 def test_python_prompts_are_checked(value):
     with pytest.raises(InputError):
         Prompt.of(value)

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,19 @@ def test_the_work_of_a_client_that_goes_away_ends(serving: tuple[subprocess.Pope
     assert 'path="/v1/guide",status="499"} 2' in text, text
     server.terminate()
     assert "Traceback" not in server.stderr.read()
+
+
+@pytest.mark.slow
+def test_control_c_twice_ends_it_quietly(serving: tuple[subprocess.Popen, str]):
+    server, url = serving
+    with ThreadPoolExecutor() as pool:
+        long = pool.submit(post, f"{url}/v1/guide", {"prompt": "a", "steps": 200_000})
+        time.sleep(1.0)
+        for _ in range(2):
+            os.kill(server.pid, signal.SIGINT)
+            time.sleep(0.5)
+        assert server.wait(timeout=60) == 0
+        assert server.stderr is not None
+        assert "Traceback" not in (told := server.stderr.read()), told
+        with suppress(OSError):  # cut off, or told so
+            assert long.result()[0] == 503

@@ -68,6 +68,22 @@ def test_bodies_that_are_no_request_are_refused(content: bytes, client: TestClie
 
 
 @pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b'{"seed": ' + b"9" * 5000 + b"}", "4300 digits"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"prompt": "\xff"}', "can't decode byte 0xff"),
+    ],
+)
+def test_json_that_cannot_be_read_is_told_why(content: bytes, why: str, client: TestClient):
+    headers = {"Content-Type": "application/json"}
+    answer = client.post("/v1/generate", content=content, headers=headers)
+    assert answer.status_code == 400
+    assert "not JSON that can be read" in answer.json()["detail"]
+    assert why in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
     ("content", "place"),
     [
         (b'{"prompt": "a", "guidance": NaN}', "guidance"),
