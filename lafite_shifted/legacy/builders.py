@@ -3,37 +3,15 @@
 Every builder checks what it is given: it raises `Refused`, or ValueError for what is damaged.
 """
 
-import io
-import struct
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-_DAMAGED = (  # what the parsers of torch.load raise for bytes that are no storage
-    UnpicklingError,
-    RuntimeError,
-    EOFError,
-    ArithmeticError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    MemoryError,
-    struct.error,
-)
+from lafite_shifted.legacy.storage import Storage, read_storage
 
-
-_DTYPES = {  # of tensors; not those of quantised ones
-    *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.bool),
-    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
-}
 _MAX_DIMS = 16  # of a tensor; a convolution's weight has 4
 
 
@@ -105,33 +83,16 @@ def _persistent(meta: Any) -> Record:
     return Record(name, meta["state"])
 
 
-def _storage(data: Any) -> torch.TypedStorage:
-    """One storage, as torch.save writes it."""
-    if not isinstance(data, bytes):
-        raise ValueError("a storage that is not of bytes")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # TypedStorage is deprecated
-        try:
-            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except _DAMAGED as error:
-            raise ValueError(f"a storage that PyTorch cannot read: {error}") from error
-    if not isinstance(found, torch.TypedStorage):
-        raise ValueError(f"a {type(found).__name__} where a storage should be")
-    return found
-
-
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
-    if not isinstance(storage, torch.TypedStorage) or storage.dtype not in _DTYPES:
-        raise ValueError("a tensor without a storage of plain numbers")
+    if not isinstance(storage, Storage):
+        raise ValueError("a tensor without a storage")
     if not isinstance(size, tuple) or not isinstance(stride, tuple):
         raise ValueError("a tensor without a shape")
     whole = [offset, *size, *stride]
     fits = len(size) == len(stride) <= _MAX_DIMS
     if not fits or not all(type(n) is int and 0 <= n < 2**63 for n in whole):
         raise ValueError("a tensor of an impossible shape")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        data = torch.tensor([], dtype=storage.dtype).set_(storage._untyped_storage)
+    data = storage.numbers
     numbers = 1
     for length in size:
         numbers *= length
@@ -206,7 +167,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "numpy._core.multiarray.scalar": _numpy_scalar,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch.storage._load_from_bytes": _storage,
+    "torch.storage._load_from_bytes": read_storage,
     "torch.Size": lambda values=(): tuple(_several(values)),
     "torch.device": _device,
     **{f"torch.{name}": _never for name in ("float16", "bfloat16", "float32", "float64", "int64")},

@@ -41,6 +41,10 @@ def named(module: str, name: str) -> bytes:
 
 
 STORAGE = pickle.dumps(torch.arange(6.0))
+DTYPES = (
+    *(torch.float64, torch.bfloat16, torch.complex64, torch.bool),
+    *(torch.uint8, torch.int8, torch.int16, torch.int32),
+)
 DEEP = b")" + b"\x85" * 300_000  # a tuple in a tuple in a tuple: hashed, it ends the process
 LAUGHS = b"K\x01\x85" + b"2\x86" * 60  # DUP, TUPLE2: as text it has 2^60 numbers
 
@@ -57,15 +61,21 @@ def persistent(class_name: bytes) -> bytes:
     return call("torch_utils.persistence", "_reconstruct_persistent_obj", meta)
 
 
+def stored(content: bytes) -> bytes:
+    """A stream that makes a storage of what torch.save shall have written."""
+    length = struct.pack("<I", len(content))
+    return call("torch.storage", "_load_from_bytes", b"B" + length + content)
+
+
 def quantised() -> bytes:
+    """A stream that makes a tensor of quantised numbers."""
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # TypedStorage is deprecated
         storage = torch.TypedStorage(4, dtype=torch.quint8)
         torch.save(storage, file, _use_new_zipfile_serialization=False)
-    content = b"B" + struct.pack("<I", len(file.getvalue())) + file.getvalue()
-    storage = named("torch.storage", "_load_from_bytes") + content + b"\x85R"
-    return call("torch._utils", "_rebuild_tensor_v2", storage[2:], b"K\x00K\x02\x85K\x01\x85\x89N")
+    made = stored(file.getvalue())[2:-1]  # without PROTO and STOP
+    return call("torch._utils", "_rebuild_tensor_v2", made, b"K\x00K\x02\x85K\x01\x85\x89N")
 
 
 MALICIOUS: dict[str, bytes] = {
@@ -160,6 +170,9 @@ DAMAGED: dict[str, bytes] = {
         b"K\x01\x85", b"(" + b"K\x01" * 70 + b"t"
     ),
     "quantised numbers": quantised(),
+    "a storage with a key of many levels": stored(b"\x80\x02}" + DEEP + b"K\x01s."),
+    "a storage of many operations": stored(b"\x80\x02" + DEEP + b"."),
+    "a storage that is cut short": STORAGE.replace(b"\x06\0\0\0\0\0\0\0", b"\x07\0\0\0\0\0\0\0"),
     "too many arguments": named("torch.storage", "_load_from_bytes") + b"NN\x86R.",
 }
 
@@ -207,6 +220,7 @@ def test_numbers_containers_and_tensors(protocol: int):
         torch.nn.Parameter(torch.ones(2, dtype=torch.float16)),
         torch.tensor(7),
         torch.zeros(0, 3),
+        *(torch.arange(3).to(dtype) for dtype in DTYPES),
     ]
     for found, expected in zip(
         read_pickle(pickle.dumps(tensors, protocol=protocol)), tensors, strict=True
