@@ -26,9 +26,16 @@ from unicodedata import normalize
 
 import numpy as np
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as failures  # type: ignore[attr-defined]
 from tokenizers import Tokenizer
 
 Array = np.ndarray
+DAMAGED = (  # of JSON and tokenizers, and onnxruntime's own, which have no type in common
+    *(ValueError, LookupError, TypeError, AttributeError, RuntimeError),
+    *(failures.Fail, failures.InvalidArgument),
+    *(failures.InvalidGraph, failures.InvalidProtobuf),
+    *(failures.NotImplemented, failures.RuntimeException),
+)
 
 
 class Problem(Exception):
@@ -65,7 +72,7 @@ def loaded(name: str, read: Callable[[str], bytes], make: Callable[[bytes], Any]
     except OSError as error:
         reason = f"{name} cannot be read: {error.strerror}"
         raise Problem(f"{reason}. Copy the folder again, or export it again.") from error
-    except Exception as error:  # those of onnxruntime and tokenizers have no other type in common
+    except DAMAGED as error:
         raise Problem(f"{name} is damaged. Copy the folder again, or export it again.") from error
 
 
