@@ -9,22 +9,37 @@ Shape letters: N images, L tokens, D embedding, K noises, Z latent, R resolution
 """
 
 import argparse
+import hashlib
 import html
 import json
+import os
 import re
 import struct
 import sys
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from unicodedata import normalize
 
 import numpy as np
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as failures  # type: ignore[attr-defined]
 from tokenizers import Tokenizer
 
 Array = np.ndarray
+DAMAGED = (  # of JSON and tokenizers, and onnxruntime's own, which have no type in common
+    *(ValueError, LookupError, TypeError, AttributeError, RuntimeError),
+    *(failures.Fail, failures.InvalidArgument),
+    *(failures.InvalidGraph, failures.InvalidProtobuf),
+    *(failures.NotImplemented, failures.RuntimeException),
+)
+
+
+class Problem(Exception):
+    """What cannot be done, in one line."""
 
 
 def philox(indices: Sequence[int], count: int, *, key: int) -> Array:
@@ -50,18 +65,40 @@ def philox(indices: Sequence[int], count: int, *, key: int) -> Array:
     return pairs.reshape(len(rows), -1)[:, :count]
 
 
+def loaded(name: str, read: Callable[[str], bytes], make: Callable[[bytes], Any]) -> Any:
+    """What `make` makes of the file `name`; Problem if that is missing or damaged."""
+    try:
+        return make(read(name))
+    except OSError as error:
+        reason = f"{name} cannot be read: {error.strerror}"
+        raise Problem(f"{reason}. Copy the folder again, or export it again.") from error
+    except DAMAGED as error:
+        raise Problem(f"{name} is damaged. Copy the folder again, or export it again.") from error
+
+
+def _manifest(content: bytes) -> dict[str, Any]:
+    manifest = json.loads(content)
+    files = {name: part["file"] for name, part in manifest["parts"].items()}
+    if not {"text", "generator"} <= files.keys():
+        raise ValueError("a part is missing")
+    return manifest
+
+
 class Model:
-    """An exported model. `read` gives the bytes of its files by name."""
+    """An exported model. `read` gives the bytes of its files by name; Problem if one is missing or
+    damaged.
+    """
 
     def __init__(self, read: Callable[[str], bytes], *, threads: int = 0):
-        self.manifest: dict[str, Any] = json.loads(read("manifest.json"))
-        self.tokenizer = Tokenizer.from_buffer(read("tokenizer.json"))
+        self.manifest: dict[str, Any] = loaded("manifest.json", read, _manifest)
+        self.tokenizer = loaded("tokenizer.json", read, Tokenizer.from_buffer)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads  # 0: as many as there are cores
         options.log_severity_level = 3
         providers = onnxruntime.get_available_providers()
+        session = partial(onnxruntime.InferenceSession, sess_options=options, providers=providers)
         self.sessions = {
-            name: onnxruntime.InferenceSession(read(part["file"]), options, providers=providers)
+            name: loaded(part["file"], read, session)
             for name, part in self.manifest["parts"].items()
         }
 
@@ -120,33 +157,97 @@ def png(image: Array) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Images from sentences, without PyTorch.")
-    parser.add_argument("texts", nargs="+")
-    parser.add_argument("--seed", type=int, default=0, help="image i uses seed + i")
-    parser.add_argument("--num-images", type=int, default=1)
-    parser.add_argument("--guidance", type=float, help="1 is none; by default 2 with --negative")
-    parser.add_argument("--negative", help="what images must not show")
-    parser.add_argument("--truncation", type=float, default=1.0)
-    parser.add_argument("--out", type=Path, default=Path("images"))
+def slug(text: str) -> str:
+    """A file name for a sentence: its first words, and a digest unless they say it all. The same
+    that `lafite-shifted generate` gives.
+    """
+    plain = re.sub(r"[^\w]+", "-", text.lower()).strip("-")[:40].strip("-")
+    if plain.replace("-", " ") == text:
+        return plain
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    return f"{plain or 'text'}-{digest[:12]}"
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file that is either whole or absent."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def finite(text: str) -> float:
+    """A number that is neither infinite nor none at all."""
+    with suppress(ValueError):
+        if abs(number := float(text)) < 1e30:  # of float32
+            return number
+    raise argparse.ArgumentTypeError(f"{text} is no finite number")
+
+
+class Parser(argparse.ArgumentParser):
+    """One whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """What argparse calls for a flag that it does not know, and the like."""
+        raise Problem(f"{message}. See --help.")
+
+
+def arguments() -> argparse.Namespace:
+    """The command line's, checked."""
+    parser = Parser(description="Images from sentences, without PyTorch.")
+    text = "a sentence, such as 'a red heart'"
+    parser.add_argument("texts", nargs="+", metavar="TEXT", help=text)
+    parser.add_argument("--seed", type=int, default=0, help="image i uses seed + i (default: 0)")
+    parser.add_argument("--num-images", type=int, default=1, help="of each sentence (default: 1)")
+    strength = "strength of the sentence (default: 1, which is none; 2 with --negative)"
+    parser.add_argument("--guidance", type=finite, help=strength)
+    parser.add_argument("--negative", help="what images must not show (default: nothing)")
+    truncation = "below 1: more usual images, less variety (default: 1)"
+    parser.add_argument("--truncation", type=finite, default=1.0, help=truncation)
+    out = "folder of the PNGs, which is made (default: images)"
+    parser.add_argument("--out", type=Path, default=Path("images"), help=out)
     given = parser.parse_args()
-    if given.num_images < 1 or not all(text.strip() for text in given.texts):
-        parser.error("give a sentence, such as 'a red heart', and at least 1 image")
+    if given.num_images < 1:
+        raise Problem(f"--num-images is {given.num_images}. Give at least 1.")
+    if not all(text.strip() for text in given.texts):
+        raise Problem("a sentence is empty. Give one such as 'a red heart'.")
+    return given
+
+
+def run() -> str:
+    """What the command line asks for; gives what it has done in words."""
+    given = arguments()
     folder = Path(__file__).parent
     model = Model(lambda name: (folder / name).read_bytes())
     if given.negative is not None and "prior" not in model.sessions:
-        parser.error("--negative acts through the prior, and this model has none")
+        raise Problem("--negative acts through the prior, and this model has none. Leave it out.")
     usual = 1.0 if given.negative is None else 2.0
     guidance = usual if given.guidance is None else given.guidance
     seeds = range(given.seed, given.seed + given.num_images)
-    given.out.mkdir(parents=True, exist_ok=True)
     how = {"guidance": guidance, "negative": given.negative, "truncation": given.truncation}
-    for text in given.texts:
-        name = re.sub(r"\W+", "-", text.lower()).strip("-")[:60] or "image"
-        for seed, image in zip(seeds, model.images(text, seeds, **how), strict=True):
-            (given.out / f"{name}-{seed:04d}.png").write_bytes(png(image))
-    sys.stdout.write(f"{len(given.texts) * len(seeds)} images in {given.out}\n")
+    texts = list(dict.fromkeys(given.texts))
+    try:
+        given.out.mkdir(parents=True, exist_ok=True)
+        for text in texts:
+            for seed, image in zip(seeds, model.images(text, seeds, **how), strict=True):
+                write(given.out / f"{slug(text)}-{seed:04d}.png", png(image))
+    except OSError as error:
+        raise Problem(f"--out {given.out} cannot be written: {error.strerror or error}.") from error
+    count = len(texts) * len(seeds)
+    return f"{count} {'image' if count == 1 else 'images'} in {given.out}"
+
+
+def main() -> None:
+    """The command line. What cannot be done is one line, and the exit code 2."""
+    try:
+        said = run()
+    except Problem as problem:
+        sys.stderr.write(f"generate.py: {problem}\n")
+        sys.exit(2)
+    sys.stdout.write(f"{said}\n")
 
 
 if __name__ == "__main__":

@@ -3,35 +3,34 @@
 Every builder checks what it is given: it raises `Refused`, or ValueError for what is damaged.
 """
 
-import io
-import struct
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-_DAMAGED = (  # what the parsers of torch.load raise for bytes that are no storage
-    UnpicklingError,
-    RuntimeError,
-    EOFError,
-    ArithmeticError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    MemoryError,
-    struct.error,
-)
+from lafite_shifted.legacy.storage import Storage, read_storage
+
+_MAX_DIMS = 16  # of a tensor; a convolution's weight has 4
 
 
 class Refused(Exception):
     """The stream asks for what is not allowed."""
+
+
+def shown(value: Any) -> str:
+    """What a message may tell of a value of the stream: a number, a string's beginning, otherwise
+    the type. (The text of containers that share their parts may be endless, that of deep ones ends
+    the process.)
+    """
+    if isinstance(value, str):
+        return repr(value[:50])
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"an integer of {value.bit_length()} bits"
+    if value is None or isinstance(value, int | float):
+        return repr(value)
+    return f"a {type(value).__name__}"
 
 
 @dataclass(eq=False)
@@ -51,58 +50,49 @@ class NumpyType:
 
     def set_state(self, state: Any) -> None:
         """`__setstate__` of a plain dtype: version, byte order, then what only others have."""
-        if not (isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "|", "=")):
+        order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
+        if not (isinstance(order, str) and order in ("<", ">", "|", "=")):
             raise ValueError("not the state of a numpy.dtype")
-        self.order = state[1]
+        self.order = order
 
     def number(self, data: bytes) -> bool | int | float:
         """The one number that `data` holds."""
         return np.frombuffer(data, np.dtype(self.order + self.code)).item()
 
 
-def _numpy_type(code: str, *_: Any) -> NumpyType:
-    if code not in {f"{kind}{size}" for kind in "iuf" for size in (1, 2, 4, 8)} - {"f1"} | {"b1"}:
-        raise Refused(f"it holds numbers of the type {str(code)[:50]!r}")
+def _numpy_type(code: Any, *_: Any) -> NumpyType:
+    known = {f"{kind}{size}" for kind in "iuf" for size in (1, 2, 4, 8)} - {"f1"} | {"b1"}
+    if not isinstance(code, str) or code not in known:
+        raise Refused(f"it holds numbers of the type {shown(code)}")
     return NumpyType(code)
 
 
-def _numpy_scalar(dtype: NumpyType, data: bytes) -> bool | int | float:
-    if not isinstance(dtype, NumpyType):
+def _numpy_scalar(dtype: Any, data: Any) -> bool | int | float:
+    if not isinstance(dtype, NumpyType) or not isinstance(data, bytes):
         raise ValueError("a number without a type")
     return dtype.number(data)
 
 
-def _persistent(meta: dict[str, Any]) -> Record:
+def _persistent(meta: Any) -> Record:
     """An object of a class that travels as source text, which nobody looks at."""
-    if meta.get("type") != "class" or not isinstance(meta.get("state"), dict):
+    if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict):
         raise Refused("it holds a persistent object that is not of a class")
-    return Record(str(meta.get("class_name")), meta["state"])
+    kind, name = meta.get("type"), meta.get("class_name")
+    if not (isinstance(kind, str) and kind == "class" and isinstance(name, str)):
+        raise Refused("it holds a persistent object that is not of a class")
+    return Record(name, meta["state"])
 
 
-def _storage(data: bytes) -> torch.TypedStorage:
-    """One storage, as torch.save writes it."""
-    if not isinstance(data, bytes):
-        raise ValueError("a storage that is not of bytes")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # TypedStorage is deprecated
-        try:
-            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except _DAMAGED as error:
-            raise ValueError(f"a storage that PyTorch cannot read: {error}") from error
-    if not isinstance(found, torch.TypedStorage):
-        raise ValueError(f"a {type(found).__name__} where a storage should be")
-    return found
-
-
-def _tensor(
-    storage: torch.TypedStorage, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any
-) -> Tensor:
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
+    if not isinstance(storage, Storage):
+        raise ValueError("a tensor without a storage")
+    if not isinstance(size, tuple) or not isinstance(stride, tuple):
+        raise ValueError("a tensor without a shape")
     whole = [offset, *size, *stride]
-    if len(size) != len(stride) or not all(type(n) is int and n >= 0 for n in whole):
+    fits = len(size) == len(stride) <= _MAX_DIMS
+    if not fits or not all(type(n) is int and 0 <= n < 2**63 for n in whole):
         raise ValueError("a tensor of an impossible shape")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        data = torch.tensor([], dtype=storage.dtype).set_(storage._untyped_storage)
+    data = storage.numbers
     numbers = 1
     for length in size:
         numbers *= length
@@ -127,19 +117,35 @@ def plain(values: Sequence[Any]) -> Sequence[Any]:
     return values
 
 
-def _ordered(pairs: Sequence[tuple[Any, Any]] = ()) -> dict[Any, Any]:
+def _ordered(pairs: Any = ()) -> dict[Any, Any]:
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in _several(pairs)):
+        raise ValueError("a dictionary that is not of pairs")
     plain([key for key, _ in pairs])
     return dict(pairs)
 
 
-def _set(values: Sequence[Any] = ()) -> set[Any]:
-    return set(plain(values))
+def _several(values: Any) -> Sequence[Any]:
+    if not isinstance(values, tuple | list):
+        raise ValueError(f"a {type(values).__name__} where a list should be")
+    return values
 
 
-def _encoded(text: str, encoding: str = "latin1") -> bytes:
+def _set(values: Any = ()) -> set[Any]:
+    return set(plain(_several(values)))
+
+
+def _device(*parts: Any) -> str:
+    if not all(isinstance(part, str | int) for part in parts):
+        raise ValueError("not the name of a device")
+    return ":".join(map(str, parts))
+
+
+def _encoded(text: Any, encoding: Any = "latin1") -> bytes:
     """How bytes travel in protocol 2."""
-    if encoding != "latin1":
-        raise Refused(f"it holds bytes as {str(encoding)[:50]!r}")
+    if not isinstance(text, str):
+        raise ValueError("bytes that are not of a text")
+    if not isinstance(encoding, str) or encoding != "latin1":
+        raise Refused(f"it holds bytes as {shown(encoding)}")
     return text.encode("latin1")
 
 
@@ -161,9 +167,9 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "numpy._core.multiarray.scalar": _numpy_scalar,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch.storage._load_from_bytes": _storage,
-    "torch.Size": lambda values=(): tuple(values),
-    "torch.device": lambda *name: ":".join(map(str, name)),
+    "torch.storage._load_from_bytes": read_storage,
+    "torch.Size": lambda values=(): tuple(_several(values)),
+    "torch.device": _device,
     **{f"torch.{name}": _never for name in ("float16", "bfloat16", "float32", "float64", "int64")},
 }
 RECORD_PREFIXES = ("torch.nn.modules.",)  # become a Record, without arguments

@@ -8,6 +8,7 @@ Shape letters: Z latent, V w space, D embedding, L layers, C channels.
 """
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 from lafite_shifted.decoder.generator import Generator, GeneratorConfig
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.check_tensors import check_finite
+from lafite_shifted.legacy.builders import shown
 from lafite_shifted.legacy.snapshot import Snapshot
 from torch_utils.ops.upfirdn2d import TAPS
 
@@ -72,15 +74,13 @@ def convert(snapshot: Snapshot, *, condition_dim: int, label: int | None = None)
     if conditional:
         _check_clip(state.width("synthesis.b4.conv1.pre_0.weight", 1), condition_dim)
     config = _config(state, snapshot.arguments, condition_dim)
-    network = Generator(config)
-    weights = dict(network.state_dict())
-    weights |= _mapping(state, config, label)
+    weights = _mapping(state, config, label)
     weights |= _synthesis(state, config, conditional=conditional)
     if state.left:
-        raise InputError(
-            f"it holds {', '.join(sorted(state.left)[:4])}, which our generator has no place for."
-        )
-    network.load_state_dict(weights)
+        names = ", ".join(shown(name)[1:-1] for name in sorted(state.left)[:4])
+        raise InputError(f"it holds {names}, which our generator has no place for.")
+    network = Generator(config)  # its sizes are now those of tensors that are there
+    network.load_state_dict(dict(network.state_dict()) | weights)
     return Imported(network, "Lafite" if conditional else "StyleGAN2-ADA", conditional)
 
 
@@ -95,8 +95,12 @@ def _check_clip(wanted: int, found: int) -> None:
 def _check_arguments(arguments: dict[str, Any]) -> None:
     """InputError for a network that was built otherwise than with what both programs default to."""
     for name, value in _KNOWN.items():
-        if name in arguments and arguments[name] != value:
-            raise InputError(f"its {name} is {arguments[name]!r}: only {value!r} can be imported.")
+        found = arguments.get(name, value)
+        if not isinstance(found, str | int | float) or found != value:
+            raise InputError(f"its {name} is {shown(found)}: only {value!r} can be imported.")
+    clamp = arguments.get("conv_clamp")
+    if clamp is not None and not (isinstance(clamp, int | float) and 0 < clamp < 1e30):
+        raise InputError(f"its conv_clamp is {shown(clamp)}, not a number above 0.")
 
 
 def _resolutions(config: GeneratorConfig) -> list[int]:
@@ -104,11 +108,8 @@ def _resolutions(config: GeneratorConfig) -> list[int]:
 
 
 def _config(state: _State, arguments: dict[str, Any], condition_dim: int) -> GeneratorConfig:
-    channels = {
-        int(name.split(".")[1][1:]): len(tensor)
-        for name, tensor in state.left.items()
-        if name.startswith("synthesis.b") and name.endswith(".conv1.weight")
-    }
+    names = [re.fullmatch(r"synthesis\.b([1-9][0-9]{0,4})\.conv1\.weight", n) for n in state.left]
+    channels = {int(found[1]): state.width(found[0], 0) for found in names if found}
     resolution, most = max(channels, default=4), max(channels.values(), default=0)
     base = max((n * size for size, n in channels.items() if n < most), default=most * resolution)
     layers = sum(name.startswith("mapping.fc") and name.endswith(".weight") for name in state.left)
@@ -130,12 +131,13 @@ def _config(state: _State, arguments: dict[str, Any], condition_dim: int) -> Gen
         raise InputError(f"its sizes do not fit: {error}.") from error
     wrong = [size for size, number in channels.items() if config.channels(size) != number]
     if wrong or sorted(channels) != _resolutions(config):
-        raise InputError(f"its channels at {wrong or sorted(channels)} pixels follow another rule.")
+        sizes = (wrong or sorted(channels))[:12]
+        raise InputError(f"its channels at {sizes} pixels follow another rule.")
     return config
 
 
 def _label_width(state: _State) -> int:
-    return len(state.left["mapping.embed.bias"]) if "mapping.embed.bias" in state.left else 0
+    return state.width("mapping.embed.bias", 0) if "mapping.embed.bias" in state.left else 0
 
 
 def _mapping(state: _State, config: GeneratorConfig, label: int | None) -> dict[str, Tensor]:

@@ -19,10 +19,15 @@ from lafite_shifted.legacy.builders import (
     Record,
     Refused,
     plain,
+    shown,
 )
 
 MAX_OPCODES = 20_000_000  # of a stream; a checkpoint of 1024 pixels has some 10,000
 _MARK = object()
+_DAMAGED = (  # what a builder, or pickletools, raises for content that it cannot be
+    *(ValueError, LookupError, TypeError, AttributeError),
+    *(ArithmeticError, MemoryError, RuntimeError),
+)
 
 # Opcodes that push what pickletools has read already.
 _LITERALS = {
@@ -57,6 +62,8 @@ def read_pickle(data: bytes) -> Any:
     """What the pickle `data` holds; InputError for a damaged stream, or one that names what is not
     allowed.
     """
+    if data[:1] != b"\x80":  # the operation PROTO, with which all begin since protocol 2
+        raise InputError("it is no pickle. Check the path, or copy the file again.")
     machine = _Machine()
     try:
         for number, (opcode, argument, _) in enumerate(pickletools.genops(BytesIO(data))):
@@ -67,7 +74,7 @@ def read_pickle(data: bytes) -> Any:
             machine.run(opcode.name, argument)
     except Refused as error:
         raise InputError(f"{error}. Nothing of it was run.") from error
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
+    except _DAMAGED as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"it is damaged, or no pickle ({reason}). Copy it again.") from error
     raise AssertionError("pickletools lets no stream end without a STOP")
@@ -116,7 +123,7 @@ class _Machine:
     # --- stack and memo
 
     def _proto(self, version: int) -> None:
-        if not 0 <= version <= 5:
+        if not 2 <= version <= 5:
             raise ValueError(f"protocol {version}")
 
     def _frame(self, _: Any) -> None:
@@ -145,6 +152,8 @@ class _Machine:
     _binput = _long_binput = _put
 
     def _get(self, key: int) -> None:
+        if key not in self.memo:
+            raise ValueError(f"nothing is stored under {shown(key)}")
         self.stack.append(self.memo[key])
 
     _binget = _long_binget = _get
@@ -196,7 +205,7 @@ class _Machine:
     def _name(self, module: str, name: str) -> None:
         found = Name(module, name)
         if str(found) not in BUILDERS and not str(found).startswith(RECORD_PREFIXES):
-            raise Refused(f"it names {str(found)[:200]!r}, which no such file needs")
+            raise Refused(f"it names {shown(str(found))}, which no such file needs")
         self.stack.append(found)
 
     def _reduce(self, _: Any) -> None:
@@ -212,7 +221,7 @@ class _Machine:
             top.set_state(state)
         elif isinstance(top, Record):
             top.attributes.update(_of_type(state, dict))
-        elif state:
+        elif not (state is None or state == {}):
             raise Refused(f"it sets attributes of a {type(top).__name__}")
 
 
@@ -220,7 +229,7 @@ def _made(name: Name, arguments: tuple[Any, ...]) -> Any:
     if str(name) in BUILDERS:
         return BUILDERS[str(name)](*arguments)
     if arguments:
-        raise Refused(f"it calls {name}")
+        raise Refused(f"it calls {shown(str(name))}")
     return Record(str(name))
 
 

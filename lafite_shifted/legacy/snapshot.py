@@ -10,10 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from lafite_shifted.errors import InputError
-from lafite_shifted.legacy.builders import Record
+from lafite_shifted.legacy.builders import Record, shown
 from lafite_shifted.legacy.pickle_reader import read_pickle
 
 MAX_MODULES = 10_000  # a generator of 1024 pixels has about 150
+MAX_TENSORS = 100_000  # and about 200 of these
+MAX_NAME = 1000  # characters of a dotted name
 
 
 @dataclass(frozen=True)
@@ -63,22 +65,24 @@ def _collect(network: Record) -> dict[str, Tensor]:
         if not left:
             return tensors
         prefix, module = left.pop()
+        if len(prefix) > MAX_NAME or len(tensors) > MAX_TENSORS:
+            raise InputError("it holds more than any generator does. Copy the file again.")
         for kind in ("_parameters", "_buffers"):
             for name, value in _members(module, kind).items():
                 if isinstance(value, Tensor):
                     tensors[f"{prefix}{name}"] = value.detach()
                 elif value is not None:
-                    raise InputError(f"{prefix}{name} is no tensor. Copy the file again.")
+                    raise InputError(f"{shown(prefix + name)} is no tensor. Copy the file again.")
         for name, value in _members(module, "_modules").items():
             if isinstance(value, Record):
                 left.append((f"{prefix}{name}.", value))
             elif value is not None:
-                raise InputError(f"{prefix}{name} is no module. Copy the file again.")
+                raise InputError(f"{shown(prefix + name)} is no module. Copy the file again.")
     raise InputError(f"it holds more than {MAX_MODULES} modules, or one within itself.")
 
 
 def _members(module: Record, kind: str) -> Mapping[str, Any]:
     found = module.attributes.get(kind, {})
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise InputError(f"{kind} of a {module.name} is damaged. Copy the file again.")
+        raise InputError(f"{kind} of a {shown(module.name)} is damaged. Copy the file again.")
     return found

@@ -1,7 +1,9 @@
 """`dataset convert`: sets travel between folder, zip and shards."""
 
 import json
+import os
 import posixpath
+import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
@@ -133,6 +135,21 @@ def test_goes_on_where_it_was_interrupted(
     assert parts == [0, 1, 2, 2, 3]
     assert target.read_bytes() == whole.read_bytes()
     assert half_written(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["folder", "set.zip", "[a] *"])
+def test_copies_of_killed_runs_go(tmp_path: Path, photographs: Path, name: str):
+    """Those of processes that are gone, and of this target alone."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (tmp_path / f".{name}.{gone.pid}.tmp").mkdir()
+    (tmp_path / f".{name}.{gone.pid}.tmp" / "1.png").write_bytes(b"half")
+    stay = [f".{name}.{os.getppid()}.tmp", f".other.{gone.pid}.tmp", f".{name}.0.tmp"]
+    for other in stay:
+        (tmp_path / other).write_bytes(b"")
+    succeed("dataset", "convert", photographs, tmp_path / name)
+    assert {path.name for path in half_written(tmp_path)} == set(stay)
+    assert (tmp_path / name).exists()
 
 
 def test_what_cannot_be_read_is_listed(tmp_path: Path, photographs: Path):

@@ -84,9 +84,11 @@ def test_stylegan2_is_where_a_training_begins(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "x.pkl cannot be imported: it is damaged"),
+        (b"", "x.pkl cannot be imported: it is no pickle"),
+        (b"some text", "x.pkl cannot be imported: it is no pickle"),
+        (b"\x80\x02}", "x.pkl cannot be imported: it is damaged"),
         (b"PK\x03\x04 and so on", "it is an archive of torch.save"),
-        (b"cos\nsystem\n(S'echo run > run.txt'\ntR.", "names 'os.system'"),
+        (b"\x80\x02cos\nsystem\n(S'echo run > run.txt'\ntR.", "names 'os.system'"),
         (b"\x80\x04}.", "holds no generator under the name G_ema"),
     ],
 )

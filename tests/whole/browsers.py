@@ -1,5 +1,6 @@
 """Debian's chromium, headless, driven by selenium, and the page as its user sees it."""
 
+import importlib.util
 import os
 import shutil
 import time
@@ -8,9 +9,16 @@ from pathlib import Path
 
 import pytest
 
-needs_chromium = pytest.mark.skipif(
-    not (shutil.which("chromium") and shutil.which("chromedriver")), reason="needs chromium"
-)
+
+def missing() -> str:
+    """What a browser needs and this machine lacks; empty where there is all."""
+    names = [name for name in ("chromium", "chromedriver") if not shutil.which(name)]
+    if importlib.util.find_spec("selenium") is None:
+        names.append("selenium: pip install -e '.[test,browser]'")
+    return ", ".join(names)
+
+
+needs_chromium = pytest.mark.skipif(bool(missing()), reason=f"needs {missing()}")
 
 
 SOFTWARE_WEBGPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
@@ -20,7 +28,8 @@ def open_browser(downloads: Path, *flags: str):
     """A driver whose logs of the page and of the network are kept; without `flags` for it there is
     no WebGPU.
     """
-    webdriver = pytest.importorskip("selenium.webdriver")
+    from selenium import webdriver
+
     options = webdriver.ChromeOptions()
     own = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage")
     for flag in (*own, *(flags or ("--disable-gpu",))):

@@ -3,9 +3,11 @@ settings of a notebook.
 """
 
 import contextlib
+import importlib.util
 import os
 import pty
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import torch
 from lafite_shifted.pipeline import TextToImage
 from ops_cuda import targets
 from tests.commands import TINY_GAN, assert_refused, run_command, succeed
+from tests.whole import browsers
 from tests.whole.fresh_processes import COMMAND, process
 
 TEXT = "a red apple"
@@ -173,3 +176,15 @@ def test_a_closed_terminal_saves_unless_hangups_are_ignored(
     finally:
         started.kill()
         started.wait()
+
+
+# --- no selenium
+
+
+def test_tests_in_a_browser_say_what_they_need(monkeypatch: pytest.MonkeyPatch):
+    """They are skipped by a mark, which pytest looks at before it makes any fixture."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/chromium")
+    assert browsers.missing() == "selenium: pip install -e '.[test,browser]'"
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert browsers.missing().startswith("chromium, chromedriver, selenium")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lafite_shifted.errors import InputError
 from lafite_shifted.export.onnx_folder import KIND, SENTENCES
-from lafite_shifted.export.runner import Model
+from lafite_shifted.export.runner import Model, Problem
 from lafite_shifted.io.files import read_json
 
 
@@ -30,7 +30,10 @@ def bench_export(folder: Path, *, rounds: int) -> MeasuredExport:
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
         raise InputError(f"{folder} is no folder of `export onnx`. Give the --out of one.")
     parts = manifest["parts"]
-    model = Model(lambda name: (folder / name).read_bytes(), threads=1)
+    try:
+        model = Model(lambda name: (folder / name).read_bytes(), threads=1)
+    except Problem as problem:
+        raise InputError(f"{folder}: {problem}") from problem
     sentence, seeds = SENTENCES[0], (0,)
     embedding = model.embed(sentence, seeds)
     text = _least(lambda: model.encode(sentence), rounds)

@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lafite_shifted.io.files import atomic_directory, atomic_file, write_bytes, write_json_lines
+from lafite_shifted.io.leftovers import remove_abandoned
 
 Layout = Literal["folder", "zip", "shards"]
 
 
 def lay_out(parts: list[Path], path: Path, layout: Layout) -> None:
-    """The shards `parts` as `path`, which appears when it is whole."""
+    """The shards `parts` as `path`, which appears when it is whole. Copies of it that killed
+    processes have left beside it go.
+    """
+    remove_abandoned(path)
     if layout == "zip":
         with atomic_file(path) as file:
             _write_zip(parts, file)

@@ -264,4 +264,6 @@ def test_bench_measures_what_was_exported(exported: Path, tmp_path: Path):
     again = shutil.copytree(exported, tmp_path / "again")
     table = succeed("bench", "export", exported, again, "--rounds", "1").out
     assert table.count("| float32 / float32 / float32 |") == 2
+    (again / "text.onnx").write_bytes(b"")
+    assert_refused(run_command("bench", "export", again), "again: text.onnx is damaged")
     assert_refused(run_command("bench", "export", tmp_path), "no folder of `export onnx`")

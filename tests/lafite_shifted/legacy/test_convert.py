@@ -1,6 +1,7 @@
 """Imported generators make the images that the layer-by-layer references make."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,6 +80,10 @@ def test_lafite(tmp_path: Path, clamp: float | None):
             "channels at .* follow another rule",
         ),
         (lambda s: s.clear(), "lacks mapping.fc0.weight"),
+        (lambda s: s.update({"synthesis.bfoo.conv1.weight": torch.zeros(2)}), "holds .*bfoo"),
+        (lambda s: s.update({"synthesis.b8.conv1.weight": torch.tensor(1.0)}), "lacks .*b8.conv1"),
+        (lambda s: s.update({"mapping.embed.bias": torch.tensor(1.0)}), "lacks mapping.embed"),
+        (lambda s: s.update({"\n" + "n" * 5000: torch.zeros(2)}), r"^it holds \\nn{49}, which"),
     ],
 )
 def test_what_has_no_place_is_named(tmp_path: Path, change, message: str):
@@ -96,8 +101,30 @@ def test_a_class_must_be_one_of_its_own(tmp_path: Path, label: int | None):
         convert(read_snapshot(written(tmp_path, content)), condition_dim=8, label=label)
 
 
-@pytest.mark.parametrize("argument", [{"architecture": "resnet"}, {"activation": "relu"}])
-def test_networks_of_another_kind(tmp_path: Path, argument: dict[str, str]):
+def laughs() -> Any:
+    """A tuple of few parts whose text has 2^60 numbers."""
+    value: Any = (1,)
+    for _ in range(60):
+        value = (value, value)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"architecture": "resnet"}, "'resnet': only 'skip' can be imported"),
+        ({"activation": "relu"}, "can be imported"),
+        ({"architecture": "x\n" * 50_000}, "only 'skip' can be imported"),
+        ({"architecture": laughs()}, "is a tuple: only 'skip'"),
+        ({"img_channels": torch.zeros(2)}, "is a Tensor: only 3"),
+        ({"img_channels": 10**5000}, "is an integer of 16610 bits: only 3"),
+        ({"conv_clamp": torch.zeros(2)}, "its conv_clamp is a Tensor"),
+        ({"conv_clamp": "nan"}, "its conv_clamp is 'nan'"),
+    ],
+    ids=["resnet", "relu", "long", "without end", "tensor", "large", "clamp", "text"],
+)
+def test_networks_of_another_kind(tmp_path: Path, argument: dict[str, Any], message: str):
     content = snapshots.snapshot(snapshots.random_state(PLAIN), **argument)
-    with pytest.raises(InputError, match="can be imported"):
+    with pytest.raises(InputError, match=message) as error:
         convert(read_snapshot(written(tmp_path, content)), condition_dim=8)
+    assert len(str(error.value)) < 300

@@ -1,9 +1,11 @@
 """Pickles that are read, and those that are refused: nothing that they name is ever run."""
 
+import io
 import os
 import pickle
 import struct
 import subprocess
+import warnings
 from collections import OrderedDict
 from typing import Any
 
@@ -39,6 +41,41 @@ def named(module: str, name: str) -> bytes:
 
 
 STORAGE = pickle.dumps(torch.arange(6.0))
+DTYPES = (
+    *(torch.float64, torch.bfloat16, torch.complex64, torch.bool),
+    *(torch.uint8, torch.int8, torch.int16, torch.int32),
+)
+DEEP = b")" + b"\x85" * 300_000  # a tuple in a tuple in a tuple: hashed, it ends the process
+LAUGHS = b"K\x01\x85" + b"2\x86" * 60  # DUP, TUPLE2: as text it has 2^60 numbers
+
+
+def call(module: str, name: str, *arguments: bytes) -> bytes:
+    """A stream that calls a name."""
+    return named(module, name) + b"(" + b"".join(arguments) + b"tR."
+
+
+def persistent(class_name: bytes) -> bytes:
+    """A stream that makes an object of a class of this name."""
+    meta = b"}(" + text("type") + text("class") + text("state") + b"}"
+    meta += text("class_name") + class_name + b"u"
+    return call("torch_utils.persistence", "_reconstruct_persistent_obj", meta)
+
+
+def stored(content: bytes) -> bytes:
+    """A stream that makes a storage of what torch.save shall have written."""
+    length = struct.pack("<I", len(content))
+    return call("torch.storage", "_load_from_bytes", b"B" + length + content)
+
+
+def quantised() -> bytes:
+    """A stream that makes a tensor of quantised numbers."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # TypedStorage is deprecated
+        storage = torch.TypedStorage(4, dtype=torch.quint8)
+        torch.save(storage, file, _use_new_zipfile_serialization=False)
+    made = stored(file.getvalue())[2:-1]  # without PROTO and STOP
+    return call("torch._utils", "_rebuild_tensor_v2", made, b"K\x00K\x02\x85K\x01\x85\x89N")
 
 
 MALICIOUS: dict[str, bytes] = {
@@ -66,11 +103,11 @@ MALICIOUS: dict[str, bytes] = {
     "a module's class with arguments": named("torch.nn.modules.linear", "Linear") + b"K\x01\x85R.",
     "a dtype called": named("torch", "float32") + b")R.",
     "codecs with another codec": named("_codecs", "encode") + text("a") + text("zip") + b"\x86R.",
-    "INST": b"(S'true'\nios\nsystem\n.",
-    "OBJ": b"(cos\nsystem\nS'true'\no.",
-    "persistent id": b"Psomething\n.",
-    "binary persistent id": b"Nq\x00Q.",
-    "extension": b"\x82\x01.",
+    "INST": b"\x80\x02(S'true'\nios\nsystem\n.",
+    "OBJ": b"\x80\x02(cos\nsystem\nS'true'\no.",
+    "persistent id": b"\x80\x02Psomething\n.",
+    "binary persistent id": b"\x80\x02Nq\x00Q.",
+    "extension": b"\x80\x02\x82\x01.",
     "buffers out of band": b"\x80\x05\x97.",
     "a bytearray": pickle.dumps(bytearray(b"abc"), protocol=5),
     "NEWOBJ_EX": named("torch.nn.modules.linear", "Linear") + b")}\x92.",
@@ -98,13 +135,14 @@ MALICIOUS: dict[str, bytes] = {
 DAMAGED: dict[str, bytes] = {
     "nothing": b"",
     "text": b"<!DOCTYPE html>\n<html></html>",
+    "a PNG": b"\x89PNG\r\n\x1a\n" + bytes(100),
     "cut short": snapshots.snapshot(snapshots.random_state(PLAIN))[:-100],
     "cut in a tensor": STORAGE[: len(STORAGE) // 2],
-    "only a stop": b".",
-    "a mark as the result": b"(.",
-    "pop of nothing": b"0.",
+    "only a stop": b"\x80\x02.",
+    "a mark as the result": b"\x80\x02(.",
+    "pop of nothing": b"\x80\x020.",
     "no mark": b"\x80\x04t.",
-    "a memo that is not there": b"h\x07.",
+    "a memo that is not there": b"\x80\x02h\x07.",
     "a key without a value": b"\x80\x04}(K\x01u.",
     "a list as a key": b"\x80\x04}]K\x01s.",
     "items for a number": b"\x80\x04K\x01K\x02K\x03s.",
@@ -115,6 +153,26 @@ DAMAGED: dict[str, bytes] = {
     "bad UTF-8": b"\x80\x04\x8c\x02\xff\xff.",
     "protocol 77": b"\x80\x4dN.",
     "a storage of nothing": named("torch.storage", "_load_from_bytes") + b"C\x00\x85R.",
+    "a dtype of many levels": call("numpy", "dtype", DEEP),
+    "a dtype without end": call("numpy", "dtype", LAUGHS),
+    "a device without end": call("torch", "device", LAUGHS),
+    "a class's name without end": persistent(LAUGHS),
+    "a class's name of many levels": persistent(DEEP),
+    "a codec without end": call("_codecs", "encode", text("a"), LAUGHS),
+    "a persistent number": call("torch_utils.persistence", "_reconstruct_persistent_obj", b"K\x01"),
+    "a persistent list": call("torch_utils.persistence", "_reconstruct_persistent_obj", b"]"),
+    "a number as bytes": call("_codecs", "encode", b"K\x01"),
+    "pairs of a number": call("collections", "OrderedDict", b"K\x01"),
+    "a tensor without a storage": call(
+        "torch._utils", "_rebuild_tensor_v2", b"K\x01K\x00K\x01\x85K\x01\x85\x89N"
+    ),
+    "a tensor of 70 dimensions": STORAGE.replace(b"K\x06\x85", b"(" + b"K\x01" * 70 + b"t").replace(
+        b"K\x01\x85", b"(" + b"K\x01" * 70 + b"t"
+    ),
+    "quantised numbers": quantised(),
+    "a storage with a key of many levels": stored(b"\x80\x02}" + DEEP + b"K\x01s."),
+    "a storage of many operations": stored(b"\x80\x02" + DEEP + b"."),
+    "a storage that is cut short": STORAGE.replace(b"\x06\0\0\0\0\0\0\0", b"\x07\0\0\0\0\0\0\0"),
     "too many arguments": named("torch.storage", "_load_from_bytes") + b"NN\x86R.",
 }
 
@@ -132,6 +190,15 @@ def test_damaged(content: bytes):
     with pytest.raises(InputError) as error:
         read_pickle(content)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["nothing", "text", "a PNG"])
+def test_what_is_no_pickle(name: str):
+    with pytest.raises(InputError, match="it is no pickle"):
+        read_pickle(DAMAGED[name])
+    with pytest.raises(InputError, match="it is no pickle"):
+        read_pickle(MALICIOUS["protocol 0"])
 
 
 def test_python_would_have_run_them():
@@ -153,6 +220,7 @@ def test_numbers_containers_and_tensors(protocol: int):
         torch.nn.Parameter(torch.ones(2, dtype=torch.float16)),
         torch.tensor(7),
         torch.zeros(0, 3),
+        *(torch.arange(3).to(dtype) for dtype in DTYPES),
     ]
     for found, expected in zip(
         read_pickle(pickle.dumps(tensors, protocol=protocol)), tensors, strict=True
