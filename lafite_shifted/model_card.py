@@ -16,7 +16,7 @@ GALLERY = "gallery.png"
 PARTS = ("generator", "prior", "discriminator")
 # fields of a training's record that are of its data; numbers that are neither are metrics
 DATA = ("num_images", "num_captions", "hold_out", "crop", "resize", "background", "file")
-COURSE = ("kimg", "pseudo_text_cosine", "imported_from", "reference")
+COURSE = ("kimg", "begun_from", "kimg_before", "pseudo_text_cosine", "imported_from", "reference")
 
 
 def check_license(license: str) -> str:

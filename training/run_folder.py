@@ -196,7 +196,7 @@ def _await_next_second(events: Path) -> None:
         time.sleep(1 - now % 1)
 
 
-def recorded_start(run: Path, init: Path) -> dict[str, str] | None:
+def recorded_start(run: Path, init: Path) -> dict[str, Any] | None:
     """The record of `init` in config.json of a run that began with it and has a checkpoint, else
     None: `init` may have changed since, and is not needed any more.
     """

@@ -94,6 +94,7 @@ class GanTrainer:
         dtype = pick_dtype(config.dtype, device)
         self.features = backbone and FeatureTerms.of(config, backbone, dtype=dtype, device=device)
         networks = self.generator, self.discriminator
+        self.origin = start.origin if start else {}
         self.kept = start.apply(*networks, data.encoder_id) if start else []  # lines to show
         if start and self.features:
             self.kept += start.apply_heads(self.features, data.encoder_id)
@@ -102,14 +103,12 @@ class GanTrainer:
         self.generator.activation_checkpointing = self.discriminator.activation_checkpointing = (
             config.activation_checkpointing
         )
-        half_life = config.half_life_kimg * 1000
         # weights that are no random ones need not be forgotten soon
         ramp = math.inf if start else EMA_RAMP
-        self.ema = Ema(self.generator, half_life=half_life, ramp=ramp)
+        self.ema = Ema(self.generator, half_life=config.half_life_kimg * 1000, ramp=ramp)
         self.ema.network.compute_dtype = dtype
         self.running = Running(config).to(device)
-        speed = config.augment_speed_kimg
-        self.augment = AugmentControl(config.augment, speed_kimg=speed)
+        self.augment = AugmentControl(config.augment, speed_kimg=config.augment_speed_kimg)
         self.stats = EmbeddingStats.of(data.embeddings, data.encoder_id)
         self.batches = BatchSampler(
             config, data, self.stats, num_noise=self.generator.num_noise, device=device
@@ -260,6 +259,7 @@ class GanTrainer:
         """
         training = {
             "kimg": round(samples_seen / 1000, 3),
+            **self.origin,
             "num_images": len(self.data.images),
             "pseudo_text_cosine": self.config.pseudo_text_cosine,
             "hold_out": self.config.hold_out,

@@ -9,7 +9,7 @@ of the discriminator (Freeze-D, arXiv:2002.10964), the mapping or the synthesis 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ NETWORKS = ("generator", "discriminator", "features")  # fields of GanTrainConfi
 class Start:
     """What a training begins with, and what config.json records of it."""
 
-    record: Mapping[str, str]  # its name, hash of the generator's weights
+    record: Mapping[str, Any]  # its name, hash of the generator's weights, kimg in all
     generator: LoadedGenerator | None = None  # None: the run resumes from its own checkpoint
     discriminator: DiscriminatorPart | None = None  # with its heads; None: the model has none
 
@@ -50,10 +50,20 @@ class Start:
         recorded = recorded_start(out, init)
         if recorded:
             return Start(recorded)
-        generator = load_generator(find_part(init, "generator"), device=torch.device("cpu"))
+        part = find_part(init, "generator")
+        generator = load_generator(part, device=torch.device("cpu"))
         digest = weights_digest(generator.network.generator.state_dict())
-        record = {"path": model_name(init), "weights": digest}
+        training = read_json(part / "config.json")["training"]
+        kimg = training.get("kimg", 0.0) + training.get("kimg_before", 0.0)
+        record = {"path": model_name(init), "weights": digest, "kimg": kimg}
         return Start(record, generator, discriminator_of(init))
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What the generator of the run tells of its beginning."""
+        before = self.record.get("kimg")  # not recorded by runs of before
+        name = PurePath(self.record["path"]).name  # a card shows no path of this machine
+        return {"begun_from": name} | ({"kimg_before": before} if before else {})
 
     def apply(
         self, generator: Generator, discriminator: Discriminator, encoder_id: EncoderId

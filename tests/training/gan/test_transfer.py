@@ -76,6 +76,22 @@ def test_everything_is_kept_where_everything_fits(
     assert recorded == Start.of(gan_run, out).record
     assert recorded["path"] == str(gan_run)
     assert len(recorded["weights"]) == 16
+    before = read_json(gan_run / "generator" / "config.json")["training"]["kimg"]
+    assert trainer.origin == {"begun_from": gan_run.name, "kimg_before": before}
+
+
+def test_a_model_says_what_it_was_trained_on_from(
+    gan_run: Path, some_images: Path, clip: ClipEncoder, out: Path, tmp_path: Path
+):
+    """All of a training in stages, not the last one alone."""
+    record = dict(Start.of(gan_run, out).record)
+    trainer, run = open_run(some_images, out, clip, init=gan_run)
+    run.close()
+    trainer.evaluate(2000, out)
+    training = read_json(out / "generator" / "config.json")["training"]
+    assert (training["kimg"], training["kimg_before"]) == (2.0, record["kimg"])
+    assert training["begun_from"] == gan_run.name
+    assert Start.of(out, tmp_path / "next").record["kimg"] == 2.0 + record["kimg"]
 
 
 def test_layers_of_the_condition_are_new_for_another_clip(
