@@ -1,7 +1,6 @@
 """`generate`: images from sentences, one or ten thousand."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,10 +114,7 @@ def _generate(
                     outputs.flush()
                     progress(done, total)
     except KeyboardInterrupt as error:
-        outputs.flush()
         raise InterruptedRunError(f"Interrupted. {outputs.kept()}", SIGINT) from error
-    except Exception:
-        with suppress(OSError):  # on a disk that is full, say
-            outputs.flush()
-        raise
+    finally:
+        outputs.flush()
     outputs.finish()

@@ -13,7 +13,7 @@ from tests.commands import half_written, succeed
 def test_sentence_given_twice_is_made_once(model_folder: Path, tmp_path: Path):
     arguments = ("--model", model_folder, "--out", tmp_path / "out", "--num-images", "1")
     outcome = succeed("generate", "a cat", "a cat", *arguments)
-    assert "1 images and grid.png" in outcome.out
+    assert "1 image and grid.png" in outcome.out
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["a-cat-0000.png", "grid.png", "manifest.jsonl"]
 
@@ -30,7 +30,7 @@ def generate(model_folder: Path, out: Path, *arguments: str) -> dict[str, np.nda
     flags = ("--model", model_folder, "--out", out, "--dtype", "float32")
     outcome = succeed("generate", *arguments, *flags)
     files = sorted(p for p in out.glob("*.png") if p.name != "grid.png")
-    assert f"{len(files)} images and grid.png" in outcome.out
+    assert f"{len(files)} image{'s' * (len(files) > 1)} and grid.png" in outcome.out
     assert half_written(out) == []
     found = {}
     for file in files:

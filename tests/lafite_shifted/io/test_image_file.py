@@ -50,7 +50,7 @@ def row(file: str, **fields) -> dict:
 def test_a_manifest_is_read_again(tmp_path: Path):
     Manifest(tmp_path).append([row("a.png"), row("b.png", seed=1)])
     for name in ("a.png", "b.png"):
-        (tmp_path / name).touch()
+        save_image(tmp_path / name, Image.new("RGB", (8, 8)), {})
     found = Manifest(tmp_path)
     assert found.holds(row("a.png"))
     assert not found.holds(row("a.png", seed=5))
