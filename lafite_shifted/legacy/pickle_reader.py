@@ -6,6 +6,7 @@ older checkpoints need have a builder each, by an allow-list. All other names ar
 """
 
 import pickletools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -64,19 +65,25 @@ def read_pickle(data: bytes) -> Any:
     """
     if data[:1] != b"\x80":  # the operation PROTO, with which all begin since protocol 2
         raise InputError("it is no pickle. Check the path, or copy the file again.")
-    machine = _Machine()
     try:
-        for number, (opcode, argument, _) in enumerate(pickletools.genops(BytesIO(data))):
-            if number > MAX_OPCODES:
-                raise Refused(f"it has more than {MAX_OPCODES} operations")
-            if opcode.name == "STOP":
-                return machine.pop()
-            machine.run(opcode.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pickletools, of damaged texts
+            return _run(data)
     except Refused as error:
         raise InputError(f"{error}. Nothing of it was run.") from error
     except _DAMAGED as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"it is damaged, or no pickle ({reason}). Copy it again.") from error
+
+
+def _run(data: bytes) -> Any:
+    machine = _Machine()
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(BytesIO(data))):
+        if number > MAX_OPCODES:
+            raise Refused(f"it has more than {MAX_OPCODES} operations")
+        if opcode.name == "STOP":
+            return machine.pop()
+        machine.run(opcode.name, argument)
     raise AssertionError("pickletools lets no stream end without a STOP")
 
 
