@@ -136,7 +136,7 @@ class Bench:
         assert half == [], half
 
     def finish_and_check(self, run: str | Path, *, ranks: int = 1) -> None:
-        """The run goes on to its end; then there is space for another of its name."""
+        """The run resumes, to its end; then there is space for another of its name."""
         self.finish(run, ranks=ranks)
         self.check(run, like="whole" if ranks == 1 else f"whole-{ranks}")
         shutil.rmtree(self.folder / run)

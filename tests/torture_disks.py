@@ -20,7 +20,7 @@ TOLD = re.compile(
 
 def full_disks(bench: Bench, count: int) -> str:
     """A small tmpfs, of `count` sizes, where one can be mounted: the message tells needed and free
-    space, the checkpoints before are intact, and with more of it the run goes on exactly.
+    space, the checkpoints before are intact, and with more of it the run resumes exactly.
     """
     place = bench.folder / "disk"
     place.mkdir()

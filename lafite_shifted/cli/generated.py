@@ -251,12 +251,12 @@ class Outputs:
 
     def kept(self) -> str:
         """What an interruption leaves."""
-        sheets = f" {_counted(self.num_sheets, 'contact sheet')}," if self.num_sheets else ""
         if "files" not in self.forms:
-            return f"{sheets.strip(' ,') or 'Nothing'} is kept: --resume needs `--as files`."
+            sheets = f" but {_counted(self.num_sheets, 'contact sheet')}" if self.num_sheets else ""
+            return f"Nothing{sheets} is kept: --resume needs `--as files`."
         return (
-            f"{_counted(self.num_saved, 'image')}{' and' * bool(sheets)}{sheets.rstrip(',')} saved "
-            f"in {self.folder}; the same command with --resume makes the rest."
+            f"{_counted(self.num_saved, 'image')} saved in {self.folder}; the same command with "
+            "--resume makes the rest."
         )
 
     def summary(self) -> str:

@@ -13,16 +13,6 @@ from lafite_shifted.model_folder import model_hash
 from tests.commands import assert_refused, half_written, run_command, succeed
 
 
-@pytest.fixture
-def flags(model_folder: Path, tmp_path: Path) -> tuple[str | Path, ...]:
-    return ("--model", model_folder, "--out", tmp_path / "out", "--dtype", "float32")
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
 @pytest.fixture(scope="module")
 def image(shipped_images: Path) -> Path:
     return sorted(shipped_images.glob("*.png"))[0]

@@ -15,16 +15,6 @@ from tests.cli.test_generate_many import images
 from tests.commands import Outcome, assert_refused, half_written, run_command, succeed
 
 
-@pytest.fixture
-def flags(model_folder: Path, tmp_path: Path) -> tuple[str | Path, ...]:
-    return ("--model", model_folder, "--out", tmp_path / "out", "--dtype", "float32")
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
 class Made:
     """Images that the generator has made."""
 

@@ -63,9 +63,7 @@ def split_key(file_name: str, *, caption: str, content_sha256: str) -> str:
     """What decides the side of an image: its telling base name, else its caption, else its
     content.
     """
-    return (
-        normalised_name(PurePosixPath(file_name).stem) or normalised_name(caption) or content_sha256
-    )
+    return _key(SplitItem(file_name, caption, content_sha256), frozenset())
 
 
 class SplitItem(NamedTuple):
