@@ -65,9 +65,9 @@ def minibatch_standard_deviation(x: Tensor, *, group: int) -> Tensor:
     """
     n, _, height, width = x.shape
     size = math.gcd(n, group)
-    spread = (
-        x.view(n // size, size, *x.shape[1:]).float().var(dim=1, correction=0)
-    )  # [N / G, C, H, W]
+    groups = x.view(n // size, size, *x.shape[1:]).float()
+    # not `var`, which takes thirty times as long on a CPU
+    spread = (groups - groups.mean(dim=1, keepdim=True)).square().mean(dim=1)  # [N / G, C, H, W]
     statistic = (spread + 1e-8).sqrt().mean(dim=(1, 2, 3)).repeat_interleave(size)  # [N]
     return torch.cat([x, statistic.to(x.dtype).view(n, 1, 1, 1).expand(n, 1, height, width)], dim=1)
 
@@ -91,13 +91,19 @@ class Discriminator(nn.Module):
         self.to_realness = EqualLinear(channels, 1)
         self.to_feature = EqualLinear(channels, config.condition_dim)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [N, 3, R, R] in about [-1, 1] -> realness [N] and feature [N, D], float32."""
-        x = self.from_rgb(images.to(self.compute_dtype, memory_format=torch.channels_last))
+    def forward(self, images: Tensor, *, kinds: int = 1) -> tuple[Tensor, Tensor]:
+        """Images [N, 3, R, R] in about [-1, 1] -> realness [N] and feature [N, D], float32. Of
+        several `kinds`, as many images of each, one kind after another, none sees another's
+        statistics.
+        """
+        # in two steps, which together take half as long on a CPU
+        x = images.to(self.compute_dtype).contiguous(memory_format=torch.channels_last)
+        x = self.from_rgb(x)
         for block in self.blocks:
             x = checkpointed(block, x, when=self.activation_checkpointing)
         if self.config.group > 1:
-            x = minibatch_standard_deviation(x, group=self.config.group)
+            group = math.gcd(len(images) // kinds, self.config.group)
+            x = minibatch_standard_deviation(x, group=group)
         x = self.hidden(self.last_conv(x).float().flatten(1))  # [N, C]
         return self.to_realness(x).squeeze(1), self.to_feature(x)
 

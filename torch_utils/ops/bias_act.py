@@ -15,7 +15,7 @@ from torch import Tensor
 from ops_cuda.library import ACTIVATIONS, LAYOUTS
 from ops_cuda.library import Activation as NativeActivation
 from torch_utils.ops import native
-from torch_utils.ops.layouts import dense_like, laid_out, pointers, side_inputs
+from torch_utils.ops.layouts import accumulator, dense_like, laid_out, pointers, side_inputs
 
 Activation = Literal["linear", "leaky_relu"]
 SLOPE = 0.2  # of the leaky ReLU below zero
@@ -135,8 +135,16 @@ def _backward(ctx: Any, dy: Tensor) -> tuple:
         dx = torch.ops.lafite.bias_act_grad(dy, y, ctx.activation, ctx.gain, ctx.clamp)
     db = None
     if ctx.needs_input_grad[1]:
-        db = dx.sum(dim=[0, *range(2, dx.ndim)], dtype=ctx.bias_dtype)
+        db = _channel_sums(dx).to(ctx.bias_dtype)
     return dx, db, None, None, None
+
+
+def _channel_sums(x: Tensor) -> Tensor:
+    """[N, C, ...] -> [C], in the accumulator's dtype."""
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.ndim > 2:
+        # a CPU would convert all of x before it adds: here each sample's sum is rounded, once
+        x = x.sum(dim=[*range(2, x.ndim)])
+    return x.sum(dim=[0, *range(2, x.ndim)], dtype=accumulator(x))
 
 
 def _keep_grad(ctx: Any, inputs: tuple, output: Tensor) -> None:

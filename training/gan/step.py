@@ -98,9 +98,9 @@ class GanSteps:
         )
         for place, part in batch.parts(config.micro_batch or len(batch)):
             judged = self._see_constant(part, features) if seen is None else seen.constant()
-            # real and generated apart: the minibatch statistics are of consecutive samples
-            real_realness, real_feature = self.discriminator(judged.real)
-            fake_realness, fake_feature = self.discriminator(judged.fake)
+            realness, feature = self.discriminator(torch.cat([judged.real, judged.fake]), kinds=2)
+            real_realness, fake_realness = realness.chunk(2)
+            real_feature, fake_feature = feature.chunk(2)
             real_logit = conditional_logit(real_realness, real_feature, part.condition)
             fake_logit = conditional_logit(fake_realness, fake_feature, part.condition)
             loss = sums.add("loss_d", adversarial_d(config.adversarial, real_logit, fake_logit))

@@ -152,6 +152,18 @@ def test_identical_samples_have_no_spread_and_finite_gradients():
     assert x.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("num", [8, 6, 3])
+def test_kinds_that_are_judged_at_once_are_judged_as_each_alone(num: int):
+    torch.manual_seed(0)
+    network = Discriminator(TINY)
+    real, fake = normal(num, 3, 16, 16), normal(num, 3, 16, 16, seed=1) * 0.1
+    with torch.no_grad():
+        alone = [network(images) for images in (real, fake)]
+        both = network(torch.cat([real, fake]), kinds=2)
+    for found, of_each in zip(both, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(found, torch.cat(of_each), rtol=1e-5, atol=1e-5)
+
+
 # --- the conditional logit
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.torch_utils.ops.on_images import normal
 from torch_utils.ops import bias_act
 from torch_utils.ops.bias_act import Activation
 
@@ -69,6 +70,18 @@ def test_leaky_relu_keeps_the_second_moment_roughly():
 def test_the_dtype_of_the_input_is_kept():
     x, bias = tensors(2, 3, 4, 4)
     assert bias_act(x.bfloat16(), bias.float(), activation="leaky_relu").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_biass_gradient_in_bfloat16_is_rounded_once_a_sample(layout: torch.memory_format):
+    x = normal(4, 6, 24, 24).bfloat16().contiguous(memory_format=layout).requires_grad_()
+    bias = torch.zeros(6, requires_grad=True)
+    weight = (normal(4, 6, 24, 24, seed=1) + 0.1).bfloat16()
+    dx, db = torch.autograd.grad(bias_act(x, bias, activation="leaky_relu"), (x, bias), weight)
+    of_samples = dx.double().sum(dim=(2, 3))  # [N, C]
+    assert db.dtype == torch.float32
+    rounding = 2.0**-8 * of_samples.abs().sum(dim=0)
+    assert ((db - of_samples.sum(dim=0)).abs() <= rounding).all()
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 4])
