@@ -63,7 +63,8 @@ def short_name(mangled: str) -> str:
     match = re.match(r"_ZN2ls\d+_GLOBAL__N__\w+?_\w+?(?=\d+[a-z])(.*)", mangled)
     text = match.group(1) if match else mangled
     function = re.search(
-        r"(bias_act|epilogue|philox|to_rgb|upfirdn2d)_?[a-z0-9]*?(?:_[a-z0-9]+)*(?=I)", text
+        r"(bias_act|epilogue|philox|synthesis_tail|to_rgb|upfirdn2d)_?[a-z0-9]*?(?:_[a-z0-9]+)*(?=I)",
+        text,
     )
     arguments = re.search(r"I((?:NS_\d+\w+?E|[fd])(?:L[ib]\d+E)*)E", text)
     types = {"f": "float", "d": "double"}

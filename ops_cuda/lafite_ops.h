@@ -92,11 +92,12 @@ int ls_upfirdn2d(ls_place place, int dtype, const void* x, const void* add, void
 int ls_philox(ls_place place, int dtype, const int64_t* indices, void* out, int64_t n, int64_t count,
               uint64_t key, int32_t distribution);
 
-/* On the CPU only: all that lies between two convolutions, in one pass over activations whose channels
- * are last. x is filtered (taps: 4 at rate 1, or NULL), goes through the epilogue with the numbers of
- * `shape`, gives an image as in ls_to_rgb (weight NULL: none), is multiplied by `after` (or NULL),
- * and is written to y (NULL, without taps: only the image is wanted). The image goes to rgb; or
- * to `own`, and with `lower` filtered by `up` (4 taps at up 2, or NULL) added to it to rgb. */
+/* All that lies between two convolutions, in one pass over activations whose channels are last. x is
+ * filtered (taps: 4 at rate 1, or NULL), goes through the epilogue with the numbers of `shape`, gives
+ * an image as in ls_to_rgb (weight NULL: none), is multiplied by `after` (or NULL), and is written
+ * to y (NULL, without taps: only the image is wanted). With `lower`, filtered by `up` (4 taps at up 2,
+ * or NULL) and added, the image goes to rgb. `own` has the image's size, for the CPU alone: there the
+ * image lies until the lower one is added. */
 int ls_synthesis_tail(ls_place place, int dtype, const void* x, const void* demodulation,
                       const void* noise, const void* strength, const void* bias, const void* after,
                       const void* weight, const void* rgb_bias, const void* lower, void* y, void* own,

@@ -92,7 +92,7 @@ class Library:
         return Library(build.build(target))
 
     def has(self, name: str) -> bool:
-        """Whether the library has the function `name`: one of CUDA lacks those of the CPU only."""
+        """Whether the library has the function `name`: a test may build one kernel alone."""
         return hasattr(self._functions, name)
 
     def call(self, name: str, *arguments: object) -> None:

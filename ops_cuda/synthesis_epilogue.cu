@@ -89,22 +89,23 @@ __global__ void __launch_bounds__(PLANE_THREADS, 8)
     }
 }
 
-constexpr int COLUMNS = 32, ROWS = 8;  // threads along channels and pixels
+constexpr int MOST_COLUMNS = 32;  // threads along channels; the others lie along pixels
 
-// Channels last: a block takes one chunk of pixels and COLUMNS * N channels.
+// Channels last: a block takes one chunk of pixels, and N channels of each of its columns, whose number is
+// a power of two: with few channels a warp has several pixels, and no thread is idle.
 template <class T, int N>
-__global__ void __launch_bounds__(COLUMNS* ROWS, 2)
+__global__ void __launch_bounds__(THREADS, 3)
     epilogue_grad_columns(const T* __restrict__ dy, const T* __restrict__ y,
                           const T* __restrict__ x, const acc_t<T>* __restrict__ demodulation,
                           const acc_t<T>* __restrict__ noise, T* __restrict__ dx,
-                          acc_t<T>* __restrict__ sums, Divisor parts, Divisor groups,
+                          acc_t<T>* __restrict__ sums, int columns, Divisor parts, Divisor groups,
                           ls_epilogue_shape s, Activation<acc_t<T>> activation) {
     using A = acc_t<T>;
-    LS_SHARED(A, shared);  // [ROWS, N, COLUMNS]: neighbouring threads in neighbouring banks
-    int column = threadIdx.x % COLUMNS, line = threadIdx.x / COLUMNS;
+    LS_SHARED(A, shared);  // [rows, N, columns]: neighbouring threads in neighbouring banks
+    int column = threadIdx.x & (columns - 1), line = threadIdx.x / columns, rows = THREADS / columns;
     DivMod row = divide(blockIdx.x, groups);
     DivMod image = divide(row.quotient, parts);
-    int64_t n = image.quotient, channel = (row.remainder * COLUMNS + column) * N;
+    int64_t n = image.quotient, channel = (row.remainder * columns + column) * N;
     int64_t chunk = divide(s.pixels + parts.value - 1, parts).quotient;
     int64_t first = image.remainder * chunk;
     int64_t last = first + chunk < s.pixels ? first + chunk : s.pixels;
@@ -114,7 +115,7 @@ __global__ void __launch_bounds__(COLUMNS* ROWS, 2)
 #pragma unroll
     for (int k = 0; k < N; k++) scale[k] = inside ? demodulation[n * s.channels + channel + k] : A(0);
     if (inside)
-        for (int64_t p = first + line; p < last; p += ROWS) {
+        for (int64_t p = first + line; p < last; p += rows) {
             int64_t at = (n * s.pixels + p) * s.channels + channel;
             Lanes<T, N> gradient = load<N>(dy + at), output = load<N>(y + at),
                         input = load<N>(x + at);
@@ -129,18 +130,17 @@ __global__ void __launch_bounds__(COLUMNS* ROWS, 2)
             }
             store<N>(dx + at, gradient);
         }
+    // the first threads add up one channel each, in the order of the rows
+    int width = columns * N, own = threadIdx.x / columns;  // of N: the channel within a column
 #pragma unroll
     for (int j = 0; j < 3; j++) {
 #pragma unroll
-        for (int k = 0; k < N; k++) shared[(line * N + k) * COLUMNS + column] = sum[j][k];
+        for (int k = 0; k < N; k++) shared[line * width + k * columns + column] = sum[j][k];
         __syncthreads();
-        if (line == 0 && inside) {
-#pragma unroll
-            for (int k = 0; k < N; k++) {
-                A total = 0;
-                for (int r = 0; r < ROWS; r++) total += shared[(r * N + k) * COLUMNS + column];
-                sums[(j * s.n * parts.value + row.quotient) * s.channels + channel + k] = total;
-            }
+        if (own < N && inside) {
+            A total = 0;
+            for (int r = 0; r < rows; r++) total += shared[r * width + own * columns + column];
+            sums[(j * s.n * parts.value + row.quotient) * s.channels + channel + own] = total;
         }
         __syncthreads();
     }
@@ -190,15 +190,16 @@ int ls_synthesis_epilogue_grad(ls_place place, int dtype, const void* dy, const 
         bool aligned = ls::aligned(dy, y, x, dx);
         if (shape.layout == LS_CHANNELS_LAST) {
             bool wide = shape.channels % N == 0 && aligned;
-            int lanes = wide ? N : 1;
-            int64_t width = ls::COLUMNS * lanes, groups = (shape.channels + width - 1) / width;
+            int lanes = wide ? N : 1, columns = 1;
+            while (columns < ls::MOST_COLUMNS && columns * lanes < shape.channels) columns *= 2;
+            int64_t width = columns * lanes, groups = (shape.channels + width - 1) / width;
             int64_t blocks = shape.n * parts * groups;
             if (blocks > ls::MAX_BLOCKS) return LS_BAD_ARGUMENT;
             auto kernel = wide ? ls::epilogue_grad_columns<T, N> : ls::epilogue_grad_columns<T, 1>;
             return ls::OnDevice(place).run([&] {
-                LS_LAUNCH(kernel, blocks, ls::COLUMNS * ls::ROWS, ls::ROWS * width * sizeof(A),
-                          place, (const T*)dy, (const T*)y, (const T*)x, (const A*)demodulation,
-                          (const A*)noise, (T*)dx, (A*)sums, parts, groups, shape, function);
+                LS_LAUNCH(kernel, blocks, ls::THREADS, ls::THREADS * lanes * sizeof(A), place,
+                          (const T*)dy, (const T*)y, (const T*)x, (const A*)demodulation,
+                          (const A*)noise, (T*)dx, (A*)sums, columns, parts, groups, shape, function);
             });
         }
         int64_t chunk = (shape.pixels + parts - 1) / parts;

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SOURCES = Path(__file__).parent
-KERNELS = ("bias_act", "philox", "synthesis_epilogue", "to_rgb", "upfirdn2d")
+KERNELS = (
+    *("bias_act", "philox", "synthesis_epilogue"),
+    *("synthesis_tail", "to_rgb", "upfirdn2d"),
+)
 HEADERS = (
-    *("lafite_ops.h", "numeric.cuh", "cpu.h", "cuda.cuh"),
+    *("lafite_ops.h", "numeric.cuh", "cpu.h", "cuda.cuh", "upfirdn2d.cuh"),
     *("philox.h", "synthesis_epilogue.h", "to_rgb.h", "upfirdn2d.h"),
 )
 
@@ -136,7 +139,7 @@ def cpu_target() -> Target:
     flags = ("-std=c++17", "-O3", native, "-ffp-contract=fast", "-fno-math-errno", "-fPIC")
     return Target(
         name="cpu",
-        sources=(*(f"{name}.cpp" for name in KERNELS), "synthesis_tail.cpp", "library.cpp"),
+        sources=(*(f"{name}.cpp" for name in KERNELS), "library.cpp"),
         compiler=compiler,
         compile_flags=(*flags, *openmp),
         # OpenMP's functions are left open: they are found in the library that torch has loaded, so

@@ -1,6 +1,6 @@
 // upfirdn2d on CUDA. One kernel for any filter and both layouts, with the loops unrolled for the
 // 4-tap filter; and for that filter on contiguous images one that stages a tile in shared memory.
-#include "cuda.cuh"
+#include "upfirdn2d.cuh"
 
 namespace ls {
 namespace {
@@ -23,26 +23,12 @@ Filter<A> filter_of(const ls_upfirdn2d_shape& s) {
     return f;
 }
 
-// Where an output's taps begin: taps tap, tap + up, ... meet samples sample, sample + 1, ...
-struct Start {
-    int64_t sample;
-    int tap;
-};
-
-__device__ __forceinline__ Start start_of(int64_t out, const Divisor& rate, int down, int pad) {
+// Where an output's taps begin, for any rate.
+__device__ __forceinline__ Start start_of_any(int64_t out, const Divisor& rate, int down, int pad) {
     int64_t position = out * down - pad, up = rate.value;  // of tap 0, in upsampled samples
     int64_t sample = position > 0 ? divide(position + up - 1, rate).quotient
                                   : -divide(-position, rate).quotient;
     return {sample, int(sample * up - position)};
-}
-
-// The same for a rate that the compiler knows.
-template <int UP, int DOWN>
-__device__ __forceinline__ Start start_of(int64_t out, int pad) {
-    int64_t position = out * DOWN - pad;
-    int64_t sample = UP == 1 ? position : (position + UP - 1) >> 1;
-    static_assert(UP <= 2, "the shift divides by 2, rounding down");
-    return {sample, int(sample * UP - position)};
 }
 
 // UP = 0: any filter, its numbers read from `f`. LAST: channels last, N of them a thread; else one
@@ -69,8 +55,8 @@ __global__ void __launch_bounds__(THREADS, 4)
     if constexpr (UP)
         sy = start_of<UP, DOWN>(row, f.pad_y), sx = start_of<UP, DOWN>(column, f.pad_x);
     else
-        sy = start_of(row, f.rate_y, f.down_y, f.pad_y),
-        sx = start_of(column, f.rate_x, f.down_x, f.pad_x);
+        sy = start_of_any(row, f.rate_y, f.down_y, f.pad_y),
+        sx = start_of_any(column, f.rate_x, f.down_x, f.pad_x);
     int64_t stride = LAST ? f.channels.value : 1;
     int num_y = UP ? UNROLL : (f.num_taps_y - sy.tap + up_y - 1) / up_y;
     int num_x = UP ? UNROLL : (f.num_taps_x - sx.tap + up_x - 1) / up_x;
@@ -102,7 +88,6 @@ __global__ void __launch_bounds__(THREADS, 4)
 }
 
 constexpr int TILE_COLUMNS = 16, TILE_ROWS = 16;  // threads of a tile; N outputs each along x
-constexpr int TAPS4 = 4;
 
 // Samples that `outputs` outputs of the 4-tap filter read along an axis, at most.
 __host__ __device__ constexpr int samples_for(int outputs, int up, int down) {

@@ -12,8 +12,10 @@ from torch import Tensor
 from ops_cuda import library
 from ops_cuda.library import Activation, EpilogueShape, Upfirdn2dShape
 from tests.emulation import DTYPES, Case
-from torch_utils.ops import bias_act, synthesis_epilogue, to_rgb, upfirdn2d
+from torch_utils.ops import SynthesisTail, bias_act, synthesis_epilogue, to_rgb, upfirdn2d
+from torch_utils.ops.bias_act import DEFAULT_GAIN
 from torch_utils.ops.philox import philox
+from torch_utils.ops.upfirdn2d import native_filter
 
 
 def normal(*shape: int, dtype: torch.dtype, last: bool = False, seed: int = 0) -> Tensor:
@@ -72,6 +74,7 @@ def bias_act_grad_cases(dtype: torch.dtype) -> Iterator[Case]:
 def epilogue_cases(dtype: torch.dtype) -> Iterator[Case]:
     shapes = [((2, 3, 4, 8), False), ((2, 3, 3, 5), False), ((2, 16, 3, 5), True)]
     shapes += [((2, 3, 4, 5), True), ((1, 40, 9, 9), True), ((2, 2, 24, 64), False)]
+    shapes += [((1, 32, 9, 7), True), ((1, 264, 3, 5), True)]  # few columns; more than one group
     for (shape, last), shared in itertools.product(shapes, (False, True)):
         n, channels, height, width = shape
         x = normal(*shape, dtype=dtype, last=last)
@@ -119,6 +122,70 @@ def epilogue_cases(dtype: torch.dtype) -> Iterator[Case]:
                 *("ls_synthesis_epilogue_grad", dtype, [dy, y, x, demodulation, noise]),
                 *([x, sums], [parts, size, function], backward),
             )
+
+
+def tail_cases(dtype: torch.dtype) -> Iterator[Case]:
+    """`filtered` and `rgb`, then what may be left out: after, the lower image."""
+    kinds = [(True, False, True, False), (True, True, True, True), (False, False, True, False)]
+    kinds += [(False, True, True, True), (False, True, False, True), (False, True, True, False)]
+    shapes = [(2, 16, 6, 4), (2, 3, 4, 6), (1, 40, 8, 8), (1, 264, 2, 4), (1, 8, 24, 26)]
+    for shape, (filtered, with_rgb, with_after, with_lower) in itertools.product(shapes, kinds):
+        n, channels, height, width = shape
+        kind, shared = side(dtype), with_lower
+        x = normal(n, channels, height + filtered, width + filtered, dtype=dtype, last=True)
+        sides = [
+            normal(n, channels, dtype=kind, seed=1),
+            normal(1 if shared else n, 1, height, width, dtype=kind, seed=2),
+            torch.tensor(0.3, dtype=kind),
+            normal(channels, dtype=kind, seed=3),
+        ]
+        after = normal(n, channels, dtype=kind, seed=4) if with_after else None
+        rgb: list[Tensor | None] = [None, None]
+        if with_rgb:
+            rgb = [normal(n, 3, channels, dtype=kind, seed=5), normal(3, dtype=kind, seed=6)]
+        lower = None
+        if with_lower:
+            lower = normal(n, 3, height // 2, width // 2, dtype=kind, seed=7)
+        clamp = 0.75 if filtered else None
+        own = torch.empty(shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        image = torch.empty(n, 3, height, width, dtype=kind)
+        outputs = [*([own] if with_after else []), *([image] if with_rgb else [])]
+
+        def reference(
+            to: torch.dtype,
+            *,
+            x=x,
+            sides=sides,
+            after=after,
+            rgb=rgb,
+            lower=lower,
+            clamp=clamp,
+            filtered=filtered,
+        ) -> list[Tensor]:
+            options = {"filtered": filtered, "clamp": clamp, "after": after, "dtype": to}
+            tail = SynthesisTail(*sides, rgb=None if rgb[0] is None else tuple(rgb), **options)
+            made = tail(x.to(to), lower)
+            return [y for y in made if y is not None]
+
+        last, plain = library.LAYOUTS["channels_last"], library.LAYOUTS["contiguous"]
+        taps = native_filter(tuple(x.shape), shape, layout=last, up=1, padding=1)
+        whole = (n, 3, height, width)
+        half = (n, 3, height // 2, width // 2)
+        up = native_filter(half, whole, layout=plain, up=2, padding=2)
+        size = EpilogueShape(n, channels, height * width, len(sides[1]), last)
+        function = Activation(1, DEFAULT_GAIN["leaky_relu"], -1.0 if clamp is None else clamp)
+        inputs = [x, *sides, after, *rgb, lower, None, None, None]
+        first = len(inputs)  # of the outputs; the last three inputs stand for what is not there
+        places = iter(range(first, first + len(outputs)))
+        order = [*range(9), next(places) if with_after else 9, 10, next(places, 11)]
+        yield Case(
+            f"synthesis_tail {shape} filtered={filtered} rgb={with_rgb} after={with_after} "
+            f"lower={with_lower} {dtype}",
+            *("ls_synthesis_tail", dtype, inputs, outputs),
+            [taps if filtered else None, up if with_lower else None, size, function],
+            reference,
+            order=order,
+        )
 
 
 def to_rgb_cases(dtype: torch.dtype) -> Iterator[Case]:
@@ -222,6 +289,7 @@ CASES = {
     "bias_act": bias_act_cases,
     "bias_act_grad": bias_act_grad_cases,
     "synthesis_epilogue": epilogue_cases,
+    "synthesis_tail": tail_cases,
     "philox": philox_cases,
     "to_rgb": to_rgb_cases,
     "upfirdn2d": upfirdn2d_cases,

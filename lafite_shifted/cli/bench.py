@@ -84,7 +84,8 @@ def generate(
 
     from lafite_shifted.device import resolve_device
     from lafite_shifted.model_folder import find_part, load_generator
-    from training.bench.ops import bench_generation, machine, untrained
+    from training.bench.generation import bench_generation, untrained
+    from training.bench.ops import machine
     from training.config import choose
     from training.gan.presets import GAN_PRESETS
 
@@ -111,6 +112,8 @@ def generate(
                 f"{row.batch:5}{name:>12}{row.milliseconds[name]:9.1f}"
                 f"{row.outside[name]:12.1f}{share:8.2f}"
             )
+    told = ", ".join(f"{size:.2f} {how}" for how, size in results[0].megabytes.items())
+    click.echo(f"MB read and written between convolutions for an image: {told}")
 
 
 @command.command("prior")

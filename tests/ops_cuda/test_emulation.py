@@ -175,6 +175,13 @@ FAULTS = {
         "    int64_t out_y",
         "off by",
     ),
+    "a missing barrier before an image's sums are read": (
+        "synthesis_tail",
+        "synthesis_tail.cu",
+        "    __syncthreads();\n    for (int i = threadIdx.x;",
+        "    for (int i = threadIdx.x;",
+        "off by",
+    ),
     "an off-by-one load": (
         "upfirdn2d",
         "upfirdn2d.cu",

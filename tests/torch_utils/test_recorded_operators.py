@@ -11,7 +11,14 @@ from torch import Tensor
 
 from ops_cuda import library
 from ops_cuda.library import Activation, EpilogueShape, Place
-from torch_utils.ops import bias_act, native, synthesis_epilogue, to_rgb, upfirdn2d
+from torch_utils.ops import (
+    SynthesisTail,
+    bias_act,
+    native,
+    synthesis_epilogue,
+    to_rgb,
+    upfirdn2d,
+)
 from torch_utils.ops.philox import philox
 
 CUDA = torch.device("cuda", 3)
@@ -141,6 +148,22 @@ def test_upfirdn2d(recorder: Recorder):
     sizes = (shape.n, shape.channels, shape.in_height, shape.in_width)
     assert (*sizes, shape.out_height, shape.out_width) == (2, 5, 6, 8, *y.shape[2:])
     assert (shape.up_y, shape.up_x, shape.down_y, shape.down_x, shape.num_taps_y) == (1, 1, 2, 2, 4)
+
+
+def test_synthesis_tail(recorder: Recorder, monkeypatch: pytest.MonkeyPatch):
+    plain = native._tensor_keys(on_gpu(1))
+    monkeypatch.setitem(native._PLAIN_TENSORS, "cuda", plain)
+    x = on_gpu(2, 5, 9, 9, dtype=torch.bfloat16, last=True)
+    sides = [on_gpu(2, 5), on_gpu(1, 1, 8, 8), on_gpu(), on_gpu(5)]
+    rgb, after, lower = (on_gpu(2, 3, 5), on_gpu(3)), on_gpu(2, 5), on_gpu(2, 3, 4, 4)
+    options = {"dtype": torch.bfloat16, "filtered": True, "rgb": rgb, "after": after}
+    y, image = SynthesisTail(*sides, **options)(x, lower)
+    *pointers, taps, up, shape, _ = recorder.only_call("ls_synthesis_tail", dtype=3)
+    given = [x, *sides, after, *rgb, lower, y]
+    assert pointers == [*(t.data_ptr() for t in given), None, image.data_ptr()]
+    assert (taps._obj.in_width, taps._obj.out_width, up._obj.in_width) == (9, 8, 4)
+    assert (shape.n, shape.channels, shape.pixels, shape.noise_n) == (2, 5, 64, 1)
+    assert (y.dtype, image.dtype) == (torch.bfloat16, torch.float32)
 
 
 def test_philox(recorder: Recorder):

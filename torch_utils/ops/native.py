@@ -36,7 +36,9 @@ _DTYPES = {getattr(torch, name): number for name, number in DTYPES.items()}
 # ask; a PyTorch without this one always takes its dispatcher.
 _tensor_keys = getattr(torch._C, "_dispatch_keys", lambda _: None)
 _thread_keys = getattr(torch._C, "_dispatch_tls_local_include_set", lambda: None)
-_PLAIN_TENSOR, _PLAIN_THREAD = _tensor_keys(torch.empty(0, device="cpu")), _thread_keys()
+# of ordinary tensors, by device; a GPU's when its library is probed
+_PLAIN_TENSORS = {"cpu": _tensor_keys(torch.empty(0, device="cpu"))}
+_PLAIN_THREAD = _thread_keys()
 _functorch = getattr(torch._C, "_functorch", None)
 _transforms = getattr(_functorch, "peek_interpreter_stack", lambda: None)
 
@@ -81,7 +83,7 @@ def _has_tangents() -> bool:
 
 
 def run(operator: Callable[..., Any], kernel: Callable[..., Any], *arguments: object) -> Any:
-    """kernel(*arguments), the CPU's implementation of `operator`, where PyTorch's dispatcher would
+    """kernel(*arguments), the implementation of `operator`, where PyTorch's dispatcher would
     come to it with nothing else to do; else operator(*arguments). The dispatcher costs a small
     tensor more than the kernel, several times so after a convolution, when the caches are cold.
     """
@@ -89,10 +91,10 @@ def run(operator: Callable[..., Any], kernel: Callable[..., Any], *arguments: ob
 
 
 def is_plain(arguments: tuple[object, ...]) -> bool:
-    """Whether these are ordinary tensors on the CPU, no gradient is recorded and nothing traces,
-    transforms or intercepts calls.
+    """Whether these are ordinary tensors, no gradient is recorded and nothing traces, transforms or
+    intercepts calls.
     """
-    if torch.compiler.is_compiling() or _PLAIN_TENSOR is None or _PLAIN_THREAD is None:
+    if torch.compiler.is_compiling() or _PLAIN_THREAD is None:
         return False
     return _thread_keys() == _PLAIN_THREAD and are_plain(arguments)
 
@@ -101,10 +103,10 @@ def are_plain(arguments: tuple[object, ...]) -> bool:
     """is_plain without a look at the thread, which costs more."""
     if _has_tangents():
         return False
-    recording = torch.is_grad_enabled()
+    recording, plain = torch.is_grad_enabled(), _PLAIN_TENSORS.values()
     for value in arguments:
         if isinstance(value, Tensor) and (
-            (recording and value.requires_grad) or _tensor_keys(value) != _PLAIN_TENSOR
+            (recording and value.requires_grad) or _tensor_keys(value) not in plain
         ):
             return False
     return True
@@ -166,7 +168,8 @@ def _probe(library: Library, device: torch.device) -> None:
     """One launch whose result is known: RuntimeError where the GPU cannot run the machine code."""
     from ops_cuda.library import ACTIVATIONS, Activation
 
-    x, y = torch.full((1, 1, 4), 3.0, device=device), torch.zeros(1, 1, 4, device=device)
+    with torch.inference_mode(False):
+        x, y = torch.full((1, 1, 4), 3.0, device=device), torch.zeros(1, 1, 4, device=device)
     shape = (x.data_ptr(), None, y.data_ptr(), 1, 1, 4)
     twice = Activation(ACTIVATIONS["linear"], 2.0, -1.0)
     with torch.cuda.device(device):
@@ -174,3 +177,4 @@ def _probe(library: Library, device: torch.device) -> None:
         library.call("ls_bias_act", place, DTYPES["float32"], *shape, twice)
     if y.flatten().tolist() != [6.0] * 4:
         raise RuntimeError("a probe of the CUDA operators gave a wrong result")
+    _PLAIN_TENSORS[device.type] = _tensor_keys(x)

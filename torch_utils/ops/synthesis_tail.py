@@ -2,8 +2,9 @@
 the low-pass filter behind an upsampling one, the epilogue, the image of a resolution, the
 modulation of what follows.
 
-A chain of the other operators. Where no gradient is recorded, the CPU takes it in one pass, each
-step on what the one before it left in the cache. Shape letters: N batch, C channels, H W image.
+A chain of the other operators. Where no gradient is recorded, the compiled ones take it in one
+pass: on a CPU each step works on what the one before it left in the cache, on a GPU in registers.
+Shape letters: N batch, C channels, H W image.
 """
 
 from typing import Any
@@ -79,6 +80,7 @@ class SynthesisTail:
         if (
             self._prepared is not None
             and x.shape == self.in_shape
+            and x.device == self.sides[0].device
             and x.dtype == self.dtype
             and (lower is None or lower.shape == self.lower_shape)
             and is_channels_last(x)
@@ -100,7 +102,7 @@ class SynthesisTail:
 
     def _prepare(self) -> tuple:
         """The arguments of the interface that do not depend on the activations."""
-        x = torch.empty(0, dtype=self.dtype)
+        x = torch.empty(0, dtype=self.dtype, device=self.sides[0].device)
         inputs = side_inputs(x, *self.sides, self.after, *(self.rgb or (None, None)))
         n, channels, height, width = self.out_shape
         last, first = LAYOUTS["channels_last"], LAYOUTS["contiguous"]
@@ -122,13 +124,15 @@ class SynthesisTail:
         y = own = image = None
         follows = self.rgb is None or self.after is not None
         if follows or self.filtered:  # the filter leaves its result there
-            y = torch.empty(self.out_shape, dtype=x.dtype, memory_format=torch.channels_last)
+            last = torch.channels_last
+            y = torch.empty(self.out_shape, dtype=x.dtype, device=x.device, memory_format=last)
+        whole = {"size": (n, 3, height, width), "dtype": accumulator(x), "device": x.device}
         if self.rgb is not None:
-            image = torch.empty((n, 3, height, width), dtype=accumulator(x))
+            image = torch.empty(**whole)
         if lower is None:
             up = None
         else:
-            own = torch.empty((n, 3, height, width), dtype=accumulator(x))
+            own = None if x.is_cuda else torch.empty(**whole)
             (lower,) = side_inputs(x, lower)
         outputs = pointers(lower, y, own, image)
         native.call(FUNCTION, x, x.data_ptr(), *addresses, *outputs, taps, up, *numbers)

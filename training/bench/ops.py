@@ -6,29 +6,26 @@ same round, so that a busy machine slows both. Shape letters: N batch, C channel
 
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lafite_shifted.decoder import layers
-from lafite_shifted.decoder.generator import Generator, GeneratorConfig
-from lafite_shifted.decoder.inference import InferenceGenerator
-from lafite_shifted.encoders.encoder_id import EncoderBlock, EncoderId
-from lafite_shifted.gaussian.stats import EmbeddingStats
-from lafite_shifted.model_folder import load_generator, save_generator
-from torch_utils.device import DtypeName
-from torch_utils.ops import bias_act, native, synthesis_epilogue, to_rgb, upfirdn2d
+from torch_utils.ops import (
+    SynthesisTail,
+    bias_act,
+    native,
+    synthesis_epilogue,
+    to_rgb,
+    upfirdn2d,
+)
 from torch_utils.ops.upfirdn2d import TAPS, upsample
 
 SHAPES = ((4, 256, 64), (4, 64, 256))  # N, C, R
 DTYPES = (torch.float32, torch.bfloat16)
-WARM_UP = 4  # rounds of a generator until the memory that it needs is the process's
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Case:
     """One operator on one shape."""
 
     name: str
-    run: Callable[[], Tensor]
+    run: Callable[[], object]
     minimum_bytes: int  # every input read once, every output written once
 
 
@@ -86,13 +83,14 @@ def cases(
     rgb = torch.randn(n, 3, resolution // 2, resolution // 2, device=device)
     skip = torch.randn(n, 3, resolution, resolution, device=device)
     rgb_size = skip.numel() * skip.element_size()
-    to_rgb_weight = torch.randn(n, 3, channels, device=device)
-    to_rgb_bias = torch.randn(3, device=device)
+    image = torch.randn(n, 3, channels, device=device), torch.randn(3, device=device)
+    lower = rgb.float()
+    sides = scale, noise, strength, bias
     return [
         Case("bias_act", lambda: bias_act(x, bias, activation="leaky_relu"), 2 * size),
         Case(
             "synthesis_epilogue",
-            lambda: synthesis_epilogue(x, scale, noise, strength, bias),
+            lambda: synthesis_epilogue(x, *sides),
             2 * size + noise.numel() * 4,
         ),
         Case(
@@ -107,7 +105,17 @@ def cases(
             lambda: upsample(rgb, add=skip),
             rgb_size * 9 // 4,
         ),
-        Case("to_rgb", lambda: to_rgb(x, to_rgb_weight, to_rgb_bias), size + rgb_size),
+        Case("to_rgb", lambda: to_rgb(x, *image), size + rgb_size),
+        Case(
+            "synthesis_tail, first",
+            lambda: SynthesisTail(*sides, dtype=dtype, filtered=True, after=scale)(larger),
+            2 * size + noise.numel() * 4,
+        ),
+        Case(
+            "synthesis_tail, second",
+            lambda: SynthesisTail(*sides, dtype=dtype, rgb=image, after=scale)(x, lower),
+            2 * size + noise.numel() * 4 + n * 3 * resolution**2 * 5,
+        ),
     ]
 
 
@@ -137,7 +145,7 @@ def _measure(
     rounds: int,
     compile_reference: bool,
 ) -> Measured:
-    contenders: dict[str, tuple[native.Mode, Callable[[], Tensor]]] = {
+    contenders: dict[str, tuple[native.Mode, Callable[[], object]]] = {
         "native": ("compiled", case.run),
         "reference": ("reference", case.run),
     }
@@ -174,7 +182,7 @@ def _measure(
     )
 
 
-def _timed(run: Callable[[], Tensor], device: torch.device) -> float:
+def _timed(run: Callable[[], object], device: torch.device) -> float:
     """Seconds of one call, from the mean of as many as take 20 ms."""
     run()
     repeats, elapsed = 1, 0.0
@@ -188,90 +196,6 @@ def _timed(run: Callable[[], Tensor], device: torch.device) -> float:
         if elapsed > 0.02:
             return elapsed / repeats
         repeats *= max(2, round(0.025 / max(elapsed, 1e-5)))
-
-
-@dataclass(frozen=True)
-class MeasuredGeneration:
-    """One forward pass of a generator; "outside" is what is not spent in convolutions."""
-
-    batch: int
-    dtype: str  # of activations
-    milliseconds: dict[str, float]  # by implementation of the operators
-    outside: dict[str, float]  # milliseconds outside convolutions
-    outside_share_of_reference: float  # median over rounds of compiled / reference
-
-
-def untrained(
-    config: GeneratorConfig, *, device: torch.device, dtype: DtypeName
-) -> InferenceGenerator:
-    """A generator of this size as users get one: saved, and loaded again."""
-    block = EncoderBlock("untrained", "0" * 16, "{}", config.condition_dim)
-    stats = EmbeddingStats.of(torch.randn(8, config.condition_dim), EncoderId((block,)))
-    with tempfile.TemporaryDirectory() as folder:
-        save_generator(Path(folder) / "generator", Generator(config), stats, training={})
-        return load_generator(Path(folder) / "generator", device=device, dtype=dtype).network
-
-
-@torch.no_grad()
-def bench_generation(
-    generator: InferenceGenerator, *, batch: int, device: torch.device, rounds: int
-) -> MeasuredGeneration:
-    """Images of a loaded generator, by the compiled operators and the reference in turn."""
-    config = generator.config
-    z = torch.randn(batch, config.z_dim, device=device)
-    condition = torch.randn(batch, config.condition_dim, device=device)
-    names: tuple[native.Mode, ...] = ("compiled", "reference")
-    total: dict[str, list[float]] = {name: [] for name in names}
-    outside: dict[str, list[float]] = {name: [] for name in names}
-    before = native.mode()
-    try:
-        for number in range(rounds + WARM_UP):
-            for name in names:
-                native.choose(name)
-                with _timed_convolutions(device) as convolutions:
-                    elapsed = seconds_of(lambda: generator(z, condition), device)
-                if number < WARM_UP:
-                    continue
-                total[name].append(elapsed)
-                outside[name].append(elapsed - sum(convolutions))
-    finally:
-        native.choose(before)
-    return MeasuredGeneration(
-        batch=batch,
-        dtype=str(generator.compute_dtype).removeprefix("torch."),
-        milliseconds={name: statistics.median(total[name]) * 1e3 for name in names},
-        outside={name: statistics.median(outside[name]) * 1e3 for name in names},
-        outside_share_of_reference=statistics.median(
-            a / b for a, b in zip(outside["compiled"], outside["reference"], strict=True)
-        ),
-    )
-
-
-@contextmanager
-def _timed_convolutions(device: torch.device) -> Iterator[list[float]]:
-    """The seconds of each convolution of the networks inside; on a GPU with one synchronisation
-    before and after each. A profiler would charge its own time to what lies between them.
-    """
-    seconds: list[float] = []
-
-    def timed(convolution: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def run(*arguments: object, **options: object) -> Tensor:
-            results: list[Tensor] = []
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds.append(
-                seconds_of(lambda: results.append(convolution(*arguments, **options)), device)
-            )
-            return results[0]
-
-        return run
-
-    before = layers.F.conv2d, layers.F.conv_transpose2d
-    layers.F.conv2d, layers.F.conv_transpose2d = map(timed, before)
-    try:
-        yield seconds
-    finally:
-        layers.F.conv2d, layers.F.conv_transpose2d = before
 
 
 def seconds_of(run: Callable[[], object], device: torch.device) -> float:

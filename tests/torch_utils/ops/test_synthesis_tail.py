@@ -147,11 +147,11 @@ def passes(
     return called
 
 
-def test_the_cpu_takes_one_pass_where_no_gradient_is_recorded(
+def test_one_pass_is_taken_where_no_gradient_is_recorded(
     monkeypatch: pytest.MonkeyPatch, implementation: str
 ):
     found = passes(monkeypatch, gradient=False, layout=torch.channels_last)
-    assert (found == [FUNCTION]) == (implementation == "cpu")
+    assert found == ([] if implementation == "reference" else [FUNCTION])
     assert FUNCTION not in passes(monkeypatch, gradient=True, layout=torch.channels_last)
     assert FUNCTION not in passes(monkeypatch, gradient=False, layout=torch.contiguous_format)
 
