@@ -13,7 +13,7 @@ from lafite_shifted.encoders.text_features import clean_text
 from lafite_shifted.errors import InputError
 
 # the weight stands right behind a word, so that "at 12:30" and "smile :3" are sentences
-_WEIGHTED = re.compile(r"(?P<text>.*[^\s\d]):(?P<weight>-?(\d+\.?\d*|\.\d+))", re.DOTALL)
+_WEIGHTED = re.compile(r"(?P<text>.*[^\s\d]):\s*(?P<weight>-?(\d+\.?\d*|\.\d+))", re.DOTALL)
 _QUOTED = re.compile(r'\s*"[^"]*"(\s+"[^"]*")+\s*')
 
 

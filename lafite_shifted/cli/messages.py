@@ -80,12 +80,13 @@ def report_embedding(report: "EmbedReport", out: Path) -> None:
 
 def report_left_out(left_out: "LeftOut", report: Path) -> None:
     """Say what was not used, by reason and count, and what cannot be read, by name."""
-    for bad, what in (
-        (left_out.bad, "images left out"),
-        (left_out.captions, "captions not used"),
+    for bad, one, what in (
+        (left_out.bad, "image", "left out"),
+        (left_out.captions, "caption", "not used"),
     ):
         if bad:
-            click.echo(f"{len(bad)} {what} (all in {report}):", err=True)
+            plural = "s" * (len(bad) > 1)
+            click.echo(f"{len(bad)} {one}{plural} {what} (all in {report}):", err=True)
         for name, reason in bad[:10]:
             click.echo(f"  {name}: {reason}", err=True)
     if left_out.not_used:

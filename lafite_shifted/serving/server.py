@@ -46,6 +46,8 @@ class Server:
         if body.steps is not None and body.steps > self.limits.prior_steps:
             raise InputError(f"steps is {body.steps}, the limit is {self.limits.prior_steps}.")
         guidance = body.guidance
+        if not body.use_prior and (body.steps is not None or guidance != 1.0):
+            raise InputError("steps and guidance are the prior's, and use_prior is false.")
         if negative is not None and guidance == 1.0:
             guidance = NEGATIVE_GUIDANCE
         sampling = SamplerConfig(body.steps, guidance=guidance)

@@ -59,7 +59,7 @@ def test_broken_image_is_named_and_the_others_work(tmp_path: Path, some_images: 
     (folder / "broken.png").write_bytes(next(folder.glob("*.png")).read_bytes()[:200])
     outcome = succeed("embed", folder, "--out", tmp_path / "out")
     assert "48 images embedded" in outcome.err
-    assert "1 images left out" in outcome.err
+    assert "1 image left out" in outcome.err
     assert "broken.png: broken: " in outcome.err
     report = read_json_lines(tmp_path / "out" / "report.jsonl")
     assert [row["file_name"] for row in report] == ["broken.png"]

@@ -11,6 +11,7 @@ def test_weights_make_one_prompt():
     assert prompt == Prompt(("a cat", "a tiger"), (0.7, 0.3))
     assert str(prompt) == '"a cat:0.7" "a tiger:0.3"'
     assert parse_prompts(["a cat:7", "a tiger:3"]) == [prompt]
+    assert parse_prompts(["a cat: 0.7", "a tiger: 0.3"]) == [prompt]
 
 
 @pytest.mark.parametrize("text", ["at 12:30", "smile :3", "a cat", "a: b", "note:", "4:3", "x:y"])
@@ -27,6 +28,7 @@ def test_a_prompt_given_twice_is_one():
     [
         (["a cat:0.7", "a dog"], "'a dog' has none"),
         (["a cat:0.7"], "nothing to mix it with"),
+        (["room: 3"], "with a space before the colon it is part of the sentence"),
         (["a cat:0", "a dog:0"], "mix nothing"),
         (["a cat:-1", "a dog:2"], "negative prompt"),
         (["a cat:1", "a cat:2"], "two weights"),

@@ -99,6 +99,15 @@ def test_what_json_cannot_answer_is_refused(content: bytes, place: str, client: 
     assert answer.json()["detail"][0]["loc"][-1] == place
 
 
+@pytest.mark.parametrize("given", [{"steps": 4}, {"guidance": 2.0}])
+def test_what_the_prior_alone_takes_is_refused_without_it(given: dict, client: TestClient):
+    body = {"prompt": "a cat", "use_prior": False, "num_images": 1}
+    answer = client.post("/v1/generate", json=body | given)
+    assert answer.status_code == 422
+    assert "use_prior is false" in answer.json()["detail"]
+    assert client.post("/v1/generate", json=body).status_code == 200
+
+
 def test_a_refusal_does_not_send_an_upload_back(client: TestClient):
     body = {"image": encoded(), "source": ["x" * 5000], "target": "b"}
     answer = client.post("/v1/edit", json=body)
