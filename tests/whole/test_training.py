@@ -62,3 +62,20 @@ def test_few_images_are_said_to_be_too_few_for_a_frechet_distance(
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     found = [row["training_kid_clip"] for row in rows if "training_kid_clip" in row]
     assert record["training"]["training_kid_clip"] == min(found)
+
+
+def test_a_series_is_held_out_in_part(tmp_path: Path, shipped_images: Path):
+    """Photographs as a camera or a photographer names them: one name, a number each."""
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for number, path in enumerate(sorted(shipped_images.glob("*.png"))[:72]):
+        shutil.copy(path, photographs / f"wedding-{number:04}.png")
+    said = succeed("embed", photographs, "--out", tmp_path / "embeddings").err
+    assert "none of them is held out" not in said
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.move(tmp_path / "embeddings", run / "embeddings")
+    succeed("train-gan", photographs, "--out", run, *TINY_GAN)
+    told = json.loads((run / "generator" / "config.json").read_text(encoding="utf-8"))["training"]
+    assert told["hold_out"]
+    assert 72 * 3 // 4 < told["num_images"] < 72
