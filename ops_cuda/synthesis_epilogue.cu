@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(PLANE_THREADS, 8)
 constexpr int MOST_COLUMNS = 32;  // threads along channels; the others lie along pixels
 
 // Channels last: a block takes one chunk of pixels, and N channels of each of its columns, whose number is
-// a power of two: with few channels a warp has several pixels, and no thread is idle.
+// a power of two: with few channels a warp has several pixels, and few threads are idle.
 template <class T, int N>
 __global__ void __launch_bounds__(THREADS, 3)
     epilogue_grad_columns(const T* __restrict__ dy, const T* __restrict__ y,
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(THREADS, 3)
                           acc_t<T>* __restrict__ sums, int columns, Divisor parts, Divisor groups,
                           ls_epilogue_shape s, Activation<acc_t<T>> activation) {
     using A = acc_t<T>;
-    LS_SHARED(A, shared);  // [rows, N, columns]: neighbouring threads in neighbouring banks
+    LS_SHARED(A, shared);  // [rows, N, columns]: neighbours along channels in neighbouring banks
     int column = threadIdx.x & (columns - 1), line = threadIdx.x / columns, rows = THREADS / columns;
     DivMod row = divide(blockIdx.x, groups);
     DivMod image = divide(row.quotient, parts);

@@ -34,7 +34,7 @@ constexpr int MOST_COLUMNS = 32;  // threads of a pixel
 // FILTERED: x is filtered first. `columns`, a power of two, threads have a pixel, the others of a block the
 // pixels that follow. y null: only the image is wanted.
 template <class T, int N, bool FILTERED>
-__global__ void __launch_bounds__(THREADS, 3)
+__global__ void __launch_bounds__(THREADS, FILTERED ? 2 : 3)
     synthesis_tail_kernel(const T* __restrict__ x, T* __restrict__ y, acc_t<T>* __restrict__ rgb,
                           int columns, ls_epilogue_shape s, Divisor pixels,
                           const __grid_constant__ Sides<acc_t<T>> side,
@@ -42,6 +42,7 @@ __global__ void __launch_bounds__(THREADS, 3)
                           const __grid_constant__ Taps<acc_t<T>> up,
                           Activation<acc_t<T>> activation) {
     using A = acc_t<T>;
+    constexpr int M = N == 1 ? 1 : LANES<A>;  // numbers of a channel, of a load
     LS_SHARED(A, shared);  // [3, THREADS], where there is an image
     int column = threadIdx.x & (columns - 1), line = threadIdx.x / columns, rows = THREADS / columns;
     int64_t first = int64_t(blockIdx.x) * rows, at = first + line;
@@ -77,16 +78,32 @@ __global__ void __launch_bounds__(THREADS, 3)
             }
             int64_t own = n * s.channels + c;
 #pragma unroll
-            for (int k = 0; k < N; k++) {
-                A value = to_acc(values.lane[k]) * side.demodulation[own + k] + drawn + side.bias[c + k];
-                value = activation(value);
-                if (side.weight) {  // the image is of what is stored, before `after`
-                    value = to_acc(from_acc<T>(value));
+            for (int k = 0; k < N; k += M) {
+                Lanes<A, M> scale = load<M>(side.demodulation + own + k), shift = load<M>(side.bias + c + k);
+                A value[M];
 #pragma unroll
-                    for (int o = 0; o < 3; o++)
-                        sum[o] += value * side.weight[(3 * n + o) * s.channels + c + k];
+                for (int m = 0; m < M; m++)
+                    value[m] = activation(to_acc(values.lane[k + m]) * scale.lane[m] + drawn +
+                                          shift.lane[m]);
+                if (side.weight) {  // the image is of what is stored, before `after`
+#pragma unroll
+                    for (int o = 0; o < 3; o++) {
+                        Lanes<A, M> row =
+                            load<M>(side.weight + (3 * n + o) * s.channels + c + k);
+#pragma unroll
+                        for (int m = 0; m < M; m++)
+                            sum[o] += to_acc(from_acc<T>(value[m])) * row.lane[m];
+                    }
+#pragma unroll
+                    for (int m = 0; m < M; m++) value[m] = to_acc(from_acc<T>(value[m]));
                 }
-                values.lane[k] = from_acc<T>(side.after ? value * side.after[own + k] : value);
+                if (side.after) {
+                    Lanes<A, M> then = load<M>(side.after + own + k);
+#pragma unroll
+                    for (int m = 0; m < M; m++) value[m] *= then.lane[m];
+                }
+#pragma unroll
+                for (int m = 0; m < M; m++) values.lane[k + m] = from_acc<T>(value[m]);
             }
             if (y) store<N>(y + at * s.channels + c, values);
         }
@@ -148,7 +165,8 @@ int ls_synthesis_tail(ls_place place, int dtype, const void* x, const void* demo
         using T = typename decltype(type)::type;
         using A = ls::acc_t<T>;
         constexpr int N = ls::LANES<T>;
-        bool wide = shape.channels % N == 0 && ls::aligned(x, y);
+        bool wide = shape.channels % N == 0 &&
+                    ls::aligned(x, y, demodulation, bias, after, weight);
         int lanes = wide ? N : 1, columns = 1;
         while (columns < ls::MOST_COLUMNS && columns * lanes < shape.channels) columns *= 2;
         int64_t rows = ls::THREADS / columns, blocks = (shape.n * shape.pixels + rows - 1) / rows;

@@ -1,5 +1,5 @@
-"""A generator that is no longer trained: kernels are prepared once, and on a CPU everything between
-two convolutions is one call (`SynthesisTail`).
+"""A generator that is no longer trained: kernels are prepared once, and everything between two
+convolutions is one call (`SynthesisTail`).
 
 Same weights, same images as `Generator` to rounding. Shape letters as there.
 """

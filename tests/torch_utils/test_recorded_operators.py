@@ -176,4 +176,6 @@ def test_philox(recorder: Recorder):
 def test_a_side_input_on_another_device_is_refused(recorder: Recorder):
     with pytest.raises(ValueError, match=r"activations are on cuda:3, a side input on cpu"):
         bias_act(on_gpu(2, 5, 3, 4), torch.zeros(5))
+    with pytest.raises(ValueError, match=r"activations are on cuda:3, what is added on cpu"):
+        upfirdn2d(on_gpu(2, 5, 3, 4), (1.0,), add=torch.zeros(2, 5, 3, 4))
     assert recorder.calls == []

@@ -94,7 +94,7 @@ def is_plain(arguments: tuple[object, ...]) -> bool:
     """Whether these are ordinary tensors, no gradient is recorded and nothing traces, transforms or
     intercepts calls.
     """
-    if torch.compiler.is_compiling() or _PLAIN_THREAD is None:
+    if torch.compiler.is_compiling() or _PLAIN_TENSORS["cpu"] is None or _PLAIN_THREAD is None:
         return False
     return _thread_keys() == _PLAIN_THREAD and are_plain(arguments)
 

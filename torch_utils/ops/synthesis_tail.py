@@ -26,7 +26,7 @@ FUNCTION = "ls_synthesis_tail"
 class SynthesisTail:
     """What follows one convolution, prepared before it: a call costs several times as much between
     two convolutions, which leave nothing of its code in the caches. To be called soon: what is done
-    to the tensors, or chosen of operators, in between may be overlooked.
+    to the tensors in between may be overlooked; the operators must stay those that were chosen.
 
     demodulation, noise, strength and bias are those of synthesis_epilogue; noise is [N or 1, 1, H,
     W]. `filtered`: the convolution upsampled. `rgb`: the weight and bias of to_rgb, where there is
@@ -77,12 +77,14 @@ class SynthesisTail:
         """
         if lower is not None and self.rgb is None:
             raise ValueError("there is no image to add the lower one to")
+        height, width = self.out_shape[2:]
+        if lower is not None and (lower.shape != self.lower_shape or height % 2 or width % 2):
+            raise ValueError(f"{list(lower.shape)} upsampled is not of the result's shape")
         if (
             self._prepared is not None
             and x.shape == self.in_shape
             and x.device == self.sides[0].device
             and x.dtype == self.dtype
-            and (lower is None or lower.shape == self.lower_shape)
             and is_channels_last(x)
             and native.are_plain((x, lower))
             and not (torch.is_grad_enabled() and not native.are_plain(self._tensors))
@@ -95,7 +97,7 @@ class SynthesisTail:
         y = synthesis_epilogue(x, *self.sides, clamp=self.clamp)
         image = to_rgb(y, *self.rgb)
         if lower is not None:
-            image = upsample(lower, add=image)
+            image = upsample(lower.to(image.dtype), add=image)
         if self.after is None:
             return None, image
         return y * self.after.to(y.dtype)[:, :, None, None], image

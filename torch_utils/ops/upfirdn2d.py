@@ -170,6 +170,8 @@ def _forward(
     before: list[int],
     size: list[int],
 ) -> Tensor:
+    if add is not None and add.device != x.device:
+        raise ValueError(f"activations are on {x.device}, what is added on {add.device}")
     x, layout = laid_out(x)
     y = _forward_shape(x, add, taps, up, down, before, size)
     add = None if add is None else dense_like(add.to(x.dtype), y)

@@ -144,7 +144,7 @@ def _features_cost(
         parameters=parameters,
         gmac=_gmac(lambda: terms.logit(backbone(images), condition)),
         state_bytes=16 * parameters + frozen,  # weights, gradients and two moments
-        heads_bytes=2 * saved_bytes(lambda: terms.heads(maps)),
+        heads_bytes=saved_bytes(lambda: terms.heads([torch.cat([x, x]) for x in maps])),
         all_bytes=saved_bytes(lambda: terms.logit(backbone(images), condition)),
     )
 

@@ -153,9 +153,11 @@ def test_identical_samples_have_no_spread_and_finite_gradients():
 
 
 @pytest.mark.parametrize("num", [8, 6, 3])
-def test_kinds_that_are_judged_at_once_are_judged_as_each_alone(num: int):
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_kinds_that_are_judged_at_once_are_judged_as_each_alone(num: int, checkpointing: bool):
     torch.manual_seed(0)
     network = Discriminator(TINY)
+    network.activation_checkpointing = checkpointing
     real, fake = normal(num, 3, 16, 16), normal(num, 3, 16, 16, seed=1) * 0.1
     with torch.no_grad():
         alone = [network(images) for images in (real, fake)]

@@ -201,6 +201,25 @@ def test_what_does_not_fit_is_refused():
         SynthesisTail(*given.sides, dtype=EXACT)(given.x, given.lower)
 
 
+@pytest.mark.parametrize("gradient", [False, True])
+def test_an_odd_image_has_no_lower_one(gradient: bool):
+    given = inputs(2, 16, 9, 7, filtered=False)
+    tail = SynthesisTail(*given.sides, dtype=EXACT, rgb=given.rgb)
+    with pytest.raises(ValueError, match="not of the result"):
+        tail(given.x.requires_grad_(gradient), given.lower)
+
+
+def test_the_image_has_one_dtype_with_and_without_gradients():
+    given = inputs(1, 16, 4, 4, filtered=False)
+    sides, rgb = [side.float() for side in given.sides], tuple(one.float() for one in given.rgb)
+    tail = SynthesisTail(*sides, dtype=torch.float32, rgb=rgb)
+    x, lower = given.x.float(), given.lower.bfloat16()
+    _, found = tail(x, lower)
+    _, recorded = tail(x.requires_grad_(), lower)
+    assert found.dtype == recorded.dtype == torch.float32
+    torch.testing.assert_close(found, recorded.detach(), rtol=1e-4, atol=1e-4)
+
+
 def test_an_empty_batch():
     given = inputs(0, 16, 4, 4, filtered=True)
     parts = {"filtered": True, "rgb": True, "lower": True, "after": True}

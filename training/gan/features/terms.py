@@ -58,10 +58,14 @@ class FeatureTerms:
         config = self.config
         penalised = r1_scale is not None and config.features.r1_gamma > 0
         real_maps = [x.detach().requires_grad_(penalised) for x in real_maps]
-        both = [torch.cat(maps) for maps in zip(real_maps, fake_maps, strict=True)]
-        realness, feature = self.heads(both)  # [S, 2 N], [S, 2 N, D]
-        real_realness, fake_realness = realness.chunk(2, dim=1)
-        real_feature, fake_feature = feature.chunk(2, dim=1)
+        if penalised:  # the penalty's graph is of real images alone
+            real_realness, real_feature = self.heads(real_maps)  # [S, N], [S, N, D]
+            fake_realness, fake_feature = self.heads(fake_maps)
+        else:
+            both = [torch.cat(maps) for maps in zip(real_maps, fake_maps, strict=True)]
+            realness, feature = self.heads(both)  # [S, 2 N], [S, 2 N, D]
+            real_realness, fake_realness = realness.chunk(2, dim=1)
+            real_feature, fake_feature = feature.chunk(2, dim=1)
         real_logit = conditional_logit(real_realness, real_feature, part.condition)
         fake_logit = conditional_logit(fake_realness, fake_feature, part.condition)
         terms = adversarial_d(config.adversarial, real_logit, fake_logit).mean(dim=0)
