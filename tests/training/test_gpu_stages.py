@@ -47,7 +47,7 @@ def test_a_stage_writes_what_it_found(
     if stage == 1:
         assert statuses.pop("memory check") in ("missing", "done")
         rows = found["tasks"]["operators"]["result"]
-        assert len(rows) == 28
+        assert len(rows) == 36
         copied = found["machine"][gpu_stages.COPIED]
         for row in rows:
             assert row["share_of_copy"] == pytest.approx(row["gigabytes_per_second"] / copied)

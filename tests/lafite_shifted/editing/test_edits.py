@@ -115,17 +115,24 @@ def test_truncation_reaches_every_step(model: TextToImage):
     torch.testing.assert_close(found.w, average.expand(3, -1))
 
 
+def alike(a: Image.Image, b: Image.Image) -> bool:
+    """To one level: a batch of another size is rounded in another way."""
+    levels = np.asarray(a, dtype=int) - np.asarray(b, dtype=int)
+    return int(np.abs(levels).max()) <= 1
+
+
 def test_a_walk_closes(model: TextToImage, image: Image.Image):
     frames = list(model.walk([TEXT, image, OTHER], frames=4, seeds=[1, 2, 3]))
     assert len(frames) == 12
     for number, (stop, seed) in enumerate(((TEXT, 1), (image, 2), (OTHER, 3))):
         (expected,) = model.render_latents(model.latents(stop, seed=seed))
-        assert frames[4 * number].tobytes() == expected.tobytes()
+        assert alike(frames[4 * number], expected)
+    assert not alike(frames[0], frames[1])
     onward = model.render_latents(model.interpolate(OTHER, TEXT, steps=5, seed=3, seed_b=1).latents)
-    assert [f.tobytes() for f in frames[8:]] == [f.tobytes() for f in onward[:4]]
+    assert all(alike(*pair) for pair in zip(frames[8:], onward[:4], strict=True))
     seeds = list(model.walk([TEXT], frames=3, seeds=[1, 2]))
     assert len(seeds) == 6
-    assert seeds[0].tobytes() == frames[0].tobytes()
+    assert alike(seeds[0], frames[0])
 
 
 # --- edits by words
