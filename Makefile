@@ -2,8 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin
-# of the tests, which wait for processes and files now and then: one more than there are cores, 5 at most
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 5))')
 
 .PHONY: demo starter test test-slow torture gates gpu lint format clean
 
@@ -13,7 +11,7 @@ demo: $(VENV)/.installed  ## images from sentences, then another style, in minut
 include training/recipes/starter.mk  # starter: the model that ships, from the drawings on
 
 test: $(VENV)/.installed  ## every default test: CPU, no network
-	$(RUN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(RUN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.installed-browser  ## minutes each; those of the page in a browser where chromium is
 	$(RUN)/python -m pytest -m slow
