@@ -131,11 +131,11 @@ def tail_cases(dtype: torch.dtype) -> Iterator[Case]:
     shapes = [(2, 16, 6, 4), (2, 3, 4, 6), (1, 40, 8, 8), (1, 264, 2, 4), (1, 8, 24, 26)]
     for shape, (filtered, with_rgb, with_after, with_lower) in itertools.product(shapes, kinds):
         n, channels, height, width = shape
-        kind, shared = side(dtype), with_lower
+        kind = side(dtype)
         x = normal(n, channels, height + filtered, width + filtered, dtype=dtype, last=True)
         sides = [
             normal(n, channels, dtype=kind, seed=1),
-            normal(1 if shared else n, 1, height, width, dtype=kind, seed=2),
+            normal(1 if with_lower else n, 1, height, width, dtype=kind, seed=2),
             torch.tensor(0.3, dtype=kind),
             normal(channels, dtype=kind, seed=3),
         ]
@@ -169,9 +169,8 @@ def tail_cases(dtype: torch.dtype) -> Iterator[Case]:
 
         last, plain = library.LAYOUTS["channels_last"], library.LAYOUTS["contiguous"]
         taps = native_filter(tuple(x.shape), shape, layout=last, up=1, padding=1)
-        whole = (n, 3, height, width)
         half = (n, 3, height // 2, width // 2)
-        up = native_filter(half, whole, layout=plain, up=2, padding=2)
+        up = native_filter(half, tuple(image.shape), layout=plain, up=2, padding=2)
         size = EpilogueShape(n, channels, height * width, len(sides[1]), last)
         function = Activation(1, DEFAULT_GAIN["leaky_relu"], -1.0 if clamp is None else clamp)
         inputs = [x, *sides, after, *rgb, lower, None, None, None]
