@@ -72,3 +72,12 @@ def choose_threads(wanted: int | None) -> str | None:
     torch.set_num_threads(chosen)
     found = ", ".join(f"{count}: {1000 * each:.1f} ms" for count, each in seconds.items())
     return f"threads        {chosen} of {most} cores (a convolution takes {found})"
+
+
+def rechoose_threads() -> str | None:
+    """Ask again, while a training runs: neighbours come and go. A line that tells the user where
+    the number has changed, None where it has not.
+    """
+    before = torch.get_num_threads()
+    line = choose_threads(None)
+    return None if torch.get_num_threads() == before else line

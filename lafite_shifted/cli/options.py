@@ -93,8 +93,9 @@ class _Threads(click.ParamType):
 threads_option = click.option(
     "--threads",
     type=_Threads(),
-    help="Of the CPU: a number, or auto: a short probe at the start chooses, unless "
-    "OMP_NUM_THREADS does. A resumed run keeps its own.  [default: auto]",
+    help="Of the CPU: a number, or auto: a short probe chooses, at the start, every five minutes, "
+    "and when steps become slow, unless OMP_NUM_THREADS does. A resumed run begins with its own. "
+    "Only with a number is a run repeated to the bit.  [default: auto]",
 )
 
 

@@ -28,10 +28,15 @@ def progress_bar(description: str, unit: str) -> Iterator[Callable[[int, int], N
         yield update
 
 
-def show_progress(progress: "Iterator[Progress]", description: str) -> dict[str, float]:
+def show_progress(
+    progress: "Iterator[Progress]",
+    description: str,
+    *,
+    rechoose: Callable[[], str | None] | None = None,
+) -> dict[str, float]:
     """Run a training to its end with a bar on stderr, and print every logged line on stdout: kimg,
-    seconds a kimg, time left, memory, then the other values. Only the main process prints. Returns
-    the last logged values.
+    seconds a kimg, time left, memory, then the other values. Only the main process prints.
+    `rechoose` as of `Pace`. Returns the last logged values.
     """
     from tqdm import tqdm
 
@@ -51,13 +56,13 @@ def show_progress(progress: "Iterator[Progress]", description: str) -> dict[str,
         dynamic_ncols=True,
         disable=None,
     ) as bar:
-        pace = Pace()
+        pace = Pace(rechoose=rechoose)
         for step in progress:
             bar.total = step.total_samples / 1000
-            slow = pace.step(counts=step.logged is None, data_time=last.get("data_time"))
-            if slow:
+            line = pace.step(counts=step.logged is None, data_time=last.get("data_time"))
+            if line:
                 with _terminal_may_be_gone():
-                    tqdm.write(slow, file=sys.stderr)
+                    tqdm.write(line, file=sys.stderr)
             if bar.n == 0:
                 bar.initial = step.samples / 1000
             bar.update(step.samples / 1000 - bar.n)

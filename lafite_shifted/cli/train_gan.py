@@ -96,7 +96,7 @@ def command(
     from lafite_shifted.device import resolve_device
     from lafite_shifted.encoders.ensemble import load_clip
     from torch_utils import distributed
-    from torch_utils.threads import choose_threads
+    from torch_utils.threads import choose_threads, rechoose_threads
     from training.config import choose
     from training.data.decoding.read_image import ReadOptions
     from training.gan.augment.config import AUGMENTATIONS
@@ -109,6 +109,8 @@ def command(
     choose_ops(ops, chosen)
     resumed = (out / "checkpoints").is_dir()  # with the number that it records
     threads_line = choose_threads(threads) if chosen.type == "cpu" and not resumed else None
+    is_alone = chosen.type == "cpu" and distributed.world_size() == 1
+    rechoose = rechoose_threads if is_alone and threads is None else None
     base = choose(GAN_PRESETS, preset or "small")
     clip = clip or (clip_of(init, out) if init else STARTER)
     if init and preset is None:
@@ -149,7 +151,7 @@ def command(
             click.echo("\n".join(lines + ([threads_line] if threads_line else [])), err=True)
             click.echo(f"{len(trainer.data.images)} images, {trainer.data.cache}", err=True)
         with plain_warnings():
-            show_progress(run_loop(trainer, config.run, run), "train-gan")
+            show_progress(run_loop(trainer, config.run, run), "train-gan", rechoose=rechoose)
     if distributed.is_main_process():
         click.echo(
             f"generator in {out}, grids in {out / 'grids'}. Next: lafite-shifted pack --gan {out} "

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from torch_utils import threads
-from torch_utils.threads import best, choose_threads, probe
+from torch_utils.threads import best, choose_threads, probe, rechoose_threads
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,22 @@ def test_what_the_user_says_is_taken(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert choose_threads(None) is None  # PyTorch has taken it already
     assert done == [3]
+
+
+def test_asked_again_only_another_number_is_told(monkeypatch: pytest.MonkeyPatch):
+    seconds = {1: 1.0, 2: 0.5}
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "cores", lambda: 2)
+    monkeypatch.setattr(threads, "probe", lambda counts: {each: seconds[each] for each in counts})
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert rechoose_threads() is None
+        seconds[2] = 20.0  # a neighbour has come
+        assert (rechoose_threads() or "").startswith("threads        1 of 2 cores")
+        assert torch.get_num_threads() == 1
+        assert rechoose_threads() is None
+        seconds[2] = 0.5
+        assert (rechoose_threads() or "").startswith("threads        2 of 2 cores")
+    finally:
+        torch.set_num_threads(before)
