@@ -25,6 +25,7 @@ from lafite_shifted.encoders.clip import ClipEncoder
 from lafite_shifted.encoders.image_input import as_rgb, image_levels
 from lafite_shifted.errors import InputError
 from lafite_shifted.generation import Generation, Seeds, seeds_of, to_pil
+from lafite_shifted.io.image_file import GIVEN_SUFFIXES
 from lafite_shifted.prompts import Prompt
 from torch_utils.torch_defaults import plain_settings
 
@@ -84,6 +85,11 @@ class Edits:
             if len(end) != 1:
                 raise InputError(f"{len(end)} images are given where one is meant. Choose one.")
             return end
+        if isinstance(end, str) and end.lower().endswith(GIVEN_SUFFIXES):
+            raise InputError(
+                f"{end!r} is a sentence here, and looks like a file. Give `PIL.Image.open({end!r})`"
+                ", or `Latents.load` of latents."
+            )
         generation = generation or Generation()
         (numbers,) = seeds_of(1, 1, seed=seed, generator=None)
         embedding = self.sampler([end], generation)(numbers)

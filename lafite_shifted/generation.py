@@ -63,11 +63,29 @@ class Generation:
         return SamplerConfig(guidance=1.0 if self.negative_prompt is None else NEGATIVE_GUIDANCE)
 
 
+def sampling_of(
+    sampling: SamplerConfig | None,
+    steps: int | None,
+    guidance: float | None,
+    negative_prompt: str | None,
+) -> SamplerConfig | None:
+    """`sampling`, or one of what else a caller says; None where nothing is said."""
+    if steps is None and guidance is None:
+        return sampling
+    if sampling is not None:
+        raise InputError("`sampling` holds steps and guidance too. Give them there.")
+    usual = 1.0 if negative_prompt is None else NEGATIVE_GUIDANCE
+    try:
+        return SamplerConfig(steps, guidance=usual if guidance is None else guidance)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{error}. Give such as num_inference_steps=4.") from error
+
+
 def seeds_of(
     num_prompts: int,
     num_images: int,
     *,
-    seed: Seeds,
+    seed: Seeds | None,
     generator: torch.Generator | Sequence[torch.Generator] | None,
 ) -> list[Sequence[int]]:
     """The seeds of each prompt's images: seed, seed + 1, ...; or those of a sequence, for every
@@ -76,10 +94,14 @@ def seeds_of(
     """
     if num_images < 1:
         raise InputError(f"num_images must be at least 1, not {num_images}.")
+    if seed is not None and generator is not None:
+        raise InputError("Give a seed or a generator, which draws seeds, one of the two.")
     if generator is None:
+        seed = 0 if seed is None else seed
         if isinstance(seed, int | np.integer):
             return [range(int(seed), int(seed) + num_images)] * num_prompts
-        if len(seed) == 0 or not all(isinstance(number, int | np.integer) for number in seed):
+        is_list = isinstance(seed, Sequence | np.ndarray) and len(seed) > 0
+        if not is_list or not all(isinstance(number, int | np.integer) for number in seed):
             raise InputError("Seeds are whole numbers, one an image. Give such as seed=[3, 7].")
         if num_images not in (1, len(seed)):
             raise InputError(

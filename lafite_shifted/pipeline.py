@@ -8,6 +8,7 @@ Shape letters: N prompts or images, R images a prompt or resolution, D embedding
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 from PIL import Image
@@ -31,8 +32,8 @@ from lafite_shifted.generation import (
     Seeds,
     as_output,
     batches,
+    sampling_of,
     seeds_of,
-    to_pil,
 )
 from lafite_shifted.io.hub import download
 from lafite_shifted.io.starter import model_path
@@ -132,10 +133,11 @@ class TextToImage(Edits):
         if isinstance(device, torch.dtype):
             device, dtype = None, device
         chosen = self.device if device is None else resolve_device(str(device))
-        kind = pick_dtype(dtype, chosen) if isinstance(dtype, str) else dtype
-        kind = kind or self.generator.network.compute_dtype
-        if kind not in (torch.float32, torch.bfloat16, torch.float16):
-            raise InputError(f"dtype {kind} is not one of float32, bfloat16 and float16.")
+        kind = dtype or self.generator.network.compute_dtype
+        if isinstance(kind, str) and kind in get_args(DtypeName):
+            kind = pick_dtype(kind, chosen)
+        if isinstance(kind, str) or kind not in (torch.float32, torch.bfloat16, torch.float16):
+            raise InputError(f"dtype {kind} is not one of auto, float32, bfloat16 and float16.")
         self.generator = self.generator.to(chosen, kind)
         self.clip.to(chosen)
         if self.text_encoder is not None:
@@ -166,7 +168,13 @@ class TextToImage(Edits):
 
         def on_step(step: int, time: int, z: Tensor) -> Tensor | None:
             assert callback is not None
-            return (callback(self, step, time, {"latents": z}) or {}).get("latents")
+            changed = (callback(self, step, time, {"latents": z}) or {}).get("latents")
+            if changed is not None and getattr(changed, "shape", None) != z.shape:
+                raise InputError(
+                    f"callback_on_step_end must return `latents` of the shape {list(z.shape)} that "
+                    "it was given."
+                )
+            return changed
 
         return embedding_sampler(
             [Prompt.of(prompt) for prompt in prompts if not isinstance(prompt, Image.Image)],
@@ -245,42 +253,29 @@ class TextToImage(Edits):
                 numbers = [n for n, row in zip(part, own, strict=True) for _ in row]
                 yield numbers, flat, images
 
-    def images(
-        self,
-        prompt: PromptLike,
-        *,
-        num_images: int = 1,
-        seed: Seeds = 0,
-        batch: int = BATCH,
-        use_prior: bool = True,
-        sampling: SamplerConfig | None = None,
-        truncation: float = 1.0,
-    ) -> Iterator[tuple[int, Image.Image]]:
-        """(seed, image) pairs; image i uses seed + i, with separate streams for prior and z."""
-        generation = Generation(use_prior, sampling, truncation)
-        seeds = seeds_of(1, num_images, seed=seed, generator=None)
-        for _, number, levels in self.stream([prompt], seeds, generation, batch=batch):
-            yield number, to_pil(levels)
-
     def __call__(
         self,
         prompt: PromptLike | list[PromptLike] | tuple[PromptLike, ...],
         *,
         negative_prompt: str | None = None,
         num_images: int = 1,
-        seed: Seeds = 0,
+        seed: Seeds | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         use_prior: bool = True,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         sampling: SamplerConfig | None = None,
         truncation: float = 1.0,
         output_type: OutputType = "pil",
         callback_on_step_end: Callback | None = None,
         batch: int = BATCH,
     ) -> Output:
-        """`num_images` images of each prompt, those of a prompt together; the same seed gives the
-        same images. A sequence of seeds stands for as many images of each prompt; a
+        """`num_images` images of each prompt, those of a prompt together: image i uses `seed` + i,
+        from 0 unless told. A sequence of seeds stands for as many images of each prompt; a
         `torch.Generator` draws a seed for each image, or each of a list of them does.
 
+        `num_inference_steps` and `guidance_scale` are the prior's, by default 4 (or its step
+        budget) and 1, which is none (2 with a negative prompt); `sampling` has what else it knows.
         `output_type`: "pil", a list; "pt", a tensor [N, 3, R, R] in [0, 1]; "np", an array [N, R,
         R, 3] in [0, 1]. `callback_on_step_end` is called as diffusers does, with (model, step,
         time, {"latents": noisy embeddings [N, D]}), after each step of the prior, and may return
@@ -291,9 +286,9 @@ class TextToImage(Edits):
             raise InputError(
                 "The list of prompts is empty. Give a sentence, such as 'a red apple'."
             )
-        generation = Generation(
-            use_prior, sampling, truncation, negative_prompt, callback_on_step_end
-        )
+        negative = negative_prompt or None
+        sampling = sampling_of(sampling, num_inference_steps, guidance_scale, negative)
+        generation = Generation(use_prior, sampling, truncation, negative, callback_on_step_end)
         seeds = seeds_of(len(prompts), num_images, seed=seed, generator=generator)
         parts = self._batches(prompts, seeds, generation, batch=batch)
         return as_output((images for *_, images in parts), output_type)

@@ -12,8 +12,13 @@ from dataclasses import dataclass
 from lafite_shifted.encoders.text_features import clean_text
 from lafite_shifted.errors import InputError
 
-# the weight stands right behind a word, so that "at 12:30" and "smile :3" are sentences
-_WEIGHTED = re.compile(r"(?P<text>.*[^\s\d]):\s*(?P<weight>-?(\d+\.?\d*|\.\d+))", re.DOTALL)
+# the weight stands right behind a word, so that "at 12:30" and "smile :3" are sentences; behind a
+# number it has a point, as in "Apollo 11:0.7"
+_WEIGHTED = re.compile(
+    r"(?P<text>.*(\S(?=:\s*-?\d*[.,]\d)|[^\s\d])):\s*"
+    r"(?P<weight>-?(\d+[.,]?\d*|[.,]\d+)(e-?\d+)?)\s*(?P<percent>%?)",
+    re.DOTALL,
+)
 _QUOTED = re.compile(r'\s*"[^"]*"(\s+"[^"]*")+\s*')
 
 
@@ -54,8 +59,11 @@ class Prompt:
 
 def parse_prompts(words: Sequence[str]) -> list[Prompt]:
     """The arguments of a command: each a prompt, or all of them with weights one prompt."""
-    found = [_WEIGHTED.fullmatch(clean_text(word)) for word in words]
-    if not any(found):
+    found = [_WEIGHTED.fullmatch(clean_text(word).strip()) for word in words]
+    is_plain = not any(found)
+    if len(words) == 1 and (only := found[0]):  # "episode:3" is a sentence
+        is_plain = only["weight"].isdecimal() and not only["percent"]
+    if is_plain:
         return list(dict.fromkeys(Prompt.of(word) for word in words))
     if len(words) == 1 or not all(found):
         plain = next((w for w, match in zip(words, found, strict=True) if not match), None)
@@ -66,10 +74,15 @@ def parse_prompts(words: Sequence[str]) -> list[Prompt]:
             '`generate "a cat:0.7" "a tiger:0.3"`, or none; with a space before the colon it is '
             "part of the sentence."
         )
-    pairs = [(match["text"], float(match["weight"])) for match in found if match]
+    pairs = [(match["text"], _number(match)) for match in found if match]
     if len({text for text, _ in pairs}) < len(pairs):
         raise InputError("A sentence has two weights. Give each once.")
     return [Prompt.of(dict(pairs))]
+
+
+def _number(match: re.Match[str]) -> float:
+    """0.7, 0,7 as some languages write it, or 70 %."""
+    return float(match["weight"].replace(",", ".")) / (100 if match["percent"] else 1)
 
 
 def parse_prompt_lines(content: bytes, *, where: str) -> list[Prompt]:

@@ -145,7 +145,7 @@ class SeedList(click.ParamType):
 
 
 class LayerList(SeedList):
-    """Numbers of layers, as `3-8` or `0,2,5`."""
+    """Numbers of layers, as `3-8` or `0,2,5`, or `none`."""
 
     name = "layers"
     MOST = 1000
@@ -156,7 +156,9 @@ class LayerList(SeedList):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> tuple[int, ...]:
-        """Always several."""
+        """Always several; none of `none`."""
+        if isinstance(value, str) and value.strip() in ("", "none"):
+            return ()
         found = super().convert(value, param, ctx)
         return (found,) if isinstance(found, int) else tuple(found)
 

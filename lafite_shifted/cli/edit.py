@@ -6,7 +6,7 @@ import click
 
 from lafite_shifted.cli import options
 from lafite_shifted.cli.argument_types import NumberList
-from lafite_shifted.cli.messages import plain_warnings
+from lafite_shifted.cli.messages import counted, plain_warnings
 from lafite_shifted.cli.prior_options import PriorFlags, prior_options
 
 
@@ -60,4 +60,4 @@ def command(
     settings = settings_of(pipeline, generation, from_text=True)
     records = [record | {"strength": number} for number in strength]
     folder.save(images, records, before=given.shown(images[0].width), settings=settings)
-    click.echo(f"{len(images)} images and strip.png in {out}")
+    click.echo(f"{counted(len(images), 'image')} and strip.png in {out}")

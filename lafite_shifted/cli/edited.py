@@ -15,7 +15,12 @@ from PIL import Image
 
 from lafite_shifted.cli.image_argument import read_image_file
 from lafite_shifted.errors import InputError
-from lafite_shifted.io.image_file import check_own_image, save_image
+from lafite_shifted.io.image_file import (
+    GIVEN_SUFFIXES,
+    LATENTS_SUFFIX,
+    check_own_image,
+    save_image,
+)
 from lafite_shifted.io.manifest import Manifest, check_distinct
 from lafite_shifted.io.png import as_grid, check_own_png, save_png
 from lafite_shifted.io.shell import expanded
@@ -24,8 +29,6 @@ if TYPE_CHECKING:
     from lafite_shifted.edits import End
     from lafite_shifted.pipeline import TextToImage
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
-LATENTS_SUFFIX = ".safetensors"
 SMALLEST = 96  # pixels of an image in a strip
 
 
@@ -52,7 +55,7 @@ class Argument:
                 raise InputError(
                     f"{word} is a folder. Give an image in it, or a sentence of more words."
                 )
-            if path.suffix.lower() in (*IMAGE_SUFFIXES, LATENTS_SUFFIX):
+            if path.suffix.lower() in GIVEN_SUFFIXES:
                 raise InputError(f"{word} is no file. Check the path, or write a sentence.")
             prompts = parse_prompt_lines(word.encode("utf-8", "replace"), where="the sentence")
             if len(prompts) > 1:
@@ -90,7 +93,7 @@ class EditedFolder:
 
     def __init__(self, folder: Path, names: Sequence[str], *, strip: bool = True):
         self.folder, self.names, self.strip = folder, names, strip
-        check_distinct(names, "Give each once, and numbers that differ in three decimals.")
+        check_distinct(names, "Give each once; numbers must differ in three decimals.")
         for name in names:
             check_own_image(folder / name)
         if strip:

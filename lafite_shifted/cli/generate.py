@@ -45,7 +45,7 @@ SIGINT = 2
     "--format",
     "suffix",
     default="png",
-    type=click.Choice(["png", "webp", "jpg"]),
+    type=click.Choice(["png", "webp", "jpg", "jpeg"]),
     help="Of the images; grids and sheets are PNGs.",
 )
 @click.option(
@@ -93,6 +93,12 @@ def command(
     with plain_warnings():
         pipeline = model.load(needs_prior=not (prior.no_prior or images))
         outputs.describe(pipeline, generation)
+        if outputs.num_changed:
+            click.echo(
+                f"{outputs.num_changed} of the images that are there were made with other "
+                "settings, and are made again.",
+                err=True,
+            )
         _generate(pipeline, generation, outputs, batch)
     click.echo(outputs.summary())
 

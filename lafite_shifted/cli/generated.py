@@ -4,6 +4,7 @@ is there already.
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from lafite_shifted.cli.messages import counted
 from lafite_shifted.errors import InputError
 from lafite_shifted.generation import Generation, to_pil
 from lafite_shifted.io.files import check_own_text, sha256_of, write_text
 from lafite_shifted.io.image_file import check_own_image, save_image
 from lafite_shifted.io.manifest import NAME, Manifest, check_distinct
-from lafite_shifted.io.png import check_own_png, save_png, slug
+from lafite_shifted.io.png import DIGEST, check_own_png, save_png, slug
 from lafite_shifted.prompts import parse_prompt_lines, parse_prompts
 
 if TYPE_CHECKING:
@@ -71,12 +73,15 @@ def source_of_images(paths: Sequence[Path]) -> list[Source]:
     """Of image files."""
     from lafite_shifted.cli.image_argument import read_image_file
 
-    sources = []
+    names = Counter(slug(path.stem) for path in paths)
+    sources = dict[str, Source]()  # each image once
     for path in paths:
-        image = read_image_file(path)
+        image, name = read_image_file(path), slug(path.stem)
         record = {"image": path.name, "image_sha256": sha256_of(path.read_bytes())}
-        sources.append(Source(image, slug(path.stem), path.name, record))
-    return sources
+        if names[name] > 1:  # of several folders
+            name = f"{name}-{record['image_sha256'][:DIGEST]}"
+        sources.setdefault(name, Source(image, name, path.name, record))
+    return list(sources.values())
 
 
 class Outputs:
@@ -147,6 +152,11 @@ class Outputs:
             (n, seed) for n, seed in self._all() if self.resume and self._is_there(n, seed)
         }
         self.num_missing = len(self.sources) * len(self.seeds) - len(self._skipped)
+        known = self.manifest.rows if self.resume else {}
+        self.num_changed = sum(
+            self.file(*place) in known and known[self.file(*place)] != self._row(*place)
+            for place in self._all()
+        )
         if "files" in self.forms:
             made = {self.file(*place) for place in self._all() if place not in self._skipped}
             self.manifest.forget(made)
@@ -180,12 +190,12 @@ class Outputs:
             if place == (number, seed):
                 break
             self._show_skipped(*place)
-        self._show(number, name, made)
+        self._show(number, seed, made)
 
     def _show_skipped(self, number: int, seed: int) -> None:
         name = self.file(number, seed)
         if "sheet" in self.forms or number < GRID_PROMPTS:
-            self._show(number, name, self._read(name))
+            self._show(number, seed, self._read(name))
 
     def _read(self, name: str) -> Image.Image:
         path = self.folder / name
@@ -197,13 +207,13 @@ class Outputs:
                 f"{path} is damaged ({error}). Delete it, and run the same command again."
             ) from error
 
-    def _show(self, number: int, name: str, image: Image.Image) -> None:
+    def _show(self, number: int, seed: int, image: Image.Image) -> None:
         """Keep an image for the grid, and for a sheet, which is written when it is full."""
         shown = sum(map(len, self._grid.values()))
         if "grid" in self.forms and number < GRID_PROMPTS and shown < GRID_IMAGES:
             self._grid.setdefault(number, []).append(image)
         if "sheet" in self.forms:
-            self._sheet.append((name.removesuffix(f".{self.suffix}"), image))
+            self._sheet.append((f"{seed:04d} {self.sources[number].name}", image))
             if len(self._sheet) == SHEET_IMAGES:
                 self._write_sheet()
 
@@ -216,7 +226,7 @@ class Outputs:
         self._sheet = []
 
     def _sheet_path(self, number: int) -> Path:
-        return self.folder / f"sheet-{number:04d}.png"
+        return self.folder / f"sheet_{number:04d}.png"  # no image has a name without a hyphen
 
     def flush(self) -> None:
         """Record what has been saved."""
@@ -248,14 +258,16 @@ class Outputs:
         save_png(self.folder / "grid.png", grid.image, {"model": self.settings["model"]})
         if self._legend:
             write_text(self.folder / "grid.txt", LEGEND, "\n".join(self._legend))
+        else:
+            (self.folder / "grid.txt").unlink(missing_ok=True)  # of the grid that was there
 
     def kept(self) -> str:
         """What an interruption leaves."""
         if "files" not in self.forms:
-            sheets = f" but {_counted(self.num_sheets, 'contact sheet')}" if self.num_sheets else ""
+            sheets = f" but {counted(self.num_sheets, 'contact sheet')}" if self.num_sheets else ""
             return f"Nothing{sheets} is kept: --resume needs `--as files`."
         return (
-            f"{_counted(self.num_saved, 'image')} saved in {self.folder}; the same command with "
+            f"{counted(self.num_saved, 'image')} saved in {self.folder}; the same command with "
             "--resume makes the rest."
         )
 
@@ -263,15 +275,11 @@ class Outputs:
         """What was written."""
         total = len(self.sources) * len(self.seeds)
         words = ["grid.png"] if "grid" in self.forms else []
-        words += [_counted(self.num_sheets, "contact sheet")] if self.num_sheets else []
+        words += [counted(self.num_sheets, "contact sheet")] if self.num_sheets else []
         words += ["grid.txt (labels that grid.png cannot show)"] if self._legend else []
         if "files" not in self.forms:
-            return f"{', '.join(words)} of {_counted(total, 'image')} in {self.folder}"
-        images = _counted(total, "image")
+            return f"{', '.join(words)} of {counted(total, 'image')} in {self.folder}"
+        images = counted(total, "image")
         text = " and ".join([images, ", ".join(words)] if words else [images])
         skipped = f" ({len(self._skipped)} were there)" if self._skipped else ""
         return f"{text} in {self.folder}{skipped}, described in {NAME}"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"

@@ -10,7 +10,7 @@ import click
 
 from lafite_shifted.cli import options
 from lafite_shifted.cli.argument_types import Number
-from lafite_shifted.cli.messages import plain_warnings
+from lafite_shifted.cli.messages import counted, plain_warnings
 from lafite_shifted.cli.prior_options import PriorFlags, prior_options
 from lafite_shifted.cli.progress import progress_bar
 from lafite_shifted.errors import InputError
@@ -95,7 +95,7 @@ def command(
     means = ", ".join(
         f"{name.replace('_', ' ')} {float(v.mean()):.3f}" for name, v in columns.items()
     )
-    click.echo(f"{len(images)} images and strip.png (own seeds, guided) in {out}")
+    click.echo(f"{counted(len(images), 'image')} and strip.png (own seeds, guided) in {out}")
     click.echo(f"cosine with the sentence, by the CLIP that guided: {means}")
     if judge:
         sentences = list(zip(given.prompt.texts, given.prompt.weights, strict=True))

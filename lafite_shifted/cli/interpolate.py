@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from lafite_shifted.cli import options
-from lafite_shifted.cli.messages import plain_warnings
+from lafite_shifted.cli.messages import counted, plain_warnings
 from lafite_shifted.cli.prior_options import PriorFlags, prior_options
 
 
@@ -64,4 +64,4 @@ def command(
         frames = [*images, *images[-2:0:-1]]  # there and back, without a jump
         save_animation(movie, frames, {"from": a, "to": b, "model": pipeline.hash}, fps=fps)
     also = f" and {movie.name}" if animation else ""
-    click.echo(f"{num_images} images, strip.png{also} in {out}")
+    click.echo(f"{counted(num_images, 'image')}, strip.png{also} in {out}")

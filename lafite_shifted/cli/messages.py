@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from training.data.embeddings.report_file import LeftOut
 
 
+def counted(count: int, what: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 @contextmanager
 def plain_warnings() -> Iterator[None]:
     """Our own warnings as one line on stderr."""
@@ -63,7 +68,8 @@ def note_starter(clip: str | None) -> None:
 def report_embedding(report: "EmbedReport", out: Path) -> None:
     """Say what was embedded, converted and left out, by name and reason."""
     click.echo(
-        f"{report.num_embedded} images embedded, {report.num_reused} reused, in {out}", err=True
+        f"{counted(report.num_embedded, 'image')} embedded, {report.num_reused} reused, in {out}",
+        err=True,
     )
     if report.conversions:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(report.conversions.items()))
@@ -85,8 +91,7 @@ def report_left_out(left_out: "LeftOut", report: Path) -> None:
         (left_out.captions, "caption", "not used"),
     ):
         if bad:
-            plural = "s" * (len(bad) > 1)
-            click.echo(f"{len(bad)} {one}{plural} {what} (all in {report}):", err=True)
+            click.echo(f"{counted(len(bad), one)} {what} (all in {report}):", err=True)
         for name, reason in bad[:10]:
             click.echo(f"  {name}: {reason}", err=True)
     if left_out.not_used:

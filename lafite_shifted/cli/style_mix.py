@@ -6,7 +6,7 @@ import click
 
 from lafite_shifted.cli import options
 from lafite_shifted.cli.argument_types import LayerList
-from lafite_shifted.cli.messages import plain_warnings
+from lafite_shifted.cli.messages import counted, plain_warnings
 from lafite_shifted.cli.prior_options import PriorFlags, prior_options
 
 
@@ -17,7 +17,8 @@ from lafite_shifted.cli.prior_options import PriorFlags, prior_options
     "--layers",
     multiple=True,
     type=LayerList(),
-    help="Layers that B gives, such as 3-8; 0 is the coarsest. May be repeated, an image each.  "
+    help="Layers that B gives, such as 3-8, or none; 0 is the coarsest. May be repeated, an image "
+    "each.  "
     "[default: the coarse, the middle and the fine third]",
 )
 @options.out_option("the images, strip.png and manifest.jsonl")
@@ -49,7 +50,7 @@ def command(
     with plain_warnings():
         pipeline = model.load(needs_prior=any(end.is_text for end in ends))
         chosen = layers or thirds(pipeline.generator)
-        names = [f"mix-{'-'.join(map(str, part))}.png" for part in chosen]
+        names = [f"mix-{'-'.join(map(str, part)) or 'none'}.png" for part in chosen]
         folder = EditedFolder(out, names)
         own, other = (
             pipeline.latents(end.end(pipeline), seed=number, generation=generation)
@@ -63,6 +64,7 @@ def command(
     records = [record | {"layers": list(part)} for part in chosen]
     folder.save(images, records, before=before, settings=settings)
     click.echo(
-        f"{len(images)} mixtures and strip.png (A, B, mixtures) in {out}; layers of this model: "
+        f"{counted(len(images), 'mixture')} and strip.png (A, B, mixtures) in {out}; layers of "
+        "this model: "
         f"{layer_table(pipeline.generator)}"
     )

@@ -7,7 +7,7 @@ import click
 
 from lafite_shifted.cli import options
 from lafite_shifted.cli.argument_types import Number
-from lafite_shifted.cli.messages import plain_warnings
+from lafite_shifted.cli.messages import counted, plain_warnings
 
 
 @click.command("variations")
@@ -58,6 +58,6 @@ def command(
     folder.save(images, records, before=given.shown(images[0].width), settings=settings)
     mean = sum(cosines) / len(cosines)
     click.echo(
-        f"{len(images)} variations and strip.png in {out}; cosine of their embeddings with the "
-        f"image's {mean:.3f}"
+        f"{counted(len(images), 'variation')} and strip.png in {out}; cosine of their embeddings "
+        f"with the image's {mean:.3f}"
     )

@@ -13,7 +13,10 @@ from lafite_shifted.errors import InputError
 from lafite_shifted.io.files import atomic_file
 from lafite_shifted.io.png import SOFTWARE, check_own_png, save_png
 
-FORMATS = {"png": "PNG", "webp": "WEBP", "jpg": "JPEG"}  # by suffix
+FORMATS = {"png": "PNG", "webp": "WEBP", "jpg": "JPEG", "jpeg": "JPEG"}  # by suffix
+LATENTS_SUFFIX = ".safetensors"
+# of what is taken for a file, not for a sentence
+GIVEN_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", LATENTS_SUFFIX)
 QUALITY = 95  # of WebP and JPEG
 MOST_EXIF = 65000  # bytes, of 65,533 that a segment of a JPEG holds
 _SOFTWARE_TAG, _DESCRIPTION_TAG = 0x0131, 0x010E

@@ -18,15 +18,17 @@ from lafite_shifted.io.files import (
     write_json_lines,
 )
 from lafite_shifted.io.image_file import is_complete
+from lafite_shifted.io.leftovers import remove_abandoned_in
 
 NAME = "manifest.jsonl"
 FIELDS = {"file": str, "seed": int, "model": str}
 
 
 class Manifest:
-    """The rows of a folder, by file."""
+    """The rows of a folder, by file. What killed processes left there half-written goes."""
 
     def __init__(self, folder: Path):
+        remove_abandoned_in(folder)
         self.path = folder / NAME
         self.rows = {row["file"]: row for row in self._read()}
 

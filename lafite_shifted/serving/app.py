@@ -29,6 +29,7 @@ PAGES |= {f"/{name}": (name, "text/javascript") for name in ("backend.js", "page
 PAGES |= {"/page.css": ("page.css", "text/css")}
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Refusal, "description": "The body is no JSON that can be read"},
+    408: {"model": Refusal, "description": "The body does not come"},
     422: {"model": Refusal, "description": "The request cannot be met; detail says why"},
     429: {"model": Refusal, "description": "Too many requests wait; come back after Retry-After"},
 }
@@ -47,7 +48,8 @@ def create_app(model: TextToImage, decode: Decode, limits: Limits) -> FastAPI:
     app = FastAPI(
         title="lafite-shifted",
         description="Images from sentences, and edits. Simultaneous requests share batches: the "
-        f"first waits {limits.window_ms:g} ms for others, up to {limits.batch} images a batch.",
+        f"first waits {limits.window_ms:g} ms for others, up to {limits.batch} images a batch. "
+        f"Limits of this server: {limits}.",
         lifespan=lifespan,
         docs_url=None,  # theirs loads scripts from elsewhere; ours is /api
         redoc_url=None,
@@ -65,6 +67,7 @@ def create_app(model: TextToImage, decode: Decode, limits: Limits) -> FastAPI:
     app.post("/v1/walk", responses=REFUSALS, response_model=Animation)(edits.walk)
     app.get("/v1/limits", response_model=LimitsAnswer)(server.limits_answer)
     app.get("/healthz", response_class=JSONResponse)(server.health)
+    app.head("/healthz", include_in_schema=False)(server.health)
     app.get("/metrics", response_class=PlainTextResponse)(server.metrics)
     for path, (name, kind) in PAGES.items():
         app.get(path, include_in_schema=False)(_page(name, kind))

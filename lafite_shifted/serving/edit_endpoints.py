@@ -3,7 +3,9 @@
 import asyncio
 import base64
 import time
+from collections import OrderedDict
 from collections.abc import Callable
+from hashlib import sha256
 from io import BytesIO
 
 from PIL import Image
@@ -17,6 +19,9 @@ from lafite_shifted.generation import Generation, to_pil
 from lafite_shifted.io.animation import write_animation
 from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.serving.requests import (
+    NUM_IMAGES,
+    NUM_STEPS,
+    STRENGTHS,
     Animation,
     Answer,
     EditBody,
@@ -31,6 +36,7 @@ from lafite_shifted.serving.requests import End as EndBody
 from lafite_shifted.serving.server import Server
 
 Check = Callable[[], None]  # of long work, between its steps
+PROJECTIONS = 16  # that are kept, of the latest images
 
 
 class EditEndpoints:
@@ -38,12 +44,15 @@ class EditEndpoints:
 
     def __init__(self, server: Server):
         self.server = server
+        # by image, steps and seed: a slider of `edit` asks for the same one at every move
+        self._projections: OrderedDict[tuple[bytes, int, int], Latents] = OrderedDict()
 
     async def variations(self, body: VariationsBody) -> Answer:
         """An image's embedding, with other z."""
-        self.server.check(body.num_images)
+        count = self.server.count(body.num_images, NUM_IMAGES)
+        self.server.check(count)
         image = await self.server.image(body.image)
-        seeds = range(body.seed, body.seed + body.num_images)
+        seeds = range(body.seed, body.seed + count)
         shared = {"spread": f"{body.spread:g}"} | truncated(body)
         records = [{"seed": str(seed)} | shared for seed in seeds]
         return await self.server.answer(
@@ -57,17 +66,18 @@ class EditEndpoints:
 
     async def interpolate(self, body: InterpolateBody) -> Answer:
         """The way from one image or sentence to another."""
-        self.server.check(body.num_images)
+        count = max(2, self.server.count(body.num_images, NUM_STEPS))
+        self.server.check(count)
         a, b = await self.server.end(body.a), await self.server.end(body.b)
         generation = Generation(truncation=body.truncation)
         shared = told("from", body.a) | told("to", body.b) | truncated(body)
-        records = [{"step": str(number)} | shared for number in range(body.num_images)]
+        records = [{"step": f"{number + 1} of {count}"} | shared for number in range(count)]
         return await self.server.answer(
             lambda model, _check: (
                 model.interpolate(
                     a,
                     b,
-                    steps=body.num_images,
+                    steps=count,
                     seed=body.a.seed,
                     seed_b=body.b.seed,
                     generation=generation,
@@ -78,7 +88,8 @@ class EditEndpoints:
 
     async def edit(self, body: EditBody) -> Answer:
         """An image changed by the difference of two sentences."""
-        self.server.check(len(body.strengths), body.source, body.target)
+        strengths = body.strengths or STRENGTHS[: self.server.limits.images]
+        self.server.check(len(strengths), body.source, body.target)
         self.server.check_work(gradient_steps=body.project_steps)
         image = await self.server.image(body.image)
         generation = Generation(truncation=body.truncation)
@@ -87,18 +98,18 @@ class EditEndpoints:
             {"from": body.source, "to": body.target, "strength": f"{strength:g}"}
             | shared
             | truncated(body)
-            for strength in body.strengths
+            for strength in strengths
         ]
 
         def work(model: TextToImage, check: Check) -> Latents:
             start: End = image
             if body.project_steps:
-                start = _projected(model, image, body.project_steps, body.seed, check).latents
+                start = self._projected_once(model, image, body, check)
             found = model.edit(
                 start,
                 body.source,
                 body.target,
-                strength=body.strengths,
+                strength=strengths,
                 seed=body.seed,
                 generation=generation,
             )
@@ -106,14 +117,27 @@ class EditEndpoints:
 
         return await self.server.answer(work, records)
 
+    def _projected_once(
+        self, model: TextToImage, image: Image.Image, body: EditBody, check: Check
+    ) -> Latents:
+        """In the one thread that works for all requests."""
+        content = sha256(repr((image.mode, image.size)).encode() + image.tobytes()).digest()
+        key = (content, body.project_steps, body.seed)
+        if key not in self._projections:
+            found = _projected(model, image, body.project_steps, body.seed, check)
+            self._projections[key] = found.latents
+            if len(self._projections) > PROJECTIONS:
+                self._projections.popitem(last=False)
+        return self._projections[key]
+
     async def style_mix(self, body: StyleMixBody) -> Answer:
         """a, with some layers of b."""
         self.server.check(1)
         a, b = await self.server.end(body.a), await self.server.end(body.b)
         generation = Generation(truncation=body.truncation)
         numbers = sorted(set(body.layers))
-        shared = told("coarse", body.a) | told("fine", body.b) | truncated(body)
-        records = [{"layers": ",".join(map(str, numbers))} | shared]
+        shared = told("a", body.a) | told("b", body.b) | truncated(body)
+        records = [{"layers_of_b": ",".join(map(str, numbers)) or "none"} | shared]
         return await self.server.answer(
             lambda model, _check: (
                 model.style_mix(
@@ -130,12 +154,13 @@ class EditEndpoints:
 
     async def guide(self, body: GuideBody) -> Answer:
         """Images nearer to a sentence, by the CLIP of the model."""
-        self.server.check(body.num_images, body.prompt)
+        count = self.server.count(body.num_images, NUM_IMAGES)
+        self.server.check(count, body.prompt)
         self.server.check_work(
-            gradient_steps=body.num_images * body.steps,
-            candidates=body.num_images * body.candidates,
+            gradient_steps=count * body.steps,
+            candidates=count * body.candidates,
         )
-        seeds = range(body.seed, body.seed + body.num_images)
+        seeds = range(body.seed, body.seed + count)
         shared = {"candidates": str(body.candidates), "steps": str(body.steps)}
         shared |= {"radius": f"{body.radius:g}"} | truncated(body)
         records = [{"prompt": body.prompt, "seed": str(seed)} | shared for seed in seeds]

@@ -9,6 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lafite_shifted.serving.counters import Counters
 
+PATIENCE_S = 30.0  # for the next part of a body
+
 
 class Guard:
     """Counts every answer, refuses bodies that are too long while they come, and ends a request
@@ -17,6 +19,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, *, counters: Counters, most: int):
         self.app, self.counters, self.most = app, counters, most
+        self.too_long = f"The request is longer than {most} bytes."
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -37,10 +40,14 @@ class Guard:
             if watching is not None:
                 await gone.wait()
                 return {"type": "http.disconnect"}
-            message = await receive()
+            try:
+                message = await asyncio.wait_for(receive(), PATIENCE_S)
+            except TimeoutError:
+                told = f"Nothing of the body has come for {PATIENCE_S:g} s. Send it again."
+                raise HTTPException(408, told) from None
             size += len(message.get("body", b""))
             if size > self.most:
-                raise HTTPException(422, f"The request is longer than {self.most} bytes.")
+                raise HTTPException(422, self.too_long)
             if message["type"] == "http.request" and not message.get("more_body", False):
                 watching = asyncio.create_task(watch())
             return message
@@ -51,9 +58,13 @@ class Guard:
                 status = message["status"]
             await send(message)
 
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
         is_bug = True  # what is raised becomes a 500 further out
         try:
-            await self.app(scope, counted_receive, noted_send)
+            if int(announced) > self.most:  # uvicorn has refused what is no number
+                await JSONResponse({"detail": self.too_long}, 422)(scope, receive, noted_send)
+            else:
+                await self.app(scope, counted_receive, noted_send)
             is_bug = False
         except asyncio.CancelledError:  # the client has gone, or the server's patience has ended
             is_bug = False

@@ -28,6 +28,10 @@ class Limits:
         if min(counts) < 1 or self.window_ms < 0 or self.upload_megapixels <= 0:
             raise InputError("Limits of a server must be above 0. Change the flag.")
 
+    def __str__(self) -> str:
+        named = vars(self).items()
+        return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in named)
+
     @property
     def body_bytes(self) -> int:
         """Of a request: two images in base64, and the rest."""

@@ -6,24 +6,38 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lafite_shifted.generation import NEGATIVE_GUIDANCE
+
 Seed = Annotated[int, Field(ge=-(2**62), le=2**62)]
 Text = Annotated[str, Field(min_length=1, description="A sentence, such as: a red apple")]
-Upload = Annotated[str, Field(min_length=1, description="A PNG, JPEG, WebP, GIF or BMP in base64")]
+Upload = Annotated[
+    str, Field(min_length=1, description="A PNG, JPEG, WebP, GIF or BMP in base64, or its data URL")
+]
+# where none is given: these, or as many as the server allows
+NUM_IMAGES, NUM_STEPS, STRENGTHS = 4, 8, (0.0, 0.2, 0.4, 0.6)
+NumImages = Annotated[
+    int | None, Field(ge=1, description=f"{NUM_IMAGES} unless the server allows fewer")
+]
 
 
 class Body(BaseModel):
     """Of every request."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Settings(Body):
     """What the prior and the generator are told."""
 
-    num_images: int = Field(4, ge=1, description="Image i uses seed + i")
-    seed: Seed = 0
+    num_images: NumImages = None
+    seed: Seed = Field(0, description="Image i uses seed + i")
     truncation: float = Field(1.0, ge=-10, le=10)
-    guidance: float = Field(1.0, ge=-100, le=100, description="Of the prior; 1 is none")
+    guidance: float | None = Field(
+        None,
+        ge=-100,
+        le=100,
+        description=f"Of the prior; 1, which is none, or {NEGATIVE_GUIDANCE:g} with `negative`",
+    )
     steps: int | None = Field(None, ge=1, description="Sampling steps of the prior")
     negative: str | None = Field(None, min_length=1, description="What guidance leads away from")
     use_prior: bool = True
@@ -33,6 +47,9 @@ class GenerateBody(Settings):
     """POST /v1/generate."""
 
     prompt: Text | None = Field(None, description="A sentence; or `mix`")
+    seeds: list[Seed] | None = Field(
+        None, min_length=1, description="One an image, in place of `seed` and `num_images`"
+    )
     mix: dict[str, float] | None = Field(None, description="Sentences and their weights")
     stream: bool = Field(False, description="One image a line, as they come")
 
@@ -41,7 +58,7 @@ class VariationsBody(Body):
     """POST /v1/variations."""
 
     image: Upload
-    num_images: int = Field(4, ge=1)
+    num_images: NumImages = None
     seed: Seed = 0
     spread: float = Field(0.0, ge=0, le=10)
     truncation: float = Field(1.0, ge=-10, le=10)
@@ -60,7 +77,9 @@ class InterpolateBody(Body):
 
     a: End
     b: End
-    num_images: int = Field(8, ge=2)
+    num_images: int | None = Field(
+        None, ge=2, description=f"{NUM_STEPS} unless the server allows fewer"
+    )
     truncation: float = Field(1.0, ge=-10, le=10)
 
 
@@ -70,7 +89,11 @@ class EditBody(Body):
     image: Upload
     source: Text = Field(description="What the image shows")
     target: Text = Field(description="What it shall show")
-    strengths: list[Annotated[float, Field(ge=0, le=1)]] = Field([0.0, 0.2, 0.4, 0.6], min_length=1)
+    strengths: list[Annotated[float, Field(ge=0, le=1)]] | None = Field(
+        None,
+        min_length=1,
+        description=f"One an image; {', '.join(map(str, STRENGTHS))}, or as many as are allowed",
+    )
     seed: Seed = 0
     truncation: float = Field(1.0, ge=-10, le=10)
     project_steps: int = Field(0, ge=0, description="The image is projected first, to be kept")
@@ -82,7 +105,7 @@ class StyleMixBody(Body):
     a: End
     b: End
     layers: list[Annotated[int, Field(ge=0)]] = Field(
-        min_length=1, description="That come from b; 0 is the coarsest"
+        description="That come from b; 0 is the coarsest"
     )
     truncation: float = Field(1.0, ge=-10, le=10)
 
@@ -91,8 +114,8 @@ class GuideBody(Body):
     """POST /v1/guide."""
 
     prompt: Text
-    num_images: int = Field(4, ge=1, description="Image i uses seed + i")
-    seed: Seed = 0
+    num_images: NumImages = None
+    seed: Seed = Field(0, description="Image i uses seed + i")
     candidates: int = Field(8, ge=1, description="Seeds an image, of which the best is taken")
     steps: int = Field(20, ge=0, description="Of the gradient, after that")
     radius: float = Field(0.5, gt=0, le=10, description="Of the trust region")

@@ -5,6 +5,7 @@ import base64
 import binascii
 import dataclasses
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from io import BytesIO
@@ -24,8 +25,16 @@ from lafite_shifted.prompts import Prompt
 from lafite_shifted.serving.batcher import Batcher, EditWork, PromptWork, QueueFullError
 from lafite_shifted.serving.counters import Counters
 from lafite_shifted.serving.limits import Limits
-from lafite_shifted.serving.requests import Answer, End, GenerateBody, LimitsAnswer, MadeImage
+from lafite_shifted.serving.requests import (
+    NUM_IMAGES,
+    Answer,
+    End,
+    GenerateBody,
+    LimitsAnswer,
+    MadeImage,
+)
 
+_DATA_URL = re.compile(r"\s*data:[^,]{0,200};base64,", re.IGNORECASE)
 Decode = Callable[[bytes], Image.Image]  # raises InputError
 
 
@@ -42,17 +51,17 @@ class Server:
             raise InputError("Give `prompt`, or `mix`, one of the two.")
         prompt = Prompt.of(body.mix if body.mix is not None else body.prompt or "")
         negative = None if body.negative is None else clean_text(body.negative)
-        self.check(body.num_images, *prompt.texts, *([negative] if negative else []))
+        count = self.count(body.num_images, NUM_IMAGES)
+        seeds = body.seeds or range(body.seed, body.seed + count)
+        self.check(len(seeds), *prompt.texts, *([negative] if negative else []))
         if body.steps is not None and body.steps > self.limits.prior_steps:
             raise InputError(f"steps is {body.steps}, the limit is {self.limits.prior_steps}.")
-        guidance = body.guidance
-        if not body.use_prior and (body.steps is not None or guidance != 1.0):
+        if not body.use_prior and (body.steps is not None or body.guidance not in (None, 1.0)):
             raise InputError("steps and guidance are the prior's, and use_prior is false.")
-        if negative is not None and guidance == 1.0:
-            guidance = NEGATIVE_GUIDANCE
+        usual = 1.0 if negative is None else NEGATIVE_GUIDANCE
+        guidance = usual if body.guidance is None else body.guidance
         sampling = SamplerConfig(body.steps, guidance=guidance)
         generation = Generation(body.use_prior, sampling, body.truncation, negative)
-        seeds = range(body.seed, body.seed + body.num_images)
         shared = {"prompt": str(prompt), "truncation": f"{body.truncation:g}"}
         if body.use_prior and self.model.prior is not None:
             chosen = resolve_sampler(self.model.prior.prior, sampling)
@@ -90,6 +99,10 @@ class Server:
 
     # --- helpers
 
+    def count(self, asked: int | None, usual: int) -> int:
+        """Images of a request; `usual`, or as many as are allowed, where it says no number."""
+        return min(usual, self.limits.images) if asked is None else asked
+
     def check(self, num_images: int, *texts: str) -> None:
         """InputError where a request is beyond the limits."""
         limits = self.limits
@@ -115,10 +128,14 @@ class Server:
 
     async def image(self, encoded: str) -> Image.Image:
         """An image of a request; InputError where it is none."""
+        data = "".join(_DATA_URL.sub("", encoded, count=1).split())  # `base64` breaks lines
         try:
-            content = base64.b64decode(encoded, validate=True)
+            content = base64.b64decode(data, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise InputError(f"The image is not base64 ({error}).") from error
+            raise InputError(
+                f"The image is not base64 ({error}). Send what `base64 -w0 FILE` says, or a data "
+                "URL of it."
+            ) from error
         if len(content) > self.limits.upload_bytes:
             raise InputError(
                 f"The image has {len(content)} bytes, the limit is {self.limits.upload_bytes}."

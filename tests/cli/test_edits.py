@@ -182,6 +182,7 @@ def test_another_clip_judges_guidance(flags: tuple, small_clip_folder: Path):
         ),
         (("style-mix", "a", "b", "--layers", "1", "--layers", "1"), "Two images would be mix-1"),
         (("style-mix", "a", "b", "--layers", "x"), "no list of layers"),
+        (("style-mix", "a", "b", "--layers", "none", "--layers", ""), "would be mix-none"),
         (("guide", "a cat", "--radius", "0"), "--radius"),
         (("walk", "a cat"), "two stops at least"),
         (("walk", "a cat", "a dog", "--fps", "99"), "--fps"),

@@ -11,6 +11,7 @@ from PIL import Image
 
 from lafite_shifted.decoder.inference import InferenceGenerator
 from lafite_shifted.io.files import read_json_lines
+from lafite_shifted.io.image_file import FORMATS
 from lafite_shifted.model_folder import model_hash
 from tests.commands import assert_refused, run_command, succeed
 
@@ -19,7 +20,7 @@ def images(folder: Path) -> dict[str, np.ndarray]:
     """All but grid and sheets, by name."""
     found = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".png", ".webp", ".jpg") and not path.stem.startswith(("grid", "sheet")):
+        if path.suffix[1:] in FORMATS and not path.stem.startswith(("grid", "sheet")):
             found[path.name] = np.asarray(Image.open(path)).astype(int)
     return found
 
@@ -57,7 +58,7 @@ def test_seeds_are_one_a_list_or_a_range(seed: str, numbers: list[int], flags: t
     assert set(images(out)) == {f"a-cat-{number:04d}.png" for number in numbers}
 
 
-@pytest.mark.parametrize("suffix", ["png", "webp", "jpg"])
+@pytest.mark.parametrize("suffix", ["png", "webp", "jpg", "jpeg"])
 def test_formats_show_one_image(suffix: str, flags: tuple, out: Path):
     succeed("generate", "a cat", *flags, "--num-images", "1")
     (expected,) = images(out).values()
@@ -84,7 +85,7 @@ def test_the_manifest_says_what_an_image_is(flags: tuple, out: Path, model_folde
 def test_forms_are_chosen(flags: tuple, out: Path):
     texts = ("a cat", "a dog", "a blue car")
     for form, expected in (
-        (("sheet",), {"sheet-0001.png", "sheet-0002.png"}),
+        (("sheet",), {"sheet_0001.png", "sheet_0002.png"}),
         (("grid",), {"grid.png"}),
         (("files",), {f"{t.replace(' ', '-')}-{s:04d}.png" for t in texts for s in range(30)}),
     ):
@@ -106,12 +107,46 @@ def test_many_images_of_a_prompt_are_wrapped_in_the_grid(flags: tuple, out: Path
 
 def test_a_sheet_of_another_program_is_found_before_an_image_is_made(flags: tuple, out: Path):
     out.mkdir()
-    (out / "sheet-0002.png").write_bytes(b"mine")
+    (out / "sheet_0002.png").write_bytes(b"mine")
     command = ("generate", "a cat", *flags, "--num-images", "81", "--as", "sheet")
     outcome = run_command(*command)
-    assert_refused(outcome, "sheet-0002.png was not written by lafite-shifted")
-    assert [path.name for path in out.iterdir()] == ["sheet-0002.png"]
-    assert [path.name for path in out.iterdir()] == ["sheet-0002.png"]
+    assert_refused(outcome, "sheet_0002.png was not written by lafite-shifted")
+    assert [path.name for path in out.iterdir()] == ["sheet_0002.png"]
+    assert [path.name for path in out.iterdir()] == ["sheet_0002.png"]
+
+
+def test_a_sentence_of_the_name_of_sheets_and_grids_keeps_its_images(flags: tuple, out: Path):
+    forms = ("--as", "files", "--as", "sheet", "--as", "grid")
+    succeed("generate", "sheet", "grid", *flags, "--seed", "1", "--num-images", "1", *forms)
+    rows = read_json_lines(out / "manifest.jsonl")
+    assert {row["file"] for row in rows} == {"sheet-0001.png", "grid-0001.png"}
+    for row in rows:
+        with Image.open(out / row["file"]) as image:
+            assert image.size == (16, 16)
+    assert {path.name for path in out.glob("*.png")} == {
+        *("sheet-0001.png", "grid-0001.png", "sheet_0001.png", "grid.png")
+    }
+
+
+def test_a_grid_that_shows_all_has_no_legend_of_the_one_before(flags: tuple, out: Path):
+    succeed("generate", "\U00013000" * 3, *flags, "--num-images", "1")
+    assert (out / "grid.txt").is_file()
+    succeed("generate", "a star", *flags, "--num-images", "1")
+    assert not (out / "grid.txt").exists()
+
+
+def test_images_of_one_name_in_several_folders_are_told_apart(flags: tuple, tmp_path: Path):
+    paths = []
+    for folder, colour in (("a", "red"), ("b", "blue"), ("c", "red")):
+        (tmp_path / folder).mkdir()
+        paths += ["--image", tmp_path / folder / "cat.png"]
+        Image.new("RGB", (20, 20), colour).save(paths[-1])
+    out = tmp_path / "made"
+    rest = flags[: flags.index("--out")] + flags[flags.index("--out") + 2 :]
+    succeed("generate", *paths, *rest, "--out", out, "--num-images", "1")
+    rows = read_json_lines(out / "manifest.jsonl")
+    assert len({row["file"] for row in rows}) == len({row["image_sha256"] for row in rows}) == 2
+    assert all((out / row["file"]).is_file() for row in rows)
 
 
 def test_an_image_that_is_too_large_is_told_no_flag_of_other_commands(flags: tuple, tmp_path: Path):

@@ -1,6 +1,8 @@
 """`generate --resume`: what a run that was stopped leaves, and what the next one makes of it."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +56,9 @@ def test_resume_makes_what_is_missing(flags: tuple, out: Path):
     assert (out / "grid.png").read_bytes() == grid
     assert len(read_json_lines(out / "manifest.jsonl")) == 6
     assert run_counted(*command, "--resume")[1] == 0
-    assert run_counted(*command, "--resume", "--steps", "2")[1] == 6  # other settings
+    outcome, count = run_counted(*command, "--resume", "--steps", "2")
+    assert count == 6
+    assert "6 of the images that are there were made with other settings" in outcome.err
     assert run_counted(*command)[1] == 6
     assert len(read_json_lines(out / "manifest.jsonl")) == 6
 
@@ -107,6 +111,23 @@ def test_an_image_that_is_damaged_within_is_named(flags: tuple, out: Path):
     (out / "a-cat-0001.png").write_bytes(content)
     (out / "a-cat-0002.png").unlink()
     assert_refused(run_command(*command, "--resume"), "a-cat-0001.png is damaged", "Delete it")
+
+
+def test_what_a_killed_process_left_half_written_goes(flags: tuple, out: Path):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    out.mkdir()
+    left = [out / f".a-cat-0000.png.{number}.tmp" for number in (gone.pid, os.getppid(), 0)]
+    new, folder = out / f".new.png.{gone.pid}.tmp", out / f".x.{gone.pid}.tmp"
+    folder.mkdir()
+    for path in (*left, new, folder):
+        path.touch()
+    for path in (*left, folder):
+        os.utime(path, (1, 1))
+    for verb in (("generate", "a cat", "--num-images", "1"), ("variations", "a cat")):
+        succeed(*verb, *flags)
+    hidden = {path.name for path in out.iterdir() if path.name.startswith(".")}
+    assert hidden == {left[1].name, left[2].name, new.name}
 
 
 def test_a_run_beside_another_loses_none_of_its_rows(flags: tuple, out: Path):

@@ -129,6 +129,23 @@ def test_negative_prompts_need_guidance_and_a_prior(model: TextToImage):
         bare(TEXTS[0], negative_prompt="a cat")
 
 
+def test_steps_and_guidance_have_the_names_of_diffusers(model: TextToImage):
+    found = model(TEXTS, num_inference_steps=3, guidance_scale=2.5, output_type="pt")
+    expected = model(TEXTS, sampling=SamplerConfig(3, guidance=2.5), output_type="pt")
+    assert torch.equal(torch.as_tensor(found), torch.as_tensor(expected))
+    found = model(TEXTS, num_inference_steps=3, negative_prompt="a dog", output_type="pt")
+    sampling = SamplerConfig(3, guidance=2.0)
+    expected = model(TEXTS, sampling=sampling, negative_prompt="a dog", output_type="pt")
+    assert torch.equal(torch.as_tensor(found), torch.as_tensor(expected))
+    assert close(model(TEXTS, negative_prompt=""), model(TEXTS))
+
+
+def test_a_file_is_no_sentence(model: TextToImage):
+    for name in ("cat.png", "a/b.JPEG", "latents.safetensors"):
+        with pytest.raises(InputError, match="looks like a file"):
+            model.variations(name)
+
+
 # --- a callback after each step
 
 
@@ -179,9 +196,9 @@ def test_to_changes_the_dtype_in_place(model: TextToImage):
 def test_to_refuses_what_is_not_there(model: TextToImage):
     with pytest.raises(InputError, match="not available here"):
         model.to("cuda:99")
-    with pytest.raises(InputError, match="one of float32"):
+    with pytest.raises(InputError, match="one of auto, float32"):
         model.to(torch.int32)
-    with pytest.raises(ValueError, match="not one of auto, float32"):
+    with pytest.raises(InputError, match="float99 is not one of auto, float32"):
         model.to("cpu", "float99")  # pyright: ignore[reportArgumentType]
 
 
@@ -191,6 +208,14 @@ def test_to_refuses_what_is_not_there(model: TextToImage):
         {"seed": []},
         {"seed": [1.5]},
         {"seed": [1, 2], "num_images": 3},
+        {"seed": 1.5},
+        {"seed": "1"},
+        {"seed": 1, "generator": torch.Generator()},
+        {"num_inference_steps": 0},
+        {"guidance_scale": float("inf")},
+        {"guidance_scale": 2.0, "sampling": SamplerConfig(2)},
+        {"guidance_scale": 1.0, "negative_prompt": "a dog"},
+        {"callback_on_step_end": lambda *_: {"latents": torch.zeros(1, 2)}},
         {"generator": [torch.Generator()] * 2},
         {"output_type": "jpeg"},
         {"truncation": float("nan")},

@@ -32,7 +32,8 @@ def pixels(images: list[Image.Image]) -> np.ndarray:
 
 def drawn(model: TextToImage, **options) -> dict[int, np.ndarray]:
     """The images of TEXT by seed."""
-    return {seed: pixels([image])[0] for seed, image in model.images(TEXT, **options)}
+    found = pixels(model(TEXT, **options))
+    return dict(enumerate(found, start=options.get("seed", 0)))
 
 
 def test_package_exports_the_model(model_folder: Path):

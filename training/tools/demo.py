@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from PIL import Image
@@ -118,10 +119,8 @@ def run_demo(
 
 def _images_of(model: TextToImage, *, seed: int) -> list[list[Image.Image]]:
     """Of every sentence, with the same seeds whatever the model."""
-    return [
-        [image for _, image in model.images(text, num_images=SEEDS_PER_SENTENCE, seed=seed)]
-        for text in SENTENCES
-    ]
+    made = [model(text, num_images=SEEDS_PER_SENTENCE, seed=seed) for text in SENTENCES]
+    return cast(list[list[Image.Image]], made)
 
 
 def _scale(rows: Sequence[Sequence[Image.Image]]) -> int:

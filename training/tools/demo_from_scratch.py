@@ -6,6 +6,7 @@ Shape letters: N images, D embedding, S sentences.
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from PIL import Image
@@ -129,12 +130,9 @@ def _measure(
     the CLIP that conditions would judge itself, and takes its text embedding for the best image.
     """
     made = {
-        text: [
-            image
-            for _, image in model.images(text, num_images=SEEDS_PER_SENTENCE, use_prior=use_prior)
-        ]
-        for text in SENTENCES
+        text: model(text, num_images=SEEDS_PER_SENTENCE, use_prior=use_prior) for text in SENTENCES
     }
+    made = cast(dict[str, list[Image.Image]], made)
     seen = []
     for start in range(0, len(captions), 64):
         part = captions[start : start + 64]

@@ -31,10 +31,14 @@ async function work(model, kind, { id, body, stream }) {
   }
   if (kind === "interpolate") {
     const images = await model.interpolate(body);
-    return Promise.all(images.map((image, step) => made(model, image, { step: String(step) })));
+    const told = (place) => ({ step: `${place + 1} of ${images.length}` });
+    return Promise.all(images.map((image, place) => made(model, image, told(place))));
   }
-  const guidance = body.negative && body.guidance === 1 ? 2 : body.guidance;
-  const seeds = Array.from({ length: body.num_images }, (_, n) => body.seed + n);
+  const guidance = body.guidance;
+  if (body.negative && guidance === 1) {
+    throw new Error("A negative prompt acts through guidance, and guidance 1 is none. Give one above 1, such as 2.");
+  }
+  const seeds = body.seeds ?? Array.from({ length: body.num_images }, (_, n) => body.seed + n);
   const words = { prompt: body.prompt, truncation: String(body.truncation) };
   Object.assign(words, { guidance: String(guidance), negative: body.negative ?? "" });
   const images = [];

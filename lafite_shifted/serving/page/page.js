@@ -33,8 +33,10 @@ function choose(tab) {
 tabs.forEach((tab, place) => {
   tab.addEventListener("click", () => choose(tab));
   tab.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (step) choose(tabs[(place + step + tabs.length) % tabs.length]);
+    const to = { ArrowRight: place + 1, ArrowLeft: place - 1, Home: 0, End: -1 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    choose(tabs.at(to % tabs.length));
   });
 });
 
@@ -64,12 +66,26 @@ async function end(form, name) {
   return image ? { image, seed } : { prompt: form.elements[`${name}_prompt`].value, seed };
 }
 
+// a first seed, or a list such as 1,5,9 or 0-7: an image each
+function seedsOf(form) {
+  const text = form.elements.seed.value;
+  if (/^\s*-?\d+\s*$/.test(text)) return { seed: Number(text), num_images: number(form, "num_images") };
+  const seeds = text.split(",").flatMap((part) => {
+    const [, first, last = first] = /^\s*(\d+)(?:\s*-\s*(\d+))?\s*$/.exec(part) ?? [];
+    const count = Number(last) - Number(first) + 1;
+    if (!(count > 0 && count < 1000)) throw new Error("Seeds are a number, or a list such as 1,5,9 or 0-7.");
+    return Array.from({ length: count }, (_, place) => Number(first) + place);
+  });
+  const most = Number(form.elements.num_images.max);
+  if (seeds.length > most) throw new Error(`${seeds.length} seeds: the limit is ${most} images.`);
+  return { seeds };
+}
+
 const bodies = {
   generate: async (form) => ({
     prompt: form.elements.prompt.value,
     negative: form.elements.negative.value || null,
-    num_images: number(form, "num_images"),
-    seed: number(form, "seed"),
+    ...seedsOf(form),
     steps: number(form, "steps"),
     guidance: number(form, "guidance"),
     truncation: number(form, "truncation"),
@@ -133,6 +149,7 @@ const bodies = {
 // --- asking, and showing what comes
 
 let running = null;
+const counted = (count) => `${count} image${count === 1 ? "" : "s"}`;
 
 async function ask(kind, form, { remember }) {
   running?.abort();
@@ -154,7 +171,7 @@ async function ask(kind, form, { remember }) {
     const images = await backend.ask(kind, body, { signal: mine.signal, onImage: stream ? onImage : null });
     if (mine !== running) return;
     if (!stream) $("#images").replaceChildren(...images.map(figure));
-    status(`${images.length} images in ${Math.round(performance.now() - begun)} ms`);
+    status(`${counted(images.length)} in ${Math.round(performance.now() - begun)} ms`);
     if (remember && images.length) record(kind, form, images);
   } catch (error) {
     if (mine === running) status(error.message, true);
@@ -207,7 +224,7 @@ function record(kind, form, images) {
     for (const [input, value] of values) input.value = value;
     all("input[type=range]", form).forEach(tell);
     $("#images").replaceChildren(...images.map(figure));
-    status(`${images.length} images from the history`);
+    status(`${counted(images.length)} from the history`);
   });
   item.append(button);
   $("#history").prepend(item);
@@ -217,6 +234,12 @@ function record(kind, form, images) {
 // --- forms
 
 const tell = (input) => { input.previousElementSibling.textContent = input.value; };
+const { negative, guidance } = $("#panel-generate").elements;
+negative.addEventListener("input", () => { // it acts through guidance, and 1 is none
+  if (!negative.value || guidance.value !== "1") return;
+  guidance.value = 2;
+  tell(guidance);
+});
 for (const form of all("form")) {
   const kind = form.id.replace("panel-", "");
   form.addEventListener("submit", (event) => {

@@ -12,9 +12,11 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from lafite_shifted.cli.serve import _decode
 from lafite_shifted.editing.guidance import GuidanceConfig
 from lafite_shifted.editing.projection import ProjectionConfig
 from lafite_shifted.pipeline import TextToImage
+from lafite_shifted.serving.app import create_app
 from lafite_shifted.serving.limits import Limits
 from tests.lafite_shifted.serving.images import encoded, levels, opened
 
@@ -102,7 +104,76 @@ def test_mixed_guided_and_projected_images_are_those_of_python(
     assert told["metadata"]["psnr"] == f"{projected.metrics()['psnr']:.1f} dB"
     for image, cosine in zip(answers["guide"], guided.of_end, strict=True):
         assert float(image["metadata"]["cosine"]) == pytest.approx(float(cosine), abs=2e-3)
-    assert answers["style-mix"][0]["metadata"]["layers"] == "1,2"
+    told = answers["style-mix"][0]["metadata"]
+    assert (told["a"], told["b"], told["layers_of_b"]) == ("an upload", "a cat", "1,2")
+    of_a, none = (
+        client.post(f"/v1/{kind}", json=body).json()["images"][0]
+        for kind, body in (
+            ("variations", {"image": encoded(), "seed": 1, "num_images": 1}),
+            ("style-mix", {**ends, "layers": []}),
+        )
+    )
+    assert np.abs(levels([opened(of_a)]) - levels([opened(none)])).max() <= 1
+
+
+def test_seeds_may_be_a_list(client: TestClient):
+    body = {"prompt": "a cat", "seeds": [9, 2]}
+    images = client.post("/v1/generate", json=body).json()["images"]
+    assert [image["metadata"]["seed"] for image in images] == ["9", "2"]
+    alone = client.post("/v1/generate", json={"prompt": "a cat", "seed": 2, "num_images": 1})
+    expected = levels(map(opened, alone.json()["images"]))
+    assert np.abs(levels([opened(images[1])]) - expected).max() <= 1
+    refused = client.post("/v1/generate", json={"prompt": "a cat", "seeds": list(range(9))})
+    assert "9 images: the limit of a request is 8" in refused.text
+
+
+def test_an_upload_has_the_forms_that_tools_give_it(client: TestClient):
+    image = encoded()
+    broken = "\n".join(image[start : start + 76] for start in range(0, len(image), 76)) + "\n"
+    forms = (image, broken, f"data:image/png;base64,{image}")
+    answers = [
+        client.post("/v1/variations", json={"image": form, "num_images": 1}) for form in forms
+    ]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert len({answer.json()["images"][0]["png"] for answer in answers}) == 1
+
+
+def test_a_projection_is_made_once_for_all_strengths(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+):
+    from lafite_shifted.serving import edit_endpoints
+
+    project, made = edit_endpoints._projected, []
+
+    def counted(model, image, steps, seed, check):
+        made.append((steps, seed))
+        return project(model, image, steps, seed, check)
+
+    monkeypatch.setattr(edit_endpoints, "_projected", counted)
+    image = encoded(colour="blue")
+    for steps, seed, strength in ((2, 0, 0.1), (2, 0, 0.2), (2, 1, 0.2), (2, 0, 0.3)):
+        body = {"image": image, "source": "a", "target": "b", "strengths": [strength]}
+        answer = client.post("/v1/edit", json=body | {"project_steps": steps, "seed": seed})
+        assert answer.status_code == 200, answer.text
+    assert made == [(2, 0), (2, 1)]
+
+
+def test_what_a_request_leaves_out_fits_a_smaller_server(model: TextToImage):
+    app = create_app(model, _decode(1), Limits(images=2))
+    ends = {"a": {"prompt": "a"}, "b": {"prompt": "b"}}
+    bodies = {
+        "generate": {"prompt": "a"},
+        "variations": {"image": encoded()},
+        "interpolate": ends,
+        "edit": {"image": encoded(), "source": "a", "target": "b"},
+        "guide": {"prompt": "a", "steps": 1, "candidates": 1},
+    }
+    with TestClient(app) as small:
+        for kind, body in bodies.items():
+            answer = small.post(f"/v1/{kind}", json=body)
+            assert answer.status_code == 200, answer.text
+            assert len(answer.json()["images"]) == 2
+        assert "images 2," in small.get("/openapi.json").json()["info"]["description"]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +212,7 @@ SETTINGS = {
     ),
     "style-mix": (
         {"a": {"prompt": "a"}, "b": {"prompt": "b"}, "layers": [1]},
-        {"layers", "coarse", "coarse_seed", "fine", "fine_seed"},
+        {"layers_of_b", "a", "a_seed", "b", "b_seed"},
     ),
     "guide": (
         {"prompt": "a", "candidates": 1, "steps": 1},

@@ -1,5 +1,6 @@
 """What the JSON endpoints refuse, and why."""
 
+import asyncio
 import base64
 
 import pytest
@@ -27,6 +28,7 @@ REFUSED = [
     ("generate", {"mix": {"a": -1.0}}, "mix nothing"),
     ("generate", {"mix": {f"a{n}": 1.0 for n in range(9)}}, "9 sentences"),
     ("generate", {"prompt": "a", "negative": "b", "use_prior": False}, "not used"),
+    ("generate", {"prompt": "a", "negative": "b", "guidance": 1.0}, "guidance 1 is none"),
     ("variations", {"image": "???"}, "not base64"),
     ("variations", {"image": base64.b64encode(b"no image").decode()}, "not an image"),
     ("variations", {"image": base64.b64encode(b"x" * 20_001).decode()}, "the limit is 20000"),
@@ -41,7 +43,7 @@ REFUSED = [
         "401 gradient steps in all: the limit of a request is 400",
     ),
     ("style-mix", {"a": {"prompt": "a"}, "b": {"prompt": "b"}, "layers": [99]}, "no layer 99"),
-    ("style-mix", {"a": {"prompt": "a"}, "b": {"prompt": "b"}, "layers": []}, "at least 1"),
+    ("style-mix", {"a": {"prompt": "a"}, "b": {"prompt": "b"}, "layers": [-1]}, "equal to 0"),
     ("guide", {"prompt": "a", "num_images": 8, "steps": 51}, "408 gradient steps in all"),
     ("guide", {"prompt": "a", "num_images": 8, "candidates": 17}, "136 candidates in all"),
     ("guide", {"prompt": "a", "radius": 0}, "greater than 0"),
@@ -138,3 +140,29 @@ def test_a_body_that_is_too_long_is_cut_off(client: TestClient, limits: Limits):
     answer = client.post("/v1/generate", content=b"x" * (limits.body_bytes + 1))
     assert answer.status_code == 422
     assert "longer than" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"), [(10**12, (422, "longer than")), (50, (408, "has come for 0.1 s"))]
+)
+def test_a_body_that_does_not_come_is_not_waited_for(
+    length: int, expected: tuple[int, str], client: TestClient, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("lafite_shifted.serving.guard.PATIENCE_S", 0.1)
+    sent: list[dict] = []
+
+    async def ask() -> None:
+        async def receive() -> dict:
+            await asyncio.sleep(60)
+            return {}
+
+        async def send(message: dict) -> None:
+            sent.append(message)
+
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % length)]
+        scope = {"type": "http", "method": "POST", "path": "/v1/generate", "headers": headers}
+        await client.app(scope | {"query_string": b""}, receive, send)  # type: ignore[arg-type]
+
+    asyncio.run(asyncio.wait_for(ask(), 30))
+    assert sent[0]["status"] == expected[0]
+    assert expected[1] in sent[1]["body"].decode()
