@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-ROUNDS = 7
+ROUNDS, FEW_ROUNDS = 7, 3  # of a probe for hours of work, and for seconds
 GAIN = 0.9  # of the time of fewer threads: more of them must be faster than that
 
 
@@ -55,7 +55,7 @@ def best(seconds: Mapping[int, float]) -> int:
     return chosen
 
 
-def choose_threads(wanted: int | None) -> str | None:
+def choose_threads(wanted: int | None, *, rounds: int = ROUNDS) -> str | None:
     """Set the number of threads: `wanted`, or what a short probe finds fastest now, unless
     OMP_NUM_THREADS says it. A line that tells the user, None where nothing was chosen.
     """
@@ -67,11 +67,33 @@ def choose_threads(wanted: int | None) -> str | None:
         return None
     powers = (2**power for power in range(most.bit_length()))
     counts = sorted({most, *powers})
-    seconds = probe(counts)
+    seconds = probe(counts, rounds=rounds)
     chosen = best(seconds)
     torch.set_num_threads(chosen)
     found = ", ".join(f"{count}: {1000 * each:.1f} ms" for count, each in seconds.items())
     return f"threads        {chosen} of {most} cores (a convolution takes {found})"
+
+
+def probe_threads(device: torch.device) -> None:
+    """Choose the number of threads of some seconds of work on `device`: beside a busy neighbour two
+    may be slower than one.
+    """
+    if device.type == "cpu":
+        choose_threads(None, rounds=FEW_ROUNDS)
+
+
+class Reprobe:
+    """Called again and again, chooses the number of threads every EVERY_S."""
+
+    EVERY_S = 60.0
+
+    def __init__(self, device: torch.device):
+        self._device, self._at = device, time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._at > self.EVERY_S:
+            probe_threads(self._device)
+            self._at = time.monotonic()
 
 
 def rechoose_threads() -> str | None:

@@ -46,6 +46,7 @@ def command(
     from lafite_shifted.encoders.text_encoder import TextEncoder
     from lafite_shifted.errors import InputError
     from torch_utils import distributed
+    from torch_utils.threads import probe_threads
     from training.config import parse
     from training.data.decoding.crop import SquareConfig
     from training.data.decoding.read_image import ReadOptions
@@ -55,6 +56,7 @@ def command(
 
     chosen = resolve_device(device)
     choose_ops(ops, chosen, used=False)
+    probe_threads(chosen)
     squares = parse(SquareConfig, {"background": background})
     urls = shard_urls(images) if is_remote(images) else []
     if not urls and distributed.world_size() > 1:

@@ -82,6 +82,7 @@ def command(
     from lafite_shifted.io.starter import model_name
     from lafite_shifted.model_folder import find_part, load_generator
     from lafite_shifted.pipeline import TextToImage
+    from torch_utils.threads import probe_threads
     from training.data.decoding.read_image import ReadOptions
     from training.gan.evaluate import EvalSet
     from training.gan.report import (
@@ -96,6 +97,7 @@ def command(
     chosen = resolve_device(device)
     check_own_report(out)
     choose_ops(ops, chosen)
+    probe_threads(chosen)
     network = load_inception(inception, chosen)
     generator = load_generator(
         find_part(model / "best" if best else model, "generator"), device=chosen, dtype=dtype

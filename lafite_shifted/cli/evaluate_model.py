@@ -85,6 +85,7 @@ def command(
 
     from lafite_shifted.device import resolve_device
     from lafite_shifted.pipeline import TextToImage
+    from torch_utils.threads import probe_threads
     from training.chain.evaluate import ChainConfig, evaluate_chain
     from training.chain.report import chain_grid, chain_report, write_chain_report
     from training.chain.rows import samples_of, with_prior
@@ -97,6 +98,7 @@ def command(
     chosen = resolve_device(device)
     check_own_report(out)
     choose_ops(ops, chosen)
+    probe_threads(chosen)
     network = load_inception(inception, chosen)
     with plain_warnings():
         whole = TextToImage.from_pretrained(

@@ -64,6 +64,7 @@ def command(
     from lafite_shifted.device import resolve_device
     from lafite_shifted.encoders.ensemble import load_clip
     from lafite_shifted.model_folder import find_part, load_generator
+    from torch_utils.threads import probe_threads
     from training.data.embeddings.embedding_set import EmbeddingSet
     from training.prior.eval_set import EvalSet
     from training.prior.evaluate import (
@@ -86,6 +87,7 @@ def command(
     chosen, decode = resolve_device(device), unchanged
     check_own_report(out)
     choose_ops(ops, chosen, used=gan is not None)
+    probe_threads(chosen)
     priors = load_priors(runs, data, chosen, dtype=dtype)
     if gan:
         generator = load_generator(find_part(gan, "generator"), device=chosen, dtype=dtype)

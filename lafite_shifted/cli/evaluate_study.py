@@ -55,12 +55,14 @@ def command(
     The same command again resumes where it stopped.
     """
     from lafite_shifted.device import resolve_device
+    from torch_utils.threads import probe_threads
     from training.prior.study import StudyConfig, run_study
 
     counts = tuple(int(n) for n in numbers("--steps", steps, least=1))
     chosen = resolve_device(device)
     check_own_report(out)
     choose_ops(ops, chosen, used=False)
+    probe_threads(chosen)
     with progress_bar("sampling", "run") as progress:
         run_study(
             embeddings,

@@ -107,10 +107,12 @@ def _generate(
     pipeline: "TextToImage", generation: "Generation", outputs: "Outputs", batch: int
 ) -> None:
     """All images that are not there yet; a Ctrl-C keeps what is saved."""
+    from torch_utils.threads import Reprobe
+
     todo, total = outputs.missing(), outputs.num_missing
     sources = [outputs.sources[number].prompt for number in todo]
     stream = pipeline.stream(sources, list(todo.values()), generation, batch=batch)
-    numbers = list(todo)
+    numbers, rechoose = list(todo), Reprobe(pipeline.device)
     try:
         with progress_bar("generate", "image") as progress:
             progress(0, total)
@@ -119,6 +121,7 @@ def _generate(
                 if done % batch == 0 or done == total:
                     outputs.flush()
                     progress(done, total)
+                    rechoose()
     except KeyboardInterrupt as error:
         raise InterruptedRunError(f"Interrupted. {outputs.kept()}", SIGINT) from error
     finally:

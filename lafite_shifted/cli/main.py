@@ -107,10 +107,6 @@ def group() -> None:
 def main() -> None:
     """Entry point of the console script. Bugs keep their traceback."""
     keep_freed_memory()
-    if "OMP_WAIT_POLICY" not in os.environ:
-        # threads that spin, for milliseconds, keep the one that they wait for from its core; GNU
-        # OpenMP reads this when torch is imported
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names and sentences that a locale cannot show
             stream.reconfigure(errors="backslashreplace")

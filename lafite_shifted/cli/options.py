@@ -136,8 +136,11 @@ class ModelFlags:
         from lafite_shifted.cli.messages import choose_ops
         from lafite_shifted.device import resolve_device
         from lafite_shifted.pipeline import TextToImage
+        from torch_utils.threads import probe_threads
 
-        choose_ops(self.ops, resolve_device(self.device))
+        chosen = resolve_device(self.device)
+        choose_ops(self.ops, chosen)
+        probe_threads(chosen)
         model = TextToImage.from_pretrained(
             self.model,
             device=self.device,

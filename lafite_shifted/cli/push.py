@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import click
 
@@ -85,12 +86,14 @@ def _weights(folder: Path) -> dict[str, Path]:
 def _gallery(folder: Path, prompts: Sequence[str], clip: str | None) -> bytes:
     from io import BytesIO
 
+    from PIL import Image
+
     from lafite_shifted.pipeline import TextToImage
     from training.metrics.grids import labelled_grid
 
     model = TextToImage.from_pretrained(folder, device="cpu", clip=clip)
-    made = {prompt: model.images(prompt, num_images=NUM_IMAGES) for prompt in prompts}
-    rows = [(prompt, [image for _, image in images]) for prompt, images in made.items()]
+    made = [model(prompt, num_images=NUM_IMAGES) for prompt in prompts]
+    rows = list(zip(prompts, cast(list[list[Image.Image]], made), strict=True))
     scale = max(1, SMALLEST_CELL // rows[0][1][0].width)
     file = BytesIO()
     labelled_grid(rows, scale=scale).image.save(file, "PNG")

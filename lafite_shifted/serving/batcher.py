@@ -22,6 +22,7 @@ from lafite_shifted.generation import Generation
 from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.prompts import Prompt
 from lafite_shifted.serving.limits import Limits
+from torch_utils.threads import Reprobe
 
 
 class QueueFullError(Exception):
@@ -105,12 +106,14 @@ class Batcher:
         self._thread.join()
 
     def _run(self) -> None:
-        stopped = False
+        stopped, rechoose = False, Reprobe(self.model.device)
         while not stopped:
             jobs, stopped = self._gather()
             alive = [job for job in jobs if job.future.set_running_or_notify_cancel()]
             made = [(job, latents) for job, latents in self._make(alive) if latents is not None]
             self._render(made)
+            if self._jobs.empty():
+                rechoose()
 
     def _gather(self) -> tuple[list[Job], bool]:
         """The first that comes, and what follows within the window, up to a whole batch."""

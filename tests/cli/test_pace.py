@@ -102,7 +102,7 @@ def test_a_training_gives_up_a_thread_to_a_neighbour(
     probes = iter([{1: 1.0, 2: 0.5}] * (not words) + [{1: 1.0, 2: 20.0}] * 99)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(threads, "cores", lambda: 2)
-    monkeypatch.setattr(threads, "probe", lambda _: next(probes))
+    monkeypatch.setattr(threads, "probe", lambda *_, **__: next(probes))
     monkeypatch.setattr("lafite_shifted.cli.pace.RECHOOSE_S", 0.0)
     before = torch.get_num_threads()
     try:

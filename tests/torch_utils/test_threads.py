@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from torch_utils import threads
-from torch_utils.threads import best, choose_threads, probe, rechoose_threads
+from torch_utils.threads import (
+    Reprobe,
+    best,
+    choose_threads,
+    probe,
+    probe_threads,
+    rechoose_threads,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +40,7 @@ def test_the_fastest_number_is_set(monkeypatch: pytest.MonkeyPatch):
     done: list[int] = []
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(threads, "cores", lambda: 6)
-    monkeypatch.setattr(threads, "probe", lambda counts: {c: 1.0 / min(c, 4) for c in counts})
+    monkeypatch.setattr(threads, "probe", lambda counts, **_: {c: 1.0 / min(c, 4) for c in counts})
     monkeypatch.setattr(torch, "set_num_threads", done.append)
     line = choose_threads(None)
     assert done == [4]
@@ -56,7 +63,9 @@ def test_asked_again_only_another_number_is_told(monkeypatch: pytest.MonkeyPatch
     seconds = {1: 1.0, 2: 0.5}
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(threads, "cores", lambda: 2)
-    monkeypatch.setattr(threads, "probe", lambda counts: {each: seconds[each] for each in counts})
+    monkeypatch.setattr(
+        threads, "probe", lambda counts, **_: {each: seconds[each] for each in counts}
+    )
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
@@ -69,3 +78,18 @@ def test_asked_again_only_another_number_is_told(monkeypatch: pytest.MonkeyPatch
         assert (rechoose_threads() or "").startswith("threads        2 of 2 cores")
     finally:
         torch.set_num_threads(before)
+
+
+def test_short_work_asks_on_a_cpu_and_again_from_time_to_time(monkeypatch: pytest.MonkeyPatch):
+    asked: list[int] = []
+    monkeypatch.setattr(threads, "choose_threads", lambda _, *, rounds: asked.append(rounds))
+    probe_threads(torch.device("meta"))
+    assert not asked
+    probe_threads(torch.device("cpu"))
+    again = Reprobe(torch.device("cpu"))
+    again()
+    assert len(asked) == 1
+    monkeypatch.setattr(Reprobe, "EVERY_S", -1.0)
+    again()
+    again()
+    assert asked == [threads.FEW_ROUNDS] * 3
