@@ -28,7 +28,7 @@ def command(file: Path, out: Path, clip: str, label: int | None) -> None:
     from lafite_shifted.encoders.ensemble import load_clip
     from lafite_shifted.legacy.importing import import_snapshot
 
-    found = import_snapshot(file, out, encoder_id=load_clip(clip).id, label=label)
+    found = import_snapshot(file, out, encoder_id=lambda: load_clip(clip).id, label=label)
     size = found.network.config.resolution
     click.echo(f"generator of {found.source}, {size} px, in {out}.")
     if found.uses_condition:

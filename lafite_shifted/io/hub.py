@@ -8,6 +8,14 @@ from lafite_shifted.errors import InputError
 WANTED = ["*.json", "*.safetensors", "*.md"]
 
 
+def _network_errors() -> tuple[type[Exception], ...]:
+    """Of the HTTP library beneath huggingface_hub, which has changed: requests' are OSErrors."""
+    from huggingface_hub import utils
+
+    httpx = getattr(utils, "httpx", None)
+    return (OSError,) if httpx is None else (OSError, httpx.HTTPError)
+
+
 def download(name: str, *, revision: str | None = None) -> Path:
     """The folder of a Hub model such as "someone/model" or "someone/model@REVISION", a branch, tag
     or commit; without the network what was fetched before. InputError where there is none.
@@ -29,7 +37,12 @@ def download(name: str, *, revision: str | None = None) -> Path:
         raise InputError(f"{name} names a revision, and revision={revision!r} another. Give one.")
     try:
         found = snapshot_download(repo, revision=revision or pinned or None, allow_patterns=WANTED)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        *_network_errors(),
+    ) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{name} is no folder here, and the Hub has not given it ({reason}). Check the name "
@@ -67,7 +80,14 @@ def upload(
             "HF_HUB_OFFLINE is set, so nothing is sent. Unset it, or look at what would be sent "
             "with --dry-run DIR."
         ) from error
-    except (HfHubHTTPError, HFValidationError, ValueError, OSError) as error:
+    # RuntimeError: a file that the storage refuses
+    except (
+        HfHubHTTPError,
+        HFValidationError,
+        ValueError,
+        RuntimeError,
+        *_network_errors(),
+    ) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"The Hub has not taken {repo} ({reason}). Check the name, the network, and your token "

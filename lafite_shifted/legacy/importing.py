@@ -1,5 +1,7 @@
 """A snapshot of an older program as a model folder."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,24 +16,31 @@ from lafite_shifted.model_folder import save_generator
 
 
 def import_snapshot(
-    file: Path, out: Path, *, encoder_id: EncoderId, label: int | None = None
+    file: Path, out: Path, *, encoder_id: Callable[[], EncoderId], label: int | None = None
 ) -> Imported:
-    """Write `file` as a model folder conditioned on the CLIP `encoder_id`. InputError says what
-    does not fit.
+    """Write `file` as a model folder conditioned on the CLIP `encoder_id`, which is asked for once
+    the file is read. InputError says what does not fit.
     """
     if out.exists():
         raise InputError(f"{out} exists already. Choose another --out, or delete it first.")
-    try:
-        found = convert(read_snapshot(file), condition_dim=encoder_id.dim, label=label)
-    except InputError as error:
-        raise InputError(f"{file} cannot be imported: {error}") from error
+    with _naming(file):
+        snapshot = read_snapshot(file)
+    clip = encoder_id()
+    with _naming(file):
+        found = convert(snapshot, condition_dim=clip.dim, label=label)
     training = {"imported_from": found.source, "file": file.name}
     with atomic_directory(out) as folder:
-        save_generator(
-            folder / "generator", found.network, _unit_stats(encoder_id), training=training
-        )
-        write_bytes(folder / "README.md", _model_card(found, file, encoder_id).encode())
+        save_generator(folder / "generator", found.network, _unit_stats(clip), training=training)
+        write_bytes(folder / "README.md", _model_card(found, file, clip).encode())
     return found
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{file} cannot be imported: {error}") from error
 
 
 def _unit_stats(encoder_id: EncoderId) -> EmbeddingStats:

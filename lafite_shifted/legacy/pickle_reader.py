@@ -23,7 +23,10 @@ from lafite_shifted.legacy.builders import (
     shown,
 )
 
-MAX_OPCODES = 20_000_000  # of a stream; a checkpoint of 1024 pixels has some 10,000
+PROTO = b"\x80"  # the operation with which all begin since protocol 2
+MAX_OPCODES = 1_000_000  # of a stream; a checkpoint of 1024 pixels has some 10,000
+# bytes that builders are given, in all: each of a checkpoint's tensors is given once
+MAX_GIVEN, FREE_GIVEN = 2, 2**24  # times the stream's length, and more than that of small ones
 _MARK = object()
 _DAMAGED = (  # what a builder, or pickletools, raises for content that it cannot be
     *(ValueError, LookupError, TypeError, AttributeError),
@@ -63,7 +66,7 @@ def read_pickle(data: bytes) -> Any:
     """What the pickle `data` holds; InputError for a damaged stream, or one that names what is not
     allowed.
     """
-    if data[:1] != b"\x80":  # the operation PROTO, with which all begin since protocol 2
+    if data[:1] != PROTO:
         raise InputError("it is no pickle. Check the path, or copy the file again.")
     try:
         with warnings.catch_warnings():
@@ -77,7 +80,7 @@ def read_pickle(data: bytes) -> Any:
 
 
 def _run(data: bytes) -> Any:
-    machine = _Machine()
+    machine = _Machine(MAX_GIVEN * len(data) + FREE_GIVEN)
     for number, (opcode, argument, _) in enumerate(pickletools.genops(BytesIO(data))):
         if number > MAX_OPCODES:
             raise Refused(f"it has more than {MAX_OPCODES} operations")
@@ -90,7 +93,8 @@ def _run(data: bytes) -> Any:
 class _Machine:
     """The stack and the memo."""
 
-    def __init__(self) -> None:
+    def __init__(self, may_give: int) -> None:
+        self.may_give = may_give  # bytes to builders, which may copy them
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -217,6 +221,9 @@ class _Machine:
 
     def _reduce(self, _: Any) -> None:
         arguments, name = _of_type(self.pop(), tuple), _of_type(self.pop(), Name)
+        self.may_give -= sum(map(_size, arguments))
+        if self.may_give < 0:
+            raise Refused("it builds more than it holds")
         self.stack.append(_made(name, arguments))
 
     def _newobj(self, _: Any) -> None:
@@ -238,6 +245,13 @@ def _made(name: Name, arguments: tuple[Any, ...]) -> Any:
     if arguments:
         raise Refused(f"it calls {shown(str(name))}")
     return Record(str(name))
+
+
+def _size(value: Any) -> int:
+    """Bytes of a text or a container, roughly."""
+    if isinstance(value, str | bytes | bytearray):
+        return len(value)
+    return 8 * len(value) if isinstance(value, list | tuple | dict | set | frozenset) else 8
 
 
 def _of_type(value: Any, kind: type) -> Any:

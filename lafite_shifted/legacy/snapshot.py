@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lafite_shifted.errors import InputError
 from lafite_shifted.legacy.builders import Record, shown
-from lafite_shifted.legacy.pickle_reader import read_pickle
+from lafite_shifted.legacy.pickle_reader import PROTO, read_pickle
 
 MAX_MODULES = 10_000  # a generator of 1024 pixels has about 150
 MAX_TENSORS = 100_000  # and about 200 of these
@@ -28,7 +28,10 @@ class Snapshot:
 
 def read_snapshot(path: Path) -> Snapshot:
     """The `G_ema` of a snapshot; InputError if it cannot be used."""
-    data = path.read_bytes()
+    with path.open("rb") as file:
+        data = file.read(2)
+        if data[:1] == PROTO:  # a file of another kind may be larger than the memory
+            data += file.read()
     if data[:2] == b"PK":
         raise InputError(
             "it is an archive of torch.save, not a snapshot of StyleGAN2-ADA or Lafite. Give "

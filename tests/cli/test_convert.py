@@ -216,6 +216,15 @@ def test_what_is_written_is_read_whatever_the_names(tmp_path: Path, layout: str)
     assert len(read_json_lines(tmp_path / "embeddings" / "index.jsonl")) == len(ODD_NAMES)
 
 
+def test_a_zip_without_its_suffix_is_refused_before_the_work(tmp_path: Path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (9, 9)).save(folder / "a.png")
+    outcome = run_command("dataset", "convert", folder, tmp_path / "set", "--layout", "zip")
+    assert_refused(outcome, "Write set.zip")
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
 def test_a_colon_in_a_foreign_archive_is_no_way_out(tmp_path: Path):
     """Archives are never unpacked: only a path that begins at a drive is refused."""
     archive = zip_of(tmp_path / "set.zip", {"C:x.png": PNG, "a: b/c.png": PNG})

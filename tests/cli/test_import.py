@@ -1,5 +1,6 @@
 """`import`: snapshots of older programs become models that `generate` runs."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from lafite_shifted.decoder.loaded import latents
 from lafite_shifted.pipeline import TextToImage
 from tests import snapshots
-from tests.commands import TINY_GAN, run_command, succeed
+from tests.commands import TINY_GAN, assert_refused, run_command, succeed
 from tests.references import stylegan2
 from tests.snapshots import LAFITE, PLAIN
 
@@ -100,6 +101,15 @@ def test_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: b
     assert message in outcome.err
     assert outcome.err.count("\n") <= 2
     assert [file.name for file in tmp_path.iterdir()] == ["x.pkl"]
+
+
+def test_the_file_is_looked_at_first_and_only_as_far_as_it_is_one(tmp_path: Path):
+    """Not the CLIP, which may be a download; nor what is no pickle, which may be a disk's image."""
+    large = tmp_path / "large.pkl"
+    large.touch()
+    os.truncate(large, 2**40)
+    words = ("--out", tmp_path / "model", "--clip", tmp_path / "none")
+    assert_refused(run_command("import", large, *words), "large.pkl cannot be imported: it is no")
 
 
 def test_what_does_not_fit(tmp_path: Path, lafite: Path):

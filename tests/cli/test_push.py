@@ -182,6 +182,10 @@ def test_refusals_of_the_hub(hub: FakeHub, model_folder: Path, tmp_path: Path):
     assert hub.commits == {}
     missing = away(hub, home, "generate", "a cat", "--model", REPO, "--out", tmp_path / "x")
     assert_refused_process(missing, "the Hub has not given it")
+    nobody = {"HF_ENDPOINT": "http://127.0.0.1:1"}
+    assert_refused_process(away(hub, home, *words, **nobody), "The Hub has not taken", "network")
+    missing = away(hub, home, "generate", "a cat", "--model", REPO, "--out", tmp_path, **nobody)
+    assert_refused_process(missing, "the Hub has not given it", "network")
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,8 @@ def convert(
     """
     if out.exists():
         raise InputError(f"{out} exists already. Choose another target, or delete it first.")
+    if config.layout == "zip" and out.suffix.lower() != ".zip":
+        raise InputError(f"A zip archive has a name that ends so. Write {out.name}.zip.")
     target = _Target(out, out.with_name(f".{out.name}.converting"))
     _begin(target, source, config)
     suffix = None if config.resolution is None else SUFFIXES[config.image_format]

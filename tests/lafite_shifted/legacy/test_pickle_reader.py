@@ -193,6 +193,27 @@ def test_damaged(content: bytes):
     assert len(str(error.value)) < 300
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [
+        ("torch", "Size", b"(" + 100_000 * b"K\x01" + b"l"),
+        ("_codecs", "encode", b"X" + struct.pack("<I", 2**20) + bytes(2**20)),
+    ],
+)
+def test_a_small_file_does_not_become_a_large_one(module: str, name: str, value: bytes):
+    """Each call copies what it is given, and all are kept."""
+    once = b"h\x01h\x00" + (b"\x85R" if name == "Size" else text("latin1") + b"\x86R")
+    content = b"\x80\x04" + value + b"\x94" + text(module) + text(name) + b"\x93\x94"
+    assert read_pickle(content + once + b".") is not None
+    with pytest.raises(InputError, match="builds more than it holds"):
+        read_pickle(content + 2000 * once + b".")
+
+
+def test_containers_without_end_are_refused_soon():
+    with pytest.raises(InputError, match="more than 1000000 operations"):
+        read_pickle(b"\x80\x04" + 1_100_000 * b"]" + b".")
+
+
 @pytest.mark.parametrize("name", ["nothing", "text", "a PNG"])
 def test_what_is_no_pickle(name: str):
     with pytest.raises(InputError, match="it is no pickle"):
