@@ -201,5 +201,5 @@ def test_sheets_strips_and_plots_in_a_set_are_not_trained_on(
         row["file_name"]: row["reason"]
         for row in read_json_lines(tmp_path / "out" / "report.jsonl")
     }
-    for name in ("a/grid.png", "a/sheet-0001.png", "b/strip.png", "cone.png"):
+    for name in ("a/grid.png", "a/sheet_0001.png", "b/strip.png", "cone.png"):
         assert reasons[name].startswith("a grid of lafite-shifted")
