@@ -84,6 +84,7 @@ def generate(
 
     from lafite_shifted.device import resolve_device
     from lafite_shifted.model_folder import find_part, load_generator
+    from torch_utils.threads import probe_threads
     from training.bench.generation import bench_generation, untrained
     from training.bench.ops import machine
     from training.config import choose
@@ -91,6 +92,7 @@ def generate(
 
     chosen = resolve_device(device)
     choose_ops("compiled", chosen)
+    probe_threads(chosen)  # as `generate` does
     if model is None:
         config = choose(GAN_PRESETS, preset).generator
         network = untrained(config, device=chosen, dtype=dtype)

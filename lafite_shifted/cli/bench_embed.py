@@ -37,11 +37,13 @@ def command(
 
     from lafite_shifted.device import resolve_device
     from lafite_shifted.encoders.ensemble import load_clip
+    from torch_utils.threads import probe_threads
     from training.bench.embed import bench_embed, untrained_clip
     from training.bench.ops import machine
     from training.data.images import ImageSource
 
     chosen = resolve_device(device)
+    probe_threads(chosen)  # as `embed` does
     if architecture:
         encoder = untrained_clip(architecture, device=chosen)
     else:

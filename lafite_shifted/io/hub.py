@@ -16,6 +16,11 @@ def _network_errors() -> tuple[type[Exception], ...]:
     return (OSError,) if httpx is None else (OSError, httpx.HTTPError)
 
 
+def _reason(error: Exception) -> str:
+    """Its first line; some errors say nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def download(name: str, *, revision: str | None = None) -> Path:
     """The folder of a Hub model such as "someone/model" or "someone/model@REVISION", a branch, tag
     or commit; without the network what was fetched before. InputError where there is none.
@@ -43,9 +48,8 @@ def download(name: str, *, revision: str | None = None) -> Path:
         LocalEntryNotFoundError,
         *_network_errors(),
     ) as error:
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"{name} is no folder here, and the Hub has not given it ({reason}). Check the name "
+            f"{name} is no folder here, and the Hub has not given it ({_reason(error)}). Check the name "
             "and the network."
         ) from error
     return Path(found)
@@ -88,9 +92,8 @@ def upload(
         RuntimeError,
         *_network_errors(),
     ) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"The Hub has not taken {repo} ({reason}). Check the name, the network, and your token "
+            f"The Hub has not taken {repo} ({_reason(error)}). Check the name, the network, and your token "
             "(`hf auth login`, or HF_TOKEN)."
         ) from error
     return made.oid

@@ -99,9 +99,9 @@ class Server:
 
     # --- helpers
 
-    def count(self, asked: int | None, usual: int) -> int:
-        """Images of a request; `usual`, or as many as are allowed, where it says no number."""
-        return min(usual, self.limits.images) if asked is None else asked
+    def count(self, requested: int | None, default: int) -> int:
+        """Images of a request; `default`, or as many as are allowed, where it says no number."""
+        return min(default, self.limits.images) if requested is None else requested
 
     def check(self, num_images: int, *texts: str) -> None:
         """InputError where a request is beyond the limits."""

@@ -68,11 +68,11 @@ def test_a_slow_disk_and_no_reason_are_told_apart(load: list[float]):
 @pytest.mark.usefixtures("load")
 def test_slow_steps_ask_for_another_number_of_threads_and_are_measured_anew():
     answers = ["1 of 2 cores", None, None]
-    asked: list[None] = []
+    calls: list[None] = []
 
     def rechoose() -> str | None:
-        asked.append(None)
-        return answers[len(asked) - 1]
+        calls.append(None)
+        return answers[len(calls) - 1]
 
     slow = [0.1] * STEPS + [0.3] * 2 * STEPS
     assert lines(slow, rechoose=rechoose) == ["1 of 2 cores"]
@@ -84,10 +84,10 @@ def test_slow_steps_ask_for_another_number_of_threads_and_are_measured_anew():
 
 
 def test_a_neighbour_that_has_gone_is_noticed_without_slow_steps():
-    asked: list[None] = []
+    calls: list[None] = []
     steps = round(2.5 * RECHOOSE_S)
-    assert lines([1.0] * steps, rechoose=lambda: asked.append(None)) == []
-    assert len(asked) == 2
+    assert lines([1.0] * steps, rechoose=lambda: calls.append(None)) == []
+    assert len(calls) == 2
     assert lines([1.0] * steps, rechoose=lambda: "2 of 2 cores") == 2 * ["2 of 2 cores"]
 
 

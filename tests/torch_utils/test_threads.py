@@ -81,15 +81,15 @@ def test_asked_again_only_another_number_is_told(monkeypatch: pytest.MonkeyPatch
 
 
 def test_short_work_asks_on_a_cpu_and_again_from_time_to_time(monkeypatch: pytest.MonkeyPatch):
-    asked: list[int] = []
-    monkeypatch.setattr(threads, "choose_threads", lambda _, *, rounds: asked.append(rounds))
+    calls: list[int] = []
+    monkeypatch.setattr(threads, "choose_threads", lambda _, *, rounds: calls.append(rounds))
     probe_threads(torch.device("meta"))
-    assert not asked
+    assert not calls
     probe_threads(torch.device("cpu"))
     again = Reprobe(torch.device("cpu"))
     again()
-    assert len(asked) == 1
+    assert len(calls) == 1
     monkeypatch.setattr(Reprobe, "EVERY_S", -1.0)
     again()
     again()
-    assert asked == [threads.FEW_ROUNDS] * 3
+    assert calls == [threads.FEW_ROUNDS] * 3
