@@ -49,8 +49,8 @@ def download(name: str, *, revision: str | None = None) -> Path:
         *_network_errors(),
     ) as error:
         raise InputError(
-            f"{name} is no folder here, and the Hub has not given it ({_reason(error)}). Check the name "
-            "and the network."
+            f"{name} is no folder here, and the Hub has not given it ({_reason(error)}). Check the "
+            "name and the network."
         ) from error
     return Path(found)
 
@@ -93,7 +93,7 @@ def upload(
         *_network_errors(),
     ) as error:
         raise InputError(
-            f"The Hub has not taken {repo} ({_reason(error)}). Check the name, the network, and your token "
-            "(`hf auth login`, or HF_TOKEN)."
+            f"The Hub has not taken {repo} ({_reason(error)}). Check the name, the network, and "
+            "your token (`hf auth login`, or HF_TOKEN)."
         ) from error
     return made.oid
