@@ -29,6 +29,12 @@ def command(file: Path, out: Path, clip: str, label: int | None) -> None:
     from lafite_shifted.legacy.importing import import_snapshot
 
     found = import_snapshot(file, out, encoder_id=lambda: load_clip(clip).id, label=label)
+    if found.doubts:
+        click.echo(
+            f"warning: what it says that it was built with: {'; '.join(found.doubts[:8])}. Its "
+            "images may differ from those of the program that wrote it.",
+            err=True,
+        )
     size = found.network.config.resolution
     click.echo(f"generator of {found.source}, {size} px, in {out}.")
     if found.uses_condition:

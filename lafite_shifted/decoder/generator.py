@@ -40,7 +40,7 @@ class GeneratorConfig:
     # the map of 4x4 that all begins with is of each image's condition and w, not the same for all
     conditional_start: bool = False
     noise: bool = True  # per pixel, of learned strength, in each layer; off for flat drawings
-    clamp: float | None = None  # largest activation in every dtype; None: 256 in float16 alone
+    clamp: float | None = None  # of activations and colours, in every dtype; None: see clamp_of
 
     def __post_init__(self) -> None:
         check_resolution(self.resolution)
@@ -161,13 +161,13 @@ class Generator(nn.Module):
             self.start = EqualLinear(style_dim, channels * 16)
             nn.init.zeros_(self.start.weight)
         layers = [SynthesisLayer(config, channels, 4, up=False)]
-        to_rgbs = [ModulatedToRgb(channels, style_dim=style_dim)]
+        to_rgbs = [ModulatedToRgb(channels, style_dim=style_dim, clamp=config.clamp)]
         resolution = 8
         while resolution <= config.resolution:
             layers.append(SynthesisLayer(config, channels, resolution, up=True))
             channels = config.channels(resolution)
             layers.append(SynthesisLayer(config, channels, resolution, up=False))
-            to_rgbs.append(ModulatedToRgb(channels, style_dim=style_dim))
+            to_rgbs.append(ModulatedToRgb(channels, style_dim=style_dim, clamp=config.clamp))
             resolution *= 2
         self.layers = nn.ModuleList(layers)
         self.to_rgbs = nn.ModuleList(to_rgbs)  # a resolution's image, added to the lower ones'

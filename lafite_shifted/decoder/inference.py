@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lafite_shifted.decoder.generator import Generator, GeneratorConfig, Mapping, SynthesisLayer
 from lafite_shifted.decoder.layers import clamp_of, convolve, demodulation
 from torch_utils.ops import SynthesisTail
+from torch_utils.ops.upfirdn2d import upsample
 
 
 class PreparedLayer(NamedTuple):
@@ -121,9 +122,15 @@ class InferenceGenerator(nn.Module):
         x = generator.first_map(styles[0]).to(self.compute_dtype)
         x = x * scales[0].to(self.compute_dtype)[:, :, None, None]
         x, rgb = layers[0].run(x.contiguous(memory_format=torch.channels_last))
-        for first, second in zip(layers[1::2], layers[2::2], strict=True):
+        clamped = generator.config.clamp is not None  # then each image before it is added
+        rgb = generator.to_rgbs[0].clamped(rgb)  # type: ignore[operator]
+        for number, (first, second) in enumerate(zip(layers[1::2], layers[2::2], strict=True), 1):
             x, _ = first.run(x)
-            x, rgb = second.run(x, rgb)
+            if clamped:
+                x, own = second.run(x)
+                rgb = upsample(rgb, add=generator.to_rgbs[number].clamped(own))  # type: ignore[operator]
+            else:
+                x, rgb = second.run(x, rgb)
         return rgb
 
 

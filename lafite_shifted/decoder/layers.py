@@ -226,8 +226,9 @@ class ModulatedToRgb(nn.Module):
     Three outputs are few enough to scale the weight for each sample: no pass over the activations.
     """
 
-    def __init__(self, num_inputs: int, *, style_dim: int):
+    def __init__(self, num_inputs: int, *, style_dim: int, clamp: float | None = None):
         super().__init__()
+        self.clamp = clamp
         self.to_scale = EqualLinear(style_dim, num_inputs, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(3, num_inputs, 1, 1))
         self.weight_gain = 1 / math.sqrt(num_inputs)
@@ -235,7 +236,11 @@ class ModulatedToRgb(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """x [N, I, H, W], style [N, S] -> [N, 3, H, W]."""
-        return to_rgb(x, self.scaled_weight(style), self.bias)
+        return self.clamped(to_rgb(x, self.scaled_weight(style), self.bias))
+
+    def clamped(self, image: Tensor) -> Tensor:
+        """The image of one resolution, before it is added to that of the lower ones."""
+        return image if self.clamp is None else image.clamp(-self.clamp, self.clamp)
 
     def scaled_weight(self, style: Tensor) -> Tensor:
         """[N, S] -> the weight of each sample, [N, 3, I]."""

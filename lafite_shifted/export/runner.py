@@ -143,8 +143,8 @@ class Model:
         return np.asarray(self.sessions[name].run(None, dict(zip(names, given, strict=True)))[0])
 
 
-def png(image: Array) -> bytes:
-    """A PNG of [H, W, 3] uint8."""
+def png(image: Array, metadata: dict[str, str]) -> bytes:
+    """A PNG of [H, W, 3] uint8 that says how it was made, as those of `lafite-shifted` do."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         body = kind + content
@@ -153,8 +153,12 @@ def png(image: Array) -> bytes:
     height, width, _ = image.shape
     rows = b"".join(b"\0" + row.tobytes() for row in image)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + parts
+    parts = [chunk(b"IHDR", header), chunk(b"tEXt", b"Software\0lafite-shifted")]
+    for key, value in metadata.items():
+        content = f"{key}\0\0\0\0\0{value}".encode(errors="replace")
+        parts.append(chunk(b"iTXt", content))
+    parts += [chunk(b"IDAT", zlib.compress(rows, 9)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def slug(text: str) -> str:
@@ -226,14 +230,19 @@ def run() -> str:
         raise Problem("--negative acts through the prior, and this model has none. Leave it out.")
     usual = 1.0 if given.negative is None else 2.0
     guidance = usual if given.guidance is None else given.guidance
+    if given.negative is not None and guidance == 1:
+        raise Problem("--negative acts through --guidance, and 1 is none. Give one above, such as 2.")
     seeds = range(given.seed, given.seed + given.num_images)
     how = {"guidance": guidance, "negative": given.negative, "truncation": given.truncation}
+    record = {"model": str(model.manifest["model"]), "settings": json.dumps(how)}
     texts = list(dict.fromkeys(given.texts))
     try:
         given.out.mkdir(parents=True, exist_ok=True)
         for text in texts:
-            for seed, image in zip(seeds, model.images(text, seeds, **how), strict=True):
-                write(given.out / f"{slug(text)}-{seed:04d}.png", png(image))
+            images = model.images(text, seeds, **how)
+            for seed, image in zip(seeds, images, strict=True):
+                content = png(image, {"prompt": text, "seed": str(seed)} | record)
+                write(given.out / f"{slug(text)}-{seed:04d}.png", content)
     except OSError as error:
         raise Problem(f"--out {given.out} cannot be written: {error.strerror or error}.") from error
     count = len(texts) * len(seeds)

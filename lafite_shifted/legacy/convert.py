@@ -20,12 +20,12 @@ from torch import Tensor
 from lafite_shifted.decoder.generator import Generator, GeneratorConfig
 from lafite_shifted.errors import InputError
 from lafite_shifted.io.check_tensors import check_finite
+from lafite_shifted.legacy.arguments import check_kind, doubts
 from lafite_shifted.legacy.builders import shown
 from lafite_shifted.legacy.snapshot import Snapshot
 from torch_utils.ops.upfirdn2d import TAPS
 
 MULTIPLIER = 0.01  # learning-rate multiplier of both formats: mapping and condition layers
-_KNOWN = {"architecture": "skip", "activation": "lrelu", "img_channels": 3, "lr_multiplier": 0.01}
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Imported:
     network: Generator
     source: str  # which program wrote the snapshot
     uses_condition: bool  # otherwise the condition has no effect before it is trained
+    doubts: list[str]  # what may make its images differ from the program's that wrote it
 
 
 class _State:
@@ -68,12 +69,14 @@ def convert(snapshot: Snapshot, *, condition_dim: int, label: int | None = None)
     the generator shall make, where it has several. InputError says what does not fit.
     """
     check_finite(snapshot.tensors, "the snapshot")
-    _check_arguments(snapshot.arguments)
+    check_kind(snapshot.arguments)
     state = _State(snapshot.tensors)
     conditional = "synthesis.b4.conv1.pre_0.weight" in state.left
     if conditional:
         _check_clip(state.width("synthesis.b4.conv1.pre_0.weight", 1), condition_dim)
     config = _config(state, snapshot.arguments, condition_dim)
+    noise = "synthesis.b4.conv1.noise_strength" in state.left
+    doubtful = doubts(snapshot.arguments, config, noise=noise)
     weights = _mapping(state, config, label)
     weights |= _synthesis(state, config, conditional=conditional)
     if state.left:
@@ -81,7 +84,8 @@ def convert(snapshot: Snapshot, *, condition_dim: int, label: int | None = None)
         raise InputError(f"it holds {names}, which our generator has no place for.")
     network = Generator(config)  # its sizes are now those of tensors that are there
     network.load_state_dict(dict(network.state_dict()) | weights)
-    return Imported(network, "Lafite" if conditional else "StyleGAN2-ADA", conditional)
+    source = "Lafite" if conditional else "StyleGAN2-ADA"
+    return Imported(network, source, conditional, doubtful)
 
 
 def _check_clip(wanted: int, found: int) -> None:
@@ -90,17 +94,6 @@ def _check_clip(wanted: int, found: int) -> None:
             f"it was trained with a CLIP of {wanted} dimensions, this one has {found}. Give --clip "
             "the one that it was trained with: Lafite's is ViT-B-32/openai."
         )
-
-
-def _check_arguments(arguments: dict[str, Any]) -> None:
-    """InputError for a network that was built otherwise than with what both programs default to."""
-    for name, value in _KNOWN.items():
-        found = arguments.get(name, value)
-        if not isinstance(found, str | int | float) or found != value:
-            raise InputError(f"its {name} is {shown(found)}: only {value!r} can be imported.")
-    clamp = arguments.get("conv_clamp")
-    if clamp is not None and not (isinstance(clamp, int | float) and 0 < clamp < 1e30):
-        raise InputError(f"its conv_clamp is {shown(clamp)}, not a number above 0.")
 
 
 def _resolutions(config: GeneratorConfig) -> list[int]:

@@ -77,6 +77,34 @@ def test_round_the_layouts(tmp_path: Path, photographs: Path):
         by_text = {source.captions[n][0]: source.metadata[n].get("tags") for n in source.captions}
         assert by_text["caption 3"] == ["x", "é"]
         assert source.unusable() == source.caption_problems == []
+    # dots are what a tar's names do not keep; nothing else is another name
+    assert sources[3].names == sorted(
+        posixpath.splitext(n)[0].replace(".", "_") + posixpath.splitext(n)[1]
+        for n in sources[2].names
+    )
+    assert not any("shard-" in name for name in sources[3].names)
+    assert half_written(tmp_path) == []
+
+
+def test_names_that_shards_have_in_common_keep_the_shards_name(tmp_path: Path):
+    shards, out = tmp_path / "shards", tmp_path / "out"
+    shards.mkdir()
+    for shard, key in (("a", "0"), ("b", "0"), ("b", "1")):
+        with tarfile.open(shards / f"{shard}.tar", "a") as archive:
+            file = tmp_path / f"{key}.png"
+            Image.new("RGB", (20, 20), (0, int(key) * 200, ord(shard))).save(file)
+            archive.add(file, file.name)
+            file.unlink()
+    outcome = succeed("dataset", "convert", shards, out, "--json")
+    assert ImageSource(out).names == ["1.png", "a_tar/0.png", "b_tar/0.png"]
+    assert json.loads(outcome.out)["renamed"] == 2
+
+
+def test_a_target_within_the_source_is_refused(tmp_path: Path, photographs: Path):
+    for target in (photographs / "out", photographs / "a.b" / "set.zip"):
+        outcome = run_command("dataset", "convert", photographs, target)
+        assert_refused(outcome, "would be a part of")
+    assert not (photographs / "out").exists()
     assert half_written(tmp_path) == []
 
 

@@ -56,11 +56,18 @@ def test_stylegan2_is_where_a_training_begins(
     tmp_path: Path, small_clip_folder: Path, some_images: Path
 ):
     file = tmp_path / "ffhq.pkl"
-    file.write_bytes(snapshots.snapshot(snapshots.random_state(PLAIN, classes=3)))
+    state = snapshots.random_state(PLAIN, classes=3)
+    file.write_bytes(snapshots.snapshot(state, swirl=2))
+    outcome = succeed(
+        "import", file, "--clip", small_clip_folder, "--class", "1", "--out", tmp_path / "other"
+    )
+    assert "warning: what it says that it was built with: 'swirl' is not known" in outcome.err
+    file.write_bytes(snapshots.snapshot(state))
     model, run = tmp_path / "model", tmp_path / "run"
     clip = ("--clip", small_clip_folder)
     outcome = succeed("import", file, *clip, "--class", "2", "--out", model)
     assert "sentences have no effect" in outcome.out
+    assert "warning" not in outcome.err
     sizes = ("channel_base=256", "channel_max=32", "z_dim=24", "w_dim=24", "mapping_layers=3")
     changes = [f"--set=generator.{size}" for size in sizes]
     changes += ["--set=generator.noise=true", "--set=discriminator.resolution=16"]

@@ -107,6 +107,7 @@ def images(
         weight = state[f"{name}.weight"].double().flatten(1)
         factors = style(state, name, w, condition) / math.sqrt(weight.shape[1])
         own = torch.einsum("nchw,oc,nc->nohw", x, weight, factors)
-        rgb = doubled(rgb) + own + state[f"{name}.bias"].double()[None, :, None, None]
+        own = own + state[f"{name}.bias"].double()[None, :, None, None]
+        rgb = doubled(rgb) + (own if clamp is None else own.clamp(-clamp, clamp))
         size *= 2
     return rgb

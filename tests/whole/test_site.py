@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lafite_shifted.io.png import check_own_png
 from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.prior.samplers import SamplerConfig
 from tests.whole.browsers import Page, narrow, needs_chromium, open_browser, wait
@@ -107,9 +108,13 @@ def test_sentences_drag_download_and_offline(site: Path, model_name: str, browse
             assert image.info["prompt"] == "a red heart"
             assert image.info["truncation"] == "0.2"
             assert image.info["model"] == model.hash
+        check_own_png(saved[0])
+        page.drag("#panel-generate [name=seed]", 2**53)
+        page.one("#panel-generate > button").click()
+        wait(lambda: "9007199254740992 is too large" in page.one("#status").text)
         assert errors(browser) == []
     # the server is gone
-    page = Page(browser, url, seconds=SECONDS)
+    page = Page(browser, f"{url}index.html", seconds=SECONDS)
     page.drag("#panel-generate [name=prompt]", "a red heart")
     assert page.submit("generate", 4) == before
     told = [message for message in errors(browser) if "service-worker.js" not in message]

@@ -109,6 +109,11 @@ def convert(
         raise InputError(f"{out} exists already. Choose another target, or delete it first.")
     if config.layout == "zip" and out.suffix.lower() != ".zip":
         raise InputError(f"A zip archive has a name that ends so. Write {out.name}.zip.")
+    if source.where.is_dir() and source.where.resolve() in out.resolve().parents:
+        raise InputError(
+            f"{out} would be a part of {source.where}, whose images the next reading of it would "
+            "find twice. Choose a target outside."
+        )
     target = _Target(out, out.with_name(f".{out.name}.converting"))
     _begin(target, source, config)
     suffix = None if config.resolution is None else SUFFIXES[config.image_format]
@@ -128,7 +133,7 @@ def convert(
         options.progress(done, len(source.names))
     total = len(source.names) + len(source.unusable())
     check_share_of_bad(bad, total, max_share=options.max_bad)
-    found = _finish(target, config, len(chunks), bad, _renamed(first, bad))
+    found = _finish(target, config, len(chunks), bad, _renamed(source, first, bad))
     shutil.rmtree(target.work)
     return found
 
@@ -159,12 +164,17 @@ def _stamp(source: ImageSource, name: str) -> tuple[int, int]:
         return 0, 0
 
 
-def _renamed(names: dict[str, str], bad: list[tuple[str, str]]) -> dict[str, str]:
+def _renamed(
+    source: ImageSource, names: dict[str, str], bad: list[tuple[str, str]]
+) -> dict[str, str]:
+    def stem(name: str) -> str:
+        return posixpath.splitext(name)[0]
+
     missing = {name for name, _ in bad}
     return {
         name: new
         for name, new in names.items()
-        if posixpath.splitext(name)[0] != posixpath.splitext(new)[0] and name not in missing
+        if stem(new) not in (stem(name), stem(source.short_name(name))) and name not in missing
     }
 
 

@@ -48,6 +48,10 @@ class ImageSource:
     def __len__(self) -> int:
         return len(self.names)
 
+    def short_name(self, name: str) -> str:
+        """`name`, without that of its shard, which starts it where there are several."""
+        return self._files.name_in_shard(name) if isinstance(self._files, TarFiles) else name
+
     def read(self, name: str) -> bytes:
         """The file; UnreadableImageError if it cannot be read."""
         return self._files.read(name)

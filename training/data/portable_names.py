@@ -6,6 +6,7 @@ What Windows allows in names: learn.microsoft.com, "Naming Files, Paths, and Nam
 import posixpath
 import re
 import unicodedata
+from collections import Counter
 
 from training.data.files.image_files import (
     IMAGE_SUFFIXES,
@@ -25,13 +26,16 @@ _DEVICES = re.compile(r"(?<![^/])(?:con|prn|aux|nul|com\d|lpt\d)(?![^/])", re.IG
 
 def portable_names(source: ImageSource, *, suffix: str | None) -> dict[str, str]:
     """The new name of each image, with its own suffix where `suffix` is None: none twice, in either
-    case, composed or decomposed.
+    case, composed or decomposed. That of a shard starts it only where shards have names in common.
     """
     parts, found, taken = dict[str, tuple[str, str]](), dict[str, str](), set[str]()
+    short = {name: source.short_name(name) for name in source.names}
+    times = Counter(map(_alike, short.values()))
     for name in source.names:
-        stem, own = posixpath.splitext(name)
+        old = short[name] if times[_alike(short[name])] == 1 else name
+        stem, own = posixpath.splitext(old)
         if own.lower() not in IMAGE_SUFFIXES:  # an image by its content: "v1.2", "photo.zip"
-            stem, own = name, _suffix_by_content(source, name) if suffix is None else ""
+            stem, own = old, _suffix_by_content(source, name) if suffix is None else ""
         stem = _DEVICES.sub(r"\g<0>_", _NOT_IN_NAMES.sub("_", stem))
         parts[name] = (_not_of_a_system(stem, suffix or own), suffix or own)
         found[name] = _free_name(*parts[name], taken)

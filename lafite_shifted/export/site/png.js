@@ -28,8 +28,9 @@ export async function png(image, size, metadata) {
   new DataView(header.buffer).setUint32(0, size);
   new DataView(header.buffer).setUint32(4, size);
   header.set([8, 2], 8);
-  const texts = Object.entries({ Software: "lafite_shifted", ...metadata }).map(([name, value]) =>
+  const texts = Object.entries(metadata).map(([name, value]) =>
     chunk("iTXt", new TextEncoder().encode(`${name}\0\0\0\0\0${value}`)));
+  texts.unshift(chunk("tEXt", new TextEncoder().encode("Software\0lafite-shifted")));
   const body = new Uint8Array(await new Response(stream).arrayBuffer());
   const mark = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a);
   const parts = [mark, chunk("IHDR", header), ...texts, chunk("IDAT", body), chunk("IEND", new Uint8Array())];

@@ -22,7 +22,8 @@ addEventListener("fetch", (event) => {
 
 async function answer(request) {
   const cache = await caches.open(CACHE);
-  const kept = await cache.match(request, { ignoreSearch: true });
+  const page = new URL(request.url).pathname.endsWith("/index.html"); // kept under its folder's name
+  const kept = await cache.match(page ? "./" : request, { ignoreSearch: true });
   if (kept) return kept;
   const found = await fetch(request);
   if (found.ok) await cache.put(request, found.clone());

@@ -42,7 +42,14 @@ tabs.forEach((tab, place) => {
 
 // --- what a form asks for
 
-const number = (form, name) => (form.elements[name] ? Number(form.elements[name].value) : null);
+// beyond 2^53 a script does not have every whole number: a seed would be another one
+function exact(text) {
+  const value = Number(text);
+  if (Math.abs(value) <= Number.MAX_SAFE_INTEGER) return value;
+  throw new Error(`${text} is too large for this page: the limit is ${Number.MAX_SAFE_INTEGER}.`);
+}
+
+const number = (form, name) => (form.elements[name] ? exact(form.elements[name].value) : null);
 
 const uploads = new WeakMap(); // a file is read once, not for every move of a slider
 async function upload(input) {
@@ -69,10 +76,10 @@ async function end(form, name) {
 // a first seed, or a list such as 1,5,9 or 0-7: an image each
 function seedsOf(form) {
   const text = form.elements.seed.value;
-  if (/^\s*-?\d+\s*$/.test(text)) return { seed: Number(text), num_images: number(form, "num_images") };
+  if (/^\s*-?\d+\s*$/.test(text)) return { seed: exact(text), num_images: number(form, "num_images") };
   const seeds = text.split(",").flatMap((part) => {
     const [, first, last = first] = /^\s*(\d+)(?:\s*-\s*(\d+))?\s*$/.exec(part) ?? [];
-    const count = Number(last) - Number(first) + 1;
+    const count = exact(last) - exact(first) + 1;
     if (!(count > 0 && count < 1000)) throw new Error("Seeds are a number, or a list such as 1,5,9 or 0-7.");
     return Array.from({ length: count }, (_, place) => Number(first) + place);
   });

@@ -1,10 +1,12 @@
 """generate.py of an export as its user runs it: names of files, and what cannot be done."""
 
+import json
 import runpy
 import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lafite_shifted.export import runner
 from lafite_shifted.io import png
@@ -57,6 +59,27 @@ def test_one_image_is_one(generate, tmp_path: Path):
     assert half_written(tmp_path / "images") == []
 
 
+def test_images_say_how_they_were_made(generate, program: Path, tmp_path: Path):
+    words = ("a \U0001f431", "--negative", "a dog", "--seed", "7", "--truncation", ".5")
+    assert generate(*words)[0] == 0
+    (file,) = (tmp_path / "images").iterdir()
+    png.check_own_png(file)
+    with Image.open(file) as image:
+        found = dict(image.info)
+    manifest = json.loads((program.parent / "manifest.json").read_text(encoding="utf-8"))
+    assert json.loads(found.pop("settings")) == {
+        "guidance": 2.0,
+        "negative": "a dog",
+        "truncation": 0.5,
+    }
+    assert found == {
+        "Software": "lafite-shifted",
+        "prompt": "a \U0001f431",
+        "seed": "7",
+        "model": manifest["model"],
+    }
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -69,6 +92,7 @@ def test_one_image_is_one(generate, tmp_path: Path):
         (["a cat", " "], "a sentence is empty"),
         (["a cat", "--num-images", "0"], "--num-images is 0"),
         (["a cat", "--seed", "x"], "--seed"),
+        (["a cat", "--negative", "a dog", "--guidance", "1"], "--negative acts through --guidance"),
         ([], "required"),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lafite_shifted.decoder.inference import freeze_for_inference
 from lafite_shifted.errors import InputError
 from lafite_shifted.legacy.convert import convert
 from lafite_shifted.legacy.snapshot import read_snapshot
@@ -60,6 +61,9 @@ def test_lafite(tmp_path: Path, clamp: float | None):
     h = F.normalize(h, dim=1)
     expected = stylegan2.images(state, z, condition=h, clamp=clamp)
     torch.testing.assert_close(found.network(z, h).double(), expected, atol=1e-3, rtol=1e-4)
+    with torch.no_grad():
+        drawn = freeze_for_inference(found.network)(z, h)
+    torch.testing.assert_close(drawn.double(), expected, atol=1e-3, rtol=1e-4)
     without = stylegan2.images(state, z, condition=h)
     assert clamp is None or (expected - without).abs().mean() > 0.1
 
@@ -120,11 +124,31 @@ def laughs() -> Any:
         ({"img_channels": 10**5000}, "is an integer of 16610 bits: only 3"),
         ({"conv_clamp": torch.zeros(2)}, "its conv_clamp is a Tensor"),
         ({"conv_clamp": "nan"}, "its conv_clamp is 'nan'"),
+        ({"conv_clamp": True}, "its conv_clamp is True"),
+        ({"lr_multiplier": True}, "its lr_multiplier is True"),
+        ({"kernel_size": 5}, "its kernel_size is 5: only 3"),
+        ({"resample_filter": [1, 2, 1]}, "its resample_filter is not"),
+        ({"resample_filter": [1, 3, 3, True]}, "its resample_filter is not"),
     ],
-    ids=["resnet", "relu", "long", "without end", "tensor", "large", "clamp", "text"],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_networks_of_another_kind(tmp_path: Path, argument: dict[str, Any], message: str):
     content = snapshots.snapshot(snapshots.random_state(PLAIN), **argument)
     with pytest.raises(InputError, match=message) as error:
         convert(read_snapshot(written(tmp_path, content)), condition_dim=8)
     assert len(str(error.value)) < 300
+
+
+def test_arguments_that_contradict_the_weights_or_are_not_known(tmp_path: Path):
+    fine = {"resample_filter": [1, 3, 3, 1], "kernel_size": 3, "use_noise": True, "w_avg_beta": 0.9}
+    state = snapshots.random_state(PLAIN)
+    content = snapshots.snapshot(state, **fine, num_fp16_res=4)
+    assert convert(read_snapshot(written(tmp_path, content)), condition_dim=8).doubts == []
+    wrong = {"img_resolution": 32, "num_layers": 8, "use_noise": False, "swirl": 2}
+    content = snapshots.snapshot(state, **(fine | wrong))
+    assert convert(read_snapshot(written(tmp_path, content)), condition_dim=8).doubts == [
+        "img_resolution is 32, that of its weights 16",
+        "num_layers is 8, that of its weights 3",
+        "use_noise is False, that of its weights True",
+        "'swirl' is not known here",
+    ]

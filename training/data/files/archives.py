@@ -114,11 +114,13 @@ class TarFiles:
         self._places: dict[str, tuple[int, int, int]] = {}  # shard, offset, size
         self._times = [shard.stat().st_mtime_ns for shard in shards]
         self._shards = shards
+        self._heads = list[str]()  # what names of a shard's files start with
         for number, shard in enumerate(shards):
             members = _tar_members(shard)
             names = [posixpath.normpath(member.name) for member in members]  # ./a.png is a.png
             _check_names(shard, (member.name for member in members), as_known=names)
             head = "" if where == shard else f"{shard.relative_to(where).as_posix()}/"
+            self._heads.append(head)
             for name, member in zip(names, members, strict=True):
                 self._places[head + name] = (number, member.offset_data, member.size)
         self._names, self.passed_over = _sorted_out(self._places)
@@ -126,6 +128,10 @@ class TarFiles:
     def names(self) -> list[str]:
         """As `ImageFiles.names`."""
         return self._names
+
+    def name_in_shard(self, name: str) -> str:
+        """`name` without its shard's."""
+        return name.removeprefix(self._heads[self._places[name][0]])
 
     def read(self, name: str) -> bytes:
         """As `ImageFiles.read`."""
