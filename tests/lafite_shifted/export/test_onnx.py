@@ -58,7 +58,7 @@ def random_generator(preset: str, gan_run: Path):
 
 
 @pytest.mark.parametrize(
-    "preset", ["tiny", pytest.param("256", marks=pytest.mark.slow)]
+    "preset", ["tiny", "small", pytest.param("256", marks=pytest.mark.slow)]
 )  # the larger ones are the same layers, more of them
 def test_generator_of_a_preset_matches_pytorch(preset: str, gan_run: Path):
     generator = random_generator(preset, gan_run)
