@@ -27,7 +27,6 @@ from tests.torture_bench import (
     EVALUATION_CALLS,
     EXITS,
     SAVE_CALLS,
-    STEPS,
     Bench,
     all_gone,
     children,
@@ -114,7 +113,7 @@ def signals(bench: Bench, count: int, *, fresh: int) -> str:
             ended = process.wait()
             if ended == 0:
                 # in the last step or after it
-                assert reached >= f"samples-{(STEPS - 4) * BATCH:010d}", (reached, bench.output())
+                assert reached >= f"samples-{(bench.steps - 4) * BATCH:010d}", (reached, bench.output())
                 bench.check(name)
                 shutil.rmtree(bench.folder / name)
                 continue

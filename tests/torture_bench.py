@@ -24,16 +24,11 @@ from training.loop import MACHINE_COLUMNS
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "lafite_shifted" / "assets" / "images"
-STEPS, BATCH = 60, 8
+BATCH = 8
 RANK_STEPS = 20  # of two ranks, which wait for each other on busy cores
 # a checkpoint every third step: saves are a good part of the time, as a target should be
 FIELDS = ("run.checkpoint_kimg=0.024", "run.log_kimg=0.032", "run.evaluate_kimg=0.12")
-OPTIONS = (
-    *TINY_GAN,
-    "--kimg",
-    str(STEPS * BATCH / 1000),
-    *(w for f in FIELDS for w in ("--set", f)),
-)
+OPTIONS = (*TINY_GAN, *(w for f in FIELDS for w in ("--set", f)))
 EXITS = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 138}
 # changes of the disk in one save: each file is flushed, renamed, its folder flushed; so is the
 # whole; then two files and the folder of the oldest checkpoint are removed
@@ -47,14 +42,15 @@ class Bench:
     """A folder of images with embeddings, and the runs that nothing has broken."""
 
     folder: Path
+    steps: int  # of a run of one process
     seconds: float = 0.0  # of a forked run, of a fresh one, of two ranks
     fresh_seconds: float = 0.0
     ranks_seconds: float = 0.0
 
     @staticmethod
-    def set_up(folder: Path, *, ranks: bool = False) -> "Bench":
+    def set_up(folder: Path, *, steps: int = 60, ranks: bool = False) -> "Bench":
         """`whole` is the command itself, in a process that nothing has prepared."""
-        bench = Bench(folder)
+        bench = Bench(folder, steps)
         (folder / "images").mkdir()
         for path in sorted(IMAGES.glob("*.png"))[:24]:
             shutil.copy(path, folder / "images")
@@ -79,14 +75,15 @@ class Bench:
         out = self.folder / run
         if not (out / "embeddings").exists():
             shutil.copytree(self.folder / "embeddings", out / "embeddings")
-        words = ["train-gan", str(self.folder / "images"), "--out", str(out), *OPTIONS, *more]
+        steps = self.steps if ranks == 1 else RANK_STEPS
+        words = ["train-gan", str(self.folder / "images"), "--out", str(out), *OPTIONS]
+        words += ["--kimg", str(steps * BATCH / 1000), *more]
         output = self.folder / "output.txt"
         output.write_bytes(b"")
         if not fresh and ranks == 1:
             return forked(faults.child, words, output, fault)
         python = [sys.executable, "-m", "lafite_shifted.cli"]
         if ranks > 1:
-            words += ["--kimg", str(RANK_STEPS * BATCH / 1000)]
             launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
             python = [sys.executable, *launcher, "-m", "lafite_shifted.cli"]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -104,7 +101,7 @@ class Bench:
         """
         if fresh:
             return rng.uniform(0, 0.6 * self.fresh_seconds)
-        done = int(newest(self.folder / run).rpartition("-")[2] or 0) / (STEPS * BATCH)
+        done = int(newest(self.folder / run).rpartition("-")[2] or 0) / (self.steps * BATCH)
         return rng.uniform(0, self.seconds * (1 - 0.7 * done))
 
     def wait_for(self, line: str, process: Process) -> None:

@@ -10,7 +10,7 @@ from tests.torture_bench import Bench
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench.set_up(tmp_path_factory.mktemp("torture"))
+    return Bench.set_up(tmp_path_factory.mktemp("torture"), steps=30)  # two evaluations
 
 
 def test_kills(bench: Bench):

@@ -36,7 +36,7 @@ def bench_startup(model: str, *, rounds: int) -> MeasuredStartup:
     """
     found: dict[str, list[tuple[float, float]]] = {IMPORTS: [], GENERATE: []}
     for number in range(rounds + 1):
-        pair = {IMPORTS: _spent((sys.executable, "-c", IMPORTS)), GENERATE: _first_image(model)}
+        pair = {GENERATE: _first_image(model), IMPORTS: _spent((sys.executable, "-c", IMPORTS))}
         if number:
             for name, spent in pair.items():
                 found[name].append(spent)

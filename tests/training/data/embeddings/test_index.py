@@ -76,17 +76,23 @@ print(measure(Path(sys.argv[1]), sys.argv[2]))
 """
 
 
-@pytest.mark.parametrize("what", ["gan", "prior"])
-def test_training_does_not_hold_embeddings(what: str, tmp_path: Path):
-    """Of 200,000 images with 512 dimensions and a caption each, whose embeddings are 400 MB as
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200,000 images with 512 dimensions and a caption each, whose embeddings are 400 MB as
     float32, and those of the captions as much again.
     """
     from tests.training.data.embeddings.many import write_many
 
-    write_many(tmp_path, num_images=200_000)
+    folder = tmp_path_factory.mktemp("many")
+    write_many(folder, num_images=200_000)
+    return folder
+
+
+@pytest.mark.parametrize("what", ["gan", "prior"])
+def test_training_does_not_hold_embeddings(what: str, many: Path):
     root = Path(__file__).parents[4]
     found = subprocess.run(
-        [sys.executable, "-c", MANY, tmp_path, what],
+        [sys.executable, "-c", MANY, many, what],
         env=os.environ | {"PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
