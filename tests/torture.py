@@ -113,7 +113,8 @@ def signals(bench: Bench, count: int, *, fresh: int) -> str:
             ended = process.wait()
             if ended == 0:
                 # in the last step or after it
-                assert reached >= f"samples-{(bench.steps - 4) * BATCH:010d}", (reached, bench.output())
+                late = f"samples-{(bench.steps - 4) * BATCH:010d}"
+                assert reached >= late, (reached, bench.output())
                 bench.check(name)
                 shutil.rmtree(bench.folder / name)
                 continue

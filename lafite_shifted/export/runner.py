@@ -231,7 +231,9 @@ def run() -> str:
     usual = 1.0 if given.negative is None else 2.0
     guidance = usual if given.guidance is None else given.guidance
     if given.negative is not None and guidance == 1:
-        raise Problem("--negative acts through --guidance, and 1 is none. Give one above, such as 2.")
+        raise Problem(
+            "--negative acts through --guidance, and 1 is none. Give one above, such as 2."
+        )
     seeds = range(given.seed, given.seed + given.num_images)
     how = {"guidance": guidance, "negative": given.negative, "truncation": given.truncation}
     record = {"model": str(model.manifest["model"]), "settings": json.dumps(how)}
