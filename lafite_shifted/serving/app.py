@@ -26,7 +26,8 @@ from lafite_shifted.serving.requests import Animation, Answer, LimitsAnswer, Ref
 from lafite_shifted.serving.server import Decode, Server
 
 PAGES = {"/": ("index.html", "text/html"), "/api": ("api.html", "text/html")}
-PAGES |= {f"/{name}": (name, "text/javascript") for name in ("backend.js", "page.js", "api.js")}
+SCRIPTS = ("backend.js", "page.js", "images.js", "api.js")
+PAGES |= {f"/{name}": (name, "text/javascript") for name in SCRIPTS}
 PAGES |= {"/page.css": ("page.css", "text/css")}
 OTHER_HOST = {"model": Refusal, "description": "The Host header is not this server's"}
 REFUSALS: dict[int | str, dict[str, Any]] = {

@@ -248,6 +248,7 @@ def test_health_metrics_limits_and_pages(client: TestClient, model: TextToImage,
         ("/", "html"),
         ("/api", "html"),
         ("/page.js", "javascript"),
+        ("/images.js", "javascript"),
         ("/page.css", "css"),
     ):
         answer = client.get(path)
