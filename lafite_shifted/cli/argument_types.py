@@ -144,6 +144,25 @@ class SeedList(click.ParamType):
         return list(found)
 
 
+class BatchList(SeedList):
+    """Numbers of images a batch, as `1,4,16`."""
+
+    name = "batch sizes"
+
+    def convert(
+        self,
+        value: "str | int | Sequence[int]",
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> tuple[int, ...]:
+        """Always several, each above 0."""
+        found = super().convert(value, param, ctx)
+        found = (found,) if isinstance(found, int) else tuple(found)
+        if min(found) < 1:
+            self.fail(f"{value!r}: a batch has one image at least.", param, ctx)
+        return found
+
+
 class LayerList(SeedList):
     """Numbers of layers, as `3-8` or `0,2,5`, or `none`."""
 

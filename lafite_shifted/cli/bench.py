@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lafite_shifted.cli import bench_embed, bench_export, bench_startup, bench_train, options
-from lafite_shifted.cli.argument_types import FolderPath, ModelFolder
+from lafite_shifted.cli.argument_types import BatchList, FolderPath, ModelFolder
 from lafite_shifted.cli.messages import choose_ops
 
 if TYPE_CHECKING:
@@ -69,14 +69,23 @@ def ops(device: str, rounds: int, no_compile: bool, as_json: bool) -> None:
 @click.option(
     "--model", type=ModelFolder, help="A run or model folder, or starter, not an untrained preset."
 )
+@click.option(
+    "--batches", default="1,4", type=BatchList(), help="Images a forward pass, such as 1,4,16."
+)
 @options.device_option
 @options.dtype_option
 @options.positive_int("--rounds", default=7, help="Paired rounds; the median counts.")
 @options.json_option
 def generate(
-    preset: str, model: Path | None, device: str, dtype: "DtypeName", rounds: int, as_json: bool
+    preset: str,
+    model: Path | None,
+    batches: tuple[int, ...],
+    device: str,
+    dtype: "DtypeName",
+    rounds: int,
+    as_json: bool,
 ) -> None:
-    """A generator's forward pass at batch 1 and 4, loaded as `generate` loads it: the time outside
+    """A generator's forward pass at each batch, loaded as `generate` loads it: the time outside
     convolutions, by the compiled operators and by the reference.
     """
     import json
@@ -99,7 +108,7 @@ def generate(
     else:
         network = load_generator(find_part(model, "generator"), device=chosen, dtype=dtype).network
     results = [
-        bench_generation(network, batch=batch, device=chosen, rounds=rounds) for batch in (1, 4)
+        bench_generation(network, batch=batch, device=chosen, rounds=rounds) for batch in batches
     ]
     if as_json:
         rows = [asdict(row) for row in results]

@@ -15,6 +15,14 @@ from lafite_shifted.errors import InputError
 @click.command("serve")
 @click.argument("served", required=False, metavar="[MODEL]", type=PathOrUrl())
 @click.option("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in.")
+@click.option(
+    "--allow-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Another name under which it is reached, as behind a proxy; may be repeated.  [default: "
+    "localhost alone on 127.0.0.1, any with another --host]",
+)
 @click.option("--port", default=8000, type=click.IntRange(0, 65535))
 @options.batch_option(default=16, help="Images a forward pass, of all requests together.")
 @click.option(
@@ -33,6 +41,7 @@ from lafite_shifted.errors import InputError
 def command(
     served: str | None,
     host: str,
+    allowed_hosts: tuple[str, ...],
     port: int,
     batch: int,
     window_ms: float,
@@ -54,6 +63,7 @@ def command(
             f"The page needs packages that are not installed ({error}). Install them: pip install "
             "'lafite-shifted[serve]'."
         ) from error
+    from lafite_shifted.serving.hosts import Hosts
     from lafite_shifted.serving.limits import Limits
 
     limits = Limits(
@@ -62,13 +72,14 @@ def command(
     )  # fmt: skip
     model = replace(model, model=served or model.model)
     with plain_warnings(), _listening(host, port) as listening:
-        pipeline = model.load()
-        app = create_app(pipeline, _decode(limits.upload_megapixels), limits)
+        bound, port, *_ = listening.getsockname()
+        hosts = Hosts.of(host, bound, allowed_hosts)
+        app = create_app(model.load(), _decode(limits.upload_megapixels), limits, hosts)
         config = uvicorn.Config(
             app, log_level="warning", timeout_graceful_shutdown=10, timeout_keep_alive=30
         )
-        port = listening.getsockname()[1]
-        click.echo(f"serving {model.model} at http://{host}:{port} (Ctrl-C stops)", err=True)
+        place = f"[{host}]" if ":" in host else host
+        click.echo(f"serving {model.model} at http://{place}:{port} (Ctrl-C stops)", err=True)
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])
 

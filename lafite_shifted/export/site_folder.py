@@ -133,7 +133,8 @@ def _page(*, elsewhere: bool) -> dict[str, bytes]:
     """
     package = resources.files("lafite_shifted")
     shared = package / "serving" / "page"
-    files = {name: (shared / name).read_bytes() for name in ("index.html", "page.css", "page.js")}
+    names = ("index.html", "page.css", "page.js", "images.js")
+    files = {name: (shared / name).read_bytes() for name in names}
     for file in (package / "export" / "site").iterdir():
         files[file.name] = file.read_bytes()
     also = " https://cdn.jsdelivr.net" if elsewhere else ""

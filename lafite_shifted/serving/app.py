@@ -20,22 +20,29 @@ from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.serving.batcher import QueueFullError
 from lafite_shifted.serving.edit_endpoints import EditEndpoints
 from lafite_shifted.serving.guard import Guard
+from lafite_shifted.serving.hosts import HostCheck, Hosts
 from lafite_shifted.serving.limits import Limits
 from lafite_shifted.serving.requests import Animation, Answer, LimitsAnswer, Refusal
 from lafite_shifted.serving.server import Decode, Server
 
 PAGES = {"/": ("index.html", "text/html"), "/api": ("api.html", "text/html")}
-PAGES |= {f"/{name}": (name, "text/javascript") for name in ("backend.js", "page.js", "api.js")}
+SCRIPTS = ("backend.js", "page.js", "images.js", "api.js")
+PAGES |= {f"/{name}": (name, "text/javascript") for name in SCRIPTS}
 PAGES |= {"/page.css": ("page.css", "text/css")}
+OTHER_HOST = {"model": Refusal, "description": "The Host header is not this server's"}
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Refusal, "description": "The body is no JSON that can be read"},
+    400: {
+        "model": Refusal,
+        "description": "The body is no JSON that can be read, or the Host is not this server's",
+    },
+    403: {"model": Refusal, "description": "A page of another server has sent it"},
     408: {"model": Refusal, "description": "The body does not come"},
     422: {"model": Refusal, "description": "The request cannot be met; detail says why"},
     429: {"model": Refusal, "description": "Too many requests wait; come back after Retry-After"},
 }
 
 
-def create_app(model: TextToImage, decode: Decode, limits: Limits) -> FastAPI:
+def create_app(model: TextToImage, decode: Decode, limits: Limits, hosts: Hosts) -> FastAPI:
     """The application; `decode` reads uploads as training images are read."""
     server = Server(model, decode, limits)
 
@@ -53,7 +60,9 @@ def create_app(model: TextToImage, decode: Decode, limits: Limits) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # theirs loads scripts from elsewhere; ours is /api
         redoc_url=None,
+        responses={400: OTHER_HOST},
     )
+    app.add_middleware(HostCheck, hosts=hosts)
     app.add_middleware(Guard, counters=server.counters, most=limits.body_bytes)
     post = {"responses": REFUSALS, "response_model": Answer}
     app.post("/v1/generate", **post)(server.generate)

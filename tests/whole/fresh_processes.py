@@ -55,8 +55,8 @@ def exit_codes(*commands: list[str | Path], **env: str) -> tuple[list[int], byte
 
 
 def wait_until_healthy(url: str) -> None:
-    """Until the server at `url` answers, a minute at most."""
-    for _ in range(600):
+    """Until the server at `url` answers, five minutes at most: it may build the operators."""
+    for _ in range(3000):
         try:
             urllib.request.urlopen(f"{url}/healthz").close()
             return

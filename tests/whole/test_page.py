@@ -1,7 +1,8 @@
 """The page in a real browser: Debian's chromium, headless, driven by selenium. What a user does:
-type, see images, drag, vary, edit, download, in a window of 360 pixels too.
+type, see images, drag, vary, edit, download, use an image again, in a window of 360 pixels too.
 """
 
+import shutil
 import time
 from pathlib import Path
 
@@ -71,6 +72,103 @@ def test_tabs_by_keyboard_upload_vary_and_edit(browser, address: Address, shippe
     page.picture("page-edit")
 
 
+def chosen(page: Page, field: str) -> list[str]:
+    """Names of the files in a field."""
+    script = "return [...arguments[0].files].map((file) => file.name)"
+    return page.browser.execute_script(script, page.one(field))
+
+
+def test_the_history_brings_uploads_back(
+    browser, address: Address, shipped_images: Path, tmp_path: Path
+):
+    page = Page(browser, address.url)
+    apple, field = tmp_path / "apple.png", "#panel-variations [name=image]"
+    shutil.copy(shipped_images / "3d-1f34e.png", apple)
+    page.one("#tab-variations").click()
+    page.one(field).send_keys(str(apple))
+    first = page.submit("variations", 8)
+    apple.unlink()  # the page alone has it now
+    page.one(field).send_keys(str(shipped_images / "3d-1f63a.png"))
+    second = page.submit("variations", 8)
+    assert "apple.png" in page.one("#history li:last-child").text
+    page.one("#history li:last-child button").click()
+    wait(lambda: page.sources() == first)
+    assert chosen(page, field) == ["apple.png"]
+    page.one("#panel-variations > button").click()  # again, of the upload that came back
+    wait(lambda: " ms" in page.one("#status").text)
+    assert page.sources() == first
+    page.one("#history li:nth-child(2) button").click()
+    wait(lambda: page.sources() == second)
+    assert chosen(page, field) == ["3d-1f63a.png"]
+    # an end is a sentence or an image, whichever was given last
+    page.one("#tab-interpolate").click()
+    sentences = page.submit("interpolate", 8)
+    page.one("#panel-interpolate [name=b_image]").send_keys(str(shipped_images / "3d-1f63a.png"))
+    towards_image = page.submit("interpolate", 8)
+    assert towards_image != sentences
+    page.write("#panel-interpolate [name=b_prompt]", "a house")
+    assert chosen(page, "#panel-interpolate [name=b_image]") == []
+    page.one("#history button").click()
+    assert chosen(page, "#panel-interpolate [name=b_image]") == ["3d-1f63a.png"]
+    page.one("#history li:nth-child(2) button").click()
+    assert chosen(page, "#panel-interpolate [name=b_image]") == []
+    assert page.sources() == sentences
+    # what it holds is bounded
+    assert len(browser.find_elements("css selector", "#history li")) == 5
+    browser.execute_script("HISTORY.entries = 4")
+    page.one("#panel-interpolate > button").click()
+    wait(lambda: len(browser.find_elements("css selector", "#history li")) == 4)
+    browser.execute_script("HISTORY.bytes = heldBytes()")
+    page.one("#tab-variations").click()
+    page.submit("variations", 8)
+    assert len(browser.find_elements("css selector", "#history li")) < 4
+    assert browser.execute_script("return heldBytes() <= HISTORY.bytes")
+
+
+def test_an_image_is_used_in_another_tab(browser, address: Address):
+    from selenium.webdriver.common.keys import Keys
+
+    narrow(browser)
+    page = Page(browser, address.url)
+    page.write("#panel-generate [name=prompt]", "a smiling cat")
+    page.submit("generate", 4)
+    opener = page.one("#images li:nth-child(2) figure button")
+    assert opener.accessible_name.startswith("Use in")
+    assert "seed 1" in opener.accessible_name
+    opener.send_keys(Keys.ENTER)
+    dialog = page.one("#use")
+    assert dialog.aria_role == "dialog"
+    assert dialog.accessible_name == "Use the image in"
+    names = [one.text for one in dialog.find_elements("css selector", "button")]
+    ends = ["Interpolate: from", "Interpolate: to"]
+    layers = ["Style mix: coarse layers of", "Style mix: fine layers of"]
+    assert names == ["Variations", *ends, "Edit", *layers, "Project", "Cancel"]
+    page.check_width(360)
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    wait(lambda: not dialog.is_displayed())
+    assert browser.switch_to.active_element == opener
+    opener.send_keys(Keys.ENTER)
+    assert browser.switch_to.active_element.text == "Variations"
+    for _ in range(3):
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    assert not dialog.is_displayed()
+    assert page.one("#panel-edit").is_displayed()
+    assert browser.switch_to.active_element == page.one("#panel-edit [name=image]")
+    assert "chosen in Edit" in page.one("#status").text
+    assert chosen(page, "#panel-edit [name=image]") == ["a-smiling-cat-1.png"]
+    assert page.one("#panel-edit [name=source]").get_property("value") == "a smiling cat"
+    page.submit("edit", 1)
+    page.check_width(360)
+    # one of the history, as an end of a way
+    page.one("#history li:last-child button").click()
+    wait(lambda: len(page.sources()) == 4)
+    page.one("#images figure button").click()
+    page.one("#use li:nth-child(3) button").click()
+    assert chosen(page, "#panel-interpolate [name=b_image]") == ["a-smiling-cat-0.png"]
+    page.submit("interpolate", 8)
+
+
 def test_mix_guide_project_and_walk(
     browser, address: Address, shipped_images: Path, tmp_path: Path
 ):
@@ -92,6 +190,7 @@ def test_mix_guide_project_and_walk(
     page.one("#tab-walk").click()
     (film,) = page.submit("walk", 1)
     assert film.startswith("data:image/webp")
+    assert browser.find_elements("css selector", "#images button") == []  # it is no image
     page.one("#images a").click()
     saved = wait(lambda: list(tmp_path.glob("*.webp")))
     with Image.open(saved[0]) as image:

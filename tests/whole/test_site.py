@@ -147,5 +147,8 @@ def test_interpolation_refusals_keyboard_and_labels(site: Path, model_name: str,
         assert min(psnr(*pair) for pair in zip(found, expected, strict=True)) > LEAST_PSNR
         page.check_width(360)
         check_names(browser)
-        assert browser.find_elements("css selector", "#panel-edit, #panel-variations") == []
+        takes_images = "#panel-edit, #panel-variations, #use, #images button"
+        assert browser.find_elements("css selector", takes_images) == []
+        page.one("#history li:last-child button").click()
+        wait(lambda: len(page.sources()) == 4)
         assert errors(browser) == []

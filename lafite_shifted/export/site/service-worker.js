@@ -2,7 +2,7 @@
 // Keeps every file of the site when it is first fetched: afterwards it works without the network.
 
 const CACHE = "lafite-shifted-$VERSION";
-const SHELL = ["./", "page.css", "page.js", "backend.js", "worker.js", "model.js", "philox.js", "tokenizer.js", "png.js"];
+const SHELL = ["./", "page.css", "page.js", "images.js", "backend.js", "worker.js", "model.js", "philox.js", "tokenizer.js", "png.js"];
 
 addEventListener("install", (event) => {
   skipWaiting();

@@ -1,5 +1,6 @@
 "use strict";
 // One page over a backend (backend.js): a request at a time, the newest wins; a slider asks again while it is dragged.
+// What comes is shown, and kept in the history, by images.js.
 
 const $ = (selector, root = document) => root.querySelector(selector);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
@@ -162,6 +163,7 @@ async function ask(kind, form, { remember }) {
   running?.abort();
   const mine = (running = new AbortController());
   if (remember) status("Working ...");
+  const values = valuesOf(form); // now: fields may change until the images are there
   const begun = performance.now();
   // images appear as they come; while a slider moves, all at once
   const stream = kind === "generate" && remember;
@@ -179,63 +181,10 @@ async function ask(kind, form, { remember }) {
     if (mine !== running) return;
     if (!stream) $("#images").replaceChildren(...images.map(figure));
     status(`${counted(images.length)} in ${Math.round(performance.now() - begun)} ms`);
-    if (remember && images.length) record(kind, form, images);
+    if (remember && images.length) record(kind, form, values, images);
   } catch (error) {
     if (mine === running) status(error.message, true);
   }
-}
-
-const source = ({ png, webp }) =>
-  png ? `data:image/png;base64,${png}` : `data:image/webp;base64,${webp}`;
-
-function figure({ png, webp, metadata }) {
-  const item = document.createElement("li");
-  const box = document.createElement("figure");
-  const image = new Image();
-  image.src = source({ png, webp });
-  const words = Object.entries(metadata).filter(([name, value]) => name !== "model" && value);
-  const told = words.map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`).join(", ");
-  image.alt = told;
-  const link = document.createElement("a");
-  link.href = image.src;
-  link.download = `${(metadata.prompt ?? metadata.to ?? metadata.stops ?? "image").replace(/[^\p{L}\p{N}]+/gu, "-")}-${
-    metadata.strength ?? metadata.step ?? metadata.seed ?? 0}.${png ? "png" : "webp"}`;
-  link.textContent = "Download";
-  link.setAttribute("aria-label", `Download the image of ${told}`);
-  const caption = document.createElement("figcaption");
-  caption.append(told, " ", link);
-  box.append(image, caption);
-  item.append(box);
-  return item;
-}
-
-// --- history: what was made in this page, until it is closed
-
-const TELLING = ["prompt", "target", "a_prompt", "stops"]; // the fields that say what was asked
-const told = (form) => TELLING.map((name) => form.elements[name]?.value).find(Boolean) ?? "";
-
-function record(kind, form, images) {
-  const values = all("input, textarea", form).filter((input) => input.type !== "file")
-    .map((input) => [input, input.value]);
-  const item = document.createElement("li");
-  const button = document.createElement("button");
-  button.type = "button";
-  const small = new Image();
-  small.src = source(images[0]);
-  small.alt = "";
-  button.append(small, `${kind}: ${told(form)}`);
-  button.addEventListener("click", () => {
-    running?.abort();
-    running = null;
-    choose($(`#tab-${kind}`));
-    for (const [input, value] of values) input.value = value;
-    all("input[type=range]", form).forEach(tell);
-    $("#images").replaceChildren(...images.map(figure));
-    status(`${counted(images.length)} from the history`);
-  });
-  item.append(button);
-  $("#history").prepend(item);
-  while ($("#history").children.length > 24) $("#history").lastChild.remove();
 }
 
 // --- forms
@@ -253,6 +202,10 @@ for (const form of all("form")) {
     event.preventDefault();
     ask(kind, form, { remember: true });
   });
+  for (const end of ["a", "b"]) { // of a sentence and an image the last one given counts
+    const image = form.elements[`${end}_image`];
+    if (image) form.elements[`${end}_prompt`].addEventListener("input", () => setFiles(image, []));
+  }
   const live = whenFree(() => ask(kind, form, { remember: false }));
   for (const input of all("input[type=range]", form)) {
     tell(input);

@@ -45,6 +45,7 @@ def test_a_site_is_whole(made: OnnxExport, tmp_path: Path, elsewhere: bool):
     worker = (out / "service-worker.js").read_text(encoding="utf-8")
     shell = json.loads(re.search(r"SHELL = (\[[^;]*\])", worker)[1])  # type: ignore[index]
     assert {"index.html" if name == "./" else name for name in shell} <= names
+    assert set(re.findall(r'src="([\w.]+)"', page)) <= set(shell)
     assert re.search(r'CACHE = "lafite-shifted-[0-9a-f]{16}"', worker)
     manifest = json.loads((out / "model" / "manifest.json").read_text(encoding="utf-8"))
     for part in manifest["parts"].values():

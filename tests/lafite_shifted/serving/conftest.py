@@ -24,6 +24,8 @@ def client(model: TextToImage, limits: Limits):
 
     from lafite_shifted.cli.serve import _decode
     from lafite_shifted.serving.app import create_app
+    from lafite_shifted.serving.hosts import Hosts
 
-    with TestClient(create_app(model, _decode(limits.upload_megapixels), limits)) as client:
+    app = create_app(model, _decode(limits.upload_megapixels), limits, Hosts())
+    with TestClient(app) as client:
         yield client

@@ -17,6 +17,7 @@ from lafite_shifted.editing.guidance import GuidanceConfig
 from lafite_shifted.editing.projection import ProjectionConfig
 from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.serving.app import create_app
+from lafite_shifted.serving.hosts import Hosts
 from lafite_shifted.serving.limits import Limits
 from tests.lafite_shifted.serving.images import encoded, levels, opened
 
@@ -159,7 +160,7 @@ def test_a_projection_is_made_once_for_all_strengths(
 
 
 def test_what_a_request_leaves_out_fits_a_smaller_server(model: TextToImage):
-    app = create_app(model, _decode(1), Limits(images=2))
+    app = create_app(model, _decode(1), Limits(images=2), Hosts())
     ends = {"a": {"prompt": "a"}, "b": {"prompt": "b"}}
     bodies = {
         "generate": {"prompt": "a"},
@@ -247,6 +248,7 @@ def test_health_metrics_limits_and_pages(client: TestClient, model: TextToImage,
         ("/", "html"),
         ("/api", "html"),
         ("/page.js", "javascript"),
+        ("/images.js", "javascript"),
         ("/page.css", "css"),
     ):
         answer = client.get(path)

@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from lafite_shifted.cli.serve import _decode
 from lafite_shifted.pipeline import TextToImage
 from lafite_shifted.serving.app import create_app
+from lafite_shifted.serving.hosts import Hosts
 from lafite_shifted.serving.limits import Limits
 from tests.lafite_shifted.serving.images import encoded
 
@@ -128,7 +129,7 @@ def test_a_body_that_is_not_sent_as_json_is_told_so(kind: str | None, client: Te
 def test_a_bug_is_counted_as_one(
     model: TextToImage, limits: Limits, monkeypatch: pytest.MonkeyPatch
 ):
-    app = create_app(model, _decode(1), limits)
+    app = create_app(model, _decode(1), limits, Hosts())
     with TestClient(app, raise_server_exceptions=False) as client:
         monkeypatch.setattr("lafite_shifted.serving.server.SamplerConfig", None)
         assert client.post("/v1/generate", json={"prompt": "a"}).status_code == 500

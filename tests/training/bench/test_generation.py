@@ -1,9 +1,12 @@
 """The benchmark of a generator's pass: what it times, and what it counts."""
 
+import json
+
 import pytest
 import torch
 
 from lafite_shifted.decoder.generator import GeneratorConfig
+from tests.commands import assert_refused, run_command, succeed
 from training.bench import generation as bench
 
 CPU = torch.device("cpu")
@@ -33,3 +36,14 @@ def test_bytes_between_convolutions_are_counted():
     chain += (unfiltered + large) + 2 * large  # filter, epilogue
     chain += (2 + 1) * large + images[1] + images[0] + 2 * images[1]  # epilogue, image, sum
     assert found["by one operator after another"] == pytest.approx(chain / 1e6)
+
+
+def test_batches_are_chosen_on_the_command_line():
+    command = ("bench", "generate", "--preset", "tiny", "--rounds", "1")
+    told = json.loads(succeed(*command, "--batches", "2,1,16", "--json").out)
+    assert [row["batch"] for row in told["results"]] == [2, 1, 16]
+    told = json.loads(succeed(*command, "--json").out)
+    assert [row["batch"] for row in told["results"]] == [1, 4]
+    assert_refused(run_command(*command, "--batches", "0,4"), "a batch has one image at least")
+    assert_refused(run_command(*command, "--batches", "4,4"), "holds a batch size twice")
+    assert_refused(run_command(*command, "--batches", "four"), "no list of batch sizes")
