@@ -27,16 +27,16 @@ STARTER_JUDGE_FLAGS := --kimg 240 --seed 1 --set model.vision=vit --set model.vi
 
 .PHONY: starter starter-judged
 starter: $(STARTER_RUNS)/model/README.md  ## the model that ships, from the drawings on: many hours
-	for part in generator prior discriminator README.md; do \
+	for part in generator prior discriminator reports README.md; do \
 		rm -rf $(STARTER_OUT)/$$part && cp -r $(STARTER_RUNS)/model/$$part $(STARTER_OUT)/$$part || exit 1; \
 	done
 
 $(STARTER_DATA)/emoji/split.json $(STARTER_DATA)/clipart/split.json: | $(VENV)/.installed-starter
 	$(RUN)/lafite-shifted dataset $(notdir $(@D)) --out $(@D)
 
-# half of all drawings are variants of people; the generator sees two of each
-$(STARTER_DATA)/emoji-few/split.json: | $(VENV)/.installed-starter
-	$(RUN)/lafite-shifted dataset emoji --skin-tones 2 --out $(@D)
+# half of all drawings are variants of people; the generator sees two of each, and of all six styles
+$(STARTER_DATA)/emoji-styles/split.json: | $(VENV)/.installed-starter
+	$(RUN)/lafite-shifted dataset emoji --skin-tones 2 --all-styles --out $(@D)
 
 $(STARTER_DATA)/wordnet/texts.txt: | $(VENV)/.installed-starter
 	$(RUN)/lafite-shifted dataset wordnet --out $(@D)
@@ -62,8 +62,8 @@ $(STARTER_RUNS)/prior.done: $(STARTER_RUNS)/embeddings.done
 		$(STARTER_PRIOR_FLAGS)
 	touch $@
 
-$(STARTER_RUNS)/gan.done: $(STARTER_RUNS)/clip.done $(STARTER_DATA)/emoji-few/split.json
-	$(RUN)/lafite-shifted train-gan $(STARTER_DATA)/emoji-few --out $(STARTER_RUNS)/gan \
+$(STARTER_RUNS)/gan.done: $(STARTER_RUNS)/clip.done $(STARTER_DATA)/emoji-styles/split.json
+	$(RUN)/lafite-shifted train-gan $(STARTER_DATA)/emoji-styles --out $(STARTER_RUNS)/gan \
 		--clip $(STARTER_RUNS)/clip/clip $(STARTER_GAN_FLAGS)
 	touch $@
 
