@@ -59,7 +59,11 @@ class DemoConfig:
 
     adapt_kimg: float = 8.0
     # of its training, as --set takes them: few images, which should be fitted soon
-    settings: tuple[str, ...] = ("pixel_matching_weight=10", "pseudo_text_cosine=0.99")
+    settings: tuple[str, ...] = (
+        "learning_rate=0.005",
+        "pixel_matching_weight=10",
+        "pseudo_text_cosine=0.99",
+    )
     seed: int = 0
 
 
