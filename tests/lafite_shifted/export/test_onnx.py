@@ -190,7 +190,7 @@ def test_runner_needs_no_pytorch(exported: Path, model_folder: Path, tmp_path: P
 
 def test_png_is_what_was_given(tmp_path: Path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    (tmp_path / "x.png").write_bytes(png(pixels))
+    (tmp_path / "x.png").write_bytes(png(pixels, {}))
     with Image.open(tmp_path / "x.png") as image:
         assert np.array_equal(np.asarray(image), pixels)
 
